@@ -1,0 +1,37 @@
+# Two commands a newcomer needs: `make demo` and `make test`. Each does all of its set-up.
+VENV ?= .venv
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3.10 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
+RUN := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help install demo test test-all lint figures clean
+
+help:  ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(STAMP): setup.cfg pyproject.toml
+	@test -n "$(PYTHON)" || { echo "san_tf needs Python 3.10 to 3.13; none was found: install one, or name it with make PYTHON=..." >&2; exit 2; }
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --upgrade pip
+	$(RUN) -m pip install --quiet --editable '.[test]'
+	@touch $(STAMP)
+
+install: $(STAMP)  ## Make the virtual environment and install the package with its test tools
+
+demo: $(STAMP)  ## From nothing to a trained, evaluated, exported encoder, on data made on the spot
+	$(RUN) -m san_tf.experiments.synthetic
+
+test: $(STAMP) lint  ## The tests that CI runs
+	$(RUN) -m pytest
+
+test-all: $(STAMP) lint  ## The same and the slow ones
+	$(RUN) -m pytest -m 'slow or not slow'
+
+lint: $(STAMP)  ## ruff and mypy
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+clean:  ## Remove the virtual environment, caches and runs
+	rm -rf $(VENV) runs build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
