@@ -1,0 +1,133 @@
+"""The command line of every experiment: flags from the recipe's fields, errors as one sentence."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import simple_parsing
+import yaml
+from simple_parsing import DashVariant
+
+from san_tf.errors import UserError
+from san_tf.experiments.recipe import Recipe, updated
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where an experiment runs and which of its stages; nothing here changes a result."""
+
+    workdir: str
+    """The run directory: recipe, logs, checkpoints, figures and results."""
+    data_dir: str = field(default_factory=lambda: os.environ.get("TFDS_DATA_DIR", "data"))
+    """Where prepared data sets lie or are made."""
+    stage: list[str] = field(default_factory=list)
+    """Run these stages only, done or not; without it, every stage that is not done yet."""
+    export_folder: str | None = None
+    """With `--stage prepare`: also write the data set there in the Market-1501 layout."""
+    images: str | None = None
+    """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
+
+
+class _Parser(simple_parsing.ArgumentParser):
+    """An argument parser whose errors are one sentence with the next step, not a page of usage."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            flag = message.removeprefix("unrecognized arguments: ").split()[0]
+            near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
+            hint = f"did you mean {near[0]}?" if near else "see --help for all of them."
+            message = f"There is no flag {flag}; {hint}"
+        else:
+            message = f"{message[0].upper()}{message[1:]}; see --help."
+        raise UserError(message)
+
+
+def _read_recipe_file(path: str, recipe: Recipe) -> Recipe:
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold named values, such as `epochs: 30`.")
+    return updated(recipe, values, path)
+
+
+def parse(
+    name: str, description: str, recipe: Recipe, stages: Sequence[str], argv: Sequence[str] | None = None
+) -> tuple[Options, Recipe]:
+    """Read the command line of the experiment `name`.
+
+    Flags win over the recipe file named by `--config`, which wins over `recipe`.
+
+    Args:
+        name: of the experiment, for `--help` and the default run directory.
+        description: the head of `--help`.
+        recipe: the experiment's own recipe.
+        stages: the stages that `--stage` may name, in order.
+        argv: the arguments; `sys.argv[1:]` where None.
+
+    Returns:
+        The options and the recipe, checked.
+
+    Raises:
+        UserError: an unknown flag, an impossible value, an unreadable recipe file.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    config.add_argument("--config")
+    try:
+        known, _ = config.parse_known_args(argv)
+    except argparse.ArgumentError:
+        raise UserError("--config wants the name of a recipe file; see --help.") from None
+    if known.config:
+        recipe = _read_recipe_file(known.config, recipe)
+
+    parser = _Parser(
+        prog=f"python -m san_tf.experiments.{name}",
+        description=description,
+        usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config FILE] [flags of the recipe]",
+        add_option_string_dash_variants=DashVariant.UNDERSCORE,
+        allow_abbrev=False,
+        epilog=f"Stages: {', '.join(stages)}.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="a recipe file (YAML); flags win over it", default=argparse.SUPPRESS
+    )
+    parser.add_arguments(Options, dest="options", default=Options(workdir=f"runs/{name}"))
+    parser.add_arguments(Recipe, dest="recipe", default=recipe)
+    arguments = parser.parse_args(argv)
+    options: Options = arguments.options
+    recipe = arguments.recipe
+    unknown = [stage for stage in options.stage if stage not in stages]
+    if unknown:
+        raise UserError(f"There is no stage {unknown[0]!r} here; the stages are {', '.join(stages)}.")
+    if options.images and "pseudo-textures" not in options.stage:
+        raise UserError("--images goes with --stage pseudo-textures; add it.")
+    if options.export_folder and "prepare" not in options.stage:
+        raise UserError("--export_folder goes with --stage prepare; add it.")
+    recipe.check()
+    return options, recipe
+
+
+def run_as_command(action: Callable[[], None]) -> NoReturn:
+    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2."""
+    # Before TensorFlow is imported: its notes on oneDNN and missing GPUs are nothing a user can act on.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        action()
+    except UserError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt or 'Stopped; the same command goes on from here.'}", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,226 @@
+"""The recipe of an experiment: every value that decides its result, as frozen dataclasses.
+
+The fields are the command line's flags and the keys of a recipe file. What does not change the result, such
+as folders, is no part of a recipe; see `san_tf.experiments.command_line.Options`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from san_tf.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataRecipe:
+    """What is trained on, and how batches are made."""
+
+    dataset: str = "synthetic_reid/tiny"
+    """The re-ID data set: the name of a builder in `datasets/`, with `/config` where it has several."""
+    pit: str = "pit/tiny"
+    """The paired image-texture data set that teaches the texture generator."""
+    image_size: tuple[int, int] = (256, 128)
+    """Height and width of the network's input in pixels; textures are height x height. Multiples of 32."""
+    identities_per_batch: int = 16
+    """P of the P x K batch."""
+    images_per_identity: int = 4
+    """K of the P x K batch."""
+    pit_per_batch: int = 16
+    """Image-texture pairs with true textures added to each P x K batch."""
+    translation: float = 0.5
+    """Probability of enlarging an image 1.125 times and cropping it back at a random place."""
+    flip: float = 0.5
+    """Probability of mirroring an image, and with it the texture of its person."""
+    erasing: float = 0.5
+    """Probability of erasing a random rectangle of 2 to 40 percent of an image."""
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """The encoder SA-Enc and the decoder SA-Dec."""
+
+    backbone: str = "resnet50"
+    """Which network makes the features: see `san_tf.models.backbones`."""
+    head: Literal["plain", "fc512"] = "plain"
+    """`plain`: the pooled feature map is the embedding; `fc512`: Linear, batch norm and ReLU behind it."""
+    last_stride: Literal[1, 2] = 1
+    """Stride of the backbone's last stage; 1 doubles the feature map."""
+    skips: bool = False
+    """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
+    weights: str | None = None
+    """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
+
+
+@dataclass(frozen=True)
+class LossRecipe:
+    """The four losses: weights and margins (paper, equation of the total loss)."""
+
+    lambda_identity: float = 0.5
+    """Weight of the identity loss, cross entropy with label smoothing."""
+    lambda_triplet: float = 1.5
+    """Weight of the batch-hard triplet loss on the embedding."""
+    lambda_reconstruction: float = 1.0
+    """Weight of the texture reconstruction loss."""
+    lambda_texture_triplet: float = 1.0
+    """Weight of the triplet constraints on the decoder's feature maps."""
+    margin: float = 0.3
+    """Margin of both triplet losses."""
+    smoothing: float = 0.1
+    """Label smoothing of the identity loss."""
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """The optimiser, its schedule and the arithmetic."""
+
+    epochs: int = 320
+    """Passes over the training identities, warm-up included."""
+    steps_per_epoch: int = 0
+    """Steps an epoch; 0 for as many as show each image about once."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """`steps`: exponential warm-up, then halved every 40 epochs; `cosine`: linear warm-up, cosine to zero."""
+    warmup_epochs: float = 20.0
+    """Length of the warm-up in epochs."""
+    learning_rate: float = 8e-4
+    """Highest learning rate."""
+    weight_decay: float = 5e-4
+    """Weight decay of all kernels."""
+    decay: Literal["l2", "decoupled"] = "l2"
+    """`l2`: added to the gradient, as the public code does; `decoupled`: taken off the weights (AdamW)."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Arithmetic of the layers; weights and losses stay float32."""
+    jit_compile: bool = False
+    """Compile the training step with XLA."""
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    """SAN-PG, the texture generator that paints the pseudo ground truth."""
+
+    generator_epochs: int = 60
+    """Passes over the paired data."""
+    generator_batch: int = 64
+    """Pairs a batch."""
+    generator_learning_rate: float = 1e-3
+    """Highest learning rate of its cosine schedule."""
+
+
+@dataclass(frozen=True)
+class EvaluationRecipe:
+    """How embeddings are compared."""
+
+    normalize: bool = True
+    """Scale embeddings to unit length before comparing them."""
+    flip_average: bool = False
+    """Average the embeddings of an image and its mirror image."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides an experiment's result.
+
+    Example:
+        >>> Recipe(seed=1).data.identities_per_batch
+        16
+    """
+
+    seed: int = 0
+    """Seed of weights, sampling, augmentation and triplets."""
+    data: DataRecipe = field(default_factory=DataRecipe)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    losses: LossRecipe = field(default_factory=LossRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    generator: GeneratorRecipe = field(default_factory=GeneratorRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+    @property
+    def texture_size(self) -> int:
+        """Side of the square texture: four doublings of the last stage's map, whose stride is 16 or 32."""
+        return self.data.image_size[0] // (1 if self.model.last_stride == 1 else 2)
+
+    def check(self) -> None:
+        """Raise `UserError` at the first value that cannot work."""
+        height, width = self.data.image_size
+        if height != 2 * width or height % 32:
+            raise UserError(
+                f"image_size {height} {width} does not fit: the height must be twice the width and a multiple"
+                " of 32, such as 256 128 or 128 64."
+            )
+        for name, value in (
+            ("identities_per_batch", self.data.identities_per_batch),
+            ("images_per_identity", self.data.images_per_identity),
+        ):
+            if value < 2:
+                raise UserError(f"{name} is {value}, but a triplet needs at least 2; raise it.")
+        for part in (self.data, self.losses, self.training, self.generator):
+            for item in dataclasses.fields(part):
+                value = getattr(part, item.name)
+                if isinstance(value, (int, float)) and value < 0:
+                    raise UserError(f"{item.name} is {value}, but it cannot be negative.")
+        for name in ("translation", "flip", "erasing"):
+            if getattr(self.data, name) > 1:
+                raise UserError(f"{name} is {getattr(self.data, name)}, but a probability is at most 1.")
+        for name, value in (
+            ("epochs", self.training.epochs),
+            ("generator_epochs", self.generator.generator_epochs),
+            ("generator_batch", self.generator.generator_batch),
+        ):
+            if value < 1:
+                raise UserError(f"{name} is {value}, but it must be at least 1.")
+
+
+def updated(recipe: Recipe, values: dict[str, Any], source: str) -> Recipe:
+    """Return `recipe` with the values of a recipe file.
+
+    Args:
+        recipe: the recipe to start from.
+        values: nested as the dataclasses are (`{"training": {"epochs": 3}}`) or flat (`{"epochs": 3}`).
+        source: the file's name, for error messages.
+
+    Raises:
+        UserError: a key that no part of the recipe has, or a value of another type.
+
+    Example:
+        >>> updated(Recipe(), {"epochs": 3}, "recipe.yaml").training.epochs
+        3
+    """
+    parts = {item.name for item in dataclasses.fields(recipe)} - {"seed"}
+    owner = {item.name: part for part in parts for item in dataclasses.fields(getattr(recipe, part))}
+    for key, value in values.items():
+        if key in parts:
+            if not isinstance(value, dict):
+                raise UserError(f"{source}: {key} must hold named values, but it is {value!r}.")
+            unknown = sorted(name for name in value if owner.get(name) != key)
+            if unknown:
+                raise UserError(f"{source}: {key} has no value named {unknown[0]!r}; --help lists the names.")
+            recipe = updated(recipe, value, source)
+        elif key in owner:
+            part = getattr(recipe, owner[key])
+            typed = _typed(key, value, getattr(part, key), source)
+            recipe = dataclasses.replace(recipe, **{owner[key]: dataclasses.replace(part, **{key: typed})})
+        elif key == "seed":
+            recipe = dataclasses.replace(recipe, seed=_typed(key, value, recipe.seed, source))
+        else:
+            raise UserError(f"{source}: a recipe has no value named {key!r}; --help lists the names.")
+    return recipe
+
+
+def _typed(key: str, value: Any, current: Any, source: str) -> Any:
+    """Hold a value from a file to the type of the value it replaces."""
+    if isinstance(current, tuple) and isinstance(value, (list, tuple)):
+        if len(value) != len(current) or not all(isinstance(item, int) for item in value):
+            raise UserError(f"{source}: {key} must be {len(current)} whole numbers, but it is {value!r}.")
+        return tuple(value)
+    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(current, float) and isinstance(value, str):
+        # YAML reads 8e-4 as text; a person who writes it means a number.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if current is not None and type(value) is not type(current) and value is not None:
+        raise UserError(f"{source}: {key} must be of the kind of {current!r}, but it is {value!r}.")
+    return value
