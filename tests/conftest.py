@@ -1,0 +1,18 @@
+"""What every test shares: quiet TensorFlow, and the folder of reference data where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path | None:
+    """The folder `shared` beside the checkout, with reference numbers and photographs; None where absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    return folder if (folder / "parity").is_dir() else None
