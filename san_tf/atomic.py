@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,26 +21,49 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def _concerns(error: OSError, path: Path) -> bool:
+    """Whether `error` is about `path`, a folder above or a file beside it, not a file the block reads."""
+    if error.filename is None:
+        return True
+    failed = Path(os.path.abspath(os.fsdecode(error.filename)))
+    absolute = Path(os.path.abspath(path))
+    return failed in absolute.parents or failed.is_relative_to(absolute.parent)
+
+
 @contextlib.contextmanager
 def _disk_errors_named(path: Path) -> Iterator[None]:
     """Turn what a full or read-only disk raises into a sentence that names the path."""
     try:
         yield
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"The disk is full while writing {path}; free some space and start again.") from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(
+                f"The disk is full while writing {path}; free some space and start again."
+            ) from error
+        if not _concerns(error, path):
+            raise
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"{path} cannot be written: a file stands where a folder is needed.") from error
+        if error.errno == errno.EISDIR:
+            raise UserError(f"{path} cannot be written: a folder stands where a file is needed.") from error
+        if error.errno == errno.ENOENT and not path.parent.is_dir():
+            # Some places (/proc) refuse new folders in this odd way.
+            raise UserError(f"{path.parent} cannot be made; choose another folder.") from error
         raise
+
+
+def _temporary_beside(path: Path, suffix: str) -> Path:
+    return path.parent / f".{path.name}.{secrets.token_hex(4)}{suffix}"
 
 
 @contextlib.contextmanager
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
-    If the block raises, or the process dies, `path` keeps its former content.
+    If the block raises, or the process dies, `path` keeps its former content. A process that was killed
+    leaves the temporary file behind; its name starts with a dot and `path`'s name and holds `.tmp`.
 
     Args:
         path: where the file shall stand; parent folders are made.
@@ -55,13 +78,11 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     with _disk_errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _temporary_beside(path, f".tmp{path.suffix}")
+        # Not mkstemp: that makes files private, and reading the umask to mend it changes it for all threads.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield temporary
-            # mkstemp makes files private; give the result the permissions an ordinary `open` would have.
-            temporary.chmod(0o666 & ~_umask())
             _sync(temporary)
             os.replace(temporary, path)
             _sync(path.parent)
@@ -73,11 +94,14 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success rename it to `path`, replacing what stood there.
 
+    A reader never sees a half-written folder. Where a folder is replaced there is an instant, between two
+    renames, without one.
+
     Args:
         path: where the folder shall stand; parent folders are made.
 
     Raises:
-        UserError: the disk is full or the place cannot be written.
+        UserError: the disk is full, the place cannot be written, or a file stands at `path`.
 
     Example:
         >>> with atomic_folder("saved_models/market/1") as temporary:
@@ -86,18 +110,17 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     with _disk_errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        if path.exists() and not path.is_dir():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        temporary = _temporary_beside(path, ".tmp")
+        temporary.mkdir()
         try:
-            temporary.chmod(0o777 & ~_umask())
             yield temporary
-            for file in temporary.rglob("*"):
-                if file.is_file():
-                    _sync(file)
+            for entry in [temporary, *temporary.rglob("*")]:
+                if not entry.is_symlink():
+                    _sync(entry)
             if path.exists():
-                former = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-                os.replace(path, former / path.name)
-                os.replace(temporary, path)
-                shutil.rmtree(former)
+                _swap(temporary, path)
             else:
                 os.replace(temporary, path)
             _sync(path.parent)
@@ -105,7 +128,13 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
+def _swap(temporary: Path, path: Path) -> None:
+    """Put the folder `temporary` in the place of the folder `path`; on failure put the former back."""
+    former = _temporary_beside(path, ".old")
+    os.replace(path, former)
+    try:
+        os.replace(temporary, path)
+    except OSError:
+        os.replace(former, path)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
