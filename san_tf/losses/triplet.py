@@ -1,0 +1,53 @@
+"""L_Triplet: the batch-hard triplet loss on the re-ID feature."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+# Below it a distance has no usable direction: value 1e-6, gradient 0 instead of NaN.
+SMALLEST_SQUARED_DISTANCE = 1e-12
+
+
+def batch_hard_triplet_loss(label: tf.Tensor, embedding: tf.Tensor, margin: float = 0.3) -> tf.Tensor:
+    """Mean over anchors of [max d(anchor, same identity) - min d(anchor, other identity) + margin]_+.
+
+    d is the Euclidean distance. An anchor counts as its own positive, as in the public implementations, so an
+    identity with a single image in the batch only pushes the others away. Anchors without any negative, and
+    rows without identity, take no part.
+
+    Args:
+        label: `(batch,)` integers, -1 for a row without identity.
+        embedding: `(batch, dimensions)` of any float dtype; computed in float32.
+        margin: in units of the embedding's distance.
+
+    Returns:
+        float32 scalar; 0 if no anchor has a negative.
+
+    Source: Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5.
+
+    Example:
+        >>> float(batch_hard_triplet_loss(tf.constant([0, 0, 1]), tf.constant([[0.0], [1.0], [3.0]]), 1.5))
+        0.1666666716337204
+    """
+    embedding = tf.cast(embedding, tf.float32)
+    known = label >= 0
+    same = tf.equal(label[:, None], label[None, :]) & known[:, None] & known[None, :]
+    other = tf.not_equal(label[:, None], label[None, :]) & known[:, None] & known[None, :]
+
+    # The hardest pairs are found with one matrix product outside the tape, their distances are then computed
+    # from differences: |a|^2 + |b|^2 - 2ab alone loses half of the digits of small distances.
+    centred = tf.stop_gradient(embedding - tf.reduce_mean(embedding, axis=0))
+    norms = tf.reduce_sum(tf.square(centred), axis=1)
+    squared = norms[:, None] + norms[None, :] - 2.0 * tf.matmul(centred, centred, transpose_b=True)
+    positive = tf.argmax(tf.where(same, squared, tf.fill(tf.shape(squared), -tf.float32.max)), axis=1)
+    negative = tf.argmin(tf.where(other, squared, tf.fill(tf.shape(squared), tf.float32.max)), axis=1)
+
+    hinge = tf.nn.relu(_distance(embedding, positive) - _distance(embedding, negative) + margin)
+    mask = tf.cast(tf.reduce_any(other, axis=1), tf.float32)
+    return tf.math.divide_no_nan(tf.reduce_sum(hinge * mask), tf.reduce_sum(mask))
+
+
+def _distance(embedding: tf.Tensor, partner: tf.Tensor) -> tf.Tensor:
+    """Euclidean distance of each row to the row `partner` names: `(batch,)`."""
+    squared = tf.reduce_sum(tf.square(embedding - tf.gather(embedding, partner)), axis=1)
+    return tf.sqrt(tf.maximum(squared, SMALLEST_SQUARED_DISTANCE))
