@@ -1,0 +1,109 @@
+"""An experiment: a recipe, a run directory, and the stages that lead from one to the other."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from san_tf.experiments.command_line import Options, parse, run_as_command
+from san_tf.experiments.recipe import Recipe
+
+if TYPE_CHECKING:
+    # Brings TensorFlow, which `--help` and wrong flags should not have to wait for.
+    from san_tf.training.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What every stage is given."""
+
+    name: str
+    recipe: Recipe
+    options: Options
+    run: RunDirectory
+    console: Console = field(default_factory=functools.partial(Console, highlight=False))
+
+    def say(self, text: str) -> None:
+        """Print a line of progress."""
+        self.console.print(f"  {text}")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of an experiment.
+
+    The stage `pseudo-textures` is the function `run` of `san_tf.experiments.stages.pseudo_textures`, imported
+    when its turn comes. What it leaves in the run directory is complete when it returns.
+
+    Args:
+        name: as `--stage` takes it.
+        parts: the parts of the recipe that decide its result, with those of the stages it builds on.
+    """
+
+    name: str
+    parts: tuple[str, ...]
+
+    def work(self, experiment: Experiment) -> None:
+        """Do it."""
+        module = importlib.import_module(f"san_tf.experiments.stages.{self.name.replace('-', '_')}")
+        module.run(experiment)
+
+    def fields(self, recipe: Recipe) -> dict[str, Any]:
+        """The recipe values that decide the stage's result."""
+        return {part: getattr(recipe, part) for part in self.parts}
+
+
+def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
+    """Run the stages asked for, or those that are not done yet.
+
+    A stage that was interrupted goes on from its last checkpoint; one that is asked for by name although it
+    is done starts anew.
+
+    Raises:
+        UserError: a stage was run with another recipe in this directory, or fails for a reason of its own.
+    """
+    run, asked = experiment.run, experiment.options.stage
+    chosen = [stage for stage in stages if not asked or stage.name in asked]
+    for stage in chosen:
+        fields = stage.fields(experiment.recipe)
+        done = run.is_done(stage.name, None if asked else fields)
+        title = f"[bold]{stages.index(stage) + 1}/{len(stages)} {stage.name}[/bold]"
+        if done and not asked:
+            experiment.console.print(f"{title}  [dim]done already[/dim]")
+            continue
+        if done:
+            run.reset(stage.name)
+        experiment.console.print(title)
+        run.begin(stage.name, fields)
+        stage.work(experiment)
+        run.mark_done(stage.name)
+        experiment.console.print(f"  [dim]{run.seconds(stage.name):.0f} s[/dim]")
+
+
+def main(
+    name: str, description: str, recipe: Recipe, stages: Sequence[Stage], argv: Sequence[str] | None = None
+) -> None:
+    """Parse the command line, open the run directory, run the stages: the body of every experiment's `main`.
+
+    Args:
+        name: of the experiment.
+        description: the head of `--help`.
+        recipe: the experiment's own recipe.
+        stages: in order.
+        argv: the arguments; `sys.argv[1:]` where None.
+    """
+
+    def action() -> None:
+        options, chosen = parse(name, description, recipe, [stage.name for stage in stages], argv)
+        from san_tf.training.run_directory import RunDirectory
+
+        run = RunDirectory(options.workdir)
+        run.write_recipe(chosen)
+        run_stages(Experiment(name, chosen, options, run), stages)
+
+    run_as_command(action)
