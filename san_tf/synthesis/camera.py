@@ -1,0 +1,200 @@
+"""Cameras: where each one hangs, what it looks at, and how its lens maps the street to pixels.
+
+World frame: metres, x to the right of the view, y up with the ground at y = 0, z towards the camera, which
+stands above the origin; people walk at negative z. Pixels: x to the right, y down, (0, 0) at the optical axis.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_tf.synthesis.seeds import generator_at
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Geometry and habits of one surveillance camera.
+
+    Attributes:
+        camid: number of the camera, from 0.
+        height: of the lens above the ground in metres.
+        tilt: downward tilt in radians.
+        roll: sideways tilt in radians, small.
+        focal: focal length in pixels of the native frame.
+        distance: nearest and farthest distance of people in metres.
+        half_width: how far to either side of the axis people walk, as a fraction of their distance.
+        heading: the yaw in degrees most people show here; they also walk the other way.
+        heading_spread: standard deviation of yaw about `heading`, in degrees.
+        heading_any: share of people who walk in any direction at all.
+        detector_shift: standard deviation of the crop's centre, as a fraction of its size.
+        detector_scale: standard deviation of the logarithm of the crop's size.
+        detector_margin: mean margin around the person, as a fraction of the height.
+        occlusion: chance that something stands in front of a person.
+        crowd: chance that another person is in the picture.
+    """
+
+    camid: int
+    height: float
+    tilt: float
+    roll: float
+    focal: float
+    distance: tuple[float, float]
+    half_width: float
+    heading: float
+    heading_spread: float
+    heading_any: float
+    detector_shift: float
+    detector_scale: float
+    detector_margin: float
+    occlusion: float
+    crowd: float
+
+    def rotation(self) -> np.ndarray:
+        """Return the (3, 3) float64 matrix that turns world directions into camera directions."""
+        cos_t, sin_t, cos_r, sin_r = np.cos(self.tilt), np.sin(self.tilt), np.cos(self.roll), np.sin(self.roll)
+        tilt = np.array([[1.0, 0, 0], [0, cos_t, -sin_t], [0, sin_t, cos_t]])
+        roll = np.array([[cos_r, -sin_r, 0], [sin_r, cos_r, 0], [0, 0, 1.0]])
+        return roll @ tilt
+
+    def to_camera(self, points: np.ndarray) -> np.ndarray:
+        """Turn world points into camera coordinates.
+
+        Args:
+            points: `(..., 3)` world coordinates in metres.
+
+        Returns:
+            `(..., 3)` metres: x right, y up, z towards the camera (negative for what is in view).
+        """
+        return (points - np.array([0.0, self.height, 0.0])) @ self.rotation().T
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """Project world points to the native frame.
+
+        Args:
+            points: `(..., 3)` world coordinates in metres, in front of the camera.
+
+        Returns:
+            `(..., 2)` pixels from the optical axis, x right and y down.
+
+        Example:
+            >>> camera = sample_camera(0, 0)
+            >>> camera.project(np.array([[0.0, camera.height, -10.0]])).shape
+            (1, 2)
+        """
+        seen = self.to_camera(points)
+        depth = np.maximum(-seen[..., 2:3], 1e-3)
+        return self.focal * np.concatenate([seen[..., :1], -seen[..., 1:2]], -1) / depth
+
+
+@dataclass(frozen=True)
+class Window:
+    """A rectangle of the native frame: what a detector cut out.
+
+    Attributes:
+        left, top: of the rectangle in native pixels from the optical axis.
+        width, height: in native pixels.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+
+    def to_image(self, pixels: np.ndarray, image_height: int, image_width: int) -> np.ndarray:
+        """Map native pixels `(..., 2)` to those of an image that the window fills."""
+        scale = np.array([image_width / self.width, image_height / self.height])
+        return (pixels - np.array([self.left, self.top])) * scale
+
+
+def sample_camera(seed: int, camid: int) -> Camera:
+    """Return the camera that hangs at place `camid` of the data set with this seed.
+
+    Args:
+        seed: of the data set.
+        camid: number of the camera, from 0.
+
+    Returns:
+        A `Camera`; the same arguments give the same one.
+
+    Example:
+        >>> sample_camera(0, 1) == sample_camera(0, 1)
+        True
+    """
+    rng = generator_at(seed, "camera", camid)
+    height = rng.uniform(2.2, 6.0)
+    near = height * 1.1 + rng.uniform(1.0, 4.0)
+    far = near * rng.uniform(1.4, 2.2)
+    middle = np.sqrt(near * far)
+    person_pixels = np.exp(rng.uniform(np.log(75.0), np.log(150.0)))
+    return Camera(
+        camid=camid,
+        height=height,
+        # Cameras are hung so that people cross the middle of the frame; nobody measures it.
+        tilt=float(np.arctan2(height - 0.9, middle) + rng.normal(0, 0.04)),
+        roll=float(rng.normal(0, 0.02)),
+        focal=float(person_pixels * middle / 1.7),
+        distance=(near, far),
+        half_width=rng.uniform(0.12, 0.32),
+        heading=rng.uniform(-180.0, 180.0),
+        heading_spread=rng.uniform(22.0, 40.0),
+        heading_any=rng.uniform(0.12, 0.3),
+        detector_shift=rng.uniform(0.012, 0.03),
+        detector_scale=rng.uniform(0.03, 0.07),
+        detector_margin=rng.uniform(0.02, 0.07),
+        occlusion=rng.uniform(0.08, 0.22),
+        crowd=rng.uniform(0.15, 0.4),
+    )
+
+
+def sample_yaw(camera: Camera, rng: np.random.Generator) -> float:
+    """Draw the yaw of somebody who crosses this camera's view.
+
+    Args:
+        camera: its heading, spread and share of walkers in any direction are used.
+        rng: source of the numbers.
+
+    Returns:
+        Degrees in (-180, 180]: 0 faces the camera, 90 shows the left side of the person.
+    """
+    if rng.random() < camera.heading_any:
+        return wrap_degrees(rng.uniform(-180.0, 180.0))
+    there_or_back = 0.0 if rng.random() < 0.55 else 180.0
+    return wrap_degrees(camera.heading + there_or_back + rng.normal(0.0, camera.heading_spread))
+
+
+def wrap_degrees(angle: float) -> float:
+    """Return the same angle in (-180, 180]."""
+    return float(180.0 - (180.0 - angle) % 360.0)
+
+
+def detector_window(points: np.ndarray, camera: Camera, rng: np.random.Generator, badness: float = 0.0) -> Window:
+    """Cut a person out of the native frame as a detector would: nearly right.
+
+    Args:
+        points: `(V, 2)` native pixels of the person's vertices.
+        camera: gives the size of the detector's errors.
+        rng: source of the errors.
+        badness: 0 for a usable crop; 1 for one that overlaps the person too little to count (junk).
+
+    Returns:
+        A `Window` about half as wide as high.
+    """
+    low, high = points.min(0), points.max(0)
+    centre, height = (low + high) / 2, float(high[1] - low[1])
+    width = float(high[0] - low[0])
+    scale = np.exp(rng.normal(0.0, camera.detector_scale))
+    window_height = height * (1 + 2 * max(camera.detector_margin + rng.normal(0, 0.015), -0.02)) * scale
+    # Detectors answer with nearly fixed proportions, stretched a little by outstretched legs.
+    window_width = window_height * 0.46 * np.exp(rng.normal(0.0, 0.06))
+    window_width = max(window_width, 0.75 * window_width + 0.25 * width * 1.12)
+    shift = rng.normal(0.0, camera.detector_shift, 2) * np.array([window_width * 1.6, window_height])
+    if badness > 0:
+        angle = rng.uniform(0, 2 * np.pi)
+        direction = np.array([np.cos(angle) * window_width, np.sin(angle) * window_height])
+        shift = shift + badness * rng.uniform(0.45, 0.75) * direction
+        zoom = np.exp(badness * rng.choice([-0.55, -0.25, 0.35, 0.6]))
+        window_height, window_width = window_height * zoom, window_width * zoom
+    left_top = centre + shift - np.array([window_width, window_height]) / 2
+    return Window(float(left_top[0]), float(left_top[1]), float(window_width), float(window_height))

@@ -1,0 +1,61 @@
+"""Daylight at a camera's place: where the sun stands, how much of it reaches the street, what colour it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_tf.synthesis.seeds import generator_at
+
+
+@dataclass(frozen=True)
+class Light:
+    """Sun and sky as seen from a camera.
+
+    Attributes:
+        direction: `(3,)` unit vector towards the sun in the camera's world frame (y up).
+        sun: `(3,)` RGB strength of direct light; 1 makes a white wall that faces the sun white.
+        sky: `(3,)` RGB strength of the light that comes from everywhere.
+        hardness: 0 under clouds, 1 in full sun; how dark cast shadows are.
+    """
+
+    direction: np.ndarray
+    sun: np.ndarray
+    sky: np.ndarray
+    hardness: float
+
+
+def sample_light(seed: int, camid: int, sequence: int) -> Light:
+    """Return the light at a camera while one sequence is recorded.
+
+    The place fixes how open it is to the sky and which way it looks; the sequence fixes the hour and the clouds.
+
+    Args:
+        seed: of the data set.
+        camid: number of the camera, from 0.
+        sequence: number of the recording, from 0.
+
+    Returns:
+        A `Light`; the same arguments give the same one.
+
+    Example:
+        >>> float(np.linalg.norm(sample_light(0, 0, 0).direction).round(6))
+        1.0
+    """
+    place = generator_at(seed, "light", camid)
+    azimuth, openness = place.uniform(-np.pi, np.pi), place.uniform(0.15, 1.0)
+    hour = generator_at(seed, "light", camid, "sequence", sequence)
+    azimuth += hour.normal(0.0, 0.5)
+    elevation = np.deg2rad(hour.uniform(22.0, 68.0))
+    hardness = float(np.clip(openness * hour.uniform(0.0, 1.3) - 0.1, 0.0, 0.95))
+    direction = np.array(
+        [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
+    )
+    # A low sun is warm; what the sky alone lights is bluish.
+    warmth = float(np.clip((1.1 - elevation) * 0.25, 0.0, 0.2))
+    brightness = hour.uniform(0.85, 1.1)
+    sun = np.array([1.0 + warmth, 1.0, 1.0 - warmth]) * hardness * 0.75 * brightness
+    level = (1.0 - 0.55 * hardness) * brightness * (0.75 + 0.25 * openness)
+    sky = np.array([0.97, 1.0, 1.04]) * level
+    return Light(direction, sun, sky, hardness)

@@ -1,0 +1,179 @@
+"""Procedural street surfaces as functions of position: colours for one point, to be called from numba loops.
+
+Everything is hashed from integer positions, so a surface has any resolution, needs no memory and is the same
+in every process. `footprint` is the size of a pixel on the surface in metres; finer detail fades into its mean.
+"""
+
+from __future__ import annotations
+
+
+import numpy as np
+
+from san_tf.synthesis.compiled import compiled
+
+GROUNDS = ("asphalt", "tiles", "bricks", "slabs", "grass", "gravel", "checker", "zebra")
+WALLS = ("plaster", "brick", "office", "shop", "hedge", "fence", "shutter", "stone", "dark")
+
+
+@compiled
+def chance(i: int, j: int, seed: int) -> float:
+    """Hash two integers and a seed to a number in [0, 1)."""
+    h = (i * 374761393 + j * 668265263 + seed * 974634777) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
+    h = ((h ^ (h >> 16)) * 668265263) & 0xFFFFFFFF
+    return float(h ^ (h >> 15)) / 4294967296.0
+
+
+@compiled
+def noise(x: float, y: float, seed: int) -> float:
+    """Smooth noise in [0, 1] with features of size 1."""
+    i, j = int(np.floor(x)), int(np.floor(y))
+    a, b = x - i, y - j
+    a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
+    low = chance(i, j, seed) * (1 - a) + chance(i + 1, j, seed) * a
+    high = chance(i, j + 1, seed) * (1 - a) + chance(i + 1, j + 1, seed) * a
+    return low * (1 - b) + high * b
+
+
+@compiled
+def grain(x: float, y: float, size: float, footprint: float, seed: int) -> float:
+    """Noise in about [-0.5, 0.5] with features of `size` metres that fades where pixels are larger."""
+    fade = min(1.0, size / (footprint + 1e-6))
+    return (noise(x / size, y / size, seed) - 0.5) * fade
+
+
+@compiled
+def joint(x: float, period: float, width: float, footprint: float) -> float:
+    """Return how much of a pixel at x lies on joints of `width` that repeat every `period`, 0..1."""
+    distance = abs(x - period * np.floor(x / period + 0.5))
+    reach = (width + footprint) / 2
+    return min(1.0, max(0.0, (reach - distance) / max(footprint, 1e-4))) * min(1.0, width / max(footprint, 1e-4))
+
+
+@compiled
+def ground_color(kind: int, x: float, y: float, p: np.ndarray, footprint: float, seed: int, out: np.ndarray) -> None:
+    """Write the albedo of a ground material at (x, y) metres into `out`.
+
+    Args:
+        kind: index into `GROUNDS`.
+        x: metres along the street.
+        y: metres across the street.
+        p: `(8,)` parameters: colour RGB, second colour RGB, period in metres, strength of variation.
+        footprint: size of a pixel on the ground in metres.
+        seed: of the place.
+        out: `(3,)` receives RGB in 0..1.
+    """
+    period, vary = p[6], p[7]
+    level, mix, dark = 1.0, 0.0, 0.0
+    fine = grain(x, y, 0.035, footprint, seed) + 0.7 * grain(x, y, 0.12, footprint, seed + 1)
+    broad = noise(x / 1.7, y / 1.7, seed + 2) - 0.5 + 0.6 * (noise(x / 5.0, y / 5.0, seed + 3) - 0.5)
+    level += vary * (0.35 * fine + 0.3 * broad)
+    if kind == 1 or kind == 6:
+        i, j = int(np.floor(x / period)), int(np.floor(y / period))
+        level += vary * 0.35 * (chance(i, j, seed + 4) - 0.5)
+        dark = max(joint(x, period, 0.012, footprint), joint(y, period, 0.012, footprint))
+        if kind == 6:
+            mix = float((i + j) & 1)
+    elif kind == 2:
+        j = int(np.floor(y / (period * 0.5)))
+        shifted = x + 0.5 * period * (j & 1)
+        i = int(np.floor(shifted / period))
+        level += vary * 0.5 * (chance(i, j, seed + 4) - 0.5)
+        mix = 0.7 * chance(i, j, seed + 5) ** 3
+        dark = max(joint(shifted, period, 0.01, footprint), joint(y, period * 0.5, 0.01, footprint))
+    elif kind == 3:
+        i, j = int(np.floor(x / (4 * period))), int(np.floor(y / (4 * period)))
+        level += vary * 0.25 * (chance(i, j, seed + 4) - 0.5)
+        dark = max(joint(x, 4 * period, 0.02, footprint), joint(y, 4 * period, 0.02, footprint))
+    elif kind == 4:
+        level += 0.9 * grain(x, y, 0.05, footprint, seed + 6) + 0.35 * broad
+        mix = min(1.0, max(0.0, 1.6 * (noise(x / 0.8, y / 0.8, seed + 7) - 0.45)))
+    elif kind == 5:
+        level += 0.5 * grain(x, y, 0.06, footprint, seed + 6)
+        mix = noise(x / 1.2, y / 1.2, seed + 7)
+    elif kind == 7:
+        stripe = x / period - np.floor(x / period)
+        edge = min(abs(stripe - 0.5), min(stripe, 1.0 - stripe)) * period / max(footprint, 1e-4)
+        soft = min(1.0, edge + 0.5)
+        mix = soft if stripe > 0.5 else 1.0 - soft
+        mix *= 0.75 + 0.5 * (noise(x / 0.25, y / 0.25, seed + 7) - 0.5)
+    else:
+        # Asphalt: repairs and stains.
+        patch = noise(x / 2.3, y / 2.3, seed + 8)
+        level -= 0.12 if patch > 0.72 else 0.0
+    level *= 1.0 - 0.45 * dark
+    for k in range(3):
+        out[k] = max(0.0, level * (p[k] * (1 - mix) + p[3 + k] * mix))
+
+
+@compiled
+def wall_color(kind: int, s: float, y: float, p: np.ndarray, footprint: float, seed: int, out: np.ndarray) -> float:
+    """Write the albedo of a wall at s metres along it and y metres up into `out`.
+
+    Args:
+        kind: index into `WALLS`.
+        s: metres along the wall.
+        y: metres above the ground.
+        p: `(8,)` parameters: colour RGB, second colour RGB, width of a bay in metres, strength of variation.
+        footprint: size of a pixel on the wall in metres.
+        seed: of the place.
+        out: `(3,)` receives RGB in 0..1.
+
+    Returns:
+        Opacity 0..1: fences and the tops of hedges let the view through.
+    """
+    bay, vary = p[6], p[7]
+    level, mix, glass = 1.0, 0.0, 0.0
+    level += vary * (0.25 * grain(s, y, 0.3, footprint, seed + 1) + 0.3 * (noise(s / 3.0, y / 1.5, seed + 2) - 0.5))
+    column, floor = int(np.floor(s / bay)), int(np.floor(y / 3.1))
+    a, b = s - column * bay, y - floor * 3.1
+    opacity = 1.0
+    if kind == 4:
+        level = 0.55 + 1.1 * noise(s / 0.16, y / 0.16, seed + 3) * noise(s / 0.5, y / 0.5, seed + 4)
+        level += 0.4 * grain(s, y, 0.06, footprint, seed + 5)
+        mix = noise(s / 0.7, y / 0.7, seed + 6)
+    elif kind == 5:
+        bar = max(joint(s, 0.13, 0.025, footprint), joint(y - 0.12, 1.25, 0.05, footprint))
+        opacity = max(bar, joint(s, 2.5, 0.09, footprint))
+    elif kind == 6:
+        level *= 1.0 - 0.3 * joint(y, 0.11, 0.03, footprint)
+        mix = joint(s, bay, 0.25, footprint)
+    elif kind == 7:
+        j = int(np.floor(y / 0.4))
+        shifted = s + 0.45 * (j & 1)
+        level += vary * 0.5 * (chance(int(np.floor(shifted / 0.9)), j, seed + 4) - 0.5)
+        level *= 1.0 - 0.4 * max(joint(shifted, 0.9, 0.02, footprint), joint(y, 0.4, 0.02, footprint))
+    elif kind == 8:
+        level = 1.0 + 0.8 * (noise(s / 1.2, y / 1.2, seed + 3) - 0.5)
+        mix = 0.8 * max(0.0, noise(s / 0.9, y / 2.2, seed + 4) - 0.62)
+    elif kind == 2:
+        glass = 1.0 - max(joint(s, bay * 0.5, 0.07, footprint), joint(y, 1.55, 0.12, footprint))
+    else:
+        if kind == 1:
+            j = int(np.floor(y / 0.075))
+            shifted = s + 0.12 * (j & 1)
+            level += 0.3 * (chance(int(np.floor(shifted / 0.24)), j, seed + 4) - 0.5) * min(1.0, 0.1 / footprint)
+            level *= 1.0 - 0.25 * max(joint(shifted, 0.24, 0.012, footprint), joint(y, 0.075, 0.012, footprint))
+        inside = a > 0.22 * bay and a < 0.78 * bay
+        if kind == 3 and floor == 0:
+            # A shop: display window behind a frame, a fascia in the second colour above it.
+            glass = 1.0 if a > 0.08 * bay and a < 0.92 * bay and b > 0.35 and b < 2.45 else 0.0
+            mix = 1.0 if b > 2.5 else 0.0
+            if mix > 0 and b > 2.62 and b < 2.9 and chance(int(np.floor(s / 0.17)), column, seed + 5) > 0.35:
+                level *= 1.0 + 0.9 * (chance(column, 3, seed + 6) - 0.4)
+        elif inside and b > 0.95 and b < 2.45:
+            glass = 1.0 - joint(a - 0.5 * bay, bay, 0.06, footprint)
+        elif y < 0.45:
+            mix = 0.65
+    for k in range(3):
+        out[k] = max(0.0, level * (p[k] * (1 - mix) + p[3 + k] * mix))
+    if glass > 0:
+        # Glass: dark rooms with things in them, and the sky mirrored in the upper part.
+        thing = noise(s / 0.35, y / 0.5, seed + 9) * chance(int(np.floor(s / 0.6)), int(np.floor(y / 0.7)), seed + 10)
+        lamp = 0.5 if kind == 3 else 0.18
+        shine = 0.3 * max(0.0, noise(s / 2.0, y / 0.8, seed + 11) - 0.4)
+        for k in range(3):
+            tint = 0.6 + 0.8 * chance(int(np.floor(s / 0.6)), int(np.floor(y / 0.7)) + 77 * k, seed + 12)
+            value = 0.07 + lamp * thing * tint + shine
+            out[k] = out[k] * (1 - glass) + value * glass
+    return opacity

@@ -1,0 +1,86 @@
+"""Photographs as backgrounds: random crops from a folder the user gives, as the PIT of the paper took COCO."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from san_tf.errors import UserError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+@functools.lru_cache(maxsize=8)
+def photograph_paths(folder: str) -> tuple[str, ...]:
+    """List the photographs below a folder, sorted by path so that every process sees the same order.
+
+    Args:
+        folder: path of the folder.
+
+    Returns:
+        Paths of all files with an image's suffix, at any depth.
+
+    Raises:
+        UserError: there is no such folder, or no image in it.
+
+    Example:
+        >>> photograph_paths("coco/val2017")[0]
+        'coco/val2017/000000000139.jpg'
+    """
+    if not os.path.isdir(folder):
+        raise UserError(
+            f"The backgrounds folder {folder} does not exist; give a folder of photographs, "
+            "or leave `backgrounds` out for procedural streets."
+        )
+    paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not paths:
+        raise UserError(
+            f"The backgrounds folder {folder} holds no image ({', '.join(SUFFIXES)}); put photographs there, "
+            "or leave `backgrounds` out for procedural streets."
+        )
+    return tuple(paths)
+
+
+@functools.lru_cache(maxsize=32)
+def _read(path: str) -> np.ndarray:
+    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(f"The background photograph {path} cannot be read; delete it or copy it again.")
+    return image
+
+
+def crop_photograph(folder: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Cut a random upright part out of a random photograph.
+
+    Args:
+        folder: of the photographs.
+        size: (height, width) of the result in pixels.
+        rng: chooses photograph and part.
+
+    Returns:
+        `(height, width, 3)` float32 RGB in 0..1.
+
+    Raises:
+        UserError: the folder is missing or empty, or a file cannot be read.
+
+    Example:
+        >>> crop_photograph("coco/val2017", (256, 128), np.random.default_rng(0)).shape
+        (256, 128, 3)
+    """
+    paths = photograph_paths(folder)
+    image = _read(paths[int(rng.integers(len(paths)))])
+    rows, columns = image.shape[:2]
+    height, width = size
+    largest = min(rows / height, columns / width)
+    scale = largest * rng.uniform(0.45, 1.0)
+    part_rows, part_columns = max(1, int(scale * height)), max(1, int(scale * width))
+    top, left = int(rng.integers(rows - part_rows + 1)), int(rng.integers(columns - part_columns + 1))
+    part = image[top : top + part_rows, left : left + part_columns]
+    if rng.random() < 0.5:
+        part = part[:, ::-1]
+    part = cv2.resize(np.ascontiguousarray(part[..., ::-1]), (width, height), interpolation=cv2.INTER_AREA)
+    return part.astype(np.float32) / 255.0

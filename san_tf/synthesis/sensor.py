@@ -1,0 +1,177 @@
+"""What a surveillance camera does to a picture: colour cast, exposure, blur, resolution, noise, compression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from san_tf.synthesis.seeds import generator_at
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """The look of one camera's pictures.
+
+    Attributes:
+        color_matrix: `(3, 3)` RGB to RGB: white balance, channel crosstalk and saturation.
+        exposure: factor on the light; auto-exposure moves about it.
+        gamma: exponent after exposure; below 1 brightens shadows.
+        contrast: slope about the middle grey.
+        haze: `(3,)` RGB veil that lifts the blacks, 0..0.2.
+        vignette: fall of brightness to the corners of the crop, 0..0.25.
+        defocus: standard deviation of the lens blur in native pixels.
+        shutter: longest motion blur in native pixels.
+        noise: standard deviation of the sensor noise at middle grey, in 0..1.
+        sharpening: strength of the in-camera sharpening that rings at edges.
+        jpeg_quality: of the recording, 1..100.
+    """
+
+    color_matrix: np.ndarray
+    exposure: float
+    gamma: float
+    contrast: float
+    haze: np.ndarray
+    vignette: float
+    defocus: float
+    shutter: float
+    noise: float
+    sharpening: float
+    jpeg_quality: int
+
+
+def sample_sensor(seed: int, camid: int) -> Sensor:
+    """Return the sensor of camera `camid` of the data set with this seed.
+
+    Args:
+        seed: of the data set.
+        camid: number of the camera, from 0.
+
+    Returns:
+        A `Sensor`; the same arguments give the same one.
+
+    Example:
+        >>> sample_sensor(0, 0).jpeg_quality == sample_sensor(0, 0).jpeg_quality
+        True
+    """
+    rng = generator_at(seed, "sensor", camid)
+    gains = np.exp(rng.normal(0.0, [0.1, 0.03, 0.12]))
+    saturation = rng.uniform(0.5, 1.15)
+    grey = np.full((3, 3), 1.0 / 3.0)
+    crosstalk = np.eye(3) + rng.normal(0.0, 0.03, (3, 3))
+    crosstalk /= crosstalk.sum(1, keepdims=True)
+    matrix = (saturation * np.eye(3) + (1 - saturation) * grey) @ crosstalk @ np.diag(gains / gains.mean())
+    return Sensor(
+        color_matrix=matrix,
+        exposure=float(np.exp(rng.uniform(-0.45, 0.35))),
+        gamma=rng.uniform(0.75, 1.25),
+        contrast=rng.uniform(0.75, 1.3),
+        haze=rng.uniform(0.0, 0.14) * np.array([0.95, 1.0, 1.05]) * np.exp(rng.normal(0, 0.1, 3)),
+        vignette=rng.uniform(0.0, 0.2),
+        defocus=rng.uniform(0.25, 0.85),
+        shutter=rng.uniform(0.5, 4.0),
+        noise=rng.uniform(0.006, 0.03),
+        sharpening=rng.uniform(0.0, 0.7),
+        jpeg_quality=int(rng.integers(45, 88)),
+    )
+
+
+def develop(
+    radiance: np.ndarray,
+    sensor: Sensor,
+    native_height: float,
+    output_size: tuple[int, int],
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Turn a clean rendering into the crop that the camera's recording gives.
+
+    Args:
+        radiance: `(H, W, 3)` float32 RGB, 0..1 where nothing is overexposed.
+        sensor: the camera's look.
+        native_height: height of the crop in pixels of the recording, before it is resized.
+        output_size: (height, width) of the result.
+        rng: source of exposure changes, motion and noise.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB.
+
+    Example:
+        >>> grey = np.full((64, 32, 3), 0.5, np.float32)
+        >>> develop(grey, sample_sensor(0, 0), 60.0, (128, 64), np.random.default_rng(0)).shape
+        (128, 64, 3)
+    """
+    height, width = radiance.shape[:2]
+    rows = max(24, min(round(native_height), 2 * height))
+    columns = max(12, round(rows * width / height))
+    picture = _resize(radiance, rows, columns)
+    picture = _blur(picture, sensor, rows, rng)
+    picture = _tone(picture, sensor, rng)
+    if sensor.sharpening > 0.1:
+        soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
+        picture = picture + sensor.sharpening * (picture - soft)
+    # Shot noise grows with the light; part of it is shared by the channels after demosaicing.
+    spread = sensor.noise * np.sqrt(np.clip(picture, 0.02, 1.0) * 2.0)
+    grain = rng.standard_normal((rows, columns, 1), np.float32)
+    grain = 0.8 * grain + 0.6 * rng.standard_normal((rows, columns, 3), np.float32)
+    frame = np.clip((picture + spread * grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    quality = int(np.clip(sensor.jpeg_quality + rng.integers(-6, 7), 25, 95))
+    frame = decode_rgb(encode_jpeg(frame, quality))
+    return _resize(frame, *output_size)
+
+
+def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
+    """Encode an `(H, W, 3)` uint8 RGB image as JPEG bytes at a quality of 1..100."""
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return data.tobytes()
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode an `(H, W, 3)` uint8 RGB image as PNG bytes."""
+    _, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 4])
+    return data.tobytes()
+
+
+def decode_rgb(data: bytes) -> np.ndarray:
+    """Decode JPEG or PNG bytes to an `(H, W, 3)` uint8 RGB image."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _resize(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    shrinks = rows < image.shape[0]
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _blur(picture: np.ndarray, sensor: Sensor, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Blur by defocus and by motion, mostly sideways as people walk; lengths are in native pixels."""
+    defocus = sensor.defocus * rng.uniform(0.7, 1.3)
+    if defocus > 0.2:
+        picture = cv2.GaussianBlur(picture, (0, 0), defocus)
+    length = sensor.shutter * rng.uniform(0.0, 1.0) ** 2 * rows / 128.0
+    if length > 0.8:
+        angle, size = rng.normal(0.0, 0.35), int(np.ceil(length)) | 1
+        kernel = np.zeros((size + 2, size + 2), np.float32)
+        centre, half = (size + 1) / 2, length / 2
+        for step in np.linspace(-half, half, 2 * size + 1):
+            kernel[round(centre + step * np.sin(angle)), round(centre + step * np.cos(angle))] += 1
+        picture = cv2.filter2D(picture, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REPLICATE)
+    return picture
+
+
+def _tone(picture: np.ndarray, sensor: Sensor, rng: np.random.Generator) -> np.ndarray:
+    """Apply exposure, colour matrix, vignette, gamma, contrast and haze; returns values in 0..1."""
+    rows, columns = picture.shape[:2]
+    exposure = sensor.exposure * np.exp(rng.normal(0.0, 0.06))
+    picture = picture @ (sensor.color_matrix.T * exposure).astype(np.float32)
+    y, x = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
+    offset = rng.uniform(-0.7, 0.7, 2)
+    radius = (y[:, None] - offset[0]) ** 2 + (x[None, :] - offset[1]) ** 2
+    picture = picture * (1 - sensor.vignette * np.minimum(radius, 2.0) / 2)[..., None].astype(np.float32)
+    # A shoulder instead of a hard clip keeps texture in bright clothes.
+    picture = np.clip(picture, 0.0, None)
+    picture = np.where(picture > 0.75, 1.0 - 0.25 * np.exp(-(picture - 0.75) / 0.25), picture)
+    picture = picture**sensor.gamma
+    picture = np.clip(0.45 + sensor.contrast * (picture - 0.45), 0.0, 1.0)
+    haze = sensor.haze.astype(np.float32)
+    return haze + (1 - haze) * picture
