@@ -1,0 +1,4 @@
+"""The generator of paired images and textures: people, their clothes, cameras and scenes.
+
+`body` (shape), `skeleton` and `pose` (motion), `rasterizer` (pixels); nothing here imports TensorFlow.
+"""

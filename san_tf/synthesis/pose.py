@@ -1,0 +1,220 @@
+"""What people on a street do: walk, stand, carry a bag, use a phone; each a little differently."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.synthesis.gait import leg_angles
+from san_tf.synthesis.posture import Arm, Leg, Trunk, rotations
+from san_tf.synthesis.skeleton import Pose, mirrored
+
+ACTIONS: tuple[str, ...] = ("walking", "standing", "carrying", "phoning")
+
+
+def walking(
+    phase: float,
+    stride: float = 1.0,
+    swing: float = 1.0,
+    lean: float = 3.0,
+    rng: np.random.Generator | None = None,
+) -> Pose:
+    """Mid-walk.
+
+    Args:
+        phase: 0..1 of the gait cycle, 0 at the left heel's strike.
+        stride: Length of the stride relative to a brisk walk, about 0.5..1.2.
+        swing: Arm swing relative to the average.
+        lean: Forward lean of the trunk, degrees.
+        rng: Small deviations of every joint; none if None.
+
+    Returns:
+        The pose.
+
+    Example:
+        >>> walking(0.25).action
+        'walking'
+    """
+    trunk, arms, legs = _walk(phase, stride, swing, lean)
+    return _finish("walking", phase % 1.0, trunk, *arms, *legs, rng=rng)
+
+
+def sample_pose(rng: np.random.Generator, action: str) -> Pose:
+    """A random pose of an action.
+
+    Args:
+        rng: Source of all choices.
+        action: One of `ACTIONS`.
+
+    Returns:
+        The pose; `bag_hand` tells which hand holds a bag when carrying.
+
+    Raises:
+        UserError: If the action is unknown.
+
+    Example:
+        >>> sample_pose(np.random.default_rng(0), "standing").action
+        'standing'
+    """
+    if action == "walking":
+        return walking(rng.random(), rng.uniform(0.6, 1.15), rng.uniform(0.4, 1.3), rng.uniform(0, 6), rng)
+    makers = {"standing": _standing, "carrying": _carrying, "phoning": _phoning}
+    if action not in makers:
+        raise UserError(f"An action must be one of {', '.join(ACTIONS)}. Received: action={action!r}.")
+    pose = makers[action](rng)
+    return mirrored(pose) if rng.random() < 0.5 else pose
+
+
+def _walk(phase: float, stride: float, swing: float, lean: float) -> tuple[Trunk, list[Arm], list[Leg]]:
+    """Angles of a walk, left side first."""
+    turn = 2 * np.pi * phase
+    trunk = Trunk(
+        pelvis=(lean * 0.4, -5 * stride * np.cos(turn), 2.5 * np.sin(turn)),
+        chest=(lean * 0.6, 8 * stride * np.cos(turn), -2.5 * np.sin(turn)),
+        neck=(-lean * 0.5, -3 * stride * np.cos(turn), 0.0),
+    )
+    arms, legs = [], []
+    for side in (0.0, 0.5):
+        hip, knee, ankle, toes = leg_angles(phase + side, stride)
+        legs.append(Leg(flexion=hip, abduction=0.0, turn=6.0, knee=knee, ankle=ankle, toes=toes))
+        forward = -np.cos(turn + 2 * np.pi * side)  # against the leg of the same side
+        arms.append(
+            Arm(
+                flexion=-2 + 20 * swing * stride * forward,
+                abduction=7.0,
+                turn=10.0,
+                elbow=18 + 14 * swing * stride * (0.5 + 0.5 * forward),
+                twist=15.0,
+                grip=0.45,
+            )
+        )
+    return trunk, arms, legs
+
+
+def _stand(rng: np.random.Generator) -> tuple[Trunk, list[Arm], list[Leg]]:
+    """Angles of standing: even, or with the weight on the left leg and the right knee slack."""
+    weight = rng.choice([0.0, 1.0]) * rng.uniform(0.4, 1.0)
+    hip_out = 6 * weight
+    stance = rng.uniform(1, 6)
+    trunk = Trunk(
+        pelvis=(rng.uniform(-2, 3), rng.uniform(-6, 6), -hip_out),
+        chest=(rng.uniform(-3, 5), rng.uniform(-8, 8), 1.3 * hip_out),
+        neck=(rng.uniform(-5, 15), rng.uniform(-25, 25), -0.3 * hip_out + rng.uniform(-4, 4)),
+    )
+    slack = rng.uniform(10, 24) * weight
+    left = Leg(abduction=stance * 0.6 - hip_out, turn=rng.uniform(2, 14))
+    right = Leg(
+        flexion=0.75 * slack,
+        abduction=stance + hip_out,
+        turn=rng.uniform(6, 22),
+        knee=1.6 * slack,
+        ankle=0.85 * slack,
+    )
+    arms = [
+        Arm(
+            flexion=rng.uniform(-6, 8),
+            abduction=rng.uniform(5, 11),
+            turn=rng.uniform(5, 25),
+            elbow=rng.uniform(8, 28),
+        )
+        for _ in range(2)
+    ]
+    return trunk, arms, [left, right]
+
+
+def _walk_or_stand(rng: np.random.Generator, walks: float) -> tuple[float, Trunk, list[Arm], list[Leg]]:
+    """Lower body of somebody whose hands are busy: walking with probability `walks`, else standing."""
+    if rng.random() < walks:
+        phase = rng.random()
+        return phase, *_walk(phase, rng.uniform(0.55, 1.0), rng.uniform(0.3, 1.0), rng.uniform(0, 5))
+    return 0.0, *_stand(rng)
+
+
+def _standing(rng: np.random.Generator) -> Pose:
+    trunk, arms, legs = _stand(rng)
+    kind = rng.choice(
+        ["relaxed", "pockets", "one pocket", "crossed", "clasped", "akimbo"],
+        p=[0.4, 0.15, 0.15, 0.1, 0.1, 0.1],
+    )
+    if kind in ("pockets", "one pocket"):
+        arms[0] = _pocket(rng)
+        if kind == "pockets":
+            arms[1] = _pocket(rng)
+    elif kind == "crossed":
+        arms = [
+            Arm(flexion=34, abduction=12, turn=66, elbow=104, twist=30, wrist=5, grip=0.2),
+            Arm(flexion=26, abduction=12, turn=62, elbow=96, twist=30, wrist=5, grip=0.2),
+        ]
+    elif kind == "clasped":
+        arms = [Arm(flexion=14, abduction=10, turn=48, elbow=44, twist=20, grip=0.4) for _ in range(2)]
+    elif kind == "akimbo":
+        arms[0] = Arm(flexion=-16, abduction=38, turn=48, elbow=84, twist=-10, wrist=20, grip=0.4)
+    return _finish("standing", 0.0, trunk, *arms, *legs, rng=rng)
+
+
+def _pocket(rng: np.random.Generator) -> Arm:
+    return Arm(
+        flexion=-14 + rng.uniform(-3, 3),
+        abduction=14,
+        turn=24,
+        elbow=38 + rng.uniform(-4, 4),
+        twist=10,
+        grip=0.1,
+    )
+
+
+def _carrying(rng: np.random.Generator) -> Pose:
+    phase, trunk, arms, legs = _walk_or_stand(rng, 0.7)
+    arms[0] = Arm(
+        flexion=0.3 * arms[0].flexion,
+        abduction=rng.uniform(8, 13),
+        turn=8,
+        elbow=rng.uniform(3, 12),
+        twist=10,
+        wrist=0,
+        grip=1,
+    )
+    pitch, yaw, roll = trunk.chest
+    trunk.chest = (pitch, yaw, roll - rng.uniform(0, 4))  # leaning away from the load
+    return _finish("carrying", phase, trunk, *arms, *legs, bag_hand="left", rng=rng)
+
+
+def _phoning(rng: np.random.Generator) -> Pose:
+    phase, trunk, arms, legs = _walk_or_stand(rng, 0.5)
+    pitch, yaw, roll = trunk.neck
+    if rng.random() < 0.45:  # at the ear
+        arms[0] = Arm(
+            flexion=42, abduction=30, turn=34, elbow=138, twist=-20, wrist=10, raise_shoulder=6, grip=0.6
+        )
+        trunk.neck = (pitch + 4, yaw, roll + 6)
+    else:  # in front of the eyes
+        arms[0] = Arm(flexion=26, abduction=8, turn=34, elbow=98, twist=-40, wrist=5, grip=0.6)
+        if rng.random() < 0.4:
+            arms[1] = Arm(flexion=26, abduction=8, turn=34, elbow=94, twist=-40, wrist=5, grip=0.6)
+        trunk.neck = (rng.uniform(18, 34), 0.3 * yaw, 0.0)
+    return _finish("phoning", phase, trunk, *arms, *legs, rng=rng)
+
+
+def _finish(
+    action: str,
+    phase: float,
+    trunk: Trunk,
+    left_arm: Arm,
+    right_arm: Arm,
+    left_leg: Leg,
+    right_leg: Leg,
+    bag_hand: str | None = None,
+    rng: np.random.Generator | None = None,
+) -> Pose:
+    """Bones from angles, with about two degrees of individual deviation in every joint."""
+    if rng is not None:
+        for arm in (left_arm, right_arm):
+            arm.flexion += rng.normal(0, 2)
+            arm.abduction += abs(rng.normal(0, 1.5))
+            arm.turn += rng.normal(0, 4)
+            arm.elbow = max(2.0, arm.elbow + rng.normal(0, 3))
+        for leg in (left_leg, right_leg):
+            leg.flexion += rng.normal(0, 1)
+            leg.turn += rng.normal(0, 3)
+        trunk.neck = tuple(a + rng.normal(0, 3) for a in trunk.neck)  # type: ignore[assignment]
+    return Pose(rotations(trunk, left_arm, right_arm, left_leg, right_leg), action, phase, bag_hand)

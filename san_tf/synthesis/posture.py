@@ -1,0 +1,191 @@
+"""Joint angles in anatomical terms, and the bone rotations they amount to.
+
+The stored mesh stands with legs apart and arms held out. Angles are counted from *attention*: standing straight,
+arms and legs hanging down, palms to the thighs. `rotations` first brings each limb to attention (a rotation that
+depends on the rest skeleton alone), then applies the angles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from san_tf.synthesis.body import BodyShape, joints, load_body
+
+
+@dataclass
+class Arm:
+    """Angles of one arm, degrees.
+
+    Attributes:
+        flexion: Upper arm forward (+) or back (-).
+        abduction: Upper arm out to the side.
+        turn: Upper arm about its own axis; + carries a bent forearm across the belly.
+        elbow: Bend of the elbow, 0 straight.
+        twist: Forearm about its own axis; + turns the thumb inwards (palm back).
+        wrist: Hand bent towards the palm.
+        raise_shoulder: Collar bone upwards.
+        grip: Fingers closed, 0 open to 1 fist.
+    """
+
+    flexion: float = 0.0
+    abduction: float = 8.0
+    turn: float = 0.0
+    elbow: float = 12.0
+    twist: float = 10.0
+    wrist: float = 5.0
+    raise_shoulder: float = 0.0
+    grip: float = 0.3
+
+
+@dataclass
+class Leg:
+    """Angles of one leg, degrees.
+
+    Attributes:
+        flexion: Thigh forward (+) or back (-).
+        abduction: Thigh out to the side.
+        turn: Toes out.
+        knee: Bend of the knee, 0 straight.
+        ankle: Foot up (+) or down (-), counted from a right angle to the shin.
+        toes: Toes bent up.
+    """
+
+    flexion: float = 0.0
+    abduction: float = 0.0
+    turn: float = 6.0
+    knee: float = 0.0
+    ankle: float = 0.0
+    toes: float = 0.0
+
+
+@dataclass
+class Trunk:
+    """Angles of pelvis, spine and head, degrees. Each is (pitch, yaw, roll).
+
+    Pitch: forward. Yaw: to the person's left. Roll: leaning to the person's left.
+    """
+
+    pelvis: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    chest: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    neck: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def about(axis: int, degrees: float) -> np.ndarray:
+    """Right-handed rotation (3, 3) about x (0), y (1) or z (2)."""
+    c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    i, j = ((1, 2), (2, 0), (0, 1))[axis]
+    rotation = np.eye(3)
+    rotation[i, i] = rotation[j, j] = c
+    rotation[i, j], rotation[j, i] = -s, s
+    return rotation
+
+
+def _turned(angles: tuple[float, float, float]) -> np.ndarray:
+    pitch, yaw, roll = angles
+    return about(1, yaw) @ about(0, pitch) @ about(2, -roll)
+
+
+def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The smallest rotation that turns direction a into direction b."""
+    a, b = a / np.linalg.norm(a), b / np.linalg.norm(b)
+    v, c = np.cross(a, b), float(a @ b)
+    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
+    return np.eye(3) + cross + cross @ cross / (1 + c)
+
+
+@lru_cache(maxsize=1)
+def _attention() -> dict[str, np.ndarray]:
+    """Rotation, in world axes, of each limb bone from rest to attention; taken from the average body."""
+    body = load_body()
+    heads, tails = joints(BodyShape())
+    goal = {
+        "LeftArm": (0.06, -1.0, -0.03),
+        "LeftForeArm": (0.05, -1.0, 0.05),
+        "LeftHand": (0.0, -1.0, 0.06),
+        "LeftUpLeg": (-0.005, -1.0, 0.0),
+        "LeftLeg": (0.005, -1.0, -0.04),
+    }
+    result = {}
+    for name, direction in goal.items():
+        b = body.bone(name)
+        rotation = _between((tails[b] - heads[b]).astype(float), np.array(direction))
+        result[name] = rotation
+    # the mesh's toes point outwards by some degrees; the angles count from straight ahead
+    foot = body.bone("LeftFoot")
+    ahead = tails[foot] - heads[foot]
+    result["LeftFoot"] = about(1, -float(np.degrees(np.arctan2(ahead[0], ahead[2]))))
+    reflection = np.diag([-1.0, 1.0, 1.0])
+    return result | {n.replace("Left", "Right"): reflection @ r @ reflection for n, r in result.items()}
+
+
+def rotations(trunk: Trunk, left_arm: Arm, right_arm: Arm, left_leg: Leg, right_leg: Leg) -> np.ndarray:
+    """Bone rotations (B, 3, 3) for `skeleton.Pose` from anatomical angles."""
+    body = load_body()
+    turned = {"Hips": _turned(trunk.pelvis)}
+    # the spine bends over three bones, the neck over two
+    third, half = tuple(a / 3 for a in trunk.chest), tuple(a / 2 for a in trunk.neck)
+    for name, parent, angles in (
+        ("LowerBack", "Hips", third),
+        ("Spine", "LowerBack", third),
+        ("Spine1", "Spine", third),
+        ("Neck", "Spine1", half),
+        ("Head", "Neck", half),
+    ):
+        turned[name] = turned[parent] @ _turned(angles)
+    goal = dict(turned)
+    reflection = np.diag([-1.0, 1.0, 1.0])
+    for side, arm, leg in (("Left", left_arm, left_leg), ("Right", right_arm, right_leg)):
+        chest, pelvis = turned["Spine1"], turned["Hips"]
+        if side == "Right":
+            chest, pelvis = reflection @ chest @ reflection, reflection @ pelvis @ reflection
+        for name, rotation in (_arm(arm, chest) | _leg(leg, pelvis)).items():
+            goal[name.replace("Left", side)] = (
+                rotation if side == "Left" else reflection @ rotation @ reflection
+            )
+
+    result = np.tile(np.eye(3), (len(body.bones), 1, 1))
+    world = np.empty_like(result)
+    for b, name in enumerate(body.bones):
+        above = world[body.parents[b]] if body.parents[b] >= 0 else np.eye(3)
+        world[b] = goal.get(name, above)
+        result[b] = above.T @ world[b]
+    return result
+
+
+def _arm(arm: Arm, chest: np.ndarray) -> dict[str, np.ndarray]:
+    """World rotations of the left arm's bones under a chest's rotation."""
+    rest = _attention()
+    shoulder = chest @ about(2, arm.raise_shoulder - 4)
+    upper = chest @ about(0, -arm.flexion) @ about(2, arm.abduction) @ about(1, -arm.turn)
+    fore = upper @ about(0, -arm.elbow)
+    twisted = fore @ about(1, -arm.twist)
+    hand = twisted @ about(2, -arm.wrist)
+    fingers = hand @ rest["LeftHand"]
+    # fingers close about the hand's own axis, which points along the thigh's outside at rest
+    close = about(2, -55 * arm.grip)
+    return {
+        "LeftShoulder": shoulder,
+        "LeftArm": upper @ rest["LeftArm"],
+        "LeftForeArm": fore @ about(1, -0.5 * arm.twist) @ rest["LeftForeArm"],
+        "LeftHand": fingers,
+        "LeftFingerBase": hand @ about(2, -20 * arm.grip) @ rest["LeftHand"],
+        "LeftHandFinger1": hand @ close @ rest["LeftHand"],
+    }
+
+
+def _leg(leg: Leg, pelvis: np.ndarray) -> dict[str, np.ndarray]:
+    """World rotations of the left leg's bones under a pelvis's rotation."""
+    rest = _attention()
+    thigh = pelvis @ about(0, -leg.flexion) @ about(2, leg.abduction) @ about(1, leg.turn)
+    shin = thigh @ about(0, leg.knee)
+    foot = shin @ about(0, -leg.ankle)
+    toes = foot @ about(0, -leg.toes)
+    return {
+        "LeftUpLeg": thigh @ rest["LeftUpLeg"],
+        "LeftLeg": shin @ rest["LeftLeg"],
+        "LeftFoot": foot @ rest["LeftFoot"],
+        "LeftToeBase": toes @ rest["LeftFoot"],
+    }

@@ -1,0 +1,290 @@
+"""A z-buffer rasterizer for small pictures of people, and the light it shades with.
+
+Several meshes are drawn into one frame, each with a texture or with colours a vertex. Camera axes are those of
+image processing: x right, y down, z forward; pixel (row r, column c) has its centre at (c + 0.5, r + 0.5).
+Colours are linear light in float32, 1.0 being a white surface under full light; `to_srgb` makes an image of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.synthesis import raster_kernels as kernels
+from san_tf.synthesis.mesh import Mesh, vertex_normals
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A pinhole camera without distortion.
+
+    Attributes:
+        rotation: (3, 3) float, world to camera axes (rows: right, down, forward).
+        position: (3,) float, metres, the camera's place in the world.
+        focal: Focal length in pixels.
+        center: (x, y) of the principal point in pixels.
+        size: (height, width) in pixels.
+    """
+
+    rotation: np.ndarray
+    position: np.ndarray
+    focal: float
+    center: tuple[float, float]
+    size: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1 or not self.focal > 0:
+            raise UserError(f"A view needs a positive size and focal. Received: {self.size}, {self.focal}.")
+        if np.shape(self.rotation) != (3, 3) or np.shape(self.position) != (3,):
+            raise UserError("A view needs a (3, 3) rotation and a (3,) position.")
+
+    @classmethod
+    def looking(
+        cls,
+        position: Sequence[float],
+        target: Sequence[float],
+        focal: float,
+        size: tuple[int, int],
+        roll: float = 0.0,
+    ) -> View:
+        """A camera at `position` with `target` in the middle of its picture.
+
+        Args:
+            position: (3,) metres.
+            target: (3,) metres, not straight above or below the camera.
+            focal: Focal length in pixels.
+            size: (height, width) in pixels.
+            roll: Radians; positive turns the picture's content clockwise.
+
+        Raises:
+            UserError: If the camera looks straight up or down or at itself.
+        """
+        forward = np.asarray(target, float) - np.asarray(position, float)
+        right = np.cross(forward, [0.0, 1.0, 0.0])
+        if np.linalg.norm(right) < 1e-9:
+            raise UserError(f"A camera cannot look straight up or down: {list(position)} at {list(target)}.")
+        forward, right = forward / np.linalg.norm(forward), right / np.linalg.norm(right)
+        down = np.cross(forward, right)
+        c, s = np.cos(roll), np.sin(roll)
+        rotation = np.stack([c * right - s * down, s * right + c * down, forward])
+        return cls(rotation, np.asarray(position, float), focal, (size[1] / 2, size[0] / 2), size)
+
+    def project(self, points: np.ndarray) -> np.ndarray:
+        """World points (N, 3) -> (N, 3) of pixel x, pixel y and depth in metres along the camera's axis."""
+        camera = (np.asarray(points, np.float64) - self.position) @ np.asarray(self.rotation, np.float64).T
+        depth = camera[:, 2:]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.concatenate([self.focal * camera[:, :2] / depth + np.array(self.center), depth], axis=1)
+
+    def scaled(self, factor: float) -> View:
+        """The same camera with `factor` times as many pixels a side."""
+        size = (round(self.size[0] * factor), round(self.size[1] * factor))
+        center = (self.center[0] * factor, self.center[1] * factor)
+        return View(self.rotation, self.position, self.focal * factor, center, size)
+
+
+@dataclass(frozen=True)
+class Light:
+    """A sun or lamp, a sky above, a ground that reflects, and a weaker second lamp. Colours are linear RGB.
+
+    Attributes:
+        direction: Towards the key light, world axes; any length but zero.
+        color: The key light's RGB.
+        sky: Ambient RGB that comes from above.
+        ground: Ambient RGB that comes from below.
+        fill_direction: Towards the second lamp.
+        fill: The second lamp's RGB; zeros switch it off.
+        shadows: Let the meshes throw shadows on each other and themselves from the key light.
+    """
+
+    direction: tuple[float, float, float] = (0.4, 0.8, 0.5)
+    color: tuple[float, float, float] = (0.75, 0.73, 0.70)
+    sky: tuple[float, float, float] = (0.45, 0.47, 0.50)
+    ground: tuple[float, float, float] = (0.22, 0.20, 0.19)
+    fill_direction: tuple[float, float, float] = (-0.6, 0.2, 0.6)
+    fill: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    shadows: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """What `draw` returns; H and W are the view's size.
+
+    Attributes:
+        rgb: (H, W, 3) float32 linear light, the mean over the covered part of a pixel; 0 where nothing is.
+        alpha: (H, W) float32 in 0..1, how much of a pixel is covered (0 or 1 without supersampling).
+        uv: (H, W, 2) float32 texture coordinates; -1 where nothing is or the mesh has none.
+        depth: (H, W) float32 metres along the camera's axis; inf where nothing is.
+        part: (H, W) uint8 label of the face; 0 where nothing is.
+        mesh: (H, W) int16 index into the drawn meshes; -1 where nothing is.
+    """
+
+    rgb: np.ndarray
+    alpha: np.ndarray
+    uv: np.ndarray
+    depth: np.ndarray
+    part: np.ndarray
+    mesh: np.ndarray
+
+    def over(self, background: np.ndarray) -> np.ndarray:
+        """The frame in front of a background (H, W, 3) of linear light; returns (H, W, 3) float32."""
+        alpha = self.alpha[..., None]
+        return alpha * self.rgb + (1 - alpha) * background.astype(np.float32)
+
+
+_SRGB_TO_LINEAR = np.where(
+    np.arange(256) <= 10, np.arange(256) / 255 / 12.92, ((np.arange(256) / 255 + 0.055) / 1.055) ** 2.4
+).astype(np.float32)
+
+
+def to_linear(srgb: np.ndarray) -> np.ndarray:
+    """uint8 sRGB, as stored in image files, -> float32 linear light in 0..1 (IEC 61966-2-1)."""
+    return _SRGB_TO_LINEAR[srgb]
+
+
+def to_srgb(linear: np.ndarray) -> np.ndarray:
+    """Float linear light -> uint8 sRGB; values outside 0..1 are clipped (IEC 61966-2-1)."""
+    x = np.clip(linear, 0, 1)
+    encoded = np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.power(x, 1 / 2.4) - 0.055)
+    return np.rint(255 * encoded).astype(np.uint8)
+
+
+def _linear(colors: np.ndarray) -> np.ndarray:
+    return to_linear(colors) if colors.dtype == np.uint8 else np.ascontiguousarray(colors, np.float32)
+
+
+def _unit(vector: Sequence[float]) -> np.ndarray:
+    length = float(np.linalg.norm(vector))
+    if not length > 0:
+        raise UserError(f"A light's direction must not be zero. Received: {tuple(vector)}.")
+    return np.asarray(vector, np.float64) / length
+
+
+def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersample: int = 1) -> Frame:
+    """Draw meshes into one frame: nearest surface wins, textures are looked up perspective-correctly.
+
+    Shading is Lambert's for the key and fill light plus hemisphere ambient light times each vertex's
+    occlusion. Triangles that reach behind the camera are left out whole.
+
+    Args:
+        meshes: At most 32767 meshes in world coordinates.
+        view: The camera.
+        light: The light; `Light()` if None.
+        supersample: Samples a pixel and side, 1..4; colours and coverage are averaged, `uv`, `depth`, `part`
+            and `mesh` are those of the nearest sample.
+
+    Returns:
+        The frame. The same input gives the same bits in any process.
+
+    Raises:
+        UserError: If supersample or the light's direction is out of range.
+
+    Example:
+        >>> square = np.float32([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
+        >>> white = Mesh(square, np.array([[0, 1, 2], [0, 2, 3]]), colors=np.full((4, 3), 255, np.uint8))
+        >>> frame = draw([white], View.looking((0, 0, 4), (0, 0, 0), focal=8.0, size=(8, 8)))
+        >>> int(frame.alpha.sum())
+        16
+    """
+    light = light or Light()
+    if supersample not in (1, 2, 3, 4):
+        raise UserError(f"supersample must be 1, 2, 3 or 4. Received: {supersample}.")
+    fine = view.scaled(supersample) if supersample > 1 else view
+    height, width = fine.size
+    inverse_depth = np.zeros((height, width))
+    triangle = np.full((height, width), -1, np.int32)
+    which = np.full((height, width), -1, np.int16)
+    projected = []
+    for number, mesh in enumerate(meshes):
+        points = kernels.project(
+            np.ascontiguousarray(mesh.vertices, np.float64),
+            np.ascontiguousarray(fine.rotation, np.float64),
+            np.ascontiguousarray(fine.position, np.float64),
+            float(fine.focal),
+            float(fine.center[0]),
+            float(fine.center[1]),
+        )
+        faces = np.ascontiguousarray(mesh.faces, np.int32)
+        kernels.fill(points, faces, number, mesh.double_sided, inverse_depth, triangle, which)
+        projected.append((points, faces))
+    shadow = _shadow_map(meshes, light) if light.shadows and meshes else _NO_SHADOW
+
+    rgb = np.zeros((height, width, 3), np.float32)
+    uv = np.full((height, width, 2), -1, np.float32)
+    part = np.zeros((height, width), np.uint8)
+    lamps = np.array(
+        [
+            _unit(light.direction),
+            light.color,
+            light.sky,
+            light.ground,
+            _unit(light.fill_direction),
+            light.fill,
+        ]
+    )
+    eye = np.ascontiguousarray(fine.position, np.float64)
+    for number, (mesh, (points, faces)) in enumerate(zip(meshes, projected, strict=True)):
+        textured = mesh.texture is not None
+        kernels.shade(
+            number,
+            points,
+            faces,
+            np.ascontiguousarray(mesh.vertices, np.float64),
+            vertex_normals(mesh.vertices, faces),
+            _NO_UV if mesh.uv is None else np.ascontiguousarray(mesh.uv, np.float32),
+            faces[:0] if mesh.uv_faces is None else np.ascontiguousarray(mesh.uv_faces, np.int32),
+            _linear(mesh.texture) if textured else _NO_TEXTURE,
+            _NO_COLORS if mesh.colors is None else _linear(mesh.colors),
+            textured,
+            _NO_PART if mesh.part is None else np.ascontiguousarray(mesh.part, np.uint8),
+            _ONES if mesh.occlusion is None else np.ascontiguousarray(mesh.occlusion, np.float32),
+            float(mesh.gloss),
+            lamps,
+            eye,
+            *shadow,
+            inverse_depth,
+            triangle,
+            which,
+            rgb,
+            uv,
+            part,
+        )
+    return Frame(*kernels.resolve(supersample, rgb, inverse_depth, which, uv, part))
+
+
+_NO_UV = np.zeros((0, 2), np.float32)
+_NO_TEXTURE = np.zeros((2, 2, 3), np.float32)
+_NO_COLORS = np.zeros((0, 3), np.float32)
+_NO_PART = np.zeros(0, np.uint8)
+_ONES = np.zeros(0, np.float32)
+# axes (3, 3), origin x, y, pixels a metre, bias in metres, and the map: (0, 0) means no shadows
+_NO_SHADOW = (np.eye(3), 0.0, 0.0, 1.0, 0.0, np.zeros((0, 0)))
+_SHADOW_SIZE = 192
+_SHADOW_BIAS = 0.012
+
+
+def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
+    """The scene's nearness to the key light, seen in parallel projection along it."""
+    toward = _unit(light.direction)
+    helper = np.array([0.0, 0.0, 1.0]) if abs(toward[1]) > 0.9 else np.array([0.0, 1.0, 0.0])
+    right = np.cross(helper, toward)
+    right /= np.linalg.norm(right)
+    axes = np.stack([right, np.cross(right, toward), toward])
+    seen = [mesh.vertices.astype(np.float64) @ axes.T for mesh in meshes]
+    low = np.min([s.min(0) for s in seen], axis=0)
+    high = np.max([s.max(0) for s in seen], axis=0)
+    scale = (_SHADOW_SIZE - 2) / max(float((high - low)[:2].max()), 1e-6)
+    origin = low - 1 / scale
+    nearness = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE))
+    triangle = np.full(nearness.shape, -1, np.int32)
+    which = np.full(nearness.shape, -1, np.int16)
+    for number, (mesh, points) in enumerate(zip(meshes, seen, strict=True)):
+        points = (points - origin) * [scale, scale, 1.0]
+        points[:, 2] += 1.0  # positive everywhere, larger is nearer to the light, as `fill` expects
+        kernels.fill(
+            points, np.ascontiguousarray(mesh.faces, np.int32), number, True, nearness, triangle, which
+        )
+    return axes, float(origin[0]), float(origin[1]), scale, _SHADOW_BIAS - 1.0 + origin[2], nearness
