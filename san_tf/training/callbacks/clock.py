@@ -1,0 +1,96 @@
+"""Where training stands and how fast it goes; the other callbacks ask this one."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+
+from san_tf.training.data_wait import DataWait
+
+
+class Clock(keras.callbacks.Callback):
+    """Counts steps across epochs and resumed runs, and times them. Comes first among the callbacks.
+
+    The first step of a run compiles the model; it counts as a step and is left out of every speed.
+
+    Args:
+        start_step: training steps done before this run.
+        epochs: the last epoch, counted from the very beginning.
+        steps_per_epoch: steps of a whole epoch.
+        batch_size: images a step, or None if unknown.
+        data_wait: measures the data set being trained on, or None.
+
+    Attributes:
+        step: training steps done since the very beginning.
+        epoch: the current epoch, counted from 0.
+    """
+
+    def __init__(
+        self,
+        start_step: int,
+        epochs: int,
+        steps_per_epoch: int,
+        batch_size: int | None = None,
+        data_wait: DataWait | None = None,
+    ) -> None:
+        super().__init__()
+        self.start_step = start_step
+        self.epochs = epochs
+        self.steps_per_epoch = steps_per_epoch
+        self.batch_size = batch_size
+        self.data_wait = data_wait
+        self.step = start_step
+        self.epoch = start_step // steps_per_epoch
+        self._first_of_fit = start_step
+        self._run_began: tuple[float, int] | None = None
+        self._epoch_began: tuple[float, float, int] | None = None
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def epoch_is_complete(self) -> bool:
+        """Whether the step just done was its epoch's last."""
+        return self.step == (self.epoch + 1) * self.steps_per_epoch
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the epoch's clock, unless the compiling first step is still to come."""
+        self.epoch = epoch
+        # An epoch that is resumed in its middle begins there.
+        self._first_of_fit = self.step
+        self._epoch_began = None if self._run_began is None else self._now()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Count."""
+        self.step = self._first_of_fit + batch + 1
+        if self._run_began is None:
+            self._run_began = (time.perf_counter(), self.step)
+            self._epoch_began = self._now()
+
+    def _now(self) -> tuple[float, float, int]:
+        return time.perf_counter(), self.data_wait.seconds() if self.data_wait else 0.0, self.step
+
+    def images_per_second(self) -> float | None:
+        """In this epoch so far; steps a second if the batch size is unknown; None before the second step."""
+        if self._epoch_began is None or self.step == self._epoch_began[2]:
+            return None
+        rate = (self.step - self._epoch_began[2]) / (time.perf_counter() - self._epoch_began[0])
+        return rate * (self.batch_size or 1)
+
+    def wait_fraction(self) -> float | None:
+        """The part of this epoch's time spent waiting for data, 0 to 1; None if unknown."""
+        if self.data_wait is None or self._epoch_began is None or self.step == self._epoch_began[2]:
+            return None
+        seconds, waited, _ = self._now()
+        return min(1.0, (waited - self._epoch_began[1]) / max(seconds - self._epoch_began[0], 1e-9))
+
+    def seconds_left(self) -> float | None:
+        """Until the last step at the speed of this run, epoch ends included; None before the second step."""
+        if self._run_began is None or self.step == self._run_began[1]:
+            return None
+        seconds, first = self._run_began
+        return (time.perf_counter() - seconds) / (self.step - first) * (self.total_steps - self.step)

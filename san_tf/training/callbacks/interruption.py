@@ -1,0 +1,75 @@
+"""Ctrl-C and SIGTERM: finish the step, save, say how to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+import keras
+
+from san_tf.training.callbacks.clock import Clock
+from san_tf.training.callbacks.saving import SaveCheckpoints
+
+
+class Interruption(keras.callbacks.Callback):
+    """Turns the first SIGINT or SIGTERM into an orderly end; a second one ends at once.
+
+    A context manager: the signals are caught inside it, and only in the main thread, where Python delivers
+    them. Comes last among the callbacks, so that an epoch's end is written before it is left.
+
+    Args:
+        clock: tells the step.
+        saving: saves.
+        stage: named in the message.
+
+    Raises:
+        KeyboardInterrupt: after the step; its message says where to go on.
+    """
+
+    def __init__(self, clock: Clock, saving: SaveCheckpoints, stage: str) -> None:
+        super().__init__()
+        self.clock = clock
+        self.saving = saving
+        self.stage = stage
+        self.asked = False
+        self._former: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._former[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, former in self._former.items():
+            signal.signal(number, former)
+        self._former.clear()
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt(f"Stage {self.stage} was stopped at once, without saving.")
+        self.asked = True
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Leave within an epoch; its end has its own turn, after the epoch's measurements."""
+        if self.asked and not self.clock.epoch_is_complete:
+            self._leave()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Leave between epochs."""
+        if self.asked:
+            self._leave()
+
+    def _leave(self) -> None:
+        self.saving.save()
+        raise KeyboardInterrupt(
+            f"Stage {self.stage} was stopped after step {self.clock.step} of {self.clock.total_steps}, saved "
+            f"in {self.saving.checkpoints.folder}; the same command goes on from there."
+        )

@@ -1,0 +1,60 @@
+"""Each epoch's numbers to `metrics.csv` and TensorBoard."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from san_tf.training.callbacks.clock import Clock
+from san_tf.training.run_directory import RunDirectory
+
+
+class MetricsLog(keras.callbacks.Callback):
+    """Writes one row and one set of TensorBoard scalars an epoch: logs, learning rate, speed.
+
+    Callbacks that come before it may add to the epoch's logs, for instance an mAP.
+
+    Args:
+        clock: tells the step and the speed.
+        run: where to write.
+        stage: the row's stage and the TensorBoard run.
+    """
+
+    def __init__(self, clock: Clock, run: RunDirectory, stage: str) -> None:
+        super().__init__()
+        self.clock = clock
+        self.run = run
+        self.stage = stage
+        self._writer: tf.summary.SummaryWriter | None = None
+        self._began = time.perf_counter()
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Start the row's time."""
+        self._began = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Write."""
+        values = {name: float(value) for name, value in (logs or {}).items()}
+        values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        measured = {
+            "seconds": time.perf_counter() - self._began,
+            "images_per_second": self.clock.images_per_second(),
+            "data_wait": self.clock.wait_fraction(),
+        }
+        values.update({name: value for name, value in measured.items() if value is not None})
+        self.run.metrics.append(self.stage, epoch + 1, self.clock.step, values)
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(str(self.run.tensorboard(self.stage)))
+        with self._writer.as_default(step=self.clock.step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the TensorBoard file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

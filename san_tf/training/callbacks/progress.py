@@ -1,0 +1,101 @@
+"""One live line a stage: epoch, step, speed, data wait, losses, time left."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+import keras
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from san_tf.training.callbacks.clock import Clock
+
+_SECONDS_BETWEEN_UPDATES = 0.25
+
+
+class ProgressLine(keras.callbacks.Callback):
+    """Shows how training goes: a live bar on a terminal, else one plain line an epoch.
+
+    A context manager, so that the terminal is left in order whatever ends the training.
+
+    Args:
+        clock: tells the step, the speed and the time left.
+        stage: the head of the line.
+        console: where to write; the standard output if None.
+    """
+
+    def __init__(self, clock: Clock, stage: str, console: Console | None = None) -> None:
+        super().__init__()
+        self.clock = clock
+        self.stage = stage
+        self.console = console or Console()
+        self._bar: Progress | None = None
+        self._updated = 0.0
+
+    def __enter__(self) -> ProgressLine:
+        if self.console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(bar_width=16),
+                TextColumn("{task.fields[text]}"),
+                console=self.console,
+                # We refresh it ourselves between steps; a thread of its own would take turns with training.
+                auto_refresh=False,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self.stage, total=self.clock.total_steps, completed=self.clock.step, text="first step ..."
+            )
+            self._bar.refresh()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Move the bar, some times a second."""
+        now = time.monotonic()
+        if self._bar is not None and now - self._updated >= _SECONDS_BETWEEN_UPDATES:
+            self._updated = now
+            self._show(logs or {})
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Show the epoch's values."""
+        if self._bar is not None:
+            self._show(logs or {})
+        else:
+            # Not `console.print`: it would wrap the line at 80 columns, and a log file has none.
+            print(f"{self.stage} {self.line(logs or {})}", file=self.console.file, flush=True)
+
+    def _show(self, logs: Mapping[str, float]) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self.clock.step, text=self.line(logs))
+            self._bar.refresh()
+
+    def line(self, logs: Mapping[str, float]) -> str:
+        """The text: `epoch 3/20 step 45/100 · 312 images/s · wait 3 % · 0:03:12 left · loss 1.23 id 0.9`."""
+        clock = self.clock
+        done = clock.step - clock.epoch * clock.steps_per_epoch
+        parts = [f"epoch {clock.epoch + 1}/{clock.epochs} step {done}/{clock.steps_per_epoch}"]
+        rate, wait, left = clock.images_per_second(), clock.wait_fraction(), clock.seconds_left()
+        if rate is not None:
+            parts.append(f"{rate:.3g} {'images' if clock.batch_size else 'steps'}/s")
+        if wait is not None:
+            parts.append(f"wait {100 * wait:.0f} %")
+        if left is not None:
+            parts.append(f"{datetime.timedelta(seconds=round(left))} left")
+        # `loss` first: it is what people look for, and the terminal may cut the rest.
+        names = sorted((name for name in logs if name != "learning_rate"), key=lambda name: name != "loss")
+        parts.append(" ".join(f"{name.removesuffix('_loss')} {logs[name]:.3g}" for name in names))
+        return " · ".join(parts)

@@ -1,0 +1,87 @@
+"""Checkpoints while training."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from san_tf.training.callbacks.clock import Clock
+from san_tf.training.callbacks.finite_loss import diverged
+from san_tf.training.checkpoints import CheckpointFolder, NonFiniteError, read
+
+
+class SaveCheckpoints(keras.callbacks.Callback):
+    """Saves at the end of each epoch, and within long epochs every so often.
+
+    Weights that are not finite are never saved: training ends instead, with the good checkpoint kept.
+
+    Args:
+        clock: tells the step.
+        checkpoints: where to save.
+        stage: named in errors.
+        every_seconds: also save within an epoch when this long has passed; None never.
+        every_steps: also save within an epoch each so many steps; None never.
+        best: the name of a log whose highest value is also kept as `best.safetensors`.
+        extra: noted in each checkpoint.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        checkpoints: CheckpointFolder,
+        stage: str,
+        every_seconds: float | None = None,
+        every_steps: int | None = None,
+        best: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.clock = clock
+        self.checkpoints = checkpoints
+        self.stage = stage
+        self.every_seconds = every_seconds
+        self.every_steps = every_steps
+        self.best = best
+        self.extra = dict(extra or {})
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+
+    def save(self) -> None:
+        """Save the present state, once a step.
+
+        Raises:
+            UserError: the weights are not finite.
+        """
+        if self._saved_step == self.clock.step:
+            return
+        extra = {**self.extra, "stage": self.stage, "epoch": self.clock.step // self.clock.steps_per_epoch}
+        try:
+            self.checkpoints.save(self.model, self.model.optimizer, self.clock.step, extra)
+        except NonFiniteError as error:
+            raise diverged(
+                self.stage, f"{error} became NaN or infinite", self.clock, self.checkpoints
+            ) from error
+        self._saved_at = time.monotonic()
+        self._saved_step = self.clock.step
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save within an epoch; its end has its own turn, after the epoch's measurements."""
+        if self.clock.epoch_is_complete:
+            return
+        if (self.every_steps and self.clock.step % self.every_steps == 0) or (
+            self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+        ):
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Save, and keep the best."""
+        self.save()
+        if self.best is None or self.best not in (logs or {}):
+            return
+        value = float((logs or {})[self.best])
+        if self.checkpoints.best.exists() and read(self.checkpoints.best).extra.get(self.best, value) > value:
+            return
+        self.checkpoints.save_best(self.model, self.clock.step, {**self.extra, self.best: value})

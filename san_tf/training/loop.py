@@ -1,0 +1,161 @@
+"""The training loop: Keras's `fit` with resume, checkpoints, logs, a progress line and clean endings."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+from rich.console import Console
+
+from san_tf.errors import UserError
+from san_tf.training.callbacks.clock import Clock
+from san_tf.training.callbacks.finite_loss import FiniteLoss
+from san_tf.training.callbacks.interruption import Interruption
+from san_tf.training.callbacks.metrics_log import MetricsLog
+from san_tf.training.callbacks.progress import ProgressLine
+from san_tf.training.callbacks.saving import SaveCheckpoints
+from san_tf.training.data_wait import DataWait
+from san_tf.training.run_directory import RunDirectory
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training went.
+
+    Attributes:
+        step: training steps done in all.
+        resumed_from: the step at which this run began, 0 for a fresh one.
+        seconds: wall time of this run.
+    """
+
+    step: int
+    resumed_from: int
+    seconds: float
+
+
+def train(
+    model: keras.Model,
+    dataset_at: Callable[[int], tf.data.Dataset],
+    epochs: int,
+    steps_per_epoch: int,
+    run: RunDirectory,
+    stage: str = "train",
+    *,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    save_every_seconds: float | None = 300.0,
+    save_every_steps: int | None = None,
+    keep: int = 2,
+    best: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+    console: Console | None = None,
+) -> TrainingResult:
+    """Train a compiled model, from the newest checkpoint of the stage if there is one.
+
+    An interrupted training that is run again does exactly the steps that were left: on a CPU it ends with the
+    same weights, bit for bit, if the data set and the model's randomness are functions of the step. The epoch
+    in which it was interrupted is logged from the resumed step on.
+
+    Args:
+        model: built and compiled; its `train_step` takes what the data set yields.
+        dataset_at: from a training step to the batches from that step on, infinite or at least as long as
+            what is left; dict batches with `image` (B, H, W, 3), or anything that `train_step` takes.
+        epochs: in all, those done before included.
+        steps_per_epoch: batches an epoch.
+        run: where checkpoints and logs go.
+        stage: names the checkpoints, the rows of `metrics.csv`, the TensorBoard run and the progress line.
+        callbacks: more of them; what their `on_epoch_end` adds to `logs` is logged with the rest.
+        save_every_seconds: also save within an epoch after so long; None never.
+        save_every_steps: also save within an epoch each so many steps; None never.
+        keep: how many checkpoints are kept.
+        best: the name of a log (for instance `mAP`) whose highest value is kept as `best.safetensors`.
+        extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
+        console: for the progress line; the standard output if None.
+
+    Returns:
+        Steps and seconds.
+
+    Raises:
+        UserError: the loss or a weight became NaN or infinite, the newest checkpoint holds another
+            architecture, or the disk is full.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; the message says how to go on.
+        ValueError: the data set ends too early.
+
+    Example:
+        >>> train(model, lambda step: train_dataset(records, start_step=step), 30, 100, run)
+    """
+    if epochs < 1 or steps_per_epoch < 1:
+        raise UserError(
+            f"Training needs at least one epoch of one step; received {epochs} x {steps_per_epoch}."
+        )
+    if steps_per_epoch % (model.steps_per_execution or 1):
+        raise ValueError(
+            f"steps_per_epoch must be a multiple of the model's steps_per_execution, "
+            f"{model.steps_per_execution}. Received: steps_per_epoch={steps_per_epoch}"
+        )
+    began = time.monotonic()
+    checkpoints = run.checkpoints(stage, keep)
+    restored = checkpoints.restore_newest(model, model.optimizer)
+    start = 0 if restored is None else restored.step
+    run.metrics.drop(stage, after_step=start)
+    if start >= epochs * steps_per_epoch:
+        return TrainingResult(start, start, time.monotonic() - began)
+    if start:
+        _logger.info("Stage %s goes on from step %d.", stage, start)
+
+    dataset = dataset_at(start)
+    # Replicas share a data set that the strategy splits and rebatches; a clock in its middle would be wrong.
+    wait = DataWait() if model.distribute_strategy.num_replicas_in_sync == 1 else None
+    clock = Clock(start, epochs, steps_per_epoch, _batch_size(dataset), wait)
+    saving = SaveCheckpoints(clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra)
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(ProgressLine(clock, stage, console))
+        interruption = stack.enter_context(Interruption(clock, saving, stage))
+        log = MetricsLog(clock, run, stage)
+        stack.callback(log.close)
+        finite = FiniteLoss(clock, checkpoints, stage)
+        every = [clock, finite, *callbacks, progress, log, saving, interruption]
+
+        def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:
+            _check_length(dataset, (last_epoch - first_epoch) * steps)
+            model.fit(
+                dataset if wait is None else wait.measured(dataset),
+                initial_epoch=first_epoch,
+                epochs=last_epoch,
+                steps_per_epoch=steps,
+                callbacks=every,
+                verbose=0,
+                shuffle=False,
+            )
+
+        epoch, done = divmod(start, steps_per_epoch)
+        if done:
+            # `fit` knows epochs of one length only, so the rest of an interrupted one is a `fit` of its own.
+            fit(dataset, epoch, epoch + 1, steps_per_epoch - done)
+            epoch += 1
+            dataset = dataset_at(epoch * steps_per_epoch) if epoch < epochs else dataset
+        if epoch < epochs:
+            fit(dataset, epoch, epochs, steps_per_epoch)
+    return TrainingResult(clock.step, start, time.monotonic() - began)
+
+
+def _batch_size(dataset: tf.data.Dataset) -> int | None:
+    spec = dataset.element_spec
+    first = spec["image"] if isinstance(spec, dict) and "image" in spec else tf.nest.flatten(spec)[0]
+    shape = first.shape
+    return int(shape[0]) if shape.rank and shape[0] is not None else None
+
+
+def _check_length(dataset: tf.data.Dataset, steps: int) -> None:
+    length = int(dataset.cardinality().numpy())
+    if 0 <= length < steps:
+        raise ValueError(
+            f"The data set must yield the {steps} batches that are left. Received: {length} batches"
+        )

@@ -1,0 +1,65 @@
+"""A model with its own train_step, and data that is a function of the step: what the loop's tests train."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import tensorflow as tf
+
+
+class TinyModel(keras.Model):
+    """One hidden layer with dropout (random state) and batch normalisation (moving state)."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__(name="tiny")
+        self.hidden = keras.layers.Dense(width, name="hidden")
+        self.norm = keras.layers.BatchNormalization(name="norm")
+        self.drop = keras.layers.Dropout(0.3, seed=5, name="drop")
+        self.head = keras.layers.Dense(3, name="head")
+        self.loss_tracker = keras.metrics.Mean(name="loss")
+
+    def call(self, image: tf.Tensor, training: bool = False) -> tf.Tensor:
+        flat = tf.reshape(image, (-1, 12))
+        return self.head(self.drop(self.norm(self.hidden(flat), training=training), training=training))
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            logits = self(batch["image"], training=True)
+            loss = tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
+            )
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, self.trainable_variables)
+        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        self.loss_tracker.update_state(loss)
+        return {"loss": self.loss_tracker.result()}
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        return [self.loss_tracker]
+
+
+def build(width: int = 8, scaled: bool = False, learning_rate: float = 0.01) -> TinyModel:
+    keras.utils.set_random_seed(3)
+    model = TinyModel(width)
+    model(tf.zeros((1, 2, 2, 3)))
+    optimizer = keras.optimizers.Adam(learning_rate, amsgrad=True)
+    if scaled:
+        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, dynamic_growth_steps=3)
+    model.compile(optimizer=optimizer)
+    return model
+
+
+def dataset_at(start_step: int, poison_step: int | None = None) -> tf.data.Dataset:
+    """Batches of four images from `start_step` on; the batch of `poison_step` holds a NaN."""
+
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = tf.random.stateless_normal((4, 2, 2, 3), tf.stack([tf.constant(1, tf.int64), step]))
+        if poison_step is not None:
+            image = tf.where(tf.equal(step, poison_step), image * float("nan"), image)
+        return {"image": image, "label": tf.stack([step % 3, 0, 1, 2])}
+
+    return tf.data.Dataset.counter(start_step).map(batch).prefetch(2)
