@@ -1,0 +1,1 @@
+"""From files to training batches: records, identity sampling, augmentation, tf.data pipelines."""

@@ -1,0 +1,186 @@
+"""Augmentation: what happens to every image of an epoch is planned in NumPy, and done in TensorFlow.
+
+A plan is a pure function of (seed, epoch, position), so an element of the training data is the same whether a
+run starts there or passes by, and on any number of threads. Planning a whole epoch in NumPy takes
+milliseconds, and spares the input pipeline a dozen small random operations an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.normalization import IMAGENET_MEAN
+
+_STREAM = 3
+_ERASING_ATTEMPTS = 10
+# Columns of the uniform numbers drawn for an image: each augmentation has its own, so that switching one on
+# leaves the others as they were.
+_FLIP, _MOVE, _CROP, _REDUCE, _SCALE, _JITTER, _COLOR = 0, 1, slice(2, 4), 4, 5, 6, slice(7, 11)
+_ERASE, _PLACE, _NOISE, _LEVEL, _OFFSET = 11, slice(12, 14), 14, 15, slice(16, 18)
+_AREA, _ASPECT = slice(18, 18 + _ERASING_ATTEMPTS), slice(18 + _ERASING_ATTEMPTS, 18 + 2 * _ERASING_ATTEMPTS)
+_DRAWS = _ASPECT.stop
+NOISE_MARGIN = 256
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied; the defaults are the paper's.
+
+    Args:
+        flip: probability of a left-right flip; the texture is then mirrored with the image.
+        translation: probability of enlarging by `translation_scale` and cutting the original size out
+            anywhere.
+        translation_scale: at least 1.
+        erasing: probability of filling a random box with 0, the mean of normalised images (Zhong et al.,
+            "Random Erasing Data Augmentation", 2020).
+        erasing_area: smallest and largest share of the image that is erased.
+        erasing_aspect: smallest and largest height / width of the box.
+        jitter: probability of changing brightness, contrast, saturation and hue, of the image only.
+        brightness: largest relative change; likewise `contrast` and `saturation`.
+        contrast: see brightness.
+        saturation: see brightness.
+        hue: largest rotation, as a share of the colour circle (0.5 is the opposite colour).
+        low_resolution: probability of reducing to a random size, at least `smallest_scale`, and enlarging
+            again: street-camera crops are small and blurred, and rendered images must be so to be of use
+                there.
+        smallest_scale: share of the image's height and width.
+        noise: probability of Gaussian pixel noise of a random standard deviation up to `noise_level`.
+        noise_level: in grey levels of 0-255.
+    """
+
+    flip: float = 0.5
+    translation: float = 0.5
+    translation_scale: float = 1.125
+    erasing: float = 0.5
+    erasing_area: tuple[float, float] = (0.02, 0.4)
+    erasing_aspect: tuple[float, float] = (0.3, 3.3)
+    jitter: float = 0.0
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.25
+    hue: float = 0.03
+    low_resolution: float = 0.0
+    smallest_scale: float = 0.25
+    noise: float = 0.0
+    noise_level: float = 12.0
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "translation", "erasing", "jitter", "low_resolution", "noise"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise UserError(
+                    f"The augmentation {name} is a probability from 0 to 1; received {getattr(self, name)}."
+                )
+        if self.translation_scale < 1.0 or not 0.0 < self.smallest_scale <= 1.0:
+            raise UserError(
+                f"translation_scale is at least 1 and smallest_scale in (0, 1]; received "
+                f"{self.translation_scale} and {self.smallest_scale}."
+            )
+
+    @classmethod
+    def none(cls) -> Augmentation:
+        """Return the augmentation that leaves images as they are."""
+        return cls(flip=0.0, translation=0.0, erasing=0.0)
+
+    @classmethod
+    def for_transfer(cls) -> Augmentation:
+        """Return what a texture generator trained on rendered pairs needs to paint real photographs.
+
+        Erasing is off (a body part that is not seen cannot be painted), colours, sharpness and noise vary.
+        """
+        return cls(erasing=0.0, jitter=0.8, low_resolution=0.5, noise=0.5)
+
+
+class AugmentationPlan(NamedTuple):
+    """What happens to each of `n` images: NumPy arrays, or in a pipeline tensors of one image or a batch."""
+
+    flip: Any  # (n,) bool
+    size: Any  # (n, 2) int32: height and width to resize to before the crop
+    crop: Any  # (n, 2) int32: top and left of the crop
+    erased: Any  # (n, 4) int32: top, left, height, width of the erased box; 0 x 0 where there is none
+    color: Any  # (n, 3, 4) float32: RGB (0-255) -> color[:, :3] @ RGB + color[:, 3]
+    scale: Any  # (n,) float32: share of the resolution kept
+    noise: Any  # (n,) float32: standard deviation in grey levels
+    noise_offset: Any  # (n, 2) int32: where the noise tile is cut
+
+
+def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
+    """Return `(*shape, draws)` float64 uniform numbers of one epoch for `plan_augmentation`."""
+    return np.random.default_rng((seed, epoch, _STREAM)).random((*shape, _DRAWS))
+
+
+def plan_augmentation(
+    augmentation: Augmentation, draws: np.ndarray, image_size: tuple[int, int]
+) -> AugmentationPlan:
+    """Turn uniform numbers into the plan of what happens to each image.
+
+    Args:
+        augmentation: the probabilities and ranges.
+        draws: `(n, draws)` of `draw_epoch`.
+        image_size: height and width of the result in pixels.
+
+    Returns:
+        The plan of n images.
+    """
+    size = np.array(image_size)
+    moved = draws[:, _MOVE] < augmentation.translation
+    enlarged = np.rint(size * augmentation.translation_scale).astype(np.int64)
+    crop = np.floor(draws[:, _CROP] * (enlarged - size + 1))
+    scale = 1.0 - (1.0 - augmentation.smallest_scale) * draws[:, _SCALE]
+    noise = augmentation.noise_level * draws[:, _LEVEL]
+    return AugmentationPlan(
+        flip=draws[:, _FLIP] < augmentation.flip,
+        size=np.where(moved[:, None], enlarged, size).astype(np.int32),
+        crop=np.where(moved[:, None], crop, 0).astype(np.int32),
+        erased=_erased_boxes(augmentation, draws, image_size),
+        color=_color_matrices(augmentation, draws),
+        scale=np.where(draws[:, _REDUCE] < augmentation.low_resolution, scale, 1.0).astype(np.float32),
+        noise=np.where(draws[:, _NOISE] < augmentation.noise, noise, 0.0).astype(np.float32),
+        noise_offset=np.floor(draws[:, _OFFSET] * (NOISE_MARGIN + 1)).astype(np.int32),
+    )
+
+
+def _erased_boxes(augmentation: Augmentation, draws: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Return `(n, 4)` int32 boxes: the first of several attempts whose box is smaller than the image."""
+    height, width = image_size
+    low, high = augmentation.erasing_area
+    area = (low + (high - low) * draws[:, _AREA]) * height * width
+    low, high = augmentation.erasing_aspect
+    aspect = low + (high - low) * draws[:, _ASPECT]
+    shape: np.ndarray = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=-1)))
+    fits = np.asarray((shape > 0) & (shape < np.array([height, width]))).all(axis=-1)
+    first = np.argmax(fits, axis=1)
+    row = np.arange(len(draws))
+    shape = shape[row, first]
+    corner = np.floor(draws[:, _PLACE] * (np.array([height, width]) - shape + 1))
+    erased = np.logical_and(draws[:, _ERASE] < augmentation.erasing, fits[row, first])
+    return np.where(erased[:, None], np.concatenate([corner, shape], axis=1), 0).astype(np.int32)
+
+
+def _color_matrices(augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
+    """Return `(n, 3, 4)` float32: brightness, contrast, saturation and hue are all affine in RGB."""
+    signed = 2.0 * draws[:, _COLOR] - 1.0
+    number = len(draws)
+    brightness = 1.0 + augmentation.brightness * signed[:, 0]
+    contrast = 1.0 + augmentation.contrast * signed[:, 1]
+    saturation = 1.0 + augmentation.saturation * signed[:, 2]
+    angle = 2.0 * np.pi * augmentation.hue * signed[:, 3]
+    # In YIQ, saturation scales the two colour axes and hue rotates them.
+    chroma = np.zeros((number, 3, 3))
+    chroma[:, 0, 0] = 1.0
+    chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * np.cos(angle)
+    chroma[:, 1, 2] = -saturation * np.sin(angle)
+    chroma[:, 2, 1] = saturation * np.sin(angle)
+    matrix = (brightness * contrast)[:, None, None] * (np.linalg.inv(_YIQ) @ chroma @ _YIQ)
+    # Contrast pivots on the average grey of photographs.
+    grey = 255.0 * float(IMAGENET_MEAN.mean())
+    shift = np.repeat((grey * (1.0 - contrast))[:, None, None], 3, axis=1)
+    changed = np.concatenate([matrix, shift], axis=2)
+    unchanged = np.eye(3, 4)
+    return np.where((draws[:, _JITTER] < augmentation.jitter)[:, None, None], changed, unchanged).astype(
+        np.float32
+    )

@@ -1,0 +1,211 @@
+"""tf.data pipelines: records to batches for training, and to images for inference.
+
+A training pipeline runs over plans: for each epoch NumPy says which image stands at which position, and how
+it is varied; TensorFlow gathers the encoded bytes, decodes, resizes and augments them in parallel. Order of
+the stages: plan, one image at a time (sizes differ), batch, whole batch (one size, large vectorised
+operations), prefetch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.data import transforms
+from san_tf.data.augmentation import Augmentation, AugmentationPlan
+from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.data.plans import Part, pair_part, plan_rows
+from san_tf.data.records import Records
+from san_tf.data.sampling import pk_batches, pk_steps
+from san_tf.data.texture_loader import texture_loader
+from san_tf.errors import UserError
+
+
+def train_dataset(
+    records: Records,
+    identities_per_batch: int,
+    images_per_identity: int,
+    image_size: tuple[int, int],
+    texture_size: int | None = None,
+    mirror_map: np.ndarray | None = None,
+    augmentation: Augmentation | None = None,
+    pit: Records | None = None,
+    pit_per_batch: int = 0,
+    pit_augmentation: Augmentation | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    epochs: int | None = None,
+    parallel_calls: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
+    """Batches of P identities x K images, and of image-texture pairs after them.
+
+    The element of step i depends on the records, the arguments and the seed alone: a run that resumes with
+    `start_step=i` sees what the first run would have seen. An epoch has `sampling.pk_steps(records.pids, P,
+    K)` steps.
+
+    Args:
+        records: training images; distractors and junk are left out.
+        identities_per_batch: P.
+        images_per_identity: K; an identity with fewer images repeats some.
+        image_size: height and width in pixels.
+        texture_size: T; None leaves textures out of the batches.
+        mirror_map: `(T, T, 2)` int (row, column) such that `texture[map[..., 0], map[..., 1]]` has left and
+            right of the person swapped; by default the one of this package's body,
+            `synthesis.body.mirror_map(T)`.
+        augmentation: of the re-ID images; the paper's by default.
+        pit: image-texture pairs that join every batch with label -1.
+        pit_per_batch: M, how many.
+        pit_augmentation: of the pairs; like `augmentation`, but without erasing, by default.
+        seed: of the run.
+        start_step: first step to yield, from 0.
+        epochs: None repeats for ever.
+        parallel_calls: threads for decoding; the result does not depend on it.
+
+    Returns:
+        Dataset of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,) int32 in [0, C), -1 for pairs;
+        and with `texture_size`: `texture` (B, T, T, 3) float32 in [-1, 1] (grey where there is none) and
+        `texture_weight` (B,) float32, 1 where there is one, else 0. B = P * K + M; the re-ID images come
+        first, K consecutive an identity.
+
+    Raises:
+        UserError: too few identities, pairs asked for but not given, no image has a texture although
+            `texture_size` is set, or a mirror map of another size.
+
+    Example:
+        >>> dataset = train_dataset(records, 16, 4, (256, 128), texture_size=256, seed=1)
+    """
+    augmentation = augmentation or Augmentation()
+    steps = pk_steps(records.pids, identities_per_batch, images_per_identity)
+
+    def reid_order(epoch: int) -> np.ndarray:
+        return pk_batches(records.pids, identities_per_batch, images_per_identity, seed, epoch)
+
+    parts = [Part(records, records.labels, augmentation, reid_order)]
+    if pit_per_batch:
+        if pit is None or not len(pit):
+            raise UserError(f"pit_per_batch is {pit_per_batch}, but no image-texture pairs were given.")
+        pairs = pit_augmentation or replace(augmentation, erasing=0.0)
+        parts.append(pair_part(pit, pit_per_batch, steps, pairs, seed))
+    return _planned_dataset(
+        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls
+    )
+
+
+def pit_dataset(
+    pit: Records,
+    batch_size: int,
+    image_size: tuple[int, int],
+    texture_size: int,
+    mirror_map: np.ndarray | None = None,
+    augmentation: Augmentation | None = None,
+    seed: int = 0,
+    start_step: int = 0,
+    epochs: int | None = None,
+    parallel_calls: int = tf.data.AUTOTUNE,
+) -> tf.data.Dataset:
+    """Batches of image-texture pairs alone, to train the texture generator SAN-PG.
+
+    Args and batches are those of `train_dataset`, with every label -1. An epoch has `max(1, len(pit) //
+    batch_size)` steps; the pairs go round in shuffled passes without regard to its end.
+
+    Raises:
+        UserError: there are no pairs, or they have no textures.
+    """
+    if not len(pit):
+        raise UserError("There are no image-texture pairs to train the texture generator on.")
+    steps = max(1, len(pit) // batch_size)
+    parts = [pair_part(pit, batch_size, steps, augmentation or Augmentation.for_transfer(), seed)]
+    return _planned_dataset(
+        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls
+    )
+
+
+def inference_dataset(
+    records: Records, image_size: tuple[int, int], batch_size: int = 64, normalized: bool = True
+) -> tf.data.Dataset:
+    """Images in the order of the records, resized, for embedding or painting.
+
+    Args:
+        records: any.
+        image_size: height and width in pixels.
+        batch_size: the last batch may be smaller.
+        normalized: False yields uint8 images of 0-255 instead, as colour histograms and figures want them.
+
+    Returns:
+        Dataset of `(N, H, W, 3)` float32 normalised images, or uint8 ones.
+    """
+    contents = tf.constant(list(records.images), tf.string)
+
+    def load(index: tf.Tensor) -> tf.Tensor:
+        image = tf.ensure_shape(resize_image(decode_image(contents[index]), image_size), (*image_size, 3))
+        return image if normalized else tf.cast(tf.round(image), tf.uint8)
+
+    dataset = tf.data.Dataset.range(len(records)).map(load, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = dataset.batch(batch_size)
+    if normalized:
+        dataset = dataset.map(normalize_images, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.prefetch(tf.data.AUTOTUNE)
+
+
+def _planned_dataset(
+    parts: list[Part],
+    steps: int,
+    image_size: tuple[int, int],
+    texture_size: int | None,
+    mirror_map: np.ndarray | None,
+    seed: int,
+    start_step: int,
+    epochs: int | None,
+    parallel_calls: int,
+) -> tf.data.Dataset:
+    """Chain the stages; the rows of the parts stand one after the other in every batch."""
+    image_size = (int(image_size[0]), int(image_size[1]))
+    contents = tf.constant([image for part in parts for image in part.records.images], tf.string)
+    load_texture = None
+    if texture_size:
+        files = np.concatenate([part.records.texture_files for part in parts])
+        if not len(files):
+            raise UserError(
+                "No image has a texture to learn from; attach a folder of pseudo textures, or "
+                "give image-texture pairs."
+            )
+        load_texture = texture_loader(files, texture_size, mirror_map)
+    augmentations = [part.augmentation for part in parts]
+    recolor = any(a.jitter > 0 for a in augmentations)
+    reduce = any(a.low_resolution > 0 for a in augmentations)
+    noisy = any(a.noise > 0 and a.noise_level > 0 for a in augmentations)
+    erasing = any(a.erasing > 0 for a in augmentations)
+    noise = transforms.make_noise_tile(seed, image_size) if noisy else None
+
+    def load(
+        index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor
+    ) -> tuple[dict, AugmentationPlan]:
+        plan = AugmentationPlan(*row)
+        image = decode_image(tf.gather(contents, index))
+        if reduce:
+            image = transforms.reduce_resolution(image, plan.scale)
+        image = transforms.move_image(image, plan, image_size)
+        if noise is not None:
+            offset = [plan.noise_offset[0], plan.noise_offset[1], 0]
+            image += plan.noise * tf.slice(noise, offset, [*image_size, 3])
+        element = {"image": tf.ensure_shape(image, (*image_size, 3)), "label": label}
+        if load_texture is not None:
+            element["texture"] = load_texture(texture, plan.flip)
+            element["texture_weight"] = tf.cast(texture >= 0, tf.float32)
+        return element, plan
+
+    def finish(batch: dict, plan: AugmentationPlan) -> dict:
+        image = transforms.recolor_images(batch["image"], plan) if recolor else batch["image"]
+        batch = {**batch, "image": transforms.finish_images(image, plan, erasing)}
+        if load_texture is not None:
+            batch["texture"] = transforms.scale_textures(batch["texture"])
+        return batch
+
+    rows = sum(part.order(0).shape[1] for part in parts)
+    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
+    dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
+    dataset = dataset.batch(rows, drop_remainder=True)
+    dataset = dataset.map(finish, num_parallel_calls=parallel_calls, deterministic=True)
+    return dataset.prefetch(tf.data.AUTOTUNE)

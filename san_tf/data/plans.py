@@ -1,0 +1,85 @@
+"""Plans of epochs: which record stands at which position of which batch, and how it is varied."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.data.augmentation import Augmentation, AugmentationPlan, draw_epoch, plan_augmentation
+from san_tf.data.records import Records
+from san_tf.data.sampling import shuffled_stream
+
+_PLAN_TYPES = AugmentationPlan(
+    tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32
+)
+_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of every batch: which records fill them, in which order, varied how."""
+
+    records: Records
+    labels: np.ndarray
+    augmentation: Augmentation
+    order: Callable[[int], np.ndarray]  # epoch -> (steps, rows) indices into the records
+
+
+def pair_part(pit: Records, rows: int, steps: int, augmentation: Augmentation, seed: int) -> Part:
+    """Fill `rows` of every batch from an endless shuffled stream of image-texture pairs, label -1."""
+
+    def order(epoch: int) -> np.ndarray:
+        return shuffled_stream(len(pit), epoch * steps * rows, steps * rows, seed).reshape(steps, rows)
+
+    return Part(pit, np.full(len(pit), -1, np.int32), augmentation, order)
+
+
+def plan_rows(
+    parts: list[Part],
+    steps: int,
+    image_size: tuple[int, int],
+    seed: int,
+    start_step: int,
+    epochs: int | None,
+) -> tf.data.Dataset:
+    """Yield one planned row after the other: image index, label, texture index, augmentation."""
+    image_offsets = np.cumsum([0, *(len(part.records) for part in parts)])
+    texture_offsets = np.cumsum([0, *(len(part.records.texture_files) for part in parts)])
+
+    def plan_epoch(epoch: int) -> list[np.ndarray]:
+        epoch = int(epoch)
+        orders = [part.order(epoch) for part in parts]
+        draws = draw_epoch((steps, sum(order.shape[1] for order in orders)), seed, epoch)
+        columns: list[list[np.ndarray]] = []
+        row = 0
+        for number, (part, order) in enumerate(zip(parts, orders, strict=True)):
+            shape = order.shape
+            own_draws = draws[:, row : row + shape[1]].reshape(-1, draws.shape[-1])
+            row += shape[1]
+            texture = part.records.texture_index[order]
+            plan = plan_augmentation(part.augmentation, own_draws, image_size)
+            columns.append([
+                order.astype(np.int64) + image_offsets[number],
+                part.labels[order].astype(np.int32),
+                np.where(texture < 0, -1, texture + texture_offsets[number]).astype(np.int64),
+                *(column.reshape(*shape, *column.shape[1:]) for column in plan),
+            ])  # fmt: skip
+        first = max(0, start_step - epoch * steps)
+        joined = [np.concatenate(column, axis=1)[first:] for column in zip(*columns, strict=True)]
+        return [column.reshape(-1, *column.shape[2:]) for column in joined]
+
+    types = [tf.int64, tf.int32, tf.int64, *_PLAN_TYPES]
+    shapes = [(), (), (), *_PLAN_SHAPES]
+
+    def rows_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        # The only Python in the pipeline, once an epoch.
+        columns = tf.numpy_function(plan_epoch, [epoch], types, stateful=False)
+        for column, shape in zip(columns, shapes, strict=True):
+            column.set_shape((None, *shape))
+        return tf.data.Dataset.from_tensor_slices(tuple(columns))
+
+    last = np.iinfo(np.int64).max if epochs is None else epochs
+    return tf.data.Dataset.range(start_step // steps, last).flat_map(rows_of)

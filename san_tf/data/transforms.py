@@ -1,0 +1,109 @@
+"""The tensor side of augmentation: does to pixels what `augmentation.plan_augmentation` planned."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
+from san_tf.data.images import normalize_images, resize_image
+
+
+def move_image(image: tf.Tensor, plan: AugmentationPlan, image_size: tuple[int, int]) -> tf.Tensor:
+    """Flip, resize and crop one image.
+
+    Args:
+        image: `(height, width, 3)` uint8 of any size.
+        plan: of this image: `flip` scalar, `size` and `crop` (2,).
+        image_size: height and width of the result.
+
+    Returns:
+        `(*image_size, 3)` float32, 0-255.
+    """
+    # Flipped before it is resized, when it is usually smaller; the raw operation takes a tensor for "or not".
+    image = tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, plan.flip, False]))
+    image = resize_image(image, plan.size)
+    return tf.slice(image, [plan.crop[0], plan.crop[1], 0], [*image_size, 3])
+
+
+def reduce_resolution(image: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
+    """Shrink one image to `scale` of its height and width, antialiased; it will be enlarged again.
+
+    Args:
+        image: `(height, width, 3)` uint8.
+        scale: scalar float32 in (0, 1].
+
+    Returns:
+        `(round(height * scale), round(width * scale), 3)` uint8, at least 8 pixels a side.
+    """
+    size = tf.cast(tf.shape(image)[:2], tf.float32)
+    smaller = tf.cast(tf.round(tf.maximum(size * scale, tf.minimum(size, 8.0))), tf.int32)
+    small = tf.image.resize(image, smaller, method="bilinear", antialias=True)
+    return tf.cast(tf.round(small), tf.uint8)
+
+
+def make_noise_tile(seed: int, image_size: tuple[int, int]) -> tf.Tensor:
+    """Return standard normal noise, a margin larger than the images, from which every image gets its own cut.
+
+    Drawing fresh noise would cost more than all the rest of the pipeline.
+    """
+    shape = (image_size[0] + NOISE_MARGIN, image_size[1] + NOISE_MARGIN, 3)
+    return tf.constant(np.random.default_rng((seed, 4)).standard_normal(shape, np.float32))
+
+
+def recolor_images(images: tf.Tensor, plan: AugmentationPlan) -> tf.Tensor:
+    """Apply each image's colour matrix and clip to 0-255.
+
+    Args:
+        images: `(N, H, W, 3)` float32, 0-255.
+        plan: of the batch: `color` `(N, 3, 4)`.
+    """
+    shape = tf.shape(images)
+    pixels = tf.reshape(images, (shape[0], -1, 3))
+    colored = tf.matmul(pixels, plan.color[:, :, :3], transpose_b=True) + plan.color[:, tf.newaxis, :, 3]
+    return tf.reshape(tf.clip_by_value(colored, 0.0, 255.0), shape)
+
+
+def finish_images(images: tf.Tensor, plan: AugmentationPlan, erasing: bool) -> tf.Tensor:
+    """Normalise a batch, then fill each image's erased box with 0, the mean.
+
+    Args:
+        images: `(N, H, W, 3)` float32, 0-255, with static H and W.
+        plan: of the batch: `erased` `(N, 4)`.
+        erasing: False spares the work where no image has a box.
+
+    Returns:
+        `(N, H, W, 3)` float32, normalised.
+    """
+    images = normalize_images(images)
+    if not erasing:
+        return images
+    height, width = images.shape[1], images.shape[2]
+    top, left, box_height, box_width = (value[:, tf.newaxis] for value in tf.unstack(plan.erased, axis=1))
+    row = tf.range(height)[tf.newaxis]
+    column = tf.repeat(tf.range(width), 3)[tf.newaxis]
+    rows = (row >= top) & (row < top + box_height)
+    columns = (column >= left) & (column < left + box_width)
+    erased = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
+    pixels = tf.where(erased, 0.0, tf.reshape(images, (-1, height, width * 3)))
+    return tf.reshape(pixels, tf.shape(images))
+
+
+def mirror_texture(texture: tf.Tensor, flat_mirror: tf.Tensor) -> tf.Tensor:
+    """Swap left and right of the person: `(T, T, 3)` gathered at `(T * T,)` int32 flat texel indices."""
+    return tf.reshape(tf.gather(tf.reshape(texture, (-1, 3)), flat_mirror), tf.shape(texture))
+
+
+def resize_texture(texture: tf.Tensor, size: int) -> tf.Tensor:
+    """Bring a uint8 texture to `(size, size, 3)` uint8: averaged over areas if larger, else bilinear."""
+    texture = tf.cond(
+        tf.shape(texture)[0] > size,
+        lambda: tf.image.resize(texture, (size, size), method="area"),
+        lambda: tf.image.resize(texture, (size, size), method="bilinear"),
+    )
+    return tf.cast(tf.round(texture), tf.uint8)
+
+
+def scale_textures(textures: tf.Tensor) -> tf.Tensor:
+    """Scale uint8 textures to [-1, 1] float32."""
+    return tf.cast(textures, tf.float32) * (1.0 / 127.5) - 1.0
