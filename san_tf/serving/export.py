@@ -1,0 +1,208 @@
+"""Export of an encoder: images or files in, embeddings out, with the preprocessing inside.
+
+Keras's `ExportArchive` is used for a reason: under Keras 3, `tf.saved_model.save` of a Keras model writes a
+folder that loads in Python and fails in the session loader of C++ servers ("Could not find variable").
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from san_tf.atomic import atomic_folder
+from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.errors import UserError
+from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+from san_tf.version import __version__
+
+# `assets.extra` is the place TensorFlow Serving leaves to whoever exports.
+METADATA_FILE = Path("assets.extra") / "san_tf.json"
+
+
+def export_encoder(
+    encoder: keras.Model,
+    path: str | os.PathLike[str],
+    image_size: tuple[int, int],
+    normalize: bool = True,
+    flip: bool = False,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    version: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Write `<path>/<version>`, a SavedModel that needs neither this package nor Keras; whole or not at all.
+
+    Signatures, both with the output `embedding`, `(N, D)` float32:
+
+    - `serving_default`: `images`, `(N, h, w, 3)` uint8 RGB of any size.
+    - `serving_bytes`: `image_bytes`, `(N,)` string, JPEG or PNG files. The EXIF orientation is ignored, as in
+      training. Bytes that cannot be decoded fail the request with InvalidArgument.
+
+    Args:
+        encoder: functional model from normalised images `(N, H, W, 3)` float32 to a dict with `embedding`
+            `(N, D)`; what only the other outputs need, such as the classifier, is left out. Trained in mixed
+            precision, it is exported in float32.
+        path: folder of all versions, as model servers expect it.
+        image_size: height and width the encoder was trained with, in pixels.
+        normalize: scale embeddings to Euclidean length 1.
+        flip: average the embeddings of the image and its mirror image (before the scaling); twice the cost.
+        metadata: noted in the export beside sizes and versions: recipe, scores; anything JSON can hold.
+        version: > 0; servers take the highest.
+        overwrite: replace this version if it exists.
+
+    Returns:
+        `<path>/<version>`.
+
+    Raises:
+        UserError: the version exists, `image_size` is not the encoder's, or the place cannot be written.
+
+    Example:
+        >>> folder = export_encoder(encoder, "saved_models/market", (256, 128))
+        >>> served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+        >>> served(images=tf.zeros((4, 300, 100, 3), tf.uint8))["embedding"].shape
+        TensorShape([4, 2048])
+    """
+    folder = Path(path) / str(version)
+    _check(encoder, folder, image_size, version, overwrite)
+    network = _in_float32(keras.Model(encoder.inputs[0], _embedding(encoder), name="embed"))
+    height, width = (int(side) for side in image_size)
+
+    def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        images = normalize_images(tf.ensure_shape(images, (None, height, width, 3)))
+        if flip:
+            images = tf.concat([images, tf.reverse(images, [2])], axis=0)
+        embedding = network(images, training=False)
+        if flip:
+            straight, mirrored = tf.split(embedding, 2, axis=0)
+            embedding = (straight + mirrored) / 2.0
+        return {"embedding": tf.math.l2_normalize(embedding, axis=-1) if normalize else embedding}
+
+    def from_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
+        return embed(resize_image(images, (height, width)))
+
+    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        # One by one, because files differ in size until they are resized.
+        images = tf.map_fn(
+            lambda contents: resize_image(decode_image(contents), (height, width)),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec((height, width, 3), tf.float32),
+        )
+        return embed(images)
+
+    archive = keras.export.ExportArchive()
+    archive.track(network)
+    _add_endpoint(
+        archive, "serving_default", from_images, tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
+    )
+    _add_endpoint(archive, "serving_bytes", from_bytes, tf.TensorSpec((None,), tf.string, "image_bytes"))
+    notes = {
+        **(metadata or {}),
+        "image_size": [height, width],
+        "embedding_size": int(_embedding(encoder).shape[-1]),
+        "l2_normalized": normalize,
+        "flip_averaged": flip,
+        "channel_order": "RGB",
+        "mean": IMAGENET_MEAN.tolist(),
+        "std": IMAGENET_STD.tolist(),
+        "resize": "bilinear, half-pixel centres, no antialiasing",
+        "exif_orientation": "ignored",
+        "san_tf": __version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "python": platform.python_version(),
+    }
+    with atomic_folder(folder) as temporary:
+        try:
+            archive.write_out(str(temporary), verbose=False)
+        except tf.errors.ResourceExhaustedError as error:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
+        (temporary / METADATA_FILE).parent.mkdir()
+        (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
+    return folder
+
+
+def next_version(path: str | os.PathLike[str]) -> int:
+    """Return the first free version number of an export folder: one above the highest, else 1."""
+    folder = Path(path)
+    found = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
+    return max(found, default=0) + 1
+
+
+def read_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return what an export says of itself.
+
+    Args:
+        folder: `<path>/<version>` as `export_encoder` returned it.
+
+    Raises:
+        UserError: it is no export of this package.
+    """
+    path = Path(folder) / METADATA_FILE
+    try:
+        notes: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} is no export of this package: {path} cannot be read.") from error
+    return notes
+
+
+def _embedding(encoder: keras.Model) -> keras.KerasTensor:
+    """The encoder's symbolic output `embedding`."""
+    output = encoder.output
+    if not isinstance(output, Mapping) or "embedding" not in output:
+        raise ValueError(f"encoder must return a dict with `embedding`. Received: output={output}")
+    return output["embedding"]
+
+
+def _check(
+    encoder: keras.Model, folder: Path, image_size: tuple[int, int], version: int, overwrite: bool
+) -> None:
+    _embedding(encoder)
+    if version < 1:
+        raise UserError(f"The version of an export must be at least 1; received {version}.")
+    wanted = tuple(encoder.input_shape[1:3])
+    fits = all(side is None or side == given for side, given in zip(wanted, image_size, strict=True))
+    if not fits or min(image_size) < 1:
+        raise UserError(
+            f"The encoder takes images of {wanted[0]}x{wanted[1]} pixels (height x width), not "
+            f"{image_size[0]}x{image_size[1]}; export it with the image size it was trained with."
+        )
+    if folder.exists() and not overwrite:
+        raise UserError(
+            f"{folder} exists already; export as another version (the next free one is "
+            f"{next_version(folder.parent)}), or ask for it to be overwritten."
+        )
+
+
+def _add_endpoint(
+    archive: keras.export.ExportArchive,
+    name: str,
+    function: Callable[[tf.Tensor], dict[str, tf.Tensor]],
+    spec: tf.TensorSpec,
+) -> None:
+    archive.add_endpoint(name, tf.autograph.experimental.do_not_convert(function), input_signature=[spec])
+
+
+def _in_float32(model: keras.Model) -> keras.Model:
+    """The same model computing in float32, which every server is quick at and which loses nothing."""
+    if all(layer.compute_dtype == "float32" for layer in model.layers):
+        return model
+    config = _with_float32_policy(keras.saving.serialize_keras_object(model))
+    copy: keras.Model = keras.saving.deserialize_keras_object(config)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _with_float32_policy(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {key: _with_float32_policy(value) for key, value in config.items()}
+    if isinstance(config, (list, tuple)):
+        return type(config)(_with_float32_policy(value) for value in config)
+    return "float32" if config in ("mixed_float16", "mixed_bfloat16") else config
