@@ -1,0 +1,143 @@
+"""Bags: small meshes of their own, and their straps painted on the clothes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
+from san_tf.synthesis.wardrobe.extras import ExtraMesh, bind, box, fit
+from san_tf.synthesis.wardrobe.face import blend
+from san_tf.synthesis.wardrobe.identity import Bag, Identity
+
+BAG_KINDS = ("none", "backpack", "shoulder bag", "handbag")
+_SIDE = 48
+
+
+def strap_cover(points: BodyPoints, bag: Bag) -> Array:
+    """How much of each point a bag's straps hide, `(N,)` float32 in [0, 1]."""
+    torso = ~points.on_arm & ~points.on_head & (points.y > 0.9) & (points.y < 1.45)
+    if bag.kind == "backpack":
+        # over the shoulder, straight down the chest, then back under the arm
+        line = 0.088 + 0.5 * np.clip(1.24 - points.y, 0, 0.2)
+        front = (points.z > 0.0) | (points.y > 1.34)
+        band = ramp(np.abs(points.side - line), 0.024, 0.019) * front * ramp(points.y, 1.06, 1.08)
+        return np.asarray(band * torso, np.float32)
+    if bag.kind == "shoulder bag":
+        # a plane through the far shoulder and the near hip cuts the torso along the strap
+        slope = np.arctan2(0.45, 0.29)
+        across = (points.x * bag.side + 0.105) * np.sin(slope) + (points.y - 1.40) * np.cos(slope)
+        return np.asarray(ramp(np.abs(across), 0.019, 0.014) * torso, np.float32)
+    return np.zeros(len(points.y), np.float32)
+
+
+def paint_straps(points: BodyPoints, rgb: Array, bag: Bag) -> None:
+    """Paints straps with a thin shadow beside them, in place; `rgb` is `(N, 3)` float32 in [0, 255]."""
+    if bag.kind not in ("backpack", "shoulder bag"):
+        return
+    cover = strap_cover(points, bag)
+    rgb *= (1 - 0.35 * bump(cover, 0.3, 0.25))[:, None]
+    blend(rgb, bag.color.rgb, cover)
+
+
+def _paint(bag: Bag, kind: str) -> NDArray[np.uint8]:
+    """Texture of a bag: pocket, flap, zips and seams; u = 0.5 is the +z side, 0 and 1 the -z side."""
+    v, u = np.meshgrid(np.linspace(1, 0, _SIDE), np.linspace(0, 1, _SIDE), indexing="ij")
+    u, v = u.reshape(-1).astype(np.float32), v.reshape(-1).astype(np.float32)
+    rgb = np.tile(np.array(bag.color.rgb, np.float32), (u.size, 1))
+    outer = np.minimum(u, 1 - u) * 2 if kind == "backpack" else np.abs(u - 0.5) * 2
+    shade = 1 + 0.12 * (v - 0.5) - 0.10 * bump(outer, 0.5, 0.06)
+    shade = shade + 0.05 * np.sin(23 * u + 9 * v) * np.sin(17 * v + 3)
+    variant = bag.size * 997 % 1
+    if kind == "backpack":
+        pocket = ramp(outer, 0.30, 0.27) * ramp(np.abs(v - 0.3), 0.24, 0.22)
+        if variant < 0.6:
+            blend(rgb, bag.accent.rgb if variant < 0.3 else tuple(0.8 * c for c in bag.color.rgb), pocket)
+        shade = shade - 0.35 * bump(v, 0.56, 0.014) * ramp(outer, 0.30, 0.27)
+        shade = shade - 0.30 * bump(v, 0.80, 0.012) * ramp(outer, 0.42, 0.38)
+        blend(rgb, bag.accent.rgb, ramp(np.abs(v - 0.66), 0.03, 0.02) * ramp(outer, 0.08, 0.06))
+    else:
+        flap = ramp(v, 0.5, 0.53)
+        shade = shade - 0.32 * bump(v, 0.5, 0.02) + 0.05 * flap
+        blend(rgb, bag.accent.rgb, flap * (variant < 0.25))
+        side = np.abs(np.abs(outer) - 0.5)
+        blend(rgb, (190, 176, 130), ramp(np.abs(v - 0.47), 0.03, 0.02) * ramp(side, 0.03, 0.02))
+    rgb = np.clip(rgb * shade[:, None], 4, 250)
+    return np.asarray(np.rint(rgb), np.uint8).reshape(_SIDE, _SIDE, 3)
+
+
+def bag_meshes(identity: Identity, offsets: Array) -> tuple[ExtraMesh, ...]:
+    """Builds the bag.
+
+    Args:
+        identity: `Identity`.
+        offsets: `(V,)` float32 metres, thickness of the clothes that the bag lies on.
+
+    Returns:
+        One `ExtraMesh`, two for a handbag (bag and handle), or none.
+    """
+    bag, size = identity.bag, identity.bag.size
+    if bag.kind == "backpack":
+        vertices, faces, uv = box((0.145 * size, 0.215 * size, 0.088 * size), 0.55)
+        # flat against the back, full at the bottom
+        vertices[:, 2] *= 1 - 0.25 * vertices[:, 1] / (0.215 * size)
+        vertices += np.array([0, 1.385 - 0.215 * size, -0.052 - 0.085 * size], np.float32)
+        bones, weights = bind(len(vertices), {"Spine1": 0.65, "Spine": 0.35})
+    elif bag.kind == "shoulder bag":
+        vertices, faces, uv = box((0.05 * size, 0.10 * size, 0.14 * size), 0.42)
+        uv[:, 0] = (uv[:, 0] + 0.25) % 1.0  # the flap looks outwards
+        vertices += np.array([bag.side * (0.175 + 0.05 * size), 0.90, 0.01], np.float32)
+        bones, weights = bind(len(vertices), {"Hips": 1.0})
+    elif bag.kind == "handbag":
+        return _handbag(identity)
+    else:
+        return ()
+    mesh = ExtraMesh(
+        name=bag.kind,
+        vertices=fit(vertices, identity.shape, offsets),
+        faces=faces,
+        uv=uv,
+        texture=_paint(bag, bag.kind),
+        bones=bones,
+        weights=weights,
+    )
+    return (mesh,)
+
+
+def _handbag(identity: Identity) -> tuple[ExtraMesh, ...]:
+    """A bag below the hand: upright whatever the arm does; its origin is the grip."""
+    bag, size = identity.bag, identity.bag.size
+    arm = ("LeftHand", "LeftForeArm") if bag.side > 0 else ("RightHand", "RightForeArm")
+    vertices, faces, uv = box((0.055 * size, 0.105 * size, 0.155 * size), 0.35)
+    vertices[:, 2] *= 1 - 0.12 * vertices[:, 1] / (0.105 * size)
+    vertices += np.array([0, -0.13 - 0.105 * size, 0], np.float32)
+    turn = np.linspace(0, np.pi, 9)
+    rail = np.stack([np.zeros(9), 0.13 * np.sin(turn) - 0.135, 0.075 * size * np.cos(turn)], 1)
+    across = np.array([0.011, 0, 0])
+    handle = np.concatenate([rail - across, rail + across]).astype(np.float32)
+    k = np.arange(8)
+    strip = np.concatenate([np.stack([k, k + 9, k + 1], 1), np.stack([k + 1, k + 9, k + 10], 1)]).astype(
+        np.int32
+    )
+    texture = _paint(bag, "handbag")
+    plain = np.tile(np.array(bag.color.rgb, np.uint8), (4, 4, 1))
+    pieces = []
+    for name, points, triangles, place, picture in (
+        ("handbag", vertices, faces, uv, texture),
+        ("handle", handle, strip, np.full((18, 2), 0.5, np.float32), plain),
+    ):
+        bones, weights = bind(len(points), {arm[0]: 1.0})
+        pieces.append(
+            ExtraMesh(
+                name=name,
+                vertices=points,
+                faces=triangles,
+                uv=place,
+                texture=picture,
+                bones=bones,
+                weights=weights,
+                double_sided=name == "handle",
+                hangs_from=arm,
+            )
+        )
+    return tuple(pieces)

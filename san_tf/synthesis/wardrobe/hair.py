@@ -1,0 +1,222 @@
+"""Hair and headwear: where they grow on the scalp, their colour, and the volume they add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from san_tf.synthesis.wardrobe import colors
+from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
+from san_tf.synthesis.wardrobe.face import blend
+from san_tf.synthesis.wardrobe.identity import Color, Hair
+from san_tf.synthesis.wardrobe.noise import creases, solid_noise
+
+HAIR_STYLES = ("bald", "buzz", "short", "quiff", "curly", "bob", "long", "ponytail", "bun")
+HEADWEAR = ("none", "cap", "beanie", "hijab")
+HEAD_CENTER = (0.0, 1.565, 0.045)
+
+_COLORS: Mapping[str, tuple[tuple[int, int, int], float]] = {
+    "black": ((24, 21, 22), 46),
+    "dark brown": ((46, 33, 27), 24),
+    "brown": ((78, 55, 40), 12),
+    "light brown": ((112, 84, 58), 6),
+    "blond": ((168, 136, 90), 7),
+    "red": ((122, 62, 36), 3),
+    "dyed": ((120, 60, 80), 1),
+    "grey": ((128, 126, 124), 0),
+    "white": ((196, 194, 190), 0),
+}
+_OLD = {"grey": 14.0, "white": 6.0}
+
+
+def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str) -> Hair:
+    """Draws hair and headwear.
+
+    Args:
+        rng: `numpy.random.Generator`. Source of randomness.
+        feminine: `bool`. Long styles are commoner then.
+        age: `float` in [0, 1]. The old are grey, and men among them bald.
+        season: `"warm"`, `"mild"` or `"cold"`; beanies belong to the cold.
+
+    Returns:
+        `Hair`.
+    """
+    if feminine:
+        styles = {"short": 7.0, "bob": 24, "long": 32, "ponytail": 24, "bun": 13}
+    else:
+        styles = {
+            "bald": 3.0,
+            "buzz": 16,
+            "short": 46,
+            "quiff": 18,
+            "curly": 9,
+            "bob": 3,
+            "long": 1.5,
+            "bun": 1,
+        }
+        styles["bald"] += 14 * max(0.0, age - 0.4)
+    style = str(rng.choice(list(styles), p=np.array(list(styles.values())) / sum(styles.values())))
+    weights = {name: weight for name, (_, weight) in _COLORS.items()}
+    if age > 0.55:
+        weights |= {name: weight * 8 * (age - 0.5) for name, weight in _OLD.items()}
+    share = np.array(list(weights.values()), np.float64)
+    name = list(weights)[int(rng.choice(len(share), p=share / share.sum()))]
+    rgb = np.clip(np.array(_COLORS[name][0]) * rng.normal(1.0, 0.09) + rng.normal(0, 2, 3), 12, 235)
+    red, green, blue = rgb.astype(int).tolist()
+    lengths = {"bob": (0.16, 0.24), "long": (0.27, 0.48), "ponytail": (0.16, 0.34), "bun": (0.0, 0.0)}
+    low, high = lengths.get(style, (0.0, 0.0))
+    volumes = {"bald": (0.0, 0.0), "buzz": (0.003, 0.005), "curly": (0.022, 0.038), "quiff": (0.012, 0.02)}
+    thin, thick = volumes.get(style, (0.009, 0.018))
+    wear = {"none": 87.0, "cap": 7, "beanie": 10 if season == "cold" else 0.5, "hijab": 4 if feminine else 0}
+    headwear = str(rng.choice(list(wear), p=np.array(list(wear.values())) / sum(wear.values())))
+    return Hair(
+        style=style,
+        color=Color(name, (red, green, blue)),
+        length=round(float(rng.uniform(low, high)), 3),
+        volume=round(float(rng.uniform(thin, thick)), 4),
+        parting=round(float(rng.uniform(-1, 1)), 3),
+        headwear=headwear,
+        headwear_color=colors.draw_color(
+            rng, colors.COAT_WEIGHTS if headwear != "cap" else colors.BAG_WEIGHTS
+        ),
+    )
+
+
+def _azimuth(points: BodyPoints) -> Array:
+    """Angle around the head in degrees: 0 in front, 180 at the back, the same on both sides, `(N,)`."""
+    angle = np.arctan2(points.side, points.z - np.float32(HEAD_CENTER[2]))
+    return np.asarray(np.degrees(angle), np.float32)
+
+
+def hair_cover(points: BodyPoints, hair: Hair, seed: int) -> Array:
+    """How much of each point is hidden by hair.
+
+    Args:
+        points: `BodyPoints` of N points.
+        hair: `Hair`.
+        seed: `int`. Drives the irregular hairline.
+
+    Returns:
+        `(N,)` float32 in [0, 1].
+    """
+    on = (points.y > 1.40) & ~points.on_arm
+    cover = np.zeros(len(points.y), np.float32)
+    rows = np.flatnonzero(on)
+    x, y, z = points.x[rows], points.y[rows], points.z[rows]
+    azimuth = np.degrees(np.arctan2(np.abs(x), z - np.float32(HEAD_CENTER[2])))
+    # height of the hairline: forehead, temples, sideburns in front of the ear, over the ear, nape
+    knots, line = (
+        [0, 32, 50, 63, 74, 86, 104, 120, 180],
+        [1.612, 1.607, 1.585, 1.556, 1.52, 1.546, 1.535, 1.49, 1.462],
+    )
+    if hair.style in ("bob", "long"):
+        line = [1.606, 1.603, 1.585, 1.55, 1.47, 1.43, 1.40, 1.40, 1.40]
+    elif hair.style in ("ponytail", "bun"):
+        line = [1.612, 1.607, 1.59, 1.565, 1.55, 1.546, 1.51, 1.48, 1.462]
+    elif hair.style in ("buzz", "bald"):
+        line = [1.617, 1.612, 1.592, 1.565, 1.535, 1.548, 1.535, 1.50, 1.475]
+    edge = np.interp(azimuth, knots, line).astype(np.float32)
+    if hair.style in ("short", "bob", "long", "curly"):
+        # a fringe that falls to one side of its parting
+        fringe = 0.02 * np.clip(1 - np.abs(x / 0.06 - 0.7 * hair.parting) ** 1.5, -0.3, 1) * (azimuth < 60)
+        edge = edge - np.float32(0.6 + 0.5 * abs(hair.parting)) * fringe
+    jag = solid_noise(points.position[rows], seed + 31, (0.008, 0.03, 0.008), 2) - np.float32(0.5)
+    level = ramp(y - edge + 0.016 * jag, -0.004, 0.006)
+    if hair.style == "bald":
+        level *= ramp(y, 1.60, 1.57) * ramp(azimuth, 55.0, 80.0)
+    cover[rows] = level
+    return cover
+
+
+def paint_hair(points: BodyPoints, rgb: Array, hair: Hair, seed: int) -> None:
+    """Paints hair and headwear, in place.
+
+    Args:
+        points: `BodyPoints` of N texels.
+        rgb: `(N, 3)` float32 in [0, 255], changed in place.
+        hair: `Hair`.
+        seed: `int`. Drives strands and hairline.
+    """
+    rows = np.flatnonzero(points.y > 1.36)
+    head = rgb[rows]
+    strength = {"buzz": 0.72, "bald": 0.45}.get(hair.style, 1.0)
+    blend(
+        head, hair_shade(points.position[rows], hair, seed), strength * hair_cover(points, hair, seed)[rows]
+    )
+    cover = headwear_cover(points, hair)[rows]
+    if hair.headwear != "none":
+        cloth = np.array(hair.headwear_color.rgb, np.float32)
+        folds = 1 + 0.10 * creases(points.position[rows], seed + 3, (0.05, 0.03, 0.05))
+        if hair.headwear == "beanie":
+            folds *= 1 - 0.16 * (np.sin(_azimuth(points)[rows] * 0.9) > 0.3)
+            folds *= np.where(points.y[rows] < 1.605, 0.86, 1.0)
+        blend(head, cloth * folds[:, None], cover)
+    rgb[rows] = head
+
+
+def hair_shade(position: Array, hair: Hair, seed: int) -> Array:
+    """Colour of hair at points: strands that run down, a soft sheen around the crown, `(N, 3)` float32."""
+    curly = hair.style == "curly"
+    period = (0.014, 0.014, 0.014) if curly else (0.007, 0.05, 0.007)
+    strand = solid_noise(position, seed + 21, period, 2) - np.float32(0.5)
+    lock = creases(position, seed + 22, (0.02, 0.09, 0.02) if not curly else (0.025, 0.025, 0.025))
+    sheen = bump(position[:, 1], 1.622, 0.016) * (0.0 if curly else 1.0)
+    dark = ramp(position[:, 1], 1.55, 1.45)
+    value = 1 + 0.75 * strand + 0.14 * lock + 0.30 * sheen - 0.22 * dark
+    base = np.array(hair.color.rgb, np.float32)
+    return np.asarray(np.clip(base * value[:, None] + 9 * sheen[:, None], 0, 255), np.float32)
+
+
+def headwear_cover(points: BodyPoints, hair: Hair) -> Array:
+    """How much of each point the headwear hides, `(N,)` float32 in [0, 1]."""
+    if hair.headwear == "none":
+        return np.zeros(len(points.y), np.float32)
+    azimuth = _azimuth(points)
+    high = points.y > 1.36
+    if hair.headwear == "cap":
+        edge = np.interp(azimuth, [0, 60, 100, 180], [1.592, 1.588, 1.575, 1.56]).astype(np.float32)
+        return ramp(points.y - edge, -0.003, 0.004) * points.on_head
+    if hair.headwear == "beanie":
+        edge = np.interp(azimuth, [0, 60, 100, 180], [1.59, 1.57, 1.545, 1.52]).astype(np.float32)
+        return ramp(points.y - edge, -0.003, 0.004) * points.on_head
+    # a hijab leaves the oval of the face free and falls over neck and upper chest
+    oval = np.sqrt((points.side / 0.058) ** 2 + ((points.y - 1.522) / 0.078) ** 2)
+    face = ramp(oval, 1.05, 0.95) * (points.z > 0.05) * points.on_head
+    drape = np.sqrt((points.side / 0.155) ** 2 + ((points.y - 1.46) / 0.155) ** 2)
+    return (
+        np.asarray(high * ramp(drape, 1.04, 0.98) * (1 - face) * ~points.on_hand, np.float32) + 0 * points.y
+    )
+
+
+def hair_offsets(points: BodyPoints, hair: Hair, seed: int) -> Array:
+    """Thickness of hair or headwear over the skin.
+
+    Args:
+        points: `BodyPoints` of the V vertices.
+        hair: `Hair`.
+        seed: `int`. Drives tufts.
+
+    Returns:
+        `(V,)` float32 metres, 0 to about 0.05.
+    """
+    cover = hair_cover(points, hair, seed) * points.on_head
+    rise = ramp(points.y, 1.50, 1.62)
+    tufts = 0.6 + 0.8 * solid_noise(points.position, seed + 41, 0.03, 2)
+    volume = hair.volume * (0.55 + 0.45 * rise) * tufts
+    if hair.style == "quiff":
+        volume = volume + 0.018 * bump(points.z, 0.11, 0.045) * ramp(points.y, 1.60, 1.63)
+    if hair.style in ("ponytail", "bun"):
+        volume = volume * 0.6
+    offset = cover * volume
+    if hair.headwear == "none":
+        return np.asarray(offset, np.float32)
+    worn = headwear_cover(points, hair)
+    thickness = {"cap": 0.013, "beanie": 0.014, "hijab": 0.016}[hair.headwear]
+    crown = 0.012 * ramp(points.y, 1.60, 1.65) if hair.headwear == "beanie" else np.zeros_like(points.y)
+    if hair.headwear == "hijab":
+        crown = 0.022 * bump(points.y, 1.45, 0.06) + 0.01 * bump(points.z, -0.03, 0.05) * points.on_head
+    offset = np.maximum(offset * (1 - worn), 0) + worn * np.maximum(
+        np.minimum(offset, 0.01), thickness + crown
+    )
+    return np.asarray(offset, np.float32)
