@@ -157,7 +157,7 @@ def _erased_boxes(augmentation: Augmentation, draws: np.ndarray, image_size: tup
     row = np.arange(len(draws))
     shape = shape[row, first]
     corner = np.floor(draws[:, _PLACE] * (np.array([height, width]) - shape + 1))
-    erased = np.logical_and(draws[:, _ERASE] < augmentation.erasing, fits[row, first])
+    erased: np.ndarray = np.logical_and(draws[:, _ERASE] < augmentation.erasing, fits[row, first])
     return np.where(erased[:, None], np.concatenate([corner, shape], axis=1), 0).astype(np.int32)
 
 

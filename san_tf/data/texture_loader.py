@@ -36,9 +36,9 @@ def texture_loader(
         UserError: the mirror map has another size.
     """
     if mirror_map is None:
-        from san_tf.synthesis import body
+        from san_tf.synthesis import texels
 
-        mirror_map = body.mirror_map(size)
+        mirror_map = texels.mirror_map(size)
     if mirror_map.shape != (size, size, 2):
         raise UserError(
             f"The mirror map has shape {mirror_map.shape}; textures of {size} need ({size}, {size}, 2)."
@@ -69,6 +69,6 @@ def texture_loader(
     cache = decoded.batch(len(files)).get_single_element()
 
     def load_cached(index: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-        return tf.cond(index < 0, lambda: missing, lambda: cache[index, tf.cast(flip, tf.int32)])
+        return tf.cond(index < 0, lambda: missing, lambda: cache[index, tf.cast(flip, index.dtype)])
 
     return load_cached

@@ -56,7 +56,7 @@ def test_plan_depends_on_seed_and_epoch_alone():
 
 def test_identity_with_fewer_images_repeats_all_of_them():
     batch = pk_batches(np.array([1, 1, 1, 2, 2, 2, 2]), 2, 4, seed=0, epoch=0)[0]
-    small = [group for group in batch.reshape(2, 4) if group[0] < 3][0]
+    small = next(group for group in batch.reshape(2, 4) if group[0] < 3)
     assert sorted(np.bincount(small, minlength=3)) == [1, 1, 2]
 
 

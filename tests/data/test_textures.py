@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from san_tf.data.headers import read_header
+from san_tf.data.records import Records
+from san_tf.data.textures import attach_textures, write_textures
+from san_tf.errors import UserError
+
+REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real"
+
+
+@pytest.fixture
+def records(picture):
+    names = ["0001_c1s1_1.jpg", "0002_c1s1_1.jpg", "0002_c2s1_1.jpg", "0003_c2s1_1.jpg", "0004_c2s1_1.jpg"]
+    return Records.from_columns([picture(i) for i in range(5)], [1, 2, 2, 3, 4], filenames=names)
+
+
+def textures(number, size=16):
+    y, x = np.mgrid[:size, :size] * (255 // size)
+    return [np.stack([y, x, np.full_like(x, 40 * i)], axis=-1).astype(np.uint8) for i in range(number)]
+
+
+def test_written_textures_attach_by_name(tmp_path, records):
+    write_textures(tmp_path / "textures", records.filenames[::-1], reversed(textures(5)))
+    assert sorted(path.name for path in tmp_path.rglob("*.jpg")) == list(records.filenames)
+    attached = attach_textures(records, tmp_path / "textures")
+    assert attached.has_texture.all()
+    assert attached.textures[3] == (tmp_path / "textures" / "0003_c2s1_1.jpg").read_bytes()
+
+
+def test_missing_textures_are_counted_and_listed(tmp_path, records):
+    write_textures(tmp_path / "t", records.filenames[:1], textures(1))
+    with pytest.raises(UserError, match=r"for 4 of 5 images \(0002_c1s1_1.jpg, 0002_.*, 0003_.*, \.\.\.\)"):
+        attach_textures(records, tmp_path / "t")
+    attached = attach_textures(records, tmp_path / "t", allow_missing=True)
+    assert attached.has_texture.tolist() == [True, False, False, False, False]
+    with pytest.raises(UserError, match="for 4 of 4"):
+        attach_textures(records.select(np.arange(1, 5)), tmp_path / "t", allow_missing=True)
+
+
+def test_missing_folder_and_bad_texture(tmp_path, records, picture):
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        attach_textures(records, tmp_path / "nowhere")
+    write_textures(tmp_path / "t", records.filenames, textures(5))
+    (tmp_path / "t" / "0002_c2s1_1.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match=r"0002_c2s1_1\.jpg is empty"):
+        attach_textures(records, tmp_path / "t")
+    (tmp_path / "t" / "0002_c2s1_1.jpg").write_bytes(picture(0, 32, 16))
+    with pytest.raises(UserError, match=r"texture of image 0002_c2s1_1\.jpg is 16x32"):
+        attach_textures(records, tmp_path / "t")
+
+
+def test_nothing_is_left_of_a_failed_writing(tmp_path):
+    with pytest.raises(ValueError, match="uint8"):
+        write_textures(tmp_path / "t", ["a.jpg", "b.jpg"], [textures(1)[0], np.zeros((16, 16, 3))])
+    with pytest.raises(UserError, match="Two images are named a"):
+        write_textures(tmp_path / "t", ["a.jpg", "a.png"], textures(2))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the paper's authors' textures are not beside this checkout")
+def test_textures_of_the_authors_of_the_paper_attach():
+    records = Records.from_folder(REAL / "market1501_crops")
+    assert sorted(set(records.pids)) == [112, 1414, 1485, 1501]
+    attached = attach_textures(records, REAL / "official_textures")
+    assert attached.has_texture.all()
+    assert read_header(attached.textures[0])[1:] == (64, 64, 3)
