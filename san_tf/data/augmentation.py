@@ -152,12 +152,12 @@ def _erased_boxes(augmentation: Augmentation, draws: np.ndarray, image_size: tup
     low, high = augmentation.erasing_aspect
     aspect = low + (high - low) * draws[:, _ASPECT]
     shape: np.ndarray = np.rint(np.sqrt(np.stack([area * aspect, area / aspect], axis=-1)))
-    fits = np.asarray((shape > 0) & (shape < np.array([height, width]))).all(axis=-1)
+    fits = np.asarray(np.all((shape > 0) & (shape < np.array([height, width])), axis=-1))
     first = np.argmax(fits, axis=1)
     row = np.arange(len(draws))
     shape = shape[row, first]
     corner = np.floor(draws[:, _PLACE] * (np.array([height, width]) - shape + 1))
-    erased: np.ndarray = np.logical_and(draws[:, _ERASE] < augmentation.erasing, fits[row, first])
+    erased = np.logical_and(draws[:, _ERASE] < augmentation.erasing, fits[row, first])
     return np.where(erased[:, None], np.concatenate([corner, shape], axis=1), 0).astype(np.int32)
 
 

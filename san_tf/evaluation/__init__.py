@@ -1,0 +1,1 @@
+"""Embedding, distances and the Market-1501 ranking protocol."""

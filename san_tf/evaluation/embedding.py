@@ -1,0 +1,61 @@
+"""Turns images into embeddings with an encoder, batch after batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from rich.progress import track
+
+from san_tf.evaluation.distances import l2_normalized
+
+
+def embed(
+    encoder: Callable[..., Any],
+    dataset: tf.data.Dataset,
+    flip: bool = False,
+    normalize: bool = False,
+    description: str = "Embedding",
+) -> np.ndarray:
+    """Embed all images of a dataset.
+
+    Args:
+        encoder: Keras model or function of `(N, H, W, 3)` normalised images and `training`, that returns the
+            embeddings `(N, D)` or a dict that holds them as `embedding`.
+        dataset: batches of images, or of dicts with `image`, as `data.pipeline.inference_dataset` yields.
+        flip: average the embeddings of each image and its left-right mirror image.
+        normalize: scale each embedding to length 1, after averaging.
+        description: of the progress bar.
+
+    Returns:
+        `(N, D)` float32, in the order of the dataset.
+
+    Raises:
+        ValueError: the dataset is empty.
+
+    Example:
+        >>> features = embed(encoder, inference_dataset(records, (256, 128)), flip=True, normalize=True)
+    """
+
+    def run(images: tf.Tensor) -> tf.Tensor:
+        output = encoder(images, training=False)
+        return tf.cast(output["embedding"] if isinstance(output, dict) else output, tf.float32)
+
+    # One graph for all batches: without the open batch size, a smaller last batch would be traced anew.
+    spec = dataset.element_spec["image"] if isinstance(dataset.element_spec, dict) else dataset.element_spec
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *spec.shape[1:]), spec.dtype)])
+    def predict(images: tf.Tensor) -> tf.Tensor:
+        embedding = run(images)
+        return (embedding + run(tf.reverse(images, [2]))) / 2.0 if flip else embedding
+
+    batches = int(dataset.cardinality())
+    features = []
+    for batch in track(dataset, description, total=batches if batches >= 0 else None, transient=True):
+        features.append(predict(batch["image"] if isinstance(batch, dict) else batch).numpy())
+    if not features:
+        raise ValueError("There are no images to embed: the dataset is empty.")
+    embeddings = np.concatenate(features)
+    return l2_normalized(embeddings) if normalize else embeddings

@@ -1,0 +1,45 @@
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.evaluation.embedding import embed
+
+
+def images(number=7):
+    return np.random.default_rng(0).standard_normal((number, 8, 4, 3)).astype(np.float32)
+
+
+def first_column(batch, training):
+    """An encoder that is easy to compute by hand, and that a mirror image changes."""
+    assert training is False
+    return {"embedding": tf.reduce_sum(batch[:, :, 0], axis=1), "logits": tf.zeros((1, 5))}
+
+
+def test_embeds_every_image_in_order_with_a_smaller_last_batch():
+    dataset = tf.data.Dataset.from_tensor_slices(images()).batch(3)
+    features = embed(first_column, dataset)
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, images()[:, :, 0].sum(axis=1), atol=1e-5)
+
+
+def test_flip_averages_and_normalize_scales_afterwards():
+    dataset = tf.data.Dataset.from_tensor_slices({"image": images()}).batch(7)
+    mean = (images()[:, :, 0].sum(axis=1) + images()[:, :, -1].sum(axis=1)) / 2
+    np.testing.assert_allclose(embed(first_column, dataset, flip=True), mean, atol=1e-5)
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(embed(first_column, dataset, flip=True, normalize=True), expected, atol=1e-5)
+
+
+def test_keras_model_runs_in_inference_mode_and_gives_float32():
+    inputs = keras.Input((8, 4, 3))
+    dropped = keras.layers.Dropout(0.9)(keras.layers.Flatten()(inputs))
+    model = keras.Model(inputs, {"embedding": keras.layers.Activation("linear", dtype="float16")(dropped)})
+    features = embed(model, tf.data.Dataset.from_tensor_slices(images()).batch(4))
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, images().reshape(7, -1), atol=5e-3)
+
+
+def test_empty_dataset_is_refused():
+    with pytest.raises(ValueError, match="no images to embed"):
+        embed(first_column, tf.data.Dataset.from_tensor_slices(images(0)).batch(3))
