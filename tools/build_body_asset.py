@@ -159,7 +159,7 @@ def label_head(centre: np.ndarray, box: tuple[np.ndarray, np.ndarray]) -> np.nda
     x = np.abs(centre[:, 0]) / high[0]
     y = (centre[:, 1] - low[1]) / (high[1] - low[1])
     z = (centre[:, 2] - low[2]) / (high[2] - low[2])
-    # hairline height as a function of depth: nape (z = 0.1), behind the ear (0.45), temple (0.6), forehead (0.9)
+    # hairline height by depth: nape (z = 0.1), behind the ear (0.45), temple (0.6), forehead (0.9)
     hairline = np.interp(
         z, [0.05, 0.35, 0.46, 0.58, 0.68, 0.80, 0.92], [0.30, 0.33, 0.52, 0.63, 0.72, 0.83, 0.87]
     )
@@ -285,6 +285,23 @@ def build(source: Path) -> dict[str, np.ndarray]:
     }
 
 
+def occlusion() -> np.ndarray:
+    """Share of open sky (V,) uint8 of 255 around each vertex, the arms hanging down as they mostly do."""
+    from bake_occlusion import open_share
+
+    from san_tf.synthesis.body import BodyShape, load_body
+    from san_tf.synthesis.posture import Arm, Leg, Posture, rotations
+    from san_tf.synthesis.skeleton import Pose, pose_vertices
+
+    body = load_body()
+    arm, leg = Arm(abduction=12), Leg(abduction=4)
+    posture = Posture(left_arm=arm, right_arm=arm, left_leg=leg, right_leg=leg)
+    vertices = pose_vertices(body.rest_vertices, BodyShape(), Pose(rotations(posture)))
+    share = open_share(vertices.astype(float), body.faces)
+    share = (share + share[body.vertex_mirror]) / 2
+    return np.round(255 * share).astype(np.uint8)
+
+
 def main() -> None:
     """Read the flags, build, write, report the size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -294,6 +311,10 @@ def main() -> None:
     )
     flags = parser.parse_args()
     arrays = build(flags.source)
+    count = arrays["counts"][0]
+    arrays["occlusion"] = np.full(count, 255, np.uint8)
+    np.savez_compressed(flags.out, **arrays)  # complete enough to pose, which the next line needs
+    arrays["occlusion"] = occlusion()
     np.savez_compressed(flags.out, **arrays)
     print(f"{flags.out}: {flags.out.stat().st_size / 1e6:.2f} MB")
     for name, array in arrays.items():

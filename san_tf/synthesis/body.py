@@ -1,7 +1,7 @@
 """The human body: one mesh and one UV layout for everybody, shaped by sex, age, weight, muscle and height.
 
-The mesh is MakeHuman's base mesh (CC0, see `assets/PROVENANCE.md`). World axes: y up, feet at y = 0, the person
-looks along +z and has the left hand at +x. Lengths are metres. In a texture image row 0 is v = 1.
+The mesh is MakeHuman's base mesh (CC0, see `assets/PROVENANCE.md`). World axes: y up, feet at y = 0, the
+person looks along +z and has the left hand at +x. Lengths are metres. In a texture image row 0 is v = 1.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ PARTS: tuple[str, ...] = (
 )
 # MakeHuman's height targets reach from dwarf to giant; this share of them spans adults.
 _HEIGHT_RANGE = 0.34
+_HEAVY_SLACK = 0.6
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,9 @@ class Body:
         bones, parents: (B,) names and indices of parents (-1 for the root), parents first.
         bone_mirror: (B,) int32, each bone's left-right mirror.
         skin_bones, skin_weights: (V, 4) int32 and float32, which bones move a vertex; weights sum to 1.
+        mirror_uv_faces: (F, 3) int32, the UV index of each corner's left-right mirror corner.
+        occlusion: (V,) float32 in 0..1, how much of the sky a vertex sees when the arms hang down; for
+            `Mesh.occlusion`.
         skirt_faces, skirt_bones, skirt_weights: the helper skirt, a closed tube from waist to shins;
             its vertices are `skirt_vertices(shape)`.
         hair_faces, hair_bones, hair_weights: the helper hair, a shell of shoulder-long hair; `hair_vertices`.
@@ -101,6 +105,7 @@ class Body:
     skin_bones: np.ndarray
     skin_weights: np.ndarray
     mirror_uv_faces: np.ndarray
+    occlusion: np.ndarray
     skirt_faces: np.ndarray
     skirt_bones: np.ndarray
     skirt_weights: np.ndarray
@@ -142,11 +147,13 @@ def _asset() -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=128)
 def _points(shape: BodyShape) -> np.ndarray:
-    """Every point of a shape: body and eyes, skirt, hair, bone heads, bone tails. (P, 3) float32, feet at 0."""
+    """Every point of a shape, (P, 3) float32: body and eyes, skirt, hair, bone heads, bone tails."""
     asset = _asset()
     sex = np.array([1 - shape.sex, shape.sex])
     age = np.array([1 - shape.age, shape.age])
-    muscle, weight = _levels(shape.muscle), _levels(shape.weight)
+    # MakeHuman's heavy and muscular bodies are bulky but lean; only slack heavy ones look heavy in clothes
+    muscle = _levels(shape.muscle * (1 - _HEAVY_SLACK * max(0.0, 2 * shape.weight - 1)))
+    weight = _levels(shape.weight)
     share = np.einsum("s,a,m,w->samw", sex, age, muscle, weight).astype(np.float32)
     points = asset["base"] + np.tensordot(share, asset["targets"], 4)
     reach = (2 * shape.height - 1) * _HEIGHT_RANGE
@@ -239,6 +246,7 @@ def load_body() -> Body:
         skin_bones=bones[:count],
         skin_weights=weights[:count],
         mirror_uv_faces=_mirror_corners(quads, uv_quads, mirror)[row, corner].astype(np.int32),
+        occlusion=asset["occlusion"].astype(np.float32) / 255,
         skirt_faces=tube("skirt_quads", 1),
         skirt_bones=bones[ends[1] : ends[2]],
         skirt_weights=weights[ends[1] : ends[2]],
@@ -260,7 +268,7 @@ def _mirror_corners(quads: np.ndarray, uv_quads: np.ndarray, mirror: np.ndarray)
 
 
 def __getattr__(name: str) -> object:
-    """`texel_map` and `mirror_map` live in `texels`, which builds on this module; they are reached from here."""
+    """`texel_map` and `mirror_map`, which live in `texels` and build on this module, are reached from here."""
     if name in {"texel_map", "mirror_map", "TexelMap"}:
         from san_tf.synthesis import texels
 

@@ -1,8 +1,8 @@
 """How the angles of hip, knee, ankle and trunk go through one gait cycle.
 
-The curves follow normal level walking as gait laboratories report it (Perry and Burnfield, *Gait Analysis*, 2nd
-ed. 2010; Winter, *Biomechanics and Motor Control of Human Movement*, 4th ed. 2009), sampled at every tenth of a
-cycle from one heel strike to the next.
+The curves follow normal level walking as gait laboratories report it (Perry and Burnfield, *Gait Analysis*,
+2nd ed. 2010; Winter, *Biomechanics and Motor Control of Human Movement*, 4th ed. 2009), sampled at every
+tenth of a cycle from one heel strike to the next.
 """
 
 from __future__ import annotations

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.synthesis.gait import leg_angles
-from san_tf.synthesis.posture import Arm, Leg, Trunk, rotations
+from san_tf.synthesis.posture import Arm, Leg, Posture, Trunk, rotations
 from san_tf.synthesis.skeleton import Pose, mirrored
 
 ACTIONS: tuple[str, ...] = ("walking", "standing", "carrying", "phoning")
@@ -35,8 +37,7 @@ def walking(
         >>> walking(0.25).action
         'walking'
     """
-    trunk, arms, legs = _walk(phase, stride, swing, lean)
-    return _finish("walking", phase % 1.0, trunk, *arms, *legs, rng=rng)
+    return _finish("walking", phase % 1.0, _walk(phase, stride, swing, lean), rng)
 
 
 def sample_pose(rng: np.random.Generator, action: str) -> Pose:
@@ -65,8 +66,8 @@ def sample_pose(rng: np.random.Generator, action: str) -> Pose:
     return mirrored(pose) if rng.random() < 0.5 else pose
 
 
-def _walk(phase: float, stride: float, swing: float, lean: float) -> tuple[Trunk, list[Arm], list[Leg]]:
-    """Angles of a walk, left side first."""
+def _walk(phase: float, stride: float, swing: float, lean: float) -> Posture:
+    """Angles of a walk."""
     turn = 2 * np.pi * phase
     trunk = Trunk(
         pelvis=(lean * 0.4, -5 * stride * np.cos(turn), 2.5 * np.sin(turn)),
@@ -81,17 +82,17 @@ def _walk(phase: float, stride: float, swing: float, lean: float) -> tuple[Trunk
         arms.append(
             Arm(
                 flexion=-2 + 20 * swing * stride * forward,
-                abduction=7.0,
-                turn=10.0,
+                abduction=4.0,
+                turn=12.0,
                 elbow=18 + 14 * swing * stride * (0.5 + 0.5 * forward),
                 twist=15.0,
                 grip=0.45,
             )
         )
-    return trunk, arms, legs
+    return Posture(trunk, *arms, *legs)
 
 
-def _stand(rng: np.random.Generator) -> tuple[Trunk, list[Arm], list[Leg]]:
+def _stand(rng: np.random.Generator) -> Posture:
     """Angles of standing: even, or with the weight on the left leg and the right knee slack."""
     weight = rng.choice([0.0, 1.0]) * rng.uniform(0.4, 1.0)
     hip_out = 6 * weight
@@ -113,108 +114,101 @@ def _stand(rng: np.random.Generator) -> tuple[Trunk, list[Arm], list[Leg]]:
     arms = [
         Arm(
             flexion=rng.uniform(-6, 8),
-            abduction=rng.uniform(5, 11),
+            abduction=rng.uniform(2, 9),
             turn=rng.uniform(5, 25),
             elbow=rng.uniform(8, 28),
         )
         for _ in range(2)
     ]
-    return trunk, arms, [left, right]
+    return Posture(trunk, *arms, left, right)
 
 
-def _walk_or_stand(rng: np.random.Generator, walks: float) -> tuple[float, Trunk, list[Arm], list[Leg]]:
+def _walk_or_stand(rng: np.random.Generator, walks: float) -> tuple[float, Posture]:
     """Lower body of somebody whose hands are busy: walking with probability `walks`, else standing."""
     if rng.random() < walks:
         phase = rng.random()
-        return phase, *_walk(phase, rng.uniform(0.55, 1.0), rng.uniform(0.3, 1.0), rng.uniform(0, 5))
-    return 0.0, *_stand(rng)
+        return phase, _walk(phase, rng.uniform(0.55, 1.0), rng.uniform(0.3, 1.0), rng.uniform(0, 5))
+    return 0.0, _stand(rng)
 
 
 def _standing(rng: np.random.Generator) -> Pose:
-    trunk, arms, legs = _stand(rng)
-    kind = rng.choice(
-        ["relaxed", "pockets", "one pocket", "crossed", "clasped", "akimbo"],
-        p=[0.4, 0.15, 0.15, 0.1, 0.1, 0.1],
-    )
-    if kind in ("pockets", "one pocket"):
-        arms[0] = _pocket(rng)
-        if kind == "pockets":
-            arms[1] = _pocket(rng)
+    posture = _stand(rng)
+    share = {
+        "relaxed": 0.4,
+        "pockets": 0.14,
+        "one pocket": 0.14,
+        "crossed": 0.1,
+        "clasped": 0.08,
+        "behind": 0.06,
+    }
+    share["akimbo"] = 1 - sum(share.values())
+    kind = rng.choice(list(share), p=list(share.values()))
+    both = {
+        "pockets": Arm(flexion=-26, abduction=15, turn=23, elbow=57, grip=0.1),
+        "clasped": Arm(flexion=14, abduction=-2, turn=60, elbow=26, twist=20, grip=0.4),
+        "behind": Arm(flexion=-39, abduction=0, turn=61, elbow=38, grip=0.4),
+        "akimbo": Arm(flexion=-34, abduction=32, turn=33, elbow=90, twist=-18, wrist=20, grip=0.4),
+    }
+    if kind in both:
+        posture.left_arm = both[kind]
+        if kind != "akimbo" or rng.random() < 0.5:
+            posture.right_arm = replace(both[kind])
+    elif kind == "one pocket":
+        posture.left_arm = both["pockets"]
     elif kind == "crossed":
-        arms = [
-            Arm(flexion=34, abduction=12, turn=66, elbow=104, twist=30, wrist=5, grip=0.2),
-            Arm(flexion=26, abduction=12, turn=62, elbow=96, twist=30, wrist=5, grip=0.2),
-        ]
-    elif kind == "clasped":
-        arms = [Arm(flexion=14, abduction=10, turn=48, elbow=44, twist=20, grip=0.4) for _ in range(2)]
-    elif kind == "akimbo":
-        arms[0] = Arm(flexion=-16, abduction=38, turn=48, elbow=84, twist=-10, wrist=20, grip=0.4)
-    return _finish("standing", 0.0, trunk, *arms, *legs, rng=rng)
-
-
-def _pocket(rng: np.random.Generator) -> Arm:
-    return Arm(
-        flexion=-14 + rng.uniform(-3, 3),
-        abduction=14,
-        turn=24,
-        elbow=38 + rng.uniform(-4, 4),
-        twist=10,
-        grip=0.1,
-    )
+        posture.left_arm = Arm(flexion=41, abduction=-4, turn=86, elbow=86, grip=0.2)
+        posture.right_arm = Arm(flexion=29, abduction=-4, turn=90, elbow=83, grip=0.2)
+    return _finish("standing", 0.0, posture, rng)
 
 
 def _carrying(rng: np.random.Generator) -> Pose:
-    phase, trunk, arms, legs = _walk_or_stand(rng, 0.7)
-    arms[0] = Arm(
-        flexion=0.3 * arms[0].flexion,
+    phase, posture = _walk_or_stand(rng, 0.7)
+    posture.left_arm = Arm(
+        flexion=0.3 * posture.left_arm.flexion,
         abduction=rng.uniform(8, 13),
         turn=8,
         elbow=rng.uniform(3, 12),
-        twist=10,
         wrist=0,
         grip=1,
     )
-    pitch, yaw, roll = trunk.chest
-    trunk.chest = (pitch, yaw, roll - rng.uniform(0, 4))  # leaning away from the load
-    return _finish("carrying", phase, trunk, *arms, *legs, bag_hand="left", rng=rng)
+    pitch, yaw, roll = posture.trunk.chest
+    posture.trunk.chest = (pitch, yaw, roll - rng.uniform(0, 4))  # leaning away from the load
+    return _finish("carrying", phase, posture, rng, bag_hand="left")
 
 
 def _phoning(rng: np.random.Generator) -> Pose:
-    phase, trunk, arms, legs = _walk_or_stand(rng, 0.5)
-    pitch, yaw, roll = trunk.neck
+    phase, posture = _walk_or_stand(rng, 0.5)
+    pitch, yaw, roll = posture.trunk.neck
     if rng.random() < 0.45:  # at the ear
-        arms[0] = Arm(
-            flexion=42, abduction=30, turn=34, elbow=138, twist=-20, wrist=10, raise_shoulder=6, grip=0.6
+        posture.left_arm = Arm(
+            flexion=48, abduction=38, turn=6, elbow=143, twist=4, wrist=-12, raise_shoulder=6, grip=0.6
         )
-        trunk.neck = (pitch + 4, yaw, roll + 6)
+        posture.trunk.neck = (pitch + 4, yaw, roll + 6)
     else:  # in front of the eyes
-        arms[0] = Arm(flexion=26, abduction=8, turn=34, elbow=98, twist=-40, wrist=5, grip=0.6)
+        posture.left_arm = Arm(flexion=18, abduction=6, turn=29, elbow=95, twist=-42, grip=0.6)
         if rng.random() < 0.4:
-            arms[1] = Arm(flexion=26, abduction=8, turn=34, elbow=94, twist=-40, wrist=5, grip=0.6)
-        trunk.neck = (rng.uniform(18, 34), 0.3 * yaw, 0.0)
-    return _finish("phoning", phase, trunk, *arms, *legs, rng=rng)
+            posture.right_arm = Arm(flexion=18, abduction=6, turn=29, elbow=90, twist=-42, grip=0.6)
+        posture.trunk.neck = (rng.uniform(18, 34), 0.3 * yaw, 0.0)
+    return _finish("phoning", phase, posture, rng)
 
 
 def _finish(
     action: str,
     phase: float,
-    trunk: Trunk,
-    left_arm: Arm,
-    right_arm: Arm,
-    left_leg: Leg,
-    right_leg: Leg,
-    bag_hand: str | None = None,
+    posture: Posture,
     rng: np.random.Generator | None = None,
+    bag_hand: str | None = None,
 ) -> Pose:
     """Bones from angles, with about two degrees of individual deviation in every joint."""
     if rng is not None:
-        for arm in (left_arm, right_arm):
+        for arm in (posture.left_arm, posture.right_arm):
             arm.flexion += rng.normal(0, 2)
             arm.abduction += abs(rng.normal(0, 1.5))
             arm.turn += rng.normal(0, 4)
             arm.elbow = max(2.0, arm.elbow + rng.normal(0, 3))
-        for leg in (left_leg, right_leg):
+        for leg in (posture.left_leg, posture.right_leg):
             leg.flexion += rng.normal(0, 1)
             leg.turn += rng.normal(0, 3)
-        trunk.neck = tuple(a + rng.normal(0, 3) for a in trunk.neck)  # type: ignore[assignment]
-    return Pose(rotations(trunk, left_arm, right_arm, left_leg, right_leg), action, phase, bag_hand)
+        pitch, yaw, roll = posture.trunk.neck
+        posture.trunk.neck = (pitch + rng.normal(0, 3), yaw + rng.normal(0, 3), roll + rng.normal(0, 3))
+    return Pose(rotations(posture), action, phase, bag_hand)

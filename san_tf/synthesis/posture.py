@@ -1,13 +1,13 @@
 """Joint angles in anatomical terms, and the bone rotations they amount to.
 
-The stored mesh stands with legs apart and arms held out. Angles are counted from *attention*: standing straight,
-arms and legs hanging down, palms to the thighs. `rotations` first brings each limb to attention (a rotation that
-depends on the rest skeleton alone), then applies the angles.
+The stored mesh stands with legs apart and arms held out. Angles are counted from *attention*: standing
+straight, arms and legs hanging down, palms to the thighs. `rotations` first brings each limb to attention (a
+rotation that depends on the rest skeleton alone), then applies the angles.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -31,7 +31,7 @@ class Arm:
     """
 
     flexion: float = 0.0
-    abduction: float = 8.0
+    abduction: float = 5.0
     turn: float = 0.0
     elbow: float = 12.0
     twist: float = 10.0
@@ -73,6 +73,17 @@ class Trunk:
     neck: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
 
+@dataclass
+class Posture:
+    """The angles of a whole person."""
+
+    trunk: Trunk = field(default_factory=Trunk)
+    left_arm: Arm = field(default_factory=Arm)
+    right_arm: Arm = field(default_factory=Arm)
+    left_leg: Leg = field(default_factory=Leg)
+    right_leg: Leg = field(default_factory=Leg)
+
+
 def about(axis: int, degrees: float) -> np.ndarray:
     """Right-handed rotation (3, 3) about x (0), y (1) or z (2)."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -83,9 +94,9 @@ def about(axis: int, degrees: float) -> np.ndarray:
     return rotation
 
 
-def _turned(angles: tuple[float, float, float]) -> np.ndarray:
+def _turned(angles: tuple[float, float, float], share: float = 1.0) -> np.ndarray:
     pitch, yaw, roll = angles
-    return about(1, yaw) @ about(0, pitch) @ about(2, -roll)
+    return about(1, share * yaw) @ about(0, share * pitch) @ about(2, -share * roll)
 
 
 def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -102,17 +113,19 @@ def _attention() -> dict[str, np.ndarray]:
     body = load_body()
     heads, tails = joints(BodyShape())
     goal = {
-        "LeftArm": (0.06, -1.0, -0.03),
-        "LeftForeArm": (0.05, -1.0, 0.05),
+        "LeftArm": (0.03, -1.0, -0.03),
+        "LeftForeArm": (0.0, -1.0, 0.05),
         "LeftHand": (0.0, -1.0, 0.06),
         "LeftUpLeg": (-0.005, -1.0, 0.0),
         "LeftLeg": (0.005, -1.0, -0.04),
     }
+    # the stored mesh holds its palms down: turned about the arm, they come to face the thighs
+    untwist = {"LeftArm": 10.0, "LeftForeArm": 35.0, "LeftHand": 60.0}
     result = {}
     for name, direction in goal.items():
         b = body.bone(name)
         rotation = _between((tails[b] - heads[b]).astype(float), np.array(direction))
-        result[name] = rotation
+        result[name] = about(1, untwist.get(name, 0.0)) @ rotation
     # the mesh's toes point outwards by some degrees; the angles count from straight ahead
     foot = body.bone("LeftFoot")
     ahead = tails[foot] - heads[foot]
@@ -121,23 +134,32 @@ def _attention() -> dict[str, np.ndarray]:
     return result | {n.replace("Left", "Right"): reflection @ r @ reflection for n, r in result.items()}
 
 
-def rotations(trunk: Trunk, left_arm: Arm, right_arm: Arm, left_leg: Leg, right_leg: Leg) -> np.ndarray:
-    """Bone rotations (B, 3, 3) for `skeleton.Pose` from anatomical angles."""
-    body = load_body()
+def rotations(posture: Posture) -> np.ndarray:
+    """Bone rotations for `skeleton.Pose` from anatomical angles.
+
+    Args:
+        posture: Angles in degrees.
+
+    Returns:
+        (B, 3, 3) float64, each bone's rotation about its head in world-at-rest axes.
+    """
+    body, trunk = load_body(), posture.trunk
     turned = {"Hips": _turned(trunk.pelvis)}
     # the spine bends over three bones, the neck over two
-    third, half = tuple(a / 3 for a in trunk.chest), tuple(a / 2 for a in trunk.neck)
-    for name, parent, angles in (
-        ("LowerBack", "Hips", third),
-        ("Spine", "LowerBack", third),
-        ("Spine1", "Spine", third),
-        ("Neck", "Spine1", half),
-        ("Head", "Neck", half),
+    for name, parent, angles, share in (
+        ("LowerBack", "Hips", trunk.chest, 1 / 3),
+        ("Spine", "LowerBack", trunk.chest, 1 / 3),
+        ("Spine1", "Spine", trunk.chest, 1 / 3),
+        ("Neck", "Spine1", trunk.neck, 1 / 2),
+        ("Head", "Neck", trunk.neck, 1 / 2),
     ):
-        turned[name] = turned[parent] @ _turned(angles)
+        turned[name] = turned[parent] @ _turned(angles, share)
     goal = dict(turned)
     reflection = np.diag([-1.0, 1.0, 1.0])
-    for side, arm, leg in (("Left", left_arm, left_leg), ("Right", right_arm, right_leg)):
+    for side, arm, leg in (
+        ("Left", posture.left_arm, posture.left_leg),
+        ("Right", posture.right_arm, posture.right_leg),
+    ):
         chest, pelvis = turned["Spine1"], turned["Hips"]
         if side == "Right":
             chest, pelvis = reflection @ chest @ reflection, reflection @ pelvis @ reflection
@@ -158,7 +180,7 @@ def rotations(trunk: Trunk, left_arm: Arm, right_arm: Arm, left_leg: Leg, right_
 def _arm(arm: Arm, chest: np.ndarray) -> dict[str, np.ndarray]:
     """World rotations of the left arm's bones under a chest's rotation."""
     rest = _attention()
-    shoulder = chest @ about(2, arm.raise_shoulder - 4)
+    shoulder = chest @ about(2, arm.raise_shoulder - 6)
     upper = chest @ about(0, -arm.flexion) @ about(2, arm.abduction) @ about(1, -arm.turn)
     fore = upper @ about(0, -arm.elbow)
     twisted = fore @ about(1, -arm.twist)

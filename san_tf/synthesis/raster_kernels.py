@@ -14,7 +14,7 @@ NEAR = 0.05
 def project(
     vertices: np.ndarray, rotation: np.ndarray, position: np.ndarray, focal: float, cx: float, cy: float
 ) -> np.ndarray:
-    """World vertices (V, 3) -> pixel x, pixel y, 1 / depth; 1 / depth is 0 for what lies behind the camera."""
+    """World vertices (V, 3) -> pixel x, pixel y, 1 / depth; 1 / depth is 0 behind the camera."""
     points = np.empty(vertices.shape, np.float64)
     r = rotation
     for i in range(vertices.shape[0]):
@@ -39,7 +39,7 @@ def fill(
     triangle: np.ndarray,
     which: np.ndarray,
 ) -> None:
-    """Write mesh `number` and its triangles into the pixels where they are nearest (1 / depth is largest)."""
+    """Write mesh `number` and its triangles into the pixels where 1 / depth is largest so far."""
     height, width = inverse_depth.shape
     for t in range(faces.shape[0]):
         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
@@ -82,7 +82,7 @@ def fill(
 
 @compiled
 def _lit(nearness: np.ndarray, x: float, y: float, z: float) -> float:
-    """Share of the four shadow-map texels around (x, y) that see the light at nearness z, blended bilinearly."""
+    """Share of the shadow map's four texels around (x, y), blended, that see the light at nearness z."""
     fx, fy = x - 0.5, y - 0.5
     ix, iy = int(np.floor(fx)), int(np.floor(fy))
     ax, ay = fx - ix, fy - iy
@@ -114,12 +114,7 @@ def shade(
     gloss: float,
     lamps: np.ndarray,
     eye: np.ndarray,
-    shadow_axes: np.ndarray,
-    shadow_x: float,
-    shadow_y: float,
-    shadow_scale: float,
-    shadow_bias: float,
-    shadow: np.ndarray,
+    shadow: tuple[np.ndarray, float, float, float, float, np.ndarray],
     inverse_depth: np.ndarray,
     triangle: np.ndarray,
     which: np.ndarray,
@@ -127,7 +122,12 @@ def shade(
     uv_out: np.ndarray,
     part_out: np.ndarray,
 ) -> None:
-    """Colour the pixels that show mesh `number`. `lamps` rows: key direction, key, sky, ground, fill direction, fill."""
+    """Colour the pixels that show mesh `number`.
+
+    The rows of `lamps` are key direction, key, sky, ground, fill direction, fill. `shadow` is the key light's
+    view: axes, origin x and y, pixels a metre, zero of nearness, nearness map; an empty map means no shadows.
+    """
+    shadow_axes, shadow_x, shadow_y, shadow_scale, shadow_zero, nearness = shadow
     rows, cols = texture.shape[0], texture.shape[1]
     color = np.empty(3)
     for row in range(which.shape[0]):
@@ -172,17 +172,14 @@ def shade(
             py = w0 * vertices[a, 1] + w1 * vertices[b, 1] + w2 * vertices[c, 1]
             pz = w0 * vertices[a, 2] + w1 * vertices[b, 2] + w2 * vertices[c, 2]
             key = nx * lamps[0, 0] + ny * lamps[0, 1] + nz * lamps[0, 2]
-            if key > 0 and shadow.shape[0] > 0:
+            if key > 0 and nearness.shape[0] > 0:
                 # stepping off the surface along its normal keeps it from shading itself
                 qx, qy, qz = px + 0.02 * nx, py + 0.02 * ny, pz + 0.02 * nz
                 sx = shadow_axes[0, 0] * qx + shadow_axes[0, 1] * qy + shadow_axes[0, 2] * qz
                 sy = shadow_axes[1, 0] * qx + shadow_axes[1, 1] * qy + shadow_axes[1, 2] * qz
                 sz = shadow_axes[2, 0] * qx + shadow_axes[2, 1] * qy + shadow_axes[2, 2] * qz
                 key *= _lit(
-                    shadow,
-                    (sx - shadow_x) * shadow_scale,
-                    (sy - shadow_y) * shadow_scale,
-                    sz - shadow_bias + 0.024,
+                    nearness, (sx - shadow_x) * shadow_scale, (sy - shadow_y) * shadow_scale, sz - shadow_zero
                 )
             key = max(key, 0.0)
             fill_light = max(nx * lamps[4, 0] + ny * lamps[4, 1] + nz * lamps[4, 2], 0.0)

@@ -1,8 +1,8 @@
 """A z-buffer rasterizer for small pictures of people, and the light it shades with.
 
-Several meshes are drawn into one frame, each with a texture or with colours a vertex. Camera axes are those of
-image processing: x right, y down, z forward; pixel (row r, column c) has its centre at (c + 0.5, r + 0.5).
-Colours are linear light in float32, 1.0 being a white surface under full light; `to_srgb` makes an image of them.
+Several meshes are drawn into one frame, each with a texture or with colours a vertex. Camera axes are those
+of image processing: x right, y down, z forward; pixel (row r, column c) has its centre at (c + 0.5, r + 0.5).
+Colours are linear light in float32, 1.0 being a white surface under full light; `to_srgb` makes an image.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersa
             vertex_normals(mesh.vertices, faces),
             _NO_UV if mesh.uv is None else np.ascontiguousarray(mesh.uv, np.float32),
             faces[:0] if mesh.uv_faces is None else np.ascontiguousarray(mesh.uv_faces, np.int32),
-            _linear(mesh.texture) if textured else _NO_TEXTURE,
+            _NO_TEXTURE if mesh.texture is None else _linear(mesh.texture),
             _NO_COLORS if mesh.colors is None else _linear(mesh.colors),
             textured,
             _NO_PART if mesh.part is None else np.ascontiguousarray(mesh.part, np.uint8),
@@ -244,7 +244,7 @@ def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersa
             float(mesh.gloss),
             lamps,
             eye,
-            *shadow,
+            shadow,
             inverse_depth,
             triangle,
             which,
@@ -260,9 +260,10 @@ _NO_TEXTURE = np.zeros((2, 2, 3), np.float32)
 _NO_COLORS = np.zeros((0, 3), np.float32)
 _NO_PART = np.zeros(0, np.uint8)
 _ONES = np.zeros(0, np.float32)
-# axes (3, 3), origin x, y, pixels a metre, bias in metres, and the map: (0, 0) means no shadows
+# axes (3, 3), origin x, y, pixels a metre, zero of nearness, and the map: (0, 0) means no shadows
 _NO_SHADOW = (np.eye(3), 0.0, 0.0, 1.0, 0.0, np.zeros((0, 0)))
 _SHADOW_SIZE = 192
+# a point this far (metres) behind the surface the light sees is still lit
 _SHADOW_BIAS = 0.012
 
 
@@ -287,4 +288,4 @@ def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
         kernels.fill(
             points, np.ascontiguousarray(mesh.faces, np.int32), number, True, nearness, triangle, which
         )
-    return axes, float(origin[0]), float(origin[1]), scale, _SHADOW_BIAS - 1.0 + origin[2], nearness
+    return axes, float(origin[0]), float(origin[1]), scale, float(origin[2]) - 1.0 - _SHADOW_BIAS, nearness

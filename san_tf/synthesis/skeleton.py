@@ -1,7 +1,7 @@
 """Moving a body by its bones: forward kinematics and linear blend skinning.
 
-A pose gives every bone a rotation about its head, expressed in the axes of the world at rest (x to the person's
-left, y up, z forward); children are carried along. Vertices follow up to four bones.
+A pose gives every bone a rotation about its head, expressed in the axes of the world at rest (x to the
+person's left, y up, z forward); children are carried along. Vertices follow up to four bones.
 """
 
 from __future__ import annotations

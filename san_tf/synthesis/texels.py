@@ -1,7 +1,8 @@
 """What lies under each texel of the shared UV layout: rest-pose geometry, body part, mirror texel.
 
 Textures are painted from these maps, so that hems and patterns meet across the seams of the UV islands.
-The texel at row r, column c of a texture of size S has its centre at u = (c + 0.5) / S, v = 1 - (r + 0.5) / S.
+In a texture of size S the texel at row r, column c has its centre at u = (c + 0.5) / S and
+v = 1 - (r + 0.5) / S.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class TexelMap:
         position: (S, S, 3) float32 metres on the rest body (arms held out).
         normal: (S, S, 3) float32 unit vectors on `mask`, zeros elsewhere.
         part: (S, S) uint8 into `body.PARTS`; 0 off the mask.
-        mask: (S, S) bool, texels of the body and a border of some texels around each island, which repeats the
-            nearest texel of the island so that bilinear lookups never meet background.
+        mask: (S, S) bool, texels of the body and a border around each island; the border repeats the
+            island's nearest texel, so that bilinear lookups never meet background.
         inside: (S, S) bool, texels whose centre lies on the body.
         face: (S, S) int32, the triangle of `load_body().faces` under the texel; -1 off the mask.
         weights: (S, S, 3) float32, the texel's barycentric place in that triangle.
@@ -127,7 +128,7 @@ def texel_map(size: int = 256) -> TexelMap:
 
 @lru_cache(maxsize=8)
 def mirror_map(size: int = 256) -> np.ndarray:
-    """Where each texel's left-right mirror lies: a photograph flipped left to right shows the mirrored texture.
+    """Where each texel's left-right mirror lies: a flipped photograph shows the mirrored texture.
 
     `mirrored = texture[map[..., 0], map[..., 1]]`. Texels off the body map to themselves.
 
