@@ -189,7 +189,8 @@ def _cast(height, width, left, top, step_x, step_y, focal, turn, lens, street, s
                     shade = 1.0 - dapple * min(1.0, max(0.0, (spot - 0.5) * 7.0))
                 for k in range(3):
                     color = albedo[k] * (1 - line) + paint[1 + k] * line
-                    out[row, column, k] = color * (sky[k] + sun[k] * shade * max(0.0, sun_direction[1]))
+                    # Colours are written down as they look; squaring brings them close to linear light.
+                    out[row, column, k] = color * color * (sky[k] + sun[k] * shade * max(0.0, sun_direction[1]))
             else:
                 # Far away: a ragged line of trees or roofs under the sky.
                 bearing = np.arctan2(dx, -dz) * 40.0
@@ -197,7 +198,7 @@ def _cast(height, width, left, top, step_x, step_y, focal, turn, lens, street, s
                 ridge = 0.04 + 0.10 * noise(bearing / 3.0, 0.5, seed + 31) + 0.03 * noise(bearing * 2.0, 0.5, seed + 32)
                 for k in range(3):
                     tree = far[0, k] * (0.6 + 0.8 * noise(bearing * 3.0, rise * 90.0, seed + 33)) * (sky[k] + 0.5 * sun[k])
-                    out[row, column, k] = tree if rise < ridge else far[1, k] * min(1.0, sky[k] + sun[k])
+                    out[row, column, k] = tree * tree if rise < ridge else far[1, k] * (sky[k] + sun[k])
             for wall in range(2):
                 px, pz, wx, wz, tall = planes[wall]
                 # Ray (dx, dz) t = point + s * direction.
@@ -220,7 +221,7 @@ def _cast(height, width, left, top, step_x, step_y, focal, turn, lens, street, s
                 # Walls are darker where they meet the ground.
                 near_ground = 1.0 - 0.35 * np.exp(-y / 0.25)
                 for k in range(3):
-                    value = over[k] * near_ground * (0.75 * sky[k] + 0.8 * sun[k] * abs(facing))
+                    value = over[k] * over[k] * near_ground * (0.75 * sky[k] + 0.8 * sun[k] * abs(facing))
                     out[row, column, k] = out[row, column, k] * (1 - opacity) + value * opacity
                 if opacity > 0.99:
                     best = t
@@ -243,7 +244,7 @@ def render_place(place: Place, camera: Camera, window: Window, light: Light, siz
         size: (height, width) of the result in pixels.
 
     Returns:
-        `(height, width, 3)` float32 RGB radiance, 0..1 where nothing is overexposed.
+        `(height, width, 3)` float32 RGB in linear light; 1 is a white surface in full light.
     """
     height, width = size
     out = np.zeros((height, width, 3), np.float32)

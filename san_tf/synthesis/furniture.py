@@ -25,7 +25,7 @@ class Sprite:
     """An upright flat thing.
 
     Attributes:
-        rgba: `(H, W, 4)` float32, RGB premultiplied by alpha, all in 0..1; the last row touches the ground.
+        rgba: `(H, W, 4)` float32, linear RGB premultiplied by alpha, all in 0..1; the last row touches the ground.
         width: metres.
         height: metres.
     """
@@ -77,7 +77,9 @@ class _Easel:
         shade = fall * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR)
         rgba = np.dstack([self.rgb * (self.alpha * shade)[..., None], self.alpha])
         rgba = cv2.resize(rgba, (columns // 2, rows // 2), interpolation=cv2.INTER_AREA)
-        return Sprite(np.clip(rgba, 0, 1), self.width, self.height)
+        # Colours were chosen as they look; squaring brings them close to linear light.
+        color = rgba[..., :3] ** 2 / np.maximum(rgba[..., 3:], 1e-3)
+        return Sprite(np.clip(np.dstack([color, rgba[..., 3]]), 0, 1), self.width, self.height)
 
 
 def _paint(rng: np.random.Generator) -> np.ndarray:

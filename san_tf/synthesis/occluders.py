@@ -72,7 +72,7 @@ def draw_thing(canvas: np.ndarray, thing: Thing, camera: Camera, window: Window,
     """Draw an upright thing and its contact shadow into a window of the camera's frame.
 
     Args:
-        canvas: `(H, W, 3)` float32 RGB radiance, changed in place.
+        canvas: `(H, W, 3)` float32 RGB in linear light, changed in place.
         thing: what to draw.
         camera: where the camera hangs.
         window: the part of the frame that the canvas shows.

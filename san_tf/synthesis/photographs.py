@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.synthesis.rasterizer import to_linear
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -62,7 +63,7 @@ def crop_photograph(folder: str, size: tuple[int, int], rng: np.random.Generator
         rng: chooses photograph and part.
 
     Returns:
-        `(height, width, 3)` float32 RGB in 0..1.
+        `(height, width, 3)` float32 RGB in linear light, 0..1.
 
     Raises:
         UserError: the folder is missing or empty, or a file cannot be read.
@@ -83,4 +84,4 @@ def crop_photograph(folder: str, size: tuple[int, int], rng: np.random.Generator
     if rng.random() < 0.5:
         part = part[:, ::-1]
     part = cv2.resize(np.ascontiguousarray(part[..., ::-1]), (width, height), interpolation=cv2.INTER_AREA)
-    return part.astype(np.float32) / 255.0
+    return to_linear(part)

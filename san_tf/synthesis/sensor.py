@@ -17,7 +17,7 @@ class Sensor:
     Attributes:
         color_matrix: `(3, 3)` RGB to RGB: white balance, channel crosstalk and saturation.
         exposure: factor on the light; auto-exposure moves about it.
-        gamma: exponent after exposure; below 1 brightens shadows.
+        gamma: exponent on top of the usual 1 / 2.2; below 1 brightens shadows.
         contrast: slope about the middle grey.
         haze: `(3,)` RGB veil that lifts the blacks, 0..0.2.
         vignette: fall of brightness to the corners of the crop, 0..0.25.
@@ -71,15 +71,16 @@ def sample_sensor(seed: int, camid: int) -> Sensor:
         vignette=rng.uniform(0.0, 0.2),
         defocus=rng.uniform(0.25, 0.85),
         shutter=rng.uniform(0.5, 4.0),
-        noise=rng.uniform(0.006, 0.03),
+        noise=rng.uniform(0.004, 0.02),
         sharpening=rng.uniform(0.0, 0.7),
-        jpeg_quality=int(rng.integers(45, 88)),
+        jpeg_quality=int(rng.integers(35, 85)),
     )
 
 
 def develop(
     radiance: np.ndarray,
     sensor: Sensor,
+    gain: float,
     native_height: float,
     output_size: tuple[int, int],
     rng: np.random.Generator,
@@ -87,8 +88,9 @@ def develop(
     """Turn a clean rendering into the crop that the camera's recording gives.
 
     Args:
-        radiance: `(H, W, 3)` float32 RGB, 0..1 where nothing is overexposed.
+        radiance: `(H, W, 3)` float32 RGB in linear light.
         sensor: the camera's look.
+        gain: auto-exposure of the scene, see `auto_exposure`; the sensor's own habit comes on top.
         native_height: height of the crop in pixels of the recording, before it is resized.
         output_size: (height, width) of the result.
         rng: source of exposure changes, motion and noise.
@@ -98,7 +100,7 @@ def develop(
 
     Example:
         >>> grey = np.full((64, 32, 3), 0.5, np.float32)
-        >>> develop(grey, sample_sensor(0, 0), 60.0, (128, 64), np.random.default_rng(0)).shape
+        >>> develop(grey, sample_sensor(0, 0), 1.0, 60.0, (128, 64), np.random.default_rng(0)).shape
         (128, 64, 3)
     """
     height, width = radiance.shape[:2]
@@ -106,7 +108,7 @@ def develop(
     columns = max(12, round(rows * width / height))
     picture = _resize(radiance, rows, columns)
     picture = _blur(picture, sensor, rows, rng)
-    picture = _tone(picture, sensor, rng)
+    picture = _tone(picture, sensor, gain, rng)
     if sensor.sharpening > 0.1:
         soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
         picture = picture + sensor.sharpening * (picture - soft)
@@ -118,6 +120,22 @@ def develop(
     quality = int(np.clip(sensor.jpeg_quality + rng.integers(-6, 7), 25, 95))
     frame = decode_rgb(encode_jpeg(frame, quality))
     return _resize(frame, *output_size)
+
+
+def auto_exposure(scene: np.ndarray) -> float:
+    """Return the gain that brings a scene's mean to middle grey.
+
+    Args:
+        scene: `(H, W, 3)` float32 RGB in linear light: the empty street, coarse is enough.
+
+    Returns:
+        The gain, 0.4..4.
+
+    Example:
+        >>> auto_exposure(np.full((4, 4, 3), 0.09, np.float32))
+        2.0
+    """
+    return float(np.clip(round(0.18 / max(float(np.minimum(scene, 1.0).mean()), 1e-3), 6), 0.4, 4.0))
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
@@ -159,10 +177,10 @@ def _blur(picture: np.ndarray, sensor: Sensor, rows: int, rng: np.random.Generat
     return picture
 
 
-def _tone(picture: np.ndarray, sensor: Sensor, rng: np.random.Generator) -> np.ndarray:
+def _tone(picture: np.ndarray, sensor: Sensor, gain: float, rng: np.random.Generator) -> np.ndarray:
     """Apply exposure, colour matrix, vignette, gamma, contrast and haze; returns values in 0..1."""
     rows, columns = picture.shape[:2]
-    exposure = sensor.exposure * np.exp(rng.normal(0.0, 0.06))
+    exposure = gain * sensor.exposure * np.exp(rng.normal(0.0, 0.08))
     picture = picture @ (sensor.color_matrix.T * exposure).astype(np.float32)
     y, x = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
     offset = rng.uniform(-0.7, 0.7, 2)
@@ -171,7 +189,7 @@ def _tone(picture: np.ndarray, sensor: Sensor, rng: np.random.Generator) -> np.n
     # A shoulder instead of a hard clip keeps texture in bright clothes.
     picture = np.clip(picture, 0.0, None)
     picture = np.where(picture > 0.75, 1.0 - 0.25 * np.exp(-(picture - 0.75) / 0.25), picture)
-    picture = picture**sensor.gamma
+    picture = picture ** (sensor.gamma / 2.2)
     picture = np.clip(0.45 + sensor.contrast * (picture - 0.45), 0.0, 1.0)
     haze = sensor.haze.astype(np.float32)
     return haze + (1 - haze) * picture

@@ -1,0 +1,232 @@
+"""The renderer of data sets: configurations, single crops, all crops on all cores, Market-1501 folders.
+
+Example:
+    >>> from san_tf.synthesis import generator
+    >>> spec = generator.synthetic_reid_index("tiny", "query")[0]
+    >>> crop = generator.render_crop(spec)
+    >>> crop.pid == spec.pid and crop.image[:2] == b"\\xff\\xd8"
+    True
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from san_tf.atomic import atomic_folder
+from san_tf.errors import UserError
+from san_tf.synthesis.parallel import render_parallel
+from san_tf.synthesis.people import dressed_person
+from san_tf.synthesis.photographs import photograph_paths
+from san_tf.synthesis.plans import CropSpec, PitConfig, ReidConfig, pit_plan, reid_plan
+from san_tf.synthesis.scene import draw_shot
+from san_tf.synthesis.sensor import encode_jpeg, encode_png
+
+# Quality of the stored files; the recording's own, lower quality is applied before.
+STORED_QUALITY = 92
+
+SYNTHETIC_REID: Mapping[str, ReidConfig] = {
+    "tiny": ReidConfig("tiny", 100, 60, 2_400, 240, 600, 100, 60),
+    "market_sized": ReidConfig("market_sized", 751, 750, 12_936, 3_368, 13_115, 2_798, 3_819, image_height=256),
+}
+PIT: Mapping[str, PitConfig] = {
+    "tiny": PitConfig("tiny", 100, 15, image_height=128),
+    "paper": PitConfig("paper", 929, 50),
+}
+REID_SPLITS, PIT_SPLITS = ("train", "query", "gallery"), ("train", "test")
+_MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A rendered record.
+
+    Attributes:
+        image: JPEG bytes.
+        pid: identity, 0 for a distractor, -1 for junk.
+        camid: camera, from 0.
+        filename: in the style of Market-1501.
+        yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
+        pose: one of `plans.ACTIONS`.
+        visibility: share of the person's silhouette inside the crop and not hidden, 0..1.
+        texture: PNG bytes of the 256x256 texture; empty where the record is no image-texture pair.
+    """
+
+    image: bytes
+    pid: int
+    camid: int
+    filename: str
+    yaw: float
+    pose: str
+    visibility: float
+    texture: bytes
+
+
+def render_crop(spec: CropSpec) -> Crop:
+    """Render one record.
+
+    Args:
+        spec: from `synthetic_reid_index` or `pit_index`.
+
+    Returns:
+        A `Crop`; the same spec gives the same bytes in any process and any order.
+
+    Raises:
+        UserError: the spec's folder of photographs cannot be used.
+    """
+    shot = draw_shot(spec)
+    texture = _encoded_texture(spec.identity_seed) if spec.varied else b""
+    image = encode_jpeg(shot.image, STORED_QUALITY)
+    return Crop(image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture)
+
+
+def render_crops(
+    specs: Sequence[CropSpec], processes: int | None = None, progress: str | None = None
+) -> Iterator[Crop]:
+    """Render many records on all cores, in order; see `parallel.render_parallel`."""
+    yield from render_parallel(specs, processes, progress)
+
+
+@functools.lru_cache(maxsize=4)
+def _encoded_texture(seed: int) -> bytes:
+    return encode_png(dressed_person(seed).texture)
+
+
+Config = TypeVar("Config", ReidConfig, PitConfig)
+
+
+def _config(known: Mapping[str, Config], config: str | Config, backgrounds: str | os.PathLike[str] | None) -> Config:
+    if isinstance(config, str):
+        if config not in known:
+            raise UserError(f"There is no configuration {config!r}; choose one of {', '.join(known)}.")
+        config = known[config]
+    if backgrounds is not None:
+        config = replace(config, backgrounds=str(Path(backgrounds).resolve()))
+    if config.backgrounds is not None:
+        photograph_paths(config.backgrounds)
+    return config
+
+
+def _check_split(split: str, splits: tuple[str, ...]) -> None:
+    if split not in splits:
+        raise UserError(f"There is no split {split!r}; choose one of {', '.join(splits)}.")
+
+
+def synthetic_reid_index(
+    config: str | ReidConfig, split: str, backgrounds: str | os.PathLike[str] | None = None
+) -> tuple[CropSpec, ...]:
+    """Plan a split of the synthetic re-ID data set.
+
+    Args:
+        config: name of a configuration in `SYNTHETIC_REID`, or one of your own.
+        split: "train", "query" or "gallery".
+        backgrounds: folder of photographs to use instead of procedural streets.
+
+    Returns:
+        One `CropSpec` an image.
+
+    Raises:
+        UserError: unknown configuration or split; backgrounds that cannot be used.
+
+    Example:
+        >>> len(synthetic_reid_index("market_sized", "query"))
+        3368
+    """
+    _check_split(split, REID_SPLITS)
+    return reid_plan(_config(SYNTHETIC_REID, config, backgrounds), split)
+
+
+def pit_index(
+    config: str | PitConfig, split: str, backgrounds: str | os.PathLike[str] | None = None
+) -> tuple[CropSpec, ...]:
+    """Plan a split of the paired images and textures.
+
+    Args:
+        config: name of a configuration in `PIT`, or one of your own.
+        split: "train" or "test"; their textures are different people's.
+        backgrounds: folder of photographs to use instead of procedural streets.
+
+    Returns:
+        One `CropSpec` a pair.
+
+    Raises:
+        UserError: unknown configuration or split; backgrounds that cannot be used.
+
+    Example:
+        >>> len(pit_index("paper", "train"))
+        9290
+    """
+    _check_split(split, PIT_SPLITS)
+    return pit_plan(_config(PIT, config, backgrounds), split)
+
+
+def identity_texture(config: str | ReidConfig, pid: int) -> np.ndarray:
+    """Return the true texture of an identity: what a perfect texture generator would paint.
+
+    Args:
+        config: name of a configuration in `SYNTHETIC_REID`, or one of your own.
+        pid: of a training or test identity, from 1.
+
+    Returns:
+        `(256, 256, 3)` uint8 RGB, row 0 at the top of the UV layout.
+
+    Raises:
+        UserError: the configuration has no such identity.
+
+    Example:
+        >>> identity_texture("tiny", 1).shape
+        (256, 256, 3)
+    """
+    chosen = _config(SYNTHETIC_REID, config, None)
+    last = chosen.train_identities + chosen.test_identities
+    if not 1 <= pid <= last:
+        raise UserError(f"Configuration {chosen.name!r} has identities 1 to {last}. Received: pid={pid}.")
+    spec = next(spec for split in ("train", "query") for spec in reid_plan(chosen, split) if spec.pid == pid)
+    return dressed_person(spec.identity_seed).texture.copy()
+
+
+def export_market(
+    config: str | ReidConfig,
+    folder: str | os.PathLike[str],
+    backgrounds: str | os.PathLike[str] | None = None,
+    processes: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Write the data set as a folder in the layout of Market-1501, for other toolkits.
+
+    The folder appears whole or not at all; an interrupted export leaves what was there before.
+
+    Args:
+        config: name of a configuration in `SYNTHETIC_REID`, or one of your own.
+        folder: where `bounding_box_train`, `query` and `bounding_box_test` shall stand.
+        backgrounds: folder of photographs to use instead of procedural streets.
+        processes: number of worker processes, all cores by default.
+        progress: show progress bars.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: unknown configuration, unusable backgrounds, or a folder that cannot be written.
+
+    Example:
+        >>> export_market("tiny", "synthetic_market")
+        PosixPath('synthetic_market')
+    """
+    plans = {split: synthetic_reid_index(config, split, backgrounds) for split in REID_SPLITS}
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists already and is not an empty folder; name a new folder for the export.")
+    with atomic_folder(folder) as temporary:
+        for split, specs in plans.items():
+            place = temporary / _MARKET_FOLDERS[split]
+            place.mkdir()
+            for crop in render_crops(specs, processes, _MARKET_FOLDERS[split] if progress else None):
+                (place / crop.filename).write_bytes(crop.image)
+    return folder

@@ -1,0 +1,180 @@
+"""People in the world: dressed, posed, placed on the street, drawn into a camera's window, throwing a shadow."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from san_tf.synthesis import rasterizer, wardrobe
+from san_tf.synthesis.body import BodyShape, joints, load_body, shaped
+from san_tf.synthesis.camera import Camera, Window
+from san_tf.synthesis.light import Light
+from san_tf.synthesis.mesh import Mesh, vertex_normals
+from san_tf.synthesis.occluders import soften_ground
+from san_tf.synthesis.pose import sample_pose
+from san_tf.synthesis.rasterizer import View, to_linear
+from san_tf.synthesis.skeleton import bone_transforms, skin
+
+
+@dataclass(frozen=True, eq=False)
+class Person:
+    """A dressed identity at rest.
+
+    Attributes:
+        shape: of the body.
+        joints: `(B, 3)` metres, heads of the bones at rest.
+        texture: `(256, 256, 3)` uint8 RGB, what is painted on the body.
+        body: the clothed body at rest; its texture is in linear light.
+        extras: hair, skirt, bags.
+    """
+
+    shape: BodyShape
+    joints: np.ndarray
+    texture: np.ndarray
+    body: Mesh
+    extras: tuple[wardrobe.ExtraMesh, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Figure:
+    """A person in a pose at a place.
+
+    Attributes:
+        meshes: with vertices in world coordinates, metres.
+        x, z: metres on the ground.
+    """
+
+    meshes: tuple[Mesh, ...]
+    x: float
+    z: float
+
+    def points(self) -> np.ndarray:
+        """Return the `(N, 3)` vertices of all meshes."""
+        return np.concatenate([mesh.vertices for mesh in self.meshes])
+
+    def share_inside(self, camera: Camera, window: Window) -> float:
+        """Return how much of the silhouette lies inside the window, 0..1, counted in cells of a coarse grid."""
+        cells = window.to_image(camera.project(self.points()), 48, 24)
+        column, row = np.floor(cells).astype(np.int64).T
+        # A margin of the window's size on every side keeps what sticks out; beyond it nothing is counted.
+        near = (column >= -24) & (column < 48) & (row >= -48) & (row < 96)
+        filled = np.zeros((144, 72), bool)
+        filled[row[near] + 48, column[near] + 24] = True
+        return float(filled[48:96, 24:48].sum()) / max(1.0, float(filled.sum()))
+
+
+@functools.lru_cache(maxsize=48)
+def dressed_person(seed: int) -> Person:
+    """Return the person with this wardrobe seed, dressed.
+
+    Args:
+        seed: of the identity.
+
+    Returns:
+        A `Person` to be treated as read-only.
+
+    Example:
+        >>> dressed_person(3).texture.shape
+        (256, 256, 3)
+    """
+    identity = wardrobe.sample_identity(seed)
+    outfit, body = wardrobe.dress(identity), load_body()
+    bare = shaped(identity.shape)
+    clothed = bare + outfit.offsets[:, None] * vertex_normals(bare, body.faces)
+    mesh = Mesh(
+        vertices=clothed.astype(np.float32),
+        faces=body.faces,
+        texture=to_linear(outfit.texture),
+        uv=body.uv,
+        uv_faces=body.uv_faces,
+    )
+    return Person(identity.shape, joints(identity.shape)[0], outfit.texture, mesh, outfit.extras)
+
+
+def place_figure(seed: int, action: str, x: float, z: float, yaw: float, rng: np.random.Generator) -> Figure:
+    """Pose a person and put them on the street.
+
+    Args:
+        seed: of the identity.
+        action: one of `plans.ACTIONS`.
+        x, z: metres on the ground.
+        yaw: degrees between the line of sight and where the person faces; 90 shows the left side.
+        rng: chooses the pose within the action.
+
+    Returns:
+        A `Figure`.
+    """
+    person = dressed_person(seed)
+    transforms = bone_transforms(person.shape, sample_pose(rng, action))
+    body = load_body()
+    posed = person.body.at(skin(person.body.vertices, body.skin_bones, body.skin_weights, transforms))
+    extras = [wardrobe.pose_extra(extra, transforms, person.joints) for extra in person.extras]
+    turn = np.arctan2(-x, -z) - np.deg2rad(yaw)
+    cos, sin = np.cos(turn), np.sin(turn)
+    rotation = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
+    place = np.array([x, 0.0, z])
+    return Figure(tuple(mesh.at(mesh.vertices @ rotation.T + place) for mesh in (posed, *extras)), x, z)
+
+
+def window_view(camera: Camera, window: Window, size: tuple[int, int]) -> View:
+    """Return the rasterizer's view that fills an image with a window of the camera's frame."""
+    height, width = size
+    scale_x, scale_y = width / window.width, height / window.height
+    # The rasterizer looks along +z with y down. Windows are resized to the image's proportions: the x axis
+    # carries that stretch.
+    rotation = camera.rotation() * np.array([[scale_x / scale_y], [-1.0], [-1.0]])
+    center = (-window.left * scale_x, -window.top * scale_y)
+    return View(rotation, np.array([0.0, camera.height, 0.0]), camera.focal * scale_y, center, size)
+
+
+def draw_figure(canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light) -> np.ndarray:
+    """Draw a person into a window of the camera's frame.
+
+    Args:
+        canvas: `(H, W, 3)` float32 RGB in linear light, changed in place.
+        figure: the person.
+        camera: where the camera hangs.
+        window: the part of the frame that the canvas shows.
+        light: sun and sky.
+
+    Returns:
+        `(H, W)` float32: how much of each pixel the person covers.
+    """
+    lamps = rasterizer.Light(
+        direction=tuple(light.direction),
+        color=tuple(light.sun),
+        sky=tuple(light.sky),
+        ground=tuple(0.3 * light.sky + 0.2 * light.sun),
+        shadows=light.hardness > 0.3,
+    )
+    frame = rasterizer.draw(figure.meshes, window_view(camera, window, canvas.shape[:2]), lamps)
+    alpha = frame.alpha[..., None]
+    canvas *= 1 - alpha
+    canvas += alpha * frame.rgb
+    return frame.alpha
+
+
+def cast_shadow(canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light) -> None:
+    """Darken the ground where the person keeps the sun off, and softly under the feet, in place."""
+    height, width = canvas.shape[:2]
+    points = figure.points()
+    feet = points[points[:, 1] < 0.12]
+    image = window.to_image(camera.project(feet * np.array([1.0, 0.0, 1.0])), height, width)
+    middle, spread = image.mean(0), np.ptp(image, axis=0)
+    soften_ground(canvas, middle, 0.55 * spread[0] + 0.02 * height, 0.55 * spread[1] + 0.012 * height, 0.5)
+    if light.hardness < 0.1:
+        return
+    thrown = points[::2] - light.direction * (points[::2, 1:2] / light.direction[1])
+    # Half resolution: the blur below makes one surface of the dots.
+    rows, columns = height // 2, width // 2
+    dots = np.floor(window.to_image(camera.project(thrown), rows, columns)).astype(np.int64)
+    inside = (dots >= 0).all(1) & (dots[:, 0] < columns) & (dots[:, 1] < rows)
+    mask = np.zeros((rows, columns), np.float32)
+    mask[dots[inside, 1], dots[inside, 0]] = 1.0
+    mask = cv2.morphologyEx(mask, cv2.MORPH_CLOSE, np.ones((5, 5), np.uint8))
+    mask = cv2.resize(cv2.GaussianBlur(mask, (0, 0), 1.2), (width, height), interpolation=cv2.INTER_LINEAR)
+    lit = float(light.sun[1] * light.direction[1])
+    canvas *= (1 - mask * (lit / (lit + float(light.sky[1]))))[..., None]

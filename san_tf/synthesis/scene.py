@@ -1,0 +1,176 @@
+"""One frame: a person at a place, seen by a camera, with whatever else stands or walks there."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_tf.synthesis.background import Place, is_free, render_place, sample_place
+from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
+from san_tf.synthesis.light import Light, sample_light
+from san_tf.synthesis.occluders import Thing, draw_thing, parked_things, thing_in_front
+from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, place_figure
+from san_tf.synthesis.photographs import crop_photograph
+from san_tf.synthesis.plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
+from san_tf.synthesis.seeds import generator_at
+from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
+
+# People are drawn at this height whatever the image's size: it is above what the cameras resolve.
+WORKING_SIZE = (256, 128)
+
+
+@dataclass(frozen=True, eq=False)
+class Shot:
+    """A finished crop before it is encoded.
+
+    Attributes:
+        image: `(height, width, 3)` uint8 RGB.
+        yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
+        action: one of `plans.ACTIONS`.
+        visibility: share of the person's silhouette that is inside the crop and not hidden, 0..1.
+    """
+
+    image: np.ndarray
+    yaw: float
+    action: str
+    visibility: float
+
+
+@dataclass(frozen=True, eq=False)
+class Station:
+    """A camera with all that does not change during one of its recordings."""
+
+    camera: Camera
+    sensor: Sensor
+    place: Place
+    things: tuple[Thing, ...]
+    light: Light
+    gain: float
+
+
+@functools.lru_cache(maxsize=128)
+def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> Station:
+    """Return camera `camid` of the data set with this seed during recording `sequence`.
+
+    Args:
+        seed: of the data set.
+        camid: number of the camera, from 0.
+        sequence: number of the recording, from 0.
+        backgrounds: photographs stand in for the street, so that nothing is parked.
+
+    Returns:
+        A `Station`; the same arguments give the same one.
+    """
+    camera = sample_camera(seed, camid)
+    place, light = sample_place(seed, camera), sample_light(seed, camid, sequence)
+    things = () if backgrounds else tuple(parked_things(seed, camera, place))
+    # What the camera's exposure meter sees: the middle of its frame.
+    reach_x, reach_y = camera.half_width * camera.focal, 0.3 * camera.half_width * camera.focal + 0.1 * camera.focal
+    frame = Window(-reach_x, -reach_y, 2 * reach_x, 2 * reach_y)
+    scene = render_place(place, camera, frame, light, (20, 40))
+    return Station(camera, sample_sensor(seed, camid), place, things, light, auto_exposure(scene))
+
+
+def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[float, float, float, str]:
+    """Return where the person is in this frame of the track: x, z in metres, yaw in degrees; and the action."""
+    camera = here.camera
+    for _ in range(12):
+        distance = track.uniform(*camera.distance)
+        x, z = distance * camera.half_width * track.uniform(-1, 1), -distance
+        if is_free(here.place, x, z):
+            break
+    yaw, action = sample_yaw(camera, track), str(track.choice(ACTIONS, p=[0.6, 0.14, 0.14, 0.12]))
+    # People walk where they look; turning about the line of sight instead of the axis is close enough here.
+    stride = (0.0 if action == "standing" else track.uniform(0.3, 0.9)) * spec.step
+    angle = np.deg2rad(yaw)
+    next_x, next_z = x - np.sin(angle) * stride, z + np.cos(angle) * stride
+    inside = camera.distance[0] * 0.9 < -next_z < camera.distance[1] * 1.15
+    if inside and abs(next_x) < 1.2 * camera.half_width * -next_z and is_free(here.place, next_x, next_z):
+        x, z = next_x, next_z
+    return float(x), float(z), yaw, action
+
+
+def _companion(spec: CropSpec, here: Station, x: float, z: float, track: np.random.Generator, rng: np.random.Generator) -> Figure:
+    """Place another person beside, behind or, rarely, in front of somebody at (x, z)."""
+    identity = spec.passers_by + int(track.integers(PASSERS_BY))
+    ahead = track.random() < 0.22
+    nearer = -track.uniform(0.5, 1.2) if ahead else track.uniform(0.3, 4.5)
+    side = track.choice([-1, 1]) * (track.uniform(0.3, 0.6) if ahead else track.uniform(0.15, 0.75))
+    yaw = wrap_degrees(sample_yaw(here.camera, track) + rng.normal(0, 8))
+    action = str(track.choice(ACTIONS, p=[0.7, 0.15, 0.1, 0.05]))
+    distance = -z + nearer
+    return place_figure(identity_seed(spec.seed, identity), action, x * distance / -z + side, -distance, yaw, rng)
+
+
+def draw_shot(spec: CropSpec) -> Shot:
+    """Draw the image that a spec describes.
+
+    Args:
+        spec: from a plan.
+
+    Returns:
+        A `Shot`; the same spec gives the same one in any process.
+
+    Raises:
+        UserError: the spec names a folder of photographs that cannot be used.
+    """
+    here = station(spec.seed, spec.camid, spec.sequence, spec.backgrounds is not None)
+    track = generator_at(spec.seed, "track", spec.split == "train", spec.identity, spec.camid, spec.sequence, spec.track)
+    rng = generator_at(spec.seed, "frame", spec.split, spec.index)
+    x, z, yaw, action = _walk(spec, here, track)
+    yaw = wrap_degrees(yaw + rng.normal(0.0, 9.0))
+    figure = place_figure(spec.identity_seed, action, x, z, yaw, rng)
+    window = detector_window(here.camera.project(figure.points()), here.camera, rng, spec.badness)
+    others = []
+    if track.random() < here.camera.crowd:
+        others = [_companion(spec, here, x, z, track, rng) for _ in range(1 if track.random() < 0.75 else 2)]
+    hidden = rng.random() < here.camera.occlusion
+    radiance, visibility = _compose(spec, here, window, figure, others, hidden, rng)
+    if visibility < 0.4 and spec.badness == 0.0:
+        # Nobody would label this crop; the street clears.
+        far = [other for other in others if other.z < figure.z]
+        radiance, visibility = _compose(spec, here, window, figure, far, False, rng)
+    size = (spec.image_height, spec.image_height // 2)
+    image = develop(radiance, here.sensor, here.gain, window.height, size, rng)
+    return Shot(image, yaw, action, visibility)
+
+
+def _compose(
+    spec: CropSpec,
+    here: Station,
+    window: Window,
+    figure: Figure,
+    others: list[Figure],
+    hidden: bool,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, float]:
+    """Paint far to near; returns `(H, W, 3)` linear light and the visible share of the person."""
+    camera, light = here.camera, here.light
+    if spec.backgrounds is None:
+        canvas = render_place(here.place, camera, window, light, WORKING_SIZE)
+    else:
+        canvas = crop_photograph(spec.backgrounds, WORKING_SIZE, rng) * np.float32(0.9 / here.gain)
+    figures = sorted([figure, *others], key=lambda one: one.z)
+    for one in figures:
+        cast_shadow(canvas, one, camera, window, light)
+    near = [thing for thing in here.things if thing.z < figure.z - 0.3]
+    if hidden:
+        near.append(thing_in_front(figure.x, figure.z, rng))
+    layers: list[tuple[float, Thing | Figure]] = [(thing.z, thing) for thing in near]
+    layers += [(one.z, one) for one in figures]
+    seen = np.zeros(WORKING_SIZE, np.float32)
+    whole = 0.0
+    for _, layer in sorted(layers, key=lambda pair: pair[0]):
+        if isinstance(layer, Thing):
+            alpha = draw_thing(canvas, layer, camera, window, light)
+        else:
+            alpha = draw_figure(canvas, layer, camera, window, light)
+        if layer is figure and alpha is not None:
+            seen, whole = alpha.copy(), float(alpha.sum())
+        elif alpha is not None:
+            seen *= 1 - alpha
+    if whole == 0.0:
+        return canvas, 0.0
+    return canvas, figure.share_inside(camera, window) * float(seen.sum()) / whole
