@@ -15,19 +15,27 @@ _SIDE = 48
 
 
 def strap_cover(points: BodyPoints, bag: Bag) -> Array:
-    """How much of each point a bag's straps hide, `(N,)` float32 in [0, 1]."""
+    """How much of each point a bag hides: its straps, and the cloth it lies on, `(N,)` float32 in [0, 1]."""
     torso = ~points.on_arm & ~points.on_head & (points.y > 0.9) & (points.y < 1.45)
     if bag.kind == "backpack":
         # over the shoulder, straight down the chest, then back under the arm
         line = 0.088 + 0.5 * np.clip(1.24 - points.y, 0, 0.2)
         front = (points.z > 0.0) | (points.y > 1.34)
         band = ramp(np.abs(points.side - line), 0.024, 0.019) * front * ramp(points.y, 1.06, 1.08)
-        return np.asarray(band * torso, np.float32)
+        height, width = 0.215 * bag.size, 0.125 * bag.size
+        back = (
+            ramp(points.side, width, width - 0.01) * ramp(-points.normal[:, 2], 0.1, 0.3) * (points.z < 0.03)
+        )
+        back = back * ramp(points.y, 1.385 - 2 * height, 1.395 - 2 * height) * ramp(points.y, 1.385, 1.375)
+        return np.asarray(np.maximum(band, back) * torso, np.float32)
     if bag.kind == "shoulder bag":
         # a plane through the far shoulder and the near hip cuts the torso along the strap
         slope = np.arctan2(0.45, 0.29)
         across = (points.x * bag.side + 0.105) * np.sin(slope) + (points.y - 1.40) * np.cos(slope)
-        return np.asarray(ramp(np.abs(across), 0.019, 0.014) * torso, np.float32)
+        strap = ramp(np.abs(across), 0.019, 0.014)
+        hip = np.maximum(np.abs(points.y - 0.9) / 0.09, np.abs(points.z - 0.01) / 0.11) / np.float32(bag.size)
+        hip = ramp(hip, 1.03, 0.97) * ramp(points.normal[:, 0] * bag.side, 0.2, 0.4)
+        return np.asarray(np.maximum(strap * torso, hip * ~points.on_arm), np.float32)
     return np.zeros(len(points.y), np.float32)
 
 
@@ -37,13 +45,13 @@ def paint_straps(points: BodyPoints, rgb: Array, bag: Bag) -> None:
         return
     cover = strap_cover(points, bag)
     rgb *= (1 - 0.35 * bump(cover, 0.3, 0.25))[:, None]
-    blend(rgb, bag.color.rgb, cover)
+    blend(rgb, bag.color.rgb, cover)  # a bag belongs to the picture of a person, so its place is painted too
 
 
 def _paint(bag: Bag, kind: str) -> NDArray[np.uint8]:
     """Texture of a bag: pocket, flap, zips and seams; u = 0.5 is the +z side, 0 and 1 the -z side."""
-    v, u = np.meshgrid(np.linspace(1, 0, _SIDE), np.linspace(0, 1, _SIDE), indexing="ij")
-    u, v = u.reshape(-1).astype(np.float32), v.reshape(-1).astype(np.float32)
+    down, across = np.meshgrid(np.linspace(1, 0, _SIDE), np.linspace(0, 1, _SIDE), indexing="ij")
+    u, v = across.reshape(-1).astype(np.float32), down.reshape(-1).astype(np.float32)
     rgb = np.tile(np.array(bag.color.rgb, np.float32), (u.size, 1))
     outer = np.minimum(u, 1 - u) * 2 if kind == "backpack" else np.abs(u - 0.5) * 2
     shade = 1 + 0.12 * (v - 0.5) - 0.10 * bump(outer, 0.5, 0.06)
@@ -108,11 +116,11 @@ def _handbag(identity: Identity) -> tuple[ExtraMesh, ...]:
     """A bag below the hand: upright whatever the arm does; its origin is the grip."""
     bag, size = identity.bag, identity.bag.size
     arm = ("LeftHand", "LeftForeArm") if bag.side > 0 else ("RightHand", "RightForeArm")
-    vertices, faces, uv = box((0.055 * size, 0.105 * size, 0.155 * size), 0.35)
-    vertices[:, 2] *= 1 - 0.12 * vertices[:, 1] / (0.105 * size)
-    vertices += np.array([0, -0.13 - 0.105 * size, 0], np.float32)
+    vertices, faces, uv = box((0.045 * size, 0.085 * size, 0.125 * size), 0.35)
+    vertices[:, 2] *= 1 - 0.12 * vertices[:, 1] / (0.085 * size)
+    vertices += np.array([0, -0.11 - 0.085 * size, 0], np.float32)
     turn = np.linspace(0, np.pi, 9)
-    rail = np.stack([np.zeros(9), 0.13 * np.sin(turn) - 0.135, 0.075 * size * np.cos(turn)], 1)
+    rail = np.stack([np.zeros(9), 0.115 * np.sin(turn) - 0.118, 0.06 * size * np.cos(turn)], 1)
     across = np.array([0.011, 0, 0])
     handle = np.concatenate([rail - across, rail + across]).astype(np.float32)
     k = np.arange(8)

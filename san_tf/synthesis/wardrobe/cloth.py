@@ -31,7 +31,7 @@ def torso_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
     Folds run slantwise from the armpits, around the waist, and in rings around the elbows.
     """
     position = points.position
-    amount = 0.5 + 0.8 * looseness
+    amount = 0.7 + 0.8 * looseness
     big = solid_noise(position, seed + 81, (0.16, 0.10, 0.16), 2) - np.float32(0.5)
     slant = position.copy()
     slant[:, 1] += np.float32(0.7) * points.side
@@ -53,7 +53,7 @@ def torso_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
 def leg_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
     """Light on the folds of trousers: rays from the crotch, rings at knee and ankle, `(N,)` around 1."""
     position = points.position
-    amount = 0.5 + 0.7 * looseness
+    amount = 0.65 + 0.7 * looseness
     big = solid_noise(position, seed + 91, (0.10, 0.16, 0.10), 2) - np.float32(0.5)
     rays = position.copy()
     rays[:, 1] += np.float32(0.9) * points.side
@@ -226,5 +226,6 @@ def skirt_colors(points: BodyPoints, upper: Upper, lower: Lower, name: str, seed
     shade -= 0.18 * bump(points.y - garment.hem, 0.016, 0.005)
     if name == "coat" and upper.opening == 0:
         front = ramp(points.z, 0.05, 0.08)
-        shade -= 0.25 * bump(points.x, 0.016, 0.006) * front + 0.0 * front
-    return _apply_shade(color, np.asarray(shade, np.float32))
+        shade -= 0.25 * bump(points.x, 0.016, 0.006) * front
+    # a tube that widens downwards faces the sky more than the torso does
+    return 0.94 * _apply_shade(color, np.asarray(shade, np.float32))

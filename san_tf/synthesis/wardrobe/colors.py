@@ -23,28 +23,28 @@ RGB: Mapping[str, tuple[int, int, int]] = {
     "denim": (70, 92, 130),
     "dark denim": (42, 52, 78),
     "light denim": (134, 157, 186),
-    "blue": (48, 88, 160),
+    "blue": (52, 84, 146),
     "sky": (142, 182, 218),
     "teal": (38, 112, 116),
     "olive": (84, 86, 56),
-    "green": (54, 122, 70),
+    "green": (52, 108, 70),
     "mint": (172, 218, 198),
-    "red": (176, 38, 42),
+    "red": (166, 42, 44),
     "burgundy": (96, 30, 42),
     "pink": (226, 158, 172),
-    "magenta": (182, 48, 110),
-    "purple": (98, 64, 130),
+    "magenta": (166, 54, 104),
+    "purple": (92, 66, 118),
     "lilac": (186, 170, 210),
-    "orange": (214, 112, 40),
+    "orange": (204, 112, 52),
     "mustard": (196, 150, 50),
-    "yellow": (232, 208, 66),
-    "turquoise": (70, 180, 190),
+    "yellow": (222, 202, 84),
+    "turquoise": (84, 168, 176),
 }
 
 # Weights follow what pedestrian attribute sets report: half of all tops and two thirds of all trousers are
 # black, grey, white or blue. Many people sharing few colours is what keeps a colour histogram a poor witness.
 TOP_WEIGHTS: Mapping[str, float] = {
-    "black": 17, "charcoal": 6, "grey": 9, "light grey": 6, "white": 17, "cream": 3, "beige": 4, "khaki": 2,
+    "black": 21, "charcoal": 8, "grey": 10, "light grey": 7, "white": 20, "cream": 3, "beige": 4, "khaki": 2,
     "brown": 2, "navy": 8, "blue": 5, "sky": 3, "denim": 2, "teal": 1, "olive": 3, "green": 2, "mint": 1,
     "red": 4, "burgundy": 2, "pink": 3, "magenta": 1, "purple": 1, "lilac": 1, "orange": 1, "mustard": 1,
     "yellow": 1.5, "turquoise": 1,
@@ -72,7 +72,7 @@ SHOE_WEIGHTS: Mapping[str, float] = {
     "red": 2, "blue": 2, "light grey": 3, "pink": 1.5, "orange": 0.6, "green": 0.6, "yellow": 0.6,
 }  # fmt: skip
 BAG_WEIGHTS: Mapping[str, float] = {
-    "black": 30, "charcoal": 8, "grey": 6, "navy": 9, "brown": 7, "dark brown": 4, "beige": 5, "red": 5,
+    "black": 42, "charcoal": 10, "grey": 7, "navy": 10, "brown": 8, "dark brown": 4, "beige": 5, "red": 5,
     "blue": 4, "olive": 4, "white": 3, "pink": 3, "burgundy": 2, "purple": 1, "turquoise": 1, "yellow": 1,
     "green": 1.5, "orange": 1.5,
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from san_tf.synthesis.body import PARTS, BodyShape, joints, load_body
 from san_tf.synthesis.texels import texel_map
 
 Array = NDArray[np.float32]
+Real = NDArray[np.floating[Any]]
 
 
 def _joint(name: str) -> Array:
@@ -80,7 +82,7 @@ class BodyPoints:
         return BodyPoints(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
-def ramp(value: Array, low: float, high: float) -> Array:
+def ramp(value: Real, low: float, high: float) -> Array:
     """Smooth step from 0 at `low` to 1 at `high` (or falling, when `high < low`).
 
     Args:
@@ -95,7 +97,7 @@ def ramp(value: Array, low: float, high: float) -> Array:
     return np.asarray(t * t * (3.0 - 2.0 * t), np.float32)
 
 
-def bump(value: Array, center: float, width: float) -> Array:
+def bump(value: Real, center: float, width: float) -> Array:
     """Smooth hill: 1 at `center`, about 0.37 at `center +- width`."""
     t = (value - np.float32(center)) * np.float32(1.0 / width)
     return np.asarray(np.exp(-t * t), np.float32)
@@ -146,11 +148,14 @@ def body_points(position: Array, normal: Array, part: NDArray[np.uint8]) -> Body
     axis = np.stack(leg_joints()[::-1])
     leg_x = np.interp(y, axis[:, 1], axis[:, 0]).astype(np.float32)
     leg_z = np.interp(y, axis[:, 1], axis[:, 2]).astype(np.float32)
-    torso_angle = np.arctan2(x, z - 0.055)
+    # cloth of the torso hangs in two flat panels that meet at the sides and on the shoulders, as it is sewn
+    front = z > 0.045
+    turn = np.where(front, 0.11 - z, z + 0.02).clip(0, 0.1) * ramp(folded[:, 0], 0.07, 0.14)
+    panel = sign * np.where(front, folded[:, 0] + 0.6 * turn, np.pi * 0.14 - folded[:, 0] - 0.6 * turn)
     leg_angle = np.arctan2((folded[:, 0] - leg_x) * sign, z - leg_z)
     arm_angle = np.arctan2(folded[:, 2] - 0.02, (folded[:, 0] - shoulder[0]) + (folded[:, 1] - shoulder[1]))
     radius = np.where(on_arm, 0.055, np.where(on_leg, 0.08, 0.14)).astype(np.float32)
-    angle = np.where(on_arm, arm_angle, np.where(on_leg, leg_angle, torso_angle))
+    around = np.where(on_arm, arm_angle * radius, np.where(on_leg, leg_angle * radius, panel))
     armpit = bump(y, 1.26, 0.07) * bump(folded[:, 0], 0.175, 0.035) * ramp(normal[:, 1], 0.35, -0.3)
     crotch = bump(y, 0.76, 0.10) * bump(folded[:, 0], 0.0, 0.055)
     inner_leg = on_leg * ramp(-normal[:, 0] * sign, 0.3, 1.0) * ramp(y, 0.25, 0.75)
@@ -171,7 +176,7 @@ def body_points(position: Array, normal: Array, part: NDArray[np.uint8]) -> Body
         on_head=on_head,
         on_leg=on_leg,
         on_foot=on_foot,
-        around=(angle * radius).astype(np.float32),
+        around=around.astype(np.float32),
         around_period=(2 * np.pi * radius).astype(np.float32),
         down=np.where(on_arm, -along_arm, y).astype(np.float32),
         occlusion=np.clip(occlusion, 0.55, 1.0).astype(np.float32),

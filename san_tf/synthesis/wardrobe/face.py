@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
+from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, Real, bump, ramp
 from san_tf.synthesis.wardrobe.identity import Face, Hair
 from san_tf.synthesis.wardrobe.noise import solid_noise
 
@@ -13,7 +14,7 @@ EYE_X, EYE_Y, EYE_Z = 0.0290, 1.5485, 0.121
 BROW_Y, MOUTH_Y, CHIN_Y, NOSE_Y = 1.5655, 1.4815, 1.449, 1.512
 
 
-def blend(rgb: Array, color: tuple[int, int, int] | Array, cover: Array) -> None:
+def blend(rgb: Array, color: ArrayLike, cover: Real) -> None:
     """Lays a colour over a picture in place.
 
     Args:

@@ -104,18 +104,19 @@ def lower_cover(points: BodyPoints, lower: Lower) -> Array:
     return np.asarray(top * bottom * ~points.on_arm * ~toes, np.float32)
 
 
-def upper_offsets(points: BodyPoints, upper: Upper, seed: int) -> Array:
+def upper_offsets(points: BodyPoints, upper: Upper, seed: int, over_skirt: bool = False) -> Array:
     """Thickness of the upper garment over the skin.
 
     Args:
         points: `BodyPoints` of the V vertices.
         upper: `Upper`.
         seed: `int`. Drives the folds.
+        over_skirt: `bool`. Whether the hem lies over a skirt, and so stands further out.
 
     Returns:
         `(V,)` float32 metres, 0 to about 0.06.
     """
-    base = {"t-shirt": 0.005, "polo": 0.006, "shirt": 0.006, "long sleeve": 0.005, "tank top": 0.003,
+    base = {"t-shirt": 0.007, "polo": 0.008, "shirt": 0.008, "long sleeve": 0.006, "tank top": 0.003,
             "hoodie": 0.013, "sweater": 0.010, "jacket": 0.016, "coat": 0.019, "dress": 0.005}  # fmt: skip
     loose = upper.looseness
     torso = np.where(points.on_arm, 0.0, 1.0).astype(np.float32)
@@ -123,9 +124,11 @@ def upper_offsets(points: BodyPoints, upper: Upper, seed: int) -> Array:
     hang = (0.006 + 0.026 * loose) * bump(points.y, 1.08, 0.10)
     flare = (0.004 + 0.016 * loose) * ramp(points.y, upper.hem + 0.16, upper.hem) * (upper.kind != "dress")
     between = (0.004 + 0.008 * loose) * bump(points.y, 1.22, 0.05) * bump(points.side, 0.0, 0.05)
+    if over_skirt:
+        flare = np.maximum(flare, 0.02 * ramp(points.y, upper.hem + 0.12, upper.hem + 0.03))
     thickness = base[upper.kind] + 0.004 * loose + torso * (hang + flare + between)
     if 0 < upper.sleeve < 0.4:
-        opening = 0.006 + 0.016 * loose
+        opening = 0.009 + 0.018 * loose
         thickness = thickness + opening * points.on_arm * ramp(points.along_arm, -0.02, upper.sleeve)
     elif upper.sleeve > 0:
         thickness = thickness + 0.012 * loose * points.on_arm * ramp(points.along_arm, 0.0, 0.1)

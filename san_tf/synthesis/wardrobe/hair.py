@@ -15,6 +15,7 @@ from san_tf.synthesis.wardrobe.noise import creases, solid_noise
 HAIR_STYLES = ("bald", "buzz", "short", "quiff", "curly", "bob", "long", "ponytail", "bun")
 HEADWEAR = ("none", "cap", "beanie", "hijab")
 HEAD_CENTER = (0.0, 1.565, 0.045)
+CROWN = 1.66
 
 _COLORS: Mapping[str, tuple[tuple[int, int, int], float]] = {
     "black": ((24, 21, 22), 46),
@@ -138,12 +139,17 @@ def paint_hair(points: BodyPoints, rgb: Array, hair: Hair, seed: int) -> None:
         hair: `Hair`.
         seed: `int`. Drives strands and hairline.
     """
-    rows = np.flatnonzero(points.y > 1.36)
+    rows = np.flatnonzero(points.y > min(1.29, CROWN - hair.length))
     head = rgb[rows]
     strength = {"buzz": 0.72, "bald": 0.45}.get(hair.style, 1.0)
     blend(
         head, hair_shade(points.position[rows], hair, seed), strength * hair_cover(points, hair, seed)[rows]
     )
+    if hair.style in ("bob", "long"):
+        # what hangs down the back belongs to the picture of the person, so it is painted under the mesh too
+        fall = ramp(points.y - (CROWN - hair.length), 0.0, 0.03)[rows] * ramp(points.side, 0.105, 0.085)[rows]
+        fall = fall * ramp(-points.normal[:, 2], 0.0, 0.3)[rows] * ~points.on_arm[rows]
+        blend(head, hair_shade(points.position[rows], hair, seed), fall)
     cover = headwear_cover(points, hair)[rows]
     if hair.headwear != "none":
         cloth = np.array(hair.headwear_color.rgb, np.float32)
@@ -173,7 +179,7 @@ def headwear_cover(points: BodyPoints, hair: Hair) -> Array:
     if hair.headwear == "none":
         return np.zeros(len(points.y), np.float32)
     azimuth = _azimuth(points)
-    high = points.y > 1.36
+    high = points.y > 1.29
     if hair.headwear == "cap":
         edge = np.interp(azimuth, [0, 60, 100, 180], [1.592, 1.588, 1.575, 1.56]).astype(np.float32)
         return ramp(points.y - edge, -0.003, 0.004) * points.on_head
@@ -184,9 +190,8 @@ def headwear_cover(points: BodyPoints, hair: Hair) -> Array:
     oval = np.sqrt((points.side / 0.058) ** 2 + ((points.y - 1.522) / 0.078) ** 2)
     face = ramp(oval, 1.05, 0.95) * (points.z > 0.05) * points.on_head
     drape = np.sqrt((points.side / 0.155) ** 2 + ((points.y - 1.46) / 0.155) ** 2)
-    return (
-        np.asarray(high * ramp(drape, 1.04, 0.98) * (1 - face) * ~points.on_hand, np.float32) + 0 * points.y
-    )
+    hidden = np.maximum(ramp(drape, 1.04, 0.98), points.on_head)
+    return np.asarray(high * hidden * (1 - face) * ~points.on_hand, np.float32)
 
 
 def hair_offsets(points: BodyPoints, hair: Hair, seed: int) -> Array:

@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 from san_tf.synthesis.body import BodyShape, hair_vertices, load_body
 from san_tf.synthesis.wardrobe.coordinates import Array
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, bind, box, fit, grid_faces
-from san_tf.synthesis.wardrobe.hair import hair_shade
+from san_tf.synthesis.wardrobe.hair import CROWN, hair_shade
 from san_tf.synthesis.wardrobe.identity import Hair, Identity
 
 _TEXTURE = (48, 48)
-_CROWN = 1.66
 
 
 def _strands(hair: Hair, seed: int) -> NDArray[np.uint8]:
     """A texture of hanging strands: columns run around the head, rows run down, `(48, 48, 3)` uint8."""
     rows, columns = _TEXTURE
     turn = np.linspace(-np.pi, np.pi, columns)
-    y = np.linspace(_CROWN, _CROWN - 0.6, rows)
+    y = np.linspace(CROWN, CROWN - 0.6, rows)
     place = np.stack(np.broadcast_arrays(0.1 * np.sin(turn)[None], y[:, None], 0.1 * np.cos(turn)[None]), -1)
     rgb = hair_shade(place.reshape(-1, 3).astype(np.float32), hair, seed)
     return np.clip(np.rint(rgb), 4, 245).astype(np.uint8).reshape(rows, columns, 3)
@@ -29,7 +28,7 @@ def _strands(hair: Hair, seed: int) -> NDArray[np.uint8]:
 
 def _strand_uv(vertices: Array) -> Array:
     turn = np.arctan2(vertices[:, 0], -(vertices[:, 2] - 0.045))
-    return np.stack([turn / (2 * np.pi) + 0.5, np.clip(1 - (_CROWN - vertices[:, 1]) / 0.6, 0, 1)], 1)
+    return np.stack([turn / (2 * np.pi) + 0.5, np.clip(1 - (CROWN - vertices[:, 1]) / 0.6, 0, 1)], 1)
 
 
 @lru_cache(maxsize=1)
@@ -65,7 +64,7 @@ def _long_hair(identity: Identity, seed: int) -> ExtraMesh:
     """The helper hair, cut to length; strands in front of the shoulders only for half of the people."""
     body, hair = load_body(), identity.hair
     rest, own = hair_vertices(BodyShape()), hair_vertices(identity.shape).copy()
-    cut = _CROWN - hair.length
+    cut = CROWN - hair.length
     middle = rest[body.hair_faces].mean(1)
     keep = middle[:, 1] > cut - 0.02
     azimuth = np.degrees(np.arctan2(np.abs(middle[:, 0]), middle[:, 2] - 0.045))

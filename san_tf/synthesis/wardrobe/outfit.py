@@ -115,7 +115,7 @@ def dress(identity: Identity) -> Outfit:
     seed = identity.seed * 1009 % 2_000_003
     points = _vertex_points()
     offsets = np.maximum(lower_offsets(points, identity.lower, seed), shoe_offsets(points, identity.shoes))
-    offsets = np.maximum(offsets, upper_offsets(points, identity.upper, seed))
+    offsets = np.maximum(offsets, upper_offsets(points, identity.upper, seed, identity.lower.kind == "skirt"))
     offsets = np.maximum(offsets, hair_offsets(points, identity.hair, seed))
     offsets = np.clip(offsets, 0, MAX_OFFSET).astype(np.float32)
     extras = (*skirt_meshes(identity, seed), *hair_meshes(identity, seed), *bag_meshes(identity, offsets))

@@ -89,10 +89,10 @@ def paint_pattern(points: BodyPoints, ground: Color, pattern: Pattern, chest: fl
         blend(rgb, (52, 42, 32), ramp(other, 0.57, 0.59))
         blend(rgb, (138, 130, 98), ramp(other, 0.4, 0.38))
     elif kind == "side stripe":
-        lateral = points.around / points.around_period * 4  # +-1 at the outer seam of each leg
-        outer = np.abs(np.abs(lateral) - 1) * (np.sign(lateral) == np.sign(points.x))
-        outer = np.where(np.sign(lateral) == np.sign(points.x), outer, 1.0)
-        blend(rgb, first, ramp(outer.astype(np.float32), 0.22, 0.14))
+        # down the outer seam of each leg, where the cloth faces sideways
+        outward = points.normal[:, 0] * np.sign(points.x)
+        seam = np.abs(points.z - np.interp(points.y, [0.07, 0.477, 0.9], [0.02, 0.037, 0.03]))
+        blend(rgb, first, ramp(seam.astype(np.float32), 0.019, 0.013) * ramp(outward, 0.1, 0.3))
     elif kind == "blocks":
         _blocks(points, rgb, pattern, chest)
     elif kind in ("print", "logo"):
@@ -116,7 +116,6 @@ def _blocks(points: BodyPoints, rgb: Array, pattern: Pattern, chest: float) -> N
         blend(rgb, first, ramp(points.x, -0.004, 0.004))
     elif motif == 4:
         blend(rgb, first, ramp(points.side, 0.085, 0.092) * ~points.on_arm * ramp(points.y, 1.33, 1.30))
-        blend(rgb, first, sleeve * 0.0 + ramp(np.abs(points.along_arm - 0.0), 0.0, 0.0 + 1e-3) * 0)
     else:
         blend(rgb, first, ramp(points.y, 1.09, 1.085) * ~points.on_arm)
         blend(rgb, pattern.accent.rgb, ramp(np.abs(points.y - 1.105), 0.022, 0.017) * ~points.on_arm)

@@ -164,8 +164,8 @@ def _shoes(rng: np.random.Generator, feminine: bool, season: str, lower: Lower) 
     sock_top = {"sneakers": float(rng.choice([0.0, 0.13, 0.2, 0.3], p=[0.4, 0.33, 0.19, 0.08]))}.get(
         kind, 0.0
     )
-    if kind == "boots":
-        sock_top = 0.0
+    if lower.kind in ("trousers", "jeans", "leggings"):
+        sock_top = min(sock_top, 0.13)
     return Shoes(
         kind=kind,
         color=color,

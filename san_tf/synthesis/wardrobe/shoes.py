@@ -94,7 +94,7 @@ def shoe_offsets(points: BodyPoints, shoes: Shoes) -> Array:
         shoes.kind
     ]
     # toes vanish inside the tip; the ground stays where it is
-    tip = 0.004 * ramp(points.z, 0.13, 0.17)
+    tip = 0.009 * ramp(points.z, 0.12, 0.16)
     sole = 0.006 * ramp(points.y, 0.03, 0.015) * (shoes.kind in ("sneakers", "boots"))
     shoe = shoe_cover(points, shoes) * (thick + tip + sole) * (1 - ramp(-points.normal[:, 1], 0.3, 0.8))
     return np.asarray(np.maximum(shoe, 0.003 * sock_cover(points, shoes)), np.float32)

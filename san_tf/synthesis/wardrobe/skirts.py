@@ -78,12 +78,13 @@ def _tube(
         for source, target in ((rest, average), (mine, own), (dense, weights)):
             target[:, column] = (1 - part) * source[low, column] + part * source[low + 1, column]
     down = np.linspace(0, 1, _ROWS, dtype=np.float32)[:, None]
+    margin_here = margin * np.clip(4 * down + 0.15, 0, 1)  # lies under the top's hem, then stands free
     for points in (average, own):
         middle = points.mean(1, keepdims=True)
         ray = points - middle
         ray[..., 1] = 0
         length = np.maximum(np.linalg.norm(ray, axis=-1, keepdims=True), 1e-6)
-        points += ray / length * (margin + flare * down)[..., None]
+        points += ray / length * (margin_here + flare * down)[..., None]
     closed = [np.concatenate([a, a[:, :1]], 1) for a in (average, own, weights)]
     return closed[0], closed[1], closed[2]
 
@@ -102,7 +103,7 @@ def skirt_meshes(identity: Identity, seed: int) -> tuple[ExtraMesh, ...]:
     if upper.kind in ("dress", "coat") and upper.hem < _LONG:
         name, hem, top, loose = upper.kind, upper.hem, 0.97, upper.looseness
     elif lower.kind == "skirt":
-        name, hem, top, loose = "skirt", lower.hem, 0.985, lower.looseness
+        name, hem, top, loose = "skirt", lower.hem, min(0.985, upper.hem + 0.03), lower.looseness
     else:
         return ()
     # short skirts stand out, long ones fall; the hem of a long one must leave room to walk
