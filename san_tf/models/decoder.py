@@ -1,0 +1,89 @@
+"""SA-Dec: paints the whole body surface, a texture in UV layout, from the encoder's feature maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import keras
+
+from san_tf.errors import UserError
+from san_tf.models.layer_factory import LayerFactory, Tensor
+
+PAPER_WIDTHS = (512, 256, 64, 32, 16)
+
+
+def build_decoder(
+    stage_shapes: Sequence[tuple[int | None, ...]],
+    widths: tuple[int, int, int, int, int] = PAPER_WIDTHS,
+    skips: bool = False,
+    texture_size: int | None = None,
+    final_kernel: int = 7,
+    seed: int | None = None,
+    batch_norm_momentum: float = 0.9,
+) -> keras.Model:
+    """Build the decoder as a functional model.
+
+    A 1x1 convolution reduces stage 4; four residual blocks double its size each; a last convolution and tanh
+    give RGB; a bilinear resize makes the texture square. At inference the decoder is left out.
+
+    Args:
+        stage_shapes: shapes of the four stage maps, `(h, w, c)` or `(batch, h, w, c)`: for an encoder,
+            `[stage.shape for stage in encoder.output["stages"]]`.
+        widths: channels after the reduction and after each block.
+        skips: False: stage 4 is all the decoder sees (the paper). True: stages 3, 2, 1 join before blocks
+            1, 2, 3 (the public code); needs an encoder of last stride 1.
+        texture_size: side of the texture; None takes the height of the last map (256 for 256x128 images).
+        final_kernel: side of the last convolution's kernel, 7 in the paper.
+        seed: of the initial weights; None draws new ones.
+        batch_norm_momentum: share of the old moving statistics kept each step.
+
+    Returns:
+        Model from the list of four stage maps to a dict: `texture` `(batch, size, size, 3)` float32 in [-1, 1],
+        `blocks`, a list of the four blocks' maps.
+
+    Raises:
+        UserError: widths or shapes that do not fit together.
+
+    Example:
+        >>> shapes = [(32, 16, 64), (16, 8, 128), (8, 4, 256), (8, 4, 512)]
+        >>> build_decoder(shapes, widths=(64, 48, 32, 16, 8)).output["texture"].shape
+        (None, 128, 128, 3)
+    """
+    shapes = [tuple(shape)[-3:] for shape in stage_shapes]
+    if len(shapes) != 4 or len(widths) != 5:
+        raise UserError(f"A decoder takes 4 stage shapes and 5 widths, not {len(shapes)} and {len(widths)}.")
+    if skips and shapes[2][:2] != shapes[3][:2]:
+        raise UserError(
+            "A decoder with skips needs stages 3 and 4 of one size; build the encoder with last_stride 1."
+        )
+    factory = LayerFactory(seed, batch_norm_momentum)
+
+    # --- blocks ---
+    stages = [keras.Input(shape, name=f"stage{index}") for index, shape in enumerate(shapes, start=1)]
+    x = factory.conv_bn(stages[3], widths[0], 1, name="reduce", bias=True)
+    blocks = []
+    for index in range(1, 5):
+        if skips and index <= 3:
+            joined = factory.conv_bn(
+                stages[3 - index], widths[index - 1], 1, name=f"skip{4 - index}", bias=True
+            )
+            x = keras.layers.Add(name=f"skip{4 - index}_add")([x, joined])
+        x = _up_block(x, widths[index], f"up{index}", factory)
+        blocks.append(x)
+
+    # --- texture ---
+    painted = factory.conv(x, 3, final_kernel, name="final_conv", bias=True)
+    texture = keras.layers.Activation("tanh", name="final_tanh", dtype="float32")(painted)
+    size = texture_size or texture.shape[1]
+    if texture.shape[1:3] != (size, size):
+        texture = keras.layers.Resizing(size, size, "bilinear", name="texture", dtype="float32")(texture)
+    return keras.Model(stages, {"texture": texture, "blocks": blocks}, name="decoder")
+
+
+def _up_block(x: Tensor, filters: int, name: str, factory: LayerFactory) -> Tensor:
+    """Residual block at the map's size, then twice the size and a convolution: `(batch, 2h, 2w, filters)`."""
+    y = factory.conv_bn(x, x.shape[-1], 3, name=f"{name}_1")
+    y = factory.conv_bn(y, x.shape[-1], 3, name=f"{name}_2", relu=False)
+    x = keras.layers.Add(name=f"{name}_add")([x, y])
+    x = keras.layers.ReLU(name=f"{name}_relu")(x)
+    return factory.up_conv(x, filters, name=f"{name}_conv")

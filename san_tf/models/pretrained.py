@@ -1,0 +1,121 @@
+"""Weights from elsewhere: ImageNet's of keras.applications, folded to this package's normalisation, or a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+
+# What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
+CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
+APPLICATIONS = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
+
+
+def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike[str]) -> None:
+    """Load ImageNet weights or a local file into an encoder.
+
+    Args:
+        encoder: from `build_encoder`.
+        backbone: its backbone's name.
+        weights: "imagenet" or a path: a `.weights.h5` file of this encoder, or a `.h5` file of the same ResNet
+            by keras.applications ("..._notop.h5"), which is told apart by its content.
+
+    Raises:
+        UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
+    """
+    if weights == "imagenet":
+        _copy_from_applications(encoder, _download(backbone))
+        return
+    path = Path(weights)
+    if not path.is_file():
+        raise UserError(f"The weights file {path} does not exist; check the path, or use 'imagenet' or none.")
+    try:
+        with h5py.File(path, "r") as file:
+            of_applications = "layer_names" in file.attrs
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
+        ) from error
+    try:
+        if of_applications:
+            _copy_from_applications(encoder, _application(backbone, path))
+        elif path.name.endswith(".weights.h5"):
+            encoder.load_weights(path)
+        else:
+            raise UserError(f"{path} must be named *.weights.h5, as Keras names the files of save_weights.")
+    except (ValueError, KeyError, OSError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path} does not fit this encoder ({backbone}, {encoder.output['logits'].shape[-1]} identities): "
+            f"{str(error).splitlines()[0]} Use a file of the same backbone, head and number of identities."
+        ) from error
+
+
+def _application(backbone: str, path: Path | None) -> keras.Model:
+    if backbone not in APPLICATIONS:
+        raise UserError(f"{path} holds weights of keras.applications, which has no {backbone}.")
+    build = getattr(keras.applications, APPLICATIONS[backbone])
+    return build(include_top=False, weights=None if path is None else str(path), input_shape=(64, 32, 3))
+
+
+def _download(backbone: str) -> keras.Model:
+    build = getattr(keras.applications, APPLICATIONS[backbone])
+    try:
+        return build(include_top=False, weights="imagenet", input_shape=(64, 32, 3))
+    except Exception as error:  # Keras raises bare Exception when the address cannot be reached
+        file = f"{backbone}_weights_tf_dim_ordering_tf_kernels_notop.h5"
+        raise UserError(
+            f"The ImageNet weights of {backbone} could not be downloaded; put {file} (from "
+            f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/) into "
+            f"{Path(keras.config.keras_home() if hasattr(keras.config, 'keras_home') else '~/.keras') / 'models'}, "
+            "or pass the file's path as weights, or train from scratch with weights=None."
+        ) from error
+
+
+def _copy_from_applications(encoder: keras.Model, application: keras.Model) -> None:
+    """Copy by layer name; biases move into the moving means of the norms behind them.
+
+    BN(Wx + b) with moving mean m equals BN(Wx) with moving mean m - b, and in training the batch mean takes
+    b away anyway.
+    """
+    for layer in application.layers:
+        if not layer.name.endswith("_conv"):
+            continue
+        kernel, bias = layer.get_weights()
+        gamma, beta, mean, variance = application.get_layer(_norm_of(layer.name)).get_weights()
+        if layer.name == "conv1_conv":
+            kernel, shift = fold_caffe_preprocessing(kernel)
+            bias = bias + shift
+        encoder.get_layer(layer.name).set_weights([kernel])
+        encoder.get_layer(_norm_of(layer.name)).set_weights([gamma, beta, mean - bias, variance])
+
+
+def _norm_of(conv_name: str) -> str:
+    return conv_name.removesuffix("_conv") + "_bn"
+
+
+def fold_caffe_preprocessing(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rewrite a first convolution that expects caffe's preprocessing for `san_tf.normalization`.
+
+    With our input y = (rgb / 255 - mean) / std, caffe's is the BGR order of 255 (std y + mean) - caffe_mean: a
+    scale a channel, which goes into the kernel, and a constant, which goes into the bias. Exact wherever the
+    kernel lies inside the image; padding with zeros means caffe's mean there and ours here, at most half a grey
+    level apart.
+
+    Args:
+        kernel: `(h, w, 3, filters)` float32, channels BGR.
+
+    Returns:
+        kernel, channels RGB, and the `(filters,)` float32 to add to the bias.
+    """
+    rgb = kernel[:, :, ::-1, :]
+    shift = 255.0 * IMAGENET_MEAN - CAFFE_MEAN_BGR[::-1]
+    scaled = rgb * (255.0 * IMAGENET_STD)[:, None]
+    return scaled.astype(np.float32), np.einsum("hwcf,c->f", rgb, shift).astype(np.float32)

@@ -1,0 +1,67 @@
+"""ResNet-50 and ResNet-101, rewired for re-ID: four stage outputs, last stride 1 or 2, either stride position.
+
+Layers carry the names of `keras.applications`, so that its ImageNet weights find their places. Convolutions have
+no bias, as in torchvision: `keras.applications` keeps one in front of each batch norm, where it does nothing that
+the norm's moving mean can't hold (see `pretrained`).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import keras
+
+from san_tf.models.layer_factory import LayerFactory, Tensor
+
+StridePosition = Literal["1x1", "3x3"]
+DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+
+
+def resnet_stages(
+    image: Tensor,
+    depths: tuple[int, int, int, int],
+    last_stride: int,
+    stride_on: StridePosition,
+    factory: LayerFactory,
+) -> list[Tensor]:
+    """The four stage outputs of a bottleneck ResNet.
+
+    Args:
+        image: `(batch, height, width, 3)`.
+        depths: blocks a stage.
+        last_stride: of the fourth stage; 1 keeps 1/16 of the image's size, 2 is the original's 1/32.
+        stride_on: "1x1" puts a block's stride on its first convolution, as `keras.applications` (and the
+            original paper), "3x3" on the second, as torchvision and the public SAN code.
+        factory: makes the layers.
+
+    Returns:
+        Maps of 256, 512, 1024, 2048 channels at 1/4, 1/8, 1/16 and 1/16 (1/32) of the image.
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; last stride 1 from Sun et al.,
+    "Beyond Part Models", ECCV 2018.
+    """
+    x = factory.conv_bn(image, 64, 7, 2, name="conv1")
+    # ReLU came before, so zeros are as good as -inf around the map.
+    x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    x = keras.layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
+    stages = []
+    for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, last_stride), strict=True), start=2):
+        for block in range(1, depth + 1):
+            name = f"conv{stage}_block{block}"
+            x = _bottleneck(x, 64 * 2 ** (stage - 2), stride if block == 1 else 1, stride_on, name, factory)
+        stages.append(x)
+    return stages
+
+
+def _bottleneck(
+    x: Tensor, filters: int, stride: int, stride_on: StridePosition, name: str, factory: LayerFactory
+) -> Tensor:
+    shortcut = x
+    if name.endswith("block1"):
+        shortcut = factory.conv_bn(x, 4 * filters, 1, stride, name=f"{name}_0", relu=False)
+    first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
+    x = factory.conv_bn(x, filters, 1, first, name=f"{name}_1")
+    x = factory.conv_bn(x, filters, 3, second, name=f"{name}_2")
+    x = factory.conv_bn(x, 4 * filters, 1, name=f"{name}_3", relu=False)
+    x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
+    return keras.layers.ReLU(name=f"{name}_out")(x)

@@ -1,0 +1,229 @@
+"""SAN: the encoder trained with the decoder's help; SANPG: encoder and decoder trained to paint textures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
+
+Batch = Mapping[str, tf.Tensor]
+PACKAGE = "san_tf"
+
+
+class LossWeights(NamedTuple):
+    """The lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; the defaults are the paper's."""
+
+    identity: float = 0.5
+    triplet: float = 1.5
+    reconstruction: float = 1.0
+    texture_triplet: float = 1.0
+
+
+class Term(NamedTuple):
+    """One loss of a batch, its weight in the sum, and how many rows it was averaged over."""
+
+    value: tf.Tensor
+    weight: float
+    rows: tf.Tensor
+
+
+class _TextureModel(keras.Model):
+    """What SAN and SANPG share: one training step, one metric a loss. Subclasses say which losses."""
+
+    metric_names: tuple[str, ...] = ()
+
+    def __init__(self, encoder: keras.Model, decoder: keras.Model | None, name: str | None = None) -> None:
+        super().__init__(name=name)
+        self.encoder = encoder
+        self.decoder = decoder
+        self.trackers = {key: keras.metrics.Mean(name=key) for key in ("loss", *self.metric_names)}
+        self.built = True  # both parts are functional models, which have their variables from the start
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """The running means that Keras resets each epoch."""
+        return list(self.trackers.values())
+
+    def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
+        """The losses of a batch by metric name."""
+        raise NotImplementedError
+
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """One optimiser step on a batch; returns the running means of all metrics.
+
+        `scale_loss` and `apply` do nothing in float32; under float16 they multiply the loss, divide the
+        gradients, and skip the step when one of them overflowed.
+        """
+        with tf.GradientTape() as tape:
+            outputs = self(batch["image"], training=True)
+            terms = self.terms(batch, outputs)
+            loss = tf.add_n([term.weight * term.value for term in terms.values()])
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables, strict=True))
+        return self._record(batch, outputs, loss, terms)
+
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """The losses of a batch in inference mode, for `evaluate` and `validation_data`."""
+        outputs = self(batch["image"], training=False)
+        terms = self.terms(batch, outputs)
+        loss = tf.add_n([term.weight * term.value for term in terms.values()])
+        return self._record(batch, outputs, loss, terms)
+
+    def _record(
+        self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor, terms: dict[str, Term]
+    ) -> dict[str, tf.Tensor]:
+        self.trackers["loss"].update_state(loss)
+        for key, term in terms.items():
+            # Weighted by rows: a batch that had nothing to judge does not pull the mean towards 0.
+            self.trackers[key].update_state(term.value, sample_weight=term.rows)
+        return {key: tracker.result() for key, tracker in self.trackers.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, with both parts serialised."""
+        serialize = keras.saving.serialize_keras_object
+        return {
+            "name": self.name,
+            "encoder": serialize(self.encoder),
+            "decoder": None if self.decoder is None else serialize(self.decoder),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> _TextureModel:
+        """Rebuild from `get_config`."""
+        config = dict(config)
+        for part in ("encoder", "decoder"):
+            if config[part] is not None:
+                config[part] = keras.saving.deserialize_keras_object(config[part], custom_objects)
+        return cls(**config)
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SAN(_TextureModel):
+    """Semantics-aligned re-ID network: L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR.
+
+    Train with `fit` on a `tf.data.Dataset` of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,)
+    int32, -1 for an image without identity (a PIT pair); `texture` (B, T, T, 3) float32 in [-1, 1];
+    `texture_weight` (B,) float32, 0 where there is no texture. Calling the model on images gives the encoder's
+    `embedding` and `logits` and the decoder's `texture` and `blocks`.
+
+    Args:
+        encoder: from `build_encoder`.
+        decoder: from `build_decoder`, or None: the baseline, trained on L_ID and L_Triplet alone.
+        weights: the four lambdas.
+        margin: of both triplet losses.
+        smoothing: of the labels, in [0, 1).
+        seed: with the optimiser's step count, all the randomness of a step (the triplets of L_TR).
+
+    Source: Jin et al., "Semantics-Aligned Representation Learning for Person Re-identification", AAAI 2020.
+
+    Example:
+        >>> encoder = build_encoder("thin_resnet", (128, 64, 3), num_classes=100, weights=None)
+        >>> decoder = build_decoder([stage.shape for stage in encoder.output["stages"]], (64, 48, 32, 16, 8))
+        >>> san = SAN(encoder, decoder)
+        >>> san.compile(optimizer=build_optimizer(schedule=1e-3))
+        >>> san.fit(dataset)
+    """
+
+    metric_names = ("id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy")
+
+    def __init__(
+        self,
+        encoder: keras.Model,
+        decoder: keras.Model | None = None,
+        weights: LossWeights | tuple[float, float, float, float] = LossWeights(),  # noqa: B008  # immutable
+        margin: float = 0.3,
+        smoothing: float = 0.1,
+        seed: int = 0,
+        name: str = "san",
+    ) -> None:
+        if decoder is None:
+            self.metric_names = ("id_loss", "triplet_loss", "accuracy")
+        super().__init__(encoder, decoder, name)
+        if not 0 <= smoothing < 1:
+            raise UserError(f"smoothing must lie in [0, 1), not {smoothing!r}.")
+        self.terms_weight = LossWeights(*weights)
+        self.margin = margin
+        self.smoothing = smoothing
+        self.seed = seed
+
+    def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
+        """Encoder outputs, and the decoder's where there is one."""
+        encoded = self.encoder(image, training=training)
+        outputs = {"embedding": encoded["embedding"], "logits": encoded["logits"]}
+        if self.decoder is not None:
+            outputs |= self.decoder(encoded["stages"], training=training)
+        return outputs
+
+    def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
+        """The four losses (two without decoder); rows are those with an identity, or with a texture."""
+        label, weights = batch["label"], self.terms_weight
+        known = tf.reduce_sum(tf.cast(label >= 0, tf.float32))
+        identity = identity_loss(label, outputs["logits"], self.smoothing)
+        triplet = batch_hard_triplet_loss(label, outputs["embedding"], self.margin)
+        terms = {
+            "id_loss": Term(identity, weights.identity, known),
+            "triplet_loss": Term(triplet, weights.triplet, known),
+        }
+        if self.decoder is not None:
+            rec = reconstruction_loss(batch["texture"], outputs["texture"], batch["texture_weight"])
+            seed = tf.stack([tf.cast(self.seed, tf.int32), self._steps_done()])
+            tr = texture_triplet_loss(label, outputs["blocks"], seed, self.margin)
+            terms["rec_loss"] = Term(rec, weights.reconstruction, tf.reduce_sum(batch["texture_weight"]))
+            terms["tr_loss"] = Term(tr, weights.texture_triplet, known)
+        return terms
+
+    def _steps_done(self) -> tf.Tensor:
+        """The optimiser's step count, int32; 0 for a model that was never compiled."""
+        optimizer = getattr(self, "optimizer", None)
+        return tf.cast(0 if optimizer is None else tf.convert_to_tensor(optimizer.iterations), tf.int32)
+
+    def _record(
+        self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor, terms: dict[str, Term]
+    ) -> dict[str, tf.Tensor]:
+        label = batch["label"]
+        right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), tf.cast(label, tf.int32))
+        self.trackers["accuracy"].update_state(right, sample_weight=tf.cast(label >= 0, tf.float32))
+        return super()._record(batch, outputs, loss, terms)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, with both parts serialised."""
+        own = {"margin": self.margin, "smoothing": self.smoothing, "seed": self.seed}
+        return super().get_config() | own | {"weights": list(self.terms_weight)}
+
+
+@keras.saving.register_keras_serializable(PACKAGE)
+class SANPG(_TextureModel):
+    """Pseudo-texture generator: encoder and decoder trained on L_Rec alone, on pairs of image and texture.
+
+    Only what the texture needs of the encoder is trained: its head (pooling, classifier) is left out. Train
+    with `fit` on dicts with `image`, `texture` and `texture_weight`, shaped as for `SAN`. Calling the model on
+    images gives `texture` and `blocks`.
+
+    Args:
+        encoder: from `build_encoder`; its layers are used in place, not copied.
+        decoder: from `build_decoder`.
+
+    Source: Jin et al., AAAI 2020, section "Pseudo Groundtruth Texture Images Generation".
+    """
+
+    metric_names = ("rec_loss",)
+
+    def __init__(self, encoder: keras.Model, decoder: keras.Model, name: str = "sanpg") -> None:
+        if isinstance(encoder.output, dict):
+            encoder = keras.Model(encoder.input, encoder.output["stages"], name=f"{encoder.name}_trunk")
+        super().__init__(encoder, decoder, name)
+
+    def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
+        """The painted `texture` (B, T, T, 3) in [-1, 1] and the decoder's `blocks`."""
+        return self.decoder(self.encoder(image, training=training), training=training)
+
+    def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
+        """L_Rec over the rows that have a texture."""
+        rec = reconstruction_loss(batch["texture"], outputs["texture"], batch["texture_weight"])
+        return {"rec_loss": Term(rec, 1.0, tf.reduce_sum(batch["texture_weight"]))}

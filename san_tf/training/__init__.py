@@ -1,0 +1,1 @@
+"""Training: optimisers, schedules, precision, the fit loop, checkpoints and the run directory."""

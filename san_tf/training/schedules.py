@@ -1,0 +1,111 @@
+"""Learning rates over steps: the paper's warm-up and halvings, and a cosine for short runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from san_tf.errors import UserError
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
+    """The paper's: grow by a factor an epoch from a small rate, then hold the peak and multiply it by `decay`.
+
+    In epoch e (from 0) the rate is `start * growth ** e` while e < warmup_epochs, and
+    `peak * decay ** ((e - warmup_epochs) // decay_epochs)` after. The defaults: 8e-6 growing by 1.259 for 20
+    epochs (10^(1/10): a factor of 100 in 20 epochs), then 8e-4 halved every 40.
+
+    Args:
+        steps_per_epoch: optimiser steps an epoch.
+        peak: rate after the warm-up.
+        start: rate of the first epoch.
+        growth: factor an epoch.
+        warmup_epochs: may be 0.
+        decay_epochs: epochs between two decays.
+        decay: factor of each.
+
+    Example:
+        >>> schedule = WarmupSteps(steps_per_epoch=100)
+        >>> [round(float(schedule(step)), 7) for step in (0, 100, 2000, 6000)]
+        [8e-06, 1.01e-05, 0.0008, 0.0004]
+    """
+
+    def __init__(
+        self,
+        steps_per_epoch: int,
+        peak: float = 8e-4,
+        start: float = 8e-6,
+        growth: float = 1.259,
+        warmup_epochs: int = 20,
+        decay_epochs: int = 40,
+        decay: float = 0.5,
+    ) -> None:
+        if steps_per_epoch < 1 or decay_epochs < 1 or warmup_epochs < 0:
+            raise UserError("steps_per_epoch and decay_epochs must be at least 1, warmup_epochs at least 0.")
+        self.steps_per_epoch = steps_per_epoch
+        self.peak = peak
+        self.start = start
+        self.growth = growth
+        self.warmup_epochs = warmup_epochs
+        self.decay_epochs = decay_epochs
+        self.decay = decay
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Learning rate of a step (from 0), float32."""
+        # Whole epochs in integers: float32 division of a large step by its epoch length can fall short of it.
+        epoch = tf.cast(step, tf.int64) // self.steps_per_epoch
+        warm = self.start * self.growth ** tf.cast(epoch, tf.float32)
+        halvings = tf.maximum(epoch - self.warmup_epochs, 0) // self.decay_epochs
+        late = self.peak * self.decay ** tf.cast(halvings, tf.float32)
+        return tf.where(epoch < self.warmup_epochs, warm, late)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return dict(vars(self))
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
+    """For short runs: linear from peak / warmup_steps to the peak, then half a cosine down to `floor`.
+
+    Step s (from 0) gets `peak (s + 1) / warmup_steps` while s < warmup_steps, so that no step is wasted at 0;
+    then `floor + (peak - floor) (1 + cos(pi t)) / 2` with t from 0 to 1 at the last step, and `floor` beyond.
+
+    Args:
+        peak: largest rate.
+        steps: of the whole run.
+        warmup_steps: of them; may be 0.
+        floor: smallest rate at the end.
+
+    Example:
+        >>> schedule = WarmupCosine(1.0, steps=11, warmup_steps=2)
+        >>> [round(float(schedule(step)), 2) for step in (0, 1, 2, 6, 10)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+
+    def __init__(self, peak: float, steps: int, warmup_steps: int = 0, floor: float = 0.0) -> None:
+        if steps < 1 or not 0 <= warmup_steps < steps:
+            raise UserError(
+                f"A schedule needs 0 <= warmup_steps < steps, not {warmup_steps} and {steps}; train for longer."
+            )
+        self.peak = peak
+        self.steps = steps
+        self.warmup_steps = warmup_steps
+        self.floor = floor
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Learning rate of a step (from 0), float32."""
+        step = tf.cast(step, tf.float32)
+        warm = self.peak * (step + 1.0) / max(self.warmup_steps, 1)
+        span = max(self.steps - 1 - self.warmup_steps, 1)
+        time = tf.clip_by_value((step - self.warmup_steps) / span, 0.0, 1.0)
+        late = self.floor + (self.peak - self.floor) * 0.5 * (1.0 + tf.cos(math.pi * time))
+        return tf.where(step < self.warmup_steps, warm, late)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return dict(vars(self))
