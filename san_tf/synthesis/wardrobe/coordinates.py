@@ -161,7 +161,7 @@ def body_points(position: Array, normal: Array, part: NDArray[np.uint8]) -> Body
     inner_leg = on_leg * ramp(-normal[:, 0] * sign, 0.3, 1.0) * ramp(y, 0.25, 0.75)
     chin = bump(y, 1.435, 0.03) * ramp(z, 0.02, 0.08) * ramp(-normal[:, 1], -0.2, 0.7)
     under = ramp(-normal[:, 1], 0.1, 1.0) * ~on_foot
-    occlusion = 1 - 0.34 * armpit - 0.34 * crotch - 0.22 * inner_leg - 0.25 * chin - 0.14 * under
+    occlusion = 1 - 0.28 * armpit - 0.25 * crotch - 0.17 * inner_leg - 0.20 * chin - 0.08 * under
     return BodyPoints(
         position=position,
         normal=normal,

@@ -148,7 +148,7 @@ def paint_hair(points: BodyPoints, rgb: Array, hair: Hair, seed: int) -> None:
     if hair.style in ("bob", "long"):
         # what hangs down the back belongs to the picture of the person, so it is painted under the mesh too
         fall = ramp(points.y - (CROWN - hair.length), 0.0, 0.03)[rows] * ramp(points.side, 0.105, 0.085)[rows]
-        fall = fall * ramp(-points.normal[:, 2], 0.0, 0.3)[rows] * ~points.on_arm[rows]
+        fall = fall * ramp(-points.normal[:, 2], 0.0, 0.3)[rows] * ~(points.on_arm | points.on_head)[rows]
         blend(head, hair_shade(points.position[rows], hair, seed), fall)
     cover = headwear_cover(points, hair)[rows]
     if hair.headwear != "none":

@@ -1,0 +1,75 @@
+"""Who walks the street: `sample_identity`."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from san_tf.errors import UserError
+from san_tf.synthesis.wardrobe import sample_identity
+from san_tf.synthesis.wardrobe.bags import BAG_KINDS
+from san_tf.synthesis.wardrobe.garments import LOWER_KINDS, UPPER_KINDS
+from san_tf.synthesis.wardrobe.hair import HAIR_STYLES, HEADWEAR
+from san_tf.synthesis.wardrobe.patterns import PATTERNS
+from san_tf.synthesis.wardrobe.shoes import SHOE_KINDS
+
+
+@pytest.fixture(scope="module")
+def people():
+    return [sample_identity(seed) for seed in range(500)]
+
+
+def test_a_seed_is_a_person(people):
+    assert [sample_identity(seed) for seed in range(20)] == people[:20]
+    assert sample_identity(np.int64(7)) == people[7]
+
+
+def test_people_differ(people):
+    looks = {(p.upper, p.lower, p.hair, p.shape) for p in people}
+    assert len(looks) == len(people)
+
+
+def test_every_kind_occurs(people):
+    assert {p.upper.kind for p in people} == set(UPPER_KINDS)
+    assert {p.lower.kind for p in people} == set(LOWER_KINDS)
+    assert {p.shoes.kind for p in people} == set(SHOE_KINDS)
+    assert {p.bag.kind for p in people} == set(BAG_KINDS)
+    assert {p.hair.style for p in people} == set(HAIR_STYLES)
+    assert {p.hair.headwear for p in people} == set(HEADWEAR)
+    assert {g.pattern.kind for p in people for g in (p.upper, p.lower)} == set(PATTERNS)
+    assert any(p.upper.opening > 0 for p in people)
+    assert {p.face.beard for p in people} >= {"none", "stubble", "full"}
+    assert {p.face.glasses for p in people} == {"none", "clear", "sun"}
+
+
+def test_skin_tones_span_a_wide_range(people):
+    levels = np.array([np.mean(p.skin.rgb) for p in people])
+    assert levels.min() < 60 and levels.max() > 195
+    # red above green above blue: all of them are skin
+    rgb = np.array([p.skin.rgb for p in people])
+    assert (rgb[:, 0] > rgb[:, 1]).all() and (rgb[:, 1] > rgb[:, 2]).all()
+
+
+def test_streets_are_grey_and_colours_are_shared(people):
+    tops = Counter(p.upper.color.name for p in people)
+    quiet = sum(tops[name] for name in ("black", "charcoal", "grey", "light grey", "white", "navy", "beige"))
+    assert 0.5 < quiet / len(people) < 0.9
+    pairs = Counter((p.upper.color.name, p.lower.color.name) for p in people)
+    shared = sum(count for count in pairs.values() if count >= 2)
+    assert shared > 0.6 * len(people)
+
+
+def test_garments_keep_their_lengths(people):
+    for p in people:
+        assert -0.1 <= p.upper.sleeve <= 0.47 and 0.3 <= p.upper.hem <= 1.05
+        assert 0.02 <= p.lower.hem <= 1.0
+        if p.lower.kind == "shorts":
+            assert p.lower.hem > 0.4
+        if p.upper.kind == "dress":
+            assert p.lower.kind in ("bare legs", "leggings")
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "7", None, True])
+def test_a_bad_seed_is_refused(seed):
+    with pytest.raises(UserError, match="seed"):
+        sample_identity(seed)
