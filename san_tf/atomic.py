@@ -78,11 +78,14 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     path = Path(path)
     with _disk_errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary_beside(path, f".tmp{path.suffix}")
+        temporary = _temporary_beside(path, ".tmp" + "".join(path.suffixes))
         # Not mkstemp: that makes files private, and reading the umask to mend it changes it for all threads.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = temporary.stat().st_mode
         try:
             yield temporary
+            # A library may have put a private file of its own in the place of ours.
+            temporary.chmod(mode)
             _sync(temporary)
             os.replace(temporary, path)
             _sync(path.parent)

@@ -30,6 +30,14 @@ def test_file_is_written_with_ordinary_permissions(tmp_path: Path) -> None:
     assert names(tmp_path / "deep") == ["results.json"]
 
 
+def test_private_file_of_a_library_gets_ordinary_permissions(tmp_path: Path) -> None:
+    with atomic_file(tmp_path / "weights") as temporary:
+        (tmp_path / "private").touch(mode=0o600)
+        os.replace(tmp_path / "private", temporary)
+    (tmp_path / "ordinary").write_text("")
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
 def test_file_keeps_its_content_when_the_block_raises(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text("old")

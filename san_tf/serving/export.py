@@ -75,8 +75,10 @@ def export_encoder(
     network = _in_float32(keras.Model(encoder.inputs[0], _embedding(encoder), name="embed"))
     height, width = (int(side) for side in image_size)
 
+    # A function of its own is written once, not once a signature.
+    @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)], autograph=False)
     def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = normalize_images(tf.ensure_shape(images, (None, height, width, 3)))
+        images = normalize_images(images)
         if flip:
             images = tf.concat([images, tf.reverse(images, [2])], axis=0)
         embedding = network(images, training=False)
@@ -98,7 +100,7 @@ def export_encoder(
         return embed(images)
 
     archive = keras.export.ExportArchive()
-    archive.track(network)
+    # Not `archive.track(network)`: the endpoints' own variables are found anyway, and would be written twice.
     _add_endpoint(
         archive, "serving_default", from_images, tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
     )

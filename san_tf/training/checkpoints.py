@@ -261,8 +261,8 @@ class CheckpointFolder:
     ) -> Path:
         """Write a numbered checkpoint, then remove the oldest beyond `keep`; see `save`."""
         path = save(self.folder / f"step_{step:08d}.safetensors", model, optimizer, step, extra)
-        # What a killed process left; only after a save, when its space and its evidence are of no more use.
-        for leftover in self.folder.glob(".*.tmp.safetensors"):
+        # What a killed process left: our temporary files, and those of the safetensors library.
+        for leftover in [*self.folder.glob(".*.tmp.safetensors"), *self.folder.glob(".tmp*")]:
             leftover.unlink(missing_ok=True)
         for old in self.paths()[self.keep :]:
             old.unlink(missing_ok=True)
