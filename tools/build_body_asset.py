@@ -240,6 +240,10 @@ def build(source: Path) -> dict[str, np.ndarray]:
     value = np.round(value * 255).astype(np.int64)
     value[:, 0] += 255 - value.sum(1)
     top[value == 0] = 0
+    # one side's skinning for both: ties among small weights would fall differently
+    other = mirrors[: len(kept)]
+    right = other < np.arange(len(kept))
+    top[right], value[right] = bone_mirror[top[other[right]]], value[other[right]]
 
     quads = np.concatenate([groups[g] for g in GROUPS[:3]])
     dominant = np.zeros((len(kept), len(bones)))

@@ -41,6 +41,7 @@ PARTS: tuple[str, ...] = (
 # MakeHuman's height targets reach from dwarf to giant; this share of them spans adults.
 _HEIGHT_RANGE = 0.34
 _HEAVY_SLACK = 0.6
+_REFLECTION = np.array([-1, 1, 1], np.float32)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _asset() -> dict[str, np.ndarray]:
     def whole(stored: np.ndarray) -> np.ndarray:
         """Both sides of a field (..., P, 3) from the stored one."""
         full = np.empty((*stored.shape[:-2], len(mirror), 3), np.float32)
-        full[..., mirror[half], :] = stored * np.float32([-1, 1, 1])
+        full[..., mirror[half], :] = stored * _REFLECTION
         full[..., half, :] = stored
         return full
 
@@ -154,11 +155,16 @@ def _points(shape: BodyShape) -> np.ndarray:
     # MakeHuman's heavy and muscular bodies are bulky but lean; only slack heavy ones look heavy in clothes
     muscle = _levels(shape.muscle * (1 - _HEAVY_SLACK * max(0.0, 2 * shape.weight - 1)))
     weight = _levels(shape.weight)
-    share = np.einsum("s,a,m,w->samw", sex, age, muscle, weight).astype(np.float32)
-    points = asset["base"] + np.tensordot(share, asset["targets"], 4)
+    points = asset["base"].copy()
+    # a plain loop, not a matrix product: the same order of additions under any number of BLAS threads
+    for index in np.ndindex(2, 2, 3, 3):
+        share = sex[index[0]] * age[index[1]] * muscle[index[2]] * weight[index[3]]
+        if share > 0:
+            points += np.float32(share) * asset["targets"][index]
     reach = (2 * shape.height - 1) * _HEIGHT_RANGE
     end = 1 if reach > 0 else 0
-    points += abs(reach) * np.tensordot(sex.astype(np.float32), asset["heights"][:, end], 1)
+    for share, offsets in zip(sex, asset["heights"][:, end], strict=True):
+        points += np.float32(abs(reach) * share) * offsets
     points[:, 1] -= points[: asset["counts"][0], 1].min()
     points = points.astype(np.float32)
     points.flags.writeable = False
@@ -268,7 +274,7 @@ def _mirror_corners(quads: np.ndarray, uv_quads: np.ndarray, mirror: np.ndarray)
 
 
 def __getattr__(name: str) -> object:
-    """`texel_map` and `mirror_map`, which live in `texels` and build on this module, are reached from here."""
+    """`texel_map` and `mirror_map` are reached from here; they live in `texels`, which builds on this."""
     if name in {"texel_map", "mirror_map", "TexelMap"}:
         from san_tf.synthesis import texels
 

@@ -89,7 +89,7 @@ def _walk(phase: float, stride: float, swing: float, lean: float) -> Posture:
                 grip=0.45,
             )
         )
-    return Posture(trunk, *arms, *legs)
+    return Posture(trunk, arms[0], arms[1], legs[0], legs[1])
 
 
 def _stand(rng: np.random.Generator) -> Posture:
@@ -120,7 +120,7 @@ def _stand(rng: np.random.Generator) -> Posture:
         )
         for _ in range(2)
     ]
-    return Posture(trunk, *arms, left, right)
+    return Posture(trunk, arms[0], arms[1], left, right)
 
 
 def _walk_or_stand(rng: np.random.Generator, walks: float) -> tuple[float, Posture]:

@@ -30,6 +30,18 @@ def project(
 
 
 @compiled
+def flatten(vertices: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Coordinates (V, 3) along the rows of `axes`: a parallel projection, added in a fixed order."""
+    points = np.empty(vertices.shape, np.float64)
+    for i in range(vertices.shape[0]):
+        for k in range(3):
+            points[i, k] = (
+                axes[k, 0] * vertices[i, 0] + axes[k, 1] * vertices[i, 1] + axes[k, 2] * vertices[i, 2]
+            )
+    return points
+
+
+@compiled
 def fill(
     points: np.ndarray,
     faces: np.ndarray,

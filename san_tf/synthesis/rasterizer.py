@@ -274,7 +274,7 @@ def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
     right = np.cross(helper, toward)
     right /= np.linalg.norm(right)
     axes = np.stack([right, np.cross(right, toward), toward])
-    seen = [mesh.vertices.astype(np.float64) @ axes.T for mesh in meshes]
+    seen = [kernels.flatten(np.ascontiguousarray(mesh.vertices, np.float64), axes) for mesh in meshes]
     low = np.min([s.min(0) for s in seen], axis=0)
     high = np.max([s.max(0) for s in seen], axis=0)
     scale = (_SHADOW_SIZE - 2) / max(float((high - low)[:2].max()), 1e-6)
