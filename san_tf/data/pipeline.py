@@ -145,8 +145,8 @@ def inference_dataset(
     dataset = tf.data.Dataset.range(len(records)).map(load, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(batch_size)
     if normalized:
-        dataset = dataset.map(normalize_images, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+        dataset = dataset.map(normalize_images, num_parallel_calls=2)
+    return dataset.prefetch(2)
 
 
 def _planned_dataset(
@@ -207,5 +207,6 @@ def _planned_dataset(
     dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(rows, drop_remainder=True)
-    dataset = dataset.map(finish, num_parallel_calls=parallel_calls, deterministic=True)
-    return dataset.prefetch(tf.data.AUTOTUNE)
+    # A batch with textures takes 75 MB: fixed small numbers here keep memory bounded on machines of many cores.
+    dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
+    return dataset.prefetch(2)
