@@ -190,10 +190,7 @@ class RunDirectory:
         marker = self._marker(stage)
         if marker is not None and fields is not None:
             self._check_same(stage, marker["fields"], _as_json(fields))
-        seconds = 0.0 if marker is None else marker["seconds"]
-        self._write_marker(
-            stage, {"done": False, "seconds": seconds, "began": time.time(), "fields": _as_json(fields or {})}
-        )
+        self._write_marker(stage, {"done": False, "began": time.time(), "fields": _as_json(fields or {})})
 
     def mark_done(self, stage: str, **facts: Any) -> None:
         """Note that a stage is finished.
@@ -202,14 +199,13 @@ class RunDirectory:
             stage: its name, given to `begin` before.
             facts: whatever should be found beside it, such as counts.
         """
-        marker = self._marker(stage) or {"fields": {}, "seconds": 0.0, "began": time.time()}
-        seconds = marker["seconds"] + time.time() - marker.pop("began", time.time())
-        self._write_marker(
-            stage, {**marker, "done": True, "seconds": round(seconds, 3), "facts": plain(facts)}
-        )
+        now = time.time()
+        marker = self._marker(stage) or {"began": now, "fields": {}}
+        seconds = round(now - marker["began"], 3)
+        self._write_marker(stage, {**marker, "done": True, "seconds": seconds, "facts": plain(facts)})
 
     def seconds(self, stage: str) -> float:
-        """How long a finished stage took; 0.0 where it is not finished."""
+        """How long a finished stage took since it was begun last; 0.0 where it is not finished."""
         marker = self._marker(stage)
         return float(marker["seconds"]) if marker and marker["done"] else 0.0
 
@@ -237,6 +233,7 @@ class RunDirectory:
         _write(self._marker_path(stage), json.dumps(marker, indent=2) + "\n")
 
     def _check_same(self, stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+        before, now = _flat(before), _flat(now)
         names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
         if names:
             changes = ", ".join(
@@ -253,6 +250,17 @@ def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they will be read back, so that a comparison does not depend on tuples or NumPy types."""
     result: dict[str, Any] = json.loads(json.dumps(plain(fields)))
     return result
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"head": "plain"}}` as `{"model.head": "plain"}`, so that a difference has a short name."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def _version_of(distribution: str) -> str | None:
