@@ -65,7 +65,7 @@ class Augmentation:
     saturation: float = 0.25
     hue: float = 0.03
     low_resolution: float = 0.0
-    smallest_scale: float = 0.25
+    smallest_scale: float = 0.4
     noise: float = 0.0
     noise_level: float = 12.0
 
@@ -92,7 +92,9 @@ class Augmentation:
 
         Erasing is off (a body part that is not seen cannot be painted), colours, sharpness and noise vary.
         """
-        return cls(erasing=0.0, jitter=0.8, low_resolution=0.5, noise=0.5)
+        return cls(
+            erasing=0.0, jitter=0.8, low_resolution=0.3, smallest_scale=0.4, noise=0.4, noise_level=8.0
+        )
 
 
 class AugmentationPlan(NamedTuple):

@@ -186,6 +186,8 @@ def _planned_dataset(
         image = decode_image(tf.gather(contents, index))
         if reduce:
             image = transforms.reduce_resolution(image, plan.scale)
+        if recolor:
+            image = transforms.recolor_image(image, plan.color)
         image = transforms.move_image(image, plan, image_size)
         if noise is not None:
             offset = [plan.noise_offset[0], plan.noise_offset[1], 0]
@@ -197,8 +199,7 @@ def _planned_dataset(
         return element, plan
 
     def finish(batch: dict, plan: AugmentationPlan) -> dict:
-        image = transforms.recolor_images(batch["image"], plan) if recolor else batch["image"]
-        batch = {**batch, "image": transforms.finish_images(image, plan, erasing)}
+        batch = {**batch, "image": transforms.finish_images(batch["image"], plan, erasing)}
         if load_texture is not None:
             batch["texture"] = transforms.scale_textures(batch["texture"])
         return batch
@@ -207,6 +208,6 @@ def _planned_dataset(
     dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(rows, drop_remainder=True)
-    # A batch with textures takes 75 MB: fixed small numbers here keep memory bounded on machines of many cores.
+    # A batch with textures takes 75 MB: small fixed numbers here bound the memory on machines of many cores.
     dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
     return dataset.prefetch(2)
