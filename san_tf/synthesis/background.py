@@ -7,9 +7,6 @@ cast for just the window that is needed, so each window shows the right part of 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import cv2
 
 import numpy as np
 
@@ -80,7 +77,7 @@ def _wall(kind: str, rng: np.random.Generator) -> np.ndarray:
     """Draw colours, bay width and variation of a wall."""
     grey = rng.uniform(0.25, 0.75)
     first = grey * (1 + rng.normal(0, 0.045, 3))
-    second = np.clip(rng.uniform(0.15, 0.7) * (1 + rng.normal(0, 0.3, 3)), 0.03, 0.9)
+    second = np.clip(rng.uniform(0.15, 0.7) * (1 + rng.normal(0, 0.13, 3)), 0.03, 0.9)
     if kind == "brick":
         first = np.array([0.48, 0.27, 0.2]) * rng.uniform(0.6, 1.25)
     elif kind == "hedge":
@@ -125,7 +122,9 @@ def sample_place(seed: int, camera: Camera) -> Place:
         planes[wall] = (*point, np.cos(turn), np.sin(turn), height)
     middle = -np.mean(camera.distance) + rng.uniform(-4, 4)
     greenery = rng.random() < 0.6
-    far = np.array([0.15, 0.21, 0.1]) * rng.uniform(0.6, 1.5) if greenery else np.full(3, rng.uniform(0.3, 0.6))
+    far = (
+        np.array([0.15, 0.21, 0.1]) * rng.uniform(0.6, 1.5) if greenery else np.full(3, rng.uniform(0.3, 0.6))
+    )
     return Place(
         seed=int(rng.integers(1, 1 << 20)),
         street=float(rng.normal(0, 0.5)),
@@ -133,7 +132,9 @@ def sample_place(seed: int, camera: Camera) -> Place:
         grounds=kinds.astype(np.int64),
         ground_params=np.stack([_ground(GROUNDS[kind], rng) for kind in kinds]),
         kerbs=np.where(rng.random(2) < 0.6, rng.uniform(0.4, 0.7, 2), 0.0),
-        paint=np.array([middle + rng.uniform(-4, 4), *([0.75, 0.74, 0.7] if rng.random() < 0.6 else [0.7, 0.55, 0.15])]),
+        paint=np.array(
+            [middle + rng.uniform(-4, 4), *([0.75, 0.74, 0.7] if rng.random() < 0.6 else [0.7, 0.55, 0.15])]
+        ),
         walls=walls.astype(np.int64),
         wall_planes=planes,
         wall_params=np.stack([_wall(WALLS[kind], rng) for kind in walls]),
@@ -173,34 +174,52 @@ def _cast(height, width, left, top, step_x, step_y, focal, turn, lens, street, s
                 footprint = away * step_y / focal * min(6.0, np.sqrt(away / lens))
                 along, across = cos_s * x + sin_s * z, -sin_s * x + cos_s * z
                 strip = 0 if across < strips[0] else (1 if across < strips[1] else 2)
-                ground_color(grounds[strip], along, across, ground_params[strip], footprint, seed + strip, albedo)
+                ground_color(
+                    grounds[strip], along, across, ground_params, strip, footprint, seed + strip, albedo
+                )
                 for edge in range(2):
                     if kerbs[edge] > 0:
                         offset = across - strips[edge]
                         stone = joint(offset, 1e6, 0.16, footprint)
                         gap = joint(offset - 0.1, 1e6, 0.05, footprint)
-                        level = kerbs[edge] * (1 + 0.5 * grain_at(along, seed)) * (1 - 0.3 * joint(along, 0.9, 0.02, footprint))
+                        level = (
+                            kerbs[edge]
+                            * (1 + 0.5 * grain_at(along, seed))
+                            * (1 - 0.3 * joint(along, 0.9, 0.02, footprint))
+                        )
                         for k in range(3):
                             albedo[k] = (albedo[k] * (1 - stone) + level * stone) * (1 - 0.5 * gap)
                 line = 0.8 * joint(across - paint[0], 1e6, 0.1, footprint) if grounds[strip] == 0 else 0.0
                 shade = 1.0
                 if dapple > 0:
-                    spot = 0.65 * noise(x / 2.2, z / 2.2, seed + 21) + 0.35 * noise(x / 0.7, z / 0.7, seed + 22)
+                    spot = 0.65 * noise(x / 2.2, z / 2.2, seed + 21) + 0.35 * noise(
+                        x / 0.7, z / 0.7, seed + 22
+                    )
                     shade = 1.0 - dapple * min(1.0, max(0.0, (spot - 0.5) * 7.0))
                 for k in range(3):
                     color = albedo[k] * (1 - line) + paint[1 + k] * line
                     # Colours are written down as they look; squaring brings them close to linear light.
-                    out[row, column, k] = color * color * (sky[k] + sun[k] * shade * max(0.0, sun_direction[1]))
+                    out[row, column, k] = (
+                        color * color * (sky[k] + sun[k] * shade * max(0.0, sun_direction[1]))
+                    )
             else:
                 # Far away: a ragged line of trees or roofs under the sky.
                 bearing = np.arctan2(dx, -dz) * 40.0
                 rise = dy / length
-                ridge = 0.04 + 0.10 * noise(bearing / 3.0, 0.5, seed + 31) + 0.03 * noise(bearing * 2.0, 0.5, seed + 32)
+                ridge = (
+                    0.04
+                    + 0.10 * noise(bearing / 3.0, 0.5, seed + 31)
+                    + 0.03 * noise(bearing * 2.0, 0.5, seed + 32)
+                )
                 for k in range(3):
-                    tree = far[0, k] * (0.6 + 0.8 * noise(bearing * 3.0, rise * 90.0, seed + 33)) * (sky[k] + 0.5 * sun[k])
+                    tree = (
+                        far[0, k]
+                        * (0.6 + 0.8 * noise(bearing * 3.0, rise * 90.0, seed + 33))
+                        * (sky[k] + 0.5 * sun[k])
+                    )
                     out[row, column, k] = tree * tree if rise < ridge else far[1, k] * (sky[k] + sun[k])
             for wall in range(2):
-                px, pz, wx, wz, tall = planes[wall]
+                px, pz, wx, wz = planes[wall, 0], planes[wall, 1], planes[wall, 2], planes[wall, 3]
                 # Ray (dx, dz) t = point + s * direction.
                 determinant = dx * wz - dz * wx
                 if abs(determinant) < 1e-9:
@@ -211,10 +230,21 @@ def _cast(height, width, left, top, step_x, step_y, focal, turn, lens, street, s
                 s = (px * dz - pz * dx) / determinant
                 y = lens + t * dy
                 # Hedges have a ragged top.
-                top_edge = tall * (1.0 + (0.12 * (noise(s / 0.4, 0.5, seed + 41) - 0.5) if walls[wall] == 4 else 0.0))
+                top_edge = planes[wall, 4] * (
+                    1.0 + (0.12 * (noise(s / 0.4, 0.5, seed + 41) - 0.5) if walls[wall] == 4 else 0.0)
+                )
                 if y < 0.0 or y > top_edge:
                     continue
-                opacity = wall_color(walls[wall], s, y, wall_params[wall], t * length * step_y / focal, seed + 50 * (wall + 1), over)
+                opacity = wall_color(
+                    walls[wall],
+                    s,
+                    y,
+                    wall_params,
+                    wall,
+                    t * length * step_y / focal,
+                    seed + 50 * (wall + 1),
+                    over,
+                )
                 facing = wx * sun_direction[2] - wz * sun_direction[0]
                 if (wx * -pz + wz * px) * facing < 0:
                     facing = 0.0
@@ -233,7 +263,9 @@ def grain_at(along: float, seed: int) -> float:
     return chance(int(np.floor(along / 0.9)), 5, seed) - 0.5
 
 
-def render_place(place: Place, camera: Camera, window: Window, light: Light, size: tuple[int, int]) -> np.ndarray:
+def render_place(
+    place: Place, camera: Camera, window: Window, light: Light, size: tuple[int, int]
+) -> np.ndarray:
     """Draw the empty street in a window of the camera's frame.
 
     Args:

@@ -53,7 +53,12 @@ class Camera:
 
     def rotation(self) -> np.ndarray:
         """Return the (3, 3) float64 matrix that turns world directions into camera directions."""
-        cos_t, sin_t, cos_r, sin_r = np.cos(self.tilt), np.sin(self.tilt), np.cos(self.roll), np.sin(self.roll)
+        cos_t, sin_t, cos_r, sin_r = (
+            np.cos(self.tilt),
+            np.sin(self.tilt),
+            np.cos(self.roll),
+            np.sin(self.roll),
+        )
         tilt = np.array([[1.0, 0, 0], [0, cos_t, -sin_t], [0, sin_t, cos_t]])
         roll = np.array([[cos_r, -sin_r, 0], [sin_r, cos_r, 0], [0, 0, 1.0]])
         return roll @ tilt
@@ -169,7 +174,9 @@ def wrap_degrees(angle: float) -> float:
     return float(180.0 - (180.0 - angle) % 360.0)
 
 
-def detector_window(points: np.ndarray, camera: Camera, rng: np.random.Generator, badness: float = 0.0) -> Window:
+def detector_window(
+    points: np.ndarray, camera: Camera, rng: np.random.Generator, badness: float = 0.0
+) -> Window:
     """Cut a person out of the native frame as a detector would: nearly right.
 
     Args:

@@ -33,7 +33,9 @@ STORED_QUALITY = 92
 
 SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "tiny": ReidConfig("tiny", 100, 60, 2_400, 240, 600, 100, 60),
-    "market_sized": ReidConfig("market_sized", 751, 750, 12_936, 3_368, 13_115, 2_798, 3_819, image_height=256),
+    "market_sized": ReidConfig(
+        "market_sized", 751, 750, 12_936, 3_368, 13_115, 2_798, 3_819, image_height=256
+    ),
 }
 PIT: Mapping[str, PitConfig] = {
     "tiny": PitConfig("tiny", 100, 15, image_height=128),
@@ -101,7 +103,9 @@ def _encoded_texture(seed: int) -> bytes:
 Config = TypeVar("Config", ReidConfig, PitConfig)
 
 
-def _config(known: Mapping[str, Config], config: str | Config, backgrounds: str | os.PathLike[str] | None) -> Config:
+def _config(
+    known: Mapping[str, Config], config: str | Config, backgrounds: str | os.PathLike[str] | None
+) -> Config:
     if isinstance(config, str):
         if config not in known:
             raise UserError(f"There is no configuration {config!r}; choose one of {', '.join(known)}.")
@@ -222,7 +226,9 @@ def export_market(
     plans = {split: synthetic_reid_index(config, split, backgrounds) for split in REID_SPLITS}
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists already and is not an empty folder; name a new folder for the export.")
+        raise UserError(
+            f"{folder} exists already and is not an empty folder; name a new folder for the export."
+        )
     with atomic_folder(folder) as temporary:
         for split, specs in plans.items():
             place = temporary / _MARKET_FOLDERS[split]

@@ -6,7 +6,6 @@ in every process. `footprint` is the size of a pixel on the surface in metres; f
 
 from __future__ import annotations
 
-
 import numpy as np
 
 from san_tf.synthesis.compiled import compiled
@@ -18,10 +17,10 @@ WALLS = ("plaster", "brick", "office", "shop", "hedge", "fence", "shutter", "sto
 @compiled
 def chance(i: int, j: int, seed: int) -> float:
     """Hash two integers and a seed to a number in [0, 1)."""
-    h = (i * 374761393 + j * 668265263 + seed * 974634777) & 0xFFFFFFFF
-    h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
-    h = ((h ^ (h >> 16)) * 668265263) & 0xFFFFFFFF
-    return float(h ^ (h >> 15)) / 4294967296.0
+    # 64-bit integers wrap around; the upper bits of the product are the well mixed ones.
+    h = i * 7046029254386353131 + j * 1442695040888963407 + seed * 3935559000370003845
+    h = (h ^ (h >> 29)) * 2862933555777941757
+    return float((h >> 38) & 0xFFFFFF) / 16777216.0
 
 
 @compiled
@@ -47,23 +46,28 @@ def joint(x: float, period: float, width: float, footprint: float) -> float:
     """Return how much of a pixel at x lies on joints of `width` that repeat every `period`, 0..1."""
     distance = abs(x - period * np.floor(x / period + 0.5))
     reach = (width + footprint) / 2
-    return min(1.0, max(0.0, (reach - distance) / max(footprint, 1e-4))) * min(1.0, width / max(footprint, 1e-4))
+    return min(1.0, max(0.0, (reach - distance) / max(footprint, 1e-4))) * min(
+        1.0, width / max(footprint, 1e-4)
+    )
 
 
 @compiled
-def ground_color(kind: int, x: float, y: float, p: np.ndarray, footprint: float, seed: int, out: np.ndarray) -> None:
+def ground_color(
+    kind: int, x: float, y: float, p: np.ndarray, row: int, footprint: float, seed: int, out: np.ndarray
+) -> None:
     """Write the albedo of a ground material at (x, y) metres into `out`.
 
     Args:
         kind: index into `GROUNDS`.
         x: metres along the street.
         y: metres across the street.
-        p: `(8,)` parameters: colour RGB, second colour RGB, period in metres, strength of variation.
+        p: `(N, 8)` parameters: colour RGB, second colour RGB, period in metres, strength of variation.
+        row: which of them.
         footprint: size of a pixel on the ground in metres.
         seed: of the place.
         out: `(3,)` receives RGB in 0..1.
     """
-    period, vary = p[6], p[7]
+    period, vary = p[row, 6], p[row, 7]
     level, mix, dark = 1.0, 0.0, 0.0
     fine = grain(x, y, 0.035, footprint, seed) + 0.7 * grain(x, y, 0.12, footprint, seed + 1)
     broad = noise(x / 1.7, y / 1.7, seed + 2) - 0.5 + 0.6 * (noise(x / 5.0, y / 5.0, seed + 3) - 0.5)
@@ -103,18 +107,21 @@ def ground_color(kind: int, x: float, y: float, p: np.ndarray, footprint: float,
         level -= 0.12 if patch > 0.72 else 0.0
     level *= 1.0 - 0.45 * dark
     for k in range(3):
-        out[k] = max(0.0, level * (p[k] * (1 - mix) + p[3 + k] * mix))
+        out[k] = max(0.0, level * (p[row, k] * (1 - mix) + p[row, 3 + k] * mix))
 
 
 @compiled
-def wall_color(kind: int, s: float, y: float, p: np.ndarray, footprint: float, seed: int, out: np.ndarray) -> float:
+def wall_color(
+    kind: int, s: float, y: float, p: np.ndarray, row: int, footprint: float, seed: int, out: np.ndarray
+) -> float:
     """Write the albedo of a wall at s metres along it and y metres up into `out`.
 
     Args:
         kind: index into `WALLS`.
         s: metres along the wall.
         y: metres above the ground.
-        p: `(8,)` parameters: colour RGB, second colour RGB, width of a bay in metres, strength of variation.
+        p: `(N, 8)` parameters: colour RGB, second colour RGB, width of a bay in metres, strength of variation.
+        row: which of them.
         footprint: size of a pixel on the wall in metres.
         seed: of the place.
         out: `(3,)` receives RGB in 0..1.
@@ -122,9 +129,11 @@ def wall_color(kind: int, s: float, y: float, p: np.ndarray, footprint: float, s
     Returns:
         Opacity 0..1: fences and the tops of hedges let the view through.
     """
-    bay, vary = p[6], p[7]
+    bay, vary = p[row, 6], p[row, 7]
     level, mix, glass = 1.0, 0.0, 0.0
-    level += vary * (0.25 * grain(s, y, 0.3, footprint, seed + 1) + 0.3 * (noise(s / 3.0, y / 1.5, seed + 2) - 0.5))
+    level += vary * (
+        0.25 * grain(s, y, 0.3, footprint, seed + 1) + 0.3 * (noise(s / 3.0, y / 1.5, seed + 2) - 0.5)
+    )
     column, floor = int(np.floor(s / bay)), int(np.floor(y / 3.1))
     a, b = s - column * bay, y - floor * 3.1
     opacity = 1.0
@@ -152,8 +161,12 @@ def wall_color(kind: int, s: float, y: float, p: np.ndarray, footprint: float, s
         if kind == 1:
             j = int(np.floor(y / 0.075))
             shifted = s + 0.12 * (j & 1)
-            level += 0.3 * (chance(int(np.floor(shifted / 0.24)), j, seed + 4) - 0.5) * min(1.0, 0.1 / footprint)
-            level *= 1.0 - 0.25 * max(joint(shifted, 0.24, 0.012, footprint), joint(y, 0.075, 0.012, footprint))
+            level += (
+                0.3 * (chance(int(np.floor(shifted / 0.24)), j, seed + 4) - 0.5) * min(1.0, 0.1 / footprint)
+            )
+            level *= 1.0 - 0.25 * max(
+                joint(shifted, 0.24, 0.012, footprint), joint(y, 0.075, 0.012, footprint)
+            )
         inside = a > 0.22 * bay and a < 0.78 * bay
         if kind == 3 and floor == 0:
             # A shop: display window behind a frame, a fascia in the second colour above it.
@@ -166,10 +179,12 @@ def wall_color(kind: int, s: float, y: float, p: np.ndarray, footprint: float, s
         elif y < 0.45:
             mix = 0.65
     for k in range(3):
-        out[k] = max(0.0, level * (p[k] * (1 - mix) + p[3 + k] * mix))
+        out[k] = max(0.0, level * (p[row, k] * (1 - mix) + p[row, 3 + k] * mix))
     if glass > 0:
         # Glass: dark rooms with things in them, and the sky mirrored in the upper part.
-        thing = noise(s / 0.35, y / 0.5, seed + 9) * chance(int(np.floor(s / 0.6)), int(np.floor(y / 0.7)), seed + 10)
+        thing = noise(s / 0.35, y / 0.5, seed + 9) * chance(
+            int(np.floor(s / 0.6)), int(np.floor(y / 0.7)), seed + 10
+        )
         lamp = 0.5 if kind == 3 else 0.18
         shine = 0.3 * max(0.0, noise(s / 2.0, y / 0.8, seed + 11) - 0.4)
         for k in range(3):

@@ -14,7 +14,7 @@ from san_tf.synthesis.light import Light
 from san_tf.synthesis.seeds import generator_at
 
 # What is parked along streets, and what hides a part of a person without hiding all of it.
-PARKED = ("bicycle", "bicycle", "bicycle", "car", "car", "pole", "bin", "plant", "tree", "bench", "bollards", "railing", "boxes", "scooter")  # fmt: skip
+PARKED = ("bicycle", "bicycle", "bicycle", "car", "pole", "bin", "plant", "tree", "bench", "bollards", "railing", "boxes", "scooter")  # fmt: skip
 IN_FRONT = ("pole", "bin", "bicycle", "plant", "railing", "boxes", "bench", "bollards", "scooter", "tree")
 
 
@@ -52,6 +52,9 @@ def parked_things(seed: int, camera: Camera, place: Place) -> list[Thing]:
         distance = rng.uniform(near * 1.05, far * 1.5)
         x, count = rng.uniform(-1.3, 1.3) * camera.half_width * distance, int(rng.choice([1, 1, 2, 4, 7]))
         kind, step = PARKED[int(rng.integers(len(PARKED)))], rng.uniform(0.35, 0.8)
+        if kind == "car":
+            # Streets run behind the pavement, and flat cars are best seen small.
+            distance = max(distance, far * 1.1)
         for index in range(count):
             place_x = x + index * max(step, 0.0 if kind == "bicycle" else sprite(kind, 0).width * 1.15)
             place_z = -distance + rng.normal(0, 0.15)
@@ -68,7 +71,9 @@ def thing_in_front(x: float, z: float, rng: np.random.Generator) -> Thing:
     return Thing(art.sprite, x * nearer / z + rng.uniform(-reach, reach), nearer, art.mirrored, art.tint)
 
 
-def draw_thing(canvas: np.ndarray, thing: Thing, camera: Camera, window: Window, light: Light) -> np.ndarray | None:
+def draw_thing(
+    canvas: np.ndarray, thing: Thing, camera: Camera, window: Window, light: Light
+) -> np.ndarray | None:
     """Draw an upright thing and its contact shadow into a window of the camera's frame.
 
     Args:
@@ -104,7 +109,9 @@ def draw_thing(canvas: np.ndarray, thing: Thing, camera: Camera, window: Window,
     return alpha
 
 
-def soften_ground(canvas: np.ndarray, centre: np.ndarray, across: float, deep: float, strength: float) -> None:
+def soften_ground(
+    canvas: np.ndarray, centre: np.ndarray, across: float, deep: float, strength: float
+) -> None:
     """Darken an ellipse of the ground softly: the contact shadow of whatever stands there.
 
     Args:

@@ -43,7 +43,9 @@ def _start_worker() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
 
-def _feed(tasks: queue.SimpleQueue[Any], results: queue.SimpleQueue[Any], worker: subprocess.Popen[bytes]) -> None:
+def _feed(
+    tasks: queue.SimpleQueue[Any], results: queue.SimpleQueue[Any], worker: subprocess.Popen[bytes]
+) -> None:
     """Hand chunks to one worker and pass its answers on, until the tasks end or the pipe breaks."""
     while True:
         task = tasks.get()
@@ -53,13 +55,20 @@ def _feed(tasks: queue.SimpleQueue[Any], results: queue.SimpleQueue[Any], worker
         try:
             pickle.dump(specs, worker.stdin)  # type: ignore[arg-type]
             worker.stdin.flush()  # type: ignore[union-attr]
-            results.put((number, pickle.load(worker.stdout)))  # type: ignore[arg-type]  # noqa: S301
+            results.put((number, pickle.load(worker.stdout)))  # type: ignore[arg-type]
         except (OSError, EOFError, pickle.UnpicklingError):
-            results.put((number, RuntimeError("A rendering process ended unexpectedly; is memory short? Start again.")))
+            results.put(
+                (
+                    number,
+                    RuntimeError("A rendering process ended unexpectedly; is memory short? Start again."),
+                )
+            )
             return
 
 
-def render_parallel(specs: Sequence[CropSpec], processes: int | None = None, progress: str | None = None) -> Iterator[Any]:
+def render_parallel(
+    specs: Sequence[CropSpec], processes: int | None = None, progress: str | None = None
+) -> Iterator[Any]:
     """Draw crops on all cores and yield them in the order of the plan.
 
     Args:
@@ -132,7 +141,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
     while True:
         try:
-            specs = pickle.load(requests)  # noqa: S301
+            specs = pickle.load(requests)
         except EOFError:
             return
         answer: Any

@@ -130,7 +130,9 @@ def window_view(camera: Camera, window: Window, size: tuple[int, int]) -> View:
     return View(rotation, np.array([0.0, camera.height, 0.0]), camera.focal * scale_y, center, size)
 
 
-def draw_figure(canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light) -> np.ndarray:
+def draw_figure(
+    canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light
+) -> np.ndarray:
     """Draw a person into a window of the camera's frame.
 
     Args:

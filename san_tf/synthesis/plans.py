@@ -14,7 +14,11 @@ import numpy as np
 from san_tf.synthesis.seeds import generator_at
 
 # Identity numbers by use. People of different uses never share a number, hence never a seed of clothes.
-_STRANGER, _PASSER_BY, _PIT = 100_000, {"train": 200_000, "test": 300_000}, {"train": 400_000, "test": 500_000}
+_STRANGER, _PASSER_BY, _PIT = (
+    100_000,
+    {"train": 200_000, "test": 300_000},
+    {"train": 400_000, "test": 500_000},
+)
 PASSERS_BY = 16
 ACTIONS = ("walking", "standing", "carrying", "phoning")
 
@@ -167,7 +171,11 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
     cameras = _cameras_per_identity(len(pids), config.cameras, config.queries, rng)
     if split == "query":
         # One image for each identity and camera: as many as the identities have cameras.
-        return tuple(_people(config, "query", pids, cameras, config.queries, generator_at(config.seed, "plan", "query")))
+        return tuple(
+            _people(
+                config, "query", pids, cameras, config.queries, generator_at(config.seed, "plan", "query")
+            )
+        )
     specs = _people(config, "gallery", pids, cameras, config.gallery_images, rng)
     return (*_others(config, len(specs), pids, rng), *specs)
 
@@ -183,7 +191,12 @@ def _cameras_per_identity(count: int, cameras: int, total: int, rng: np.random.G
 
 
 def _people(
-    config: ReidConfig, split: str, pids: np.ndarray, cameras: list[np.ndarray], total: int, rng: np.random.Generator
+    config: ReidConfig,
+    split: str,
+    pids: np.ndarray,
+    cameras: list[np.ndarray],
+    total: int,
+    rng: np.random.Generator,
 ) -> list[CropSpec]:
     """Share `total` images out over the identities, their cameras and recordings."""
     seen = np.array([len(choice) for choice in cameras], np.int64)

@@ -17,8 +17,8 @@ from san_tf.synthesis.plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
 from san_tf.synthesis.seeds import generator_at
 from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
 
-# People are drawn at this height whatever the image's size: it is above what the cameras resolve.
-WORKING_SIZE = (256, 128)
+# Pictures are drawn at this size, above what the cameras resolve, and then lose resolution as theirs would.
+WORKING_SIZE, SMALL_WORKING_SIZE = (256, 128), (192, 96)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,10 @@ def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> 
     place, light = sample_place(seed, camera), sample_light(seed, camid, sequence)
     things = () if backgrounds else tuple(parked_things(seed, camera, place))
     # What the camera's exposure meter sees: the middle of its frame.
-    reach_x, reach_y = camera.half_width * camera.focal, 0.3 * camera.half_width * camera.focal + 0.1 * camera.focal
+    reach_x, reach_y = (
+        camera.half_width * camera.focal,
+        0.3 * camera.half_width * camera.focal + 0.1 * camera.focal,
+    )
     frame = Window(-reach_x, -reach_y, 2 * reach_x, 2 * reach_y)
     scene = render_place(place, camera, frame, light, (20, 40))
     return Station(camera, sample_sensor(seed, camid), place, things, light, auto_exposure(scene))
@@ -92,7 +95,9 @@ def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[fl
     return float(x), float(z), yaw, action
 
 
-def _companion(spec: CropSpec, here: Station, x: float, z: float, track: np.random.Generator, rng: np.random.Generator) -> Figure:
+def _companion(
+    spec: CropSpec, here: Station, x: float, z: float, track: np.random.Generator, rng: np.random.Generator
+) -> Figure:
     """Place another person beside, behind or, rarely, in front of somebody at (x, z)."""
     identity = spec.passers_by + int(track.integers(PASSERS_BY))
     ahead = track.random() < 0.22
@@ -101,7 +106,9 @@ def _companion(spec: CropSpec, here: Station, x: float, z: float, track: np.rand
     yaw = wrap_degrees(sample_yaw(here.camera, track) + rng.normal(0, 8))
     action = str(track.choice(ACTIONS, p=[0.7, 0.15, 0.1, 0.05]))
     distance = -z + nearer
-    return place_figure(identity_seed(spec.seed, identity), action, x * distance / -z + side, -distance, yaw, rng)
+    return place_figure(
+        identity_seed(spec.seed, identity), action, x * distance / -z + side, -distance, yaw, rng
+    )
 
 
 def draw_shot(spec: CropSpec) -> Shot:
@@ -117,7 +124,9 @@ def draw_shot(spec: CropSpec) -> Shot:
         UserError: the spec names a folder of photographs that cannot be used.
     """
     here = station(spec.seed, spec.camid, spec.sequence, spec.backgrounds is not None)
-    track = generator_at(spec.seed, "track", spec.split == "train", spec.identity, spec.camid, spec.sequence, spec.track)
+    track = generator_at(
+        spec.seed, "track", spec.split == "train", spec.identity, spec.camid, spec.sequence, spec.track
+    )
     rng = generator_at(spec.seed, "frame", spec.split, spec.index)
     x, z, yaw, action = _walk(spec, here, track)
     yaw = wrap_degrees(yaw + rng.normal(0.0, 9.0))
@@ -148,10 +157,11 @@ def _compose(
 ) -> tuple[np.ndarray, float]:
     """Paint far to near; returns `(H, W, 3)` linear light and the visible share of the person."""
     camera, light = here.camera, here.light
+    size = WORKING_SIZE if spec.image_height > 128 else SMALL_WORKING_SIZE
     if spec.backgrounds is None:
-        canvas = render_place(here.place, camera, window, light, WORKING_SIZE)
+        canvas = render_place(here.place, camera, window, light, size)
     else:
-        canvas = crop_photograph(spec.backgrounds, WORKING_SIZE, rng) * np.float32(0.9 / here.gain)
+        canvas = crop_photograph(spec.backgrounds, size, rng) * np.float32(0.9 / here.gain)
     figures = sorted([figure, *others], key=lambda one: one.z)
     for one in figures:
         cast_shadow(canvas, one, camera, window, light)
@@ -160,7 +170,7 @@ def _compose(
         near.append(thing_in_front(figure.x, figure.z, rng))
     layers: list[tuple[float, Thing | Figure]] = [(thing.z, thing) for thing in near]
     layers += [(one.z, one) for one in figures]
-    seen = np.zeros(WORKING_SIZE, np.float32)
+    seen = np.zeros(size, np.float32)
     whole = 0.0
     for _, layer in sorted(layers, key=lambda pair: pair[0]):
         if isinstance(layer, Thing):

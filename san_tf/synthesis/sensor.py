@@ -1,4 +1,4 @@
-"""What a surveillance camera does to a picture: colour cast, exposure, blur, resolution, noise, compression."""
+"""What a surveillance camera does to a picture: colours, exposure, blur, resolution, noise, compression."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from san_tf.errors import UserError
 from san_tf.synthesis.seeds import generator_at
 
 
@@ -56,17 +57,17 @@ def sample_sensor(seed: int, camid: int) -> Sensor:
         True
     """
     rng = generator_at(seed, "sensor", camid)
-    gains = np.exp(rng.normal(0.0, [0.1, 0.03, 0.12]))
-    saturation = rng.uniform(0.5, 1.15)
+    gains = np.exp(rng.normal(0.0, [0.085, 0.025, 0.105]))
+    saturation = rng.uniform(0.6, 1.15)
     grey = np.full((3, 3), 1.0 / 3.0)
     crosstalk = np.eye(3) + rng.normal(0.0, 0.03, (3, 3))
     crosstalk /= crosstalk.sum(1, keepdims=True)
     matrix = (saturation * np.eye(3) + (1 - saturation) * grey) @ crosstalk @ np.diag(gains / gains.mean())
     return Sensor(
         color_matrix=matrix,
-        exposure=float(np.exp(rng.uniform(-0.45, 0.35))),
-        gamma=rng.uniform(0.75, 1.25),
-        contrast=rng.uniform(0.75, 1.3),
+        exposure=float(np.exp(rng.uniform(-0.35, 0.3))),
+        gamma=rng.uniform(0.8, 1.2),
+        contrast=rng.uniform(0.8, 1.2),
         haze=rng.uniform(0.0, 0.14) * np.array([0.95, 1.0, 1.05]) * np.exp(rng.normal(0, 0.1, 3)),
         vignette=rng.uniform(0.0, 0.2),
         defocus=rng.uniform(0.25, 0.85),
@@ -140,7 +141,9 @@ def auto_exposure(scene: np.ndarray) -> float:
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
     """Encode an `(H, W, 3)` uint8 RGB image as JPEG bytes at a quality of 1..100."""
-    _, data = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, data = cv2.imencode(
+        ".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality]
+    )
     return data.tobytes()
 
 
@@ -153,6 +156,10 @@ def encode_png(image: np.ndarray) -> bytes:
 def decode_rgb(data: bytes) -> np.ndarray:
     """Decode JPEG or PNG bytes to an `(H, W, 3)` uint8 RGB image."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UserError(
+            f"{len(data)} bytes were given that are no JPEG or PNG image; check where they come from."
+        )
     return np.ascontiguousarray(image[..., ::-1])
 
 

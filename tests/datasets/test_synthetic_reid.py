@@ -1,0 +1,77 @@
+"""The synthetic_reid builder, on its smallest sizes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from san_tf.synthesis.plans import ReidConfig
+
+DATASETS = Path(__file__).resolve().parents[2] / "datasets"
+sys.path.insert(0, str(DATASETS))
+
+from synthetic_reid.synthetic_reid_dataset_builder import Builder, SyntheticReidConfig  # noqa: E402
+
+SMALL = ReidConfig(
+    "small", 3, 3, train_images=8, queries=7, gallery_images=8, distractors=1, junk=1, image_height=64
+)
+
+
+class SyntheticReidTest(tfds.testing.DatasetBuilderTestCase):
+    DATASET_CLASS = Builder
+    BUILDER_CONFIG_NAMES_TO_TEST = [SyntheticReidConfig(name="small", rendering=SMALL)]  # noqa: RUF012
+    EXAMPLE_DIR = str(DATASETS / "synthetic_reid")  # nothing is downloaded, so there is no dummy data
+    MOCK_OUT_FORBIDDEN_OS_FUNCTIONS = False  # the body's asset is a package resource, read by path
+    SPLITS = {"train": 8, "query": 7, "gallery": 10}  # noqa: RUF012
+
+
+def test_records_hold_what_the_contract_says(tmp_path: Path) -> None:
+    builder = Builder(config=SyntheticReidConfig(name="small", rendering=SMALL), data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    records = list(builder.as_dataset(split="gallery").as_numpy_iterator())
+    assert {record["pid"] for record in records} <= {-1, 0, 4, 5, 6}
+    for record in records:
+        assert record["image"].shape == (64, 32, 3) and record["image"].dtype == np.uint8
+        assert record["pid"].dtype == record["camid"].dtype == np.int64
+        pid, camera = re.match(rb"(-1|\d{4})_c(\d)s", record["filename"]).groups()  # type: ignore[union-attr]
+        assert int(pid) == record["pid"] and int(camera) == record["camid"] + 1
+        assert -180 < record["yaw"] <= 180 and 0 <= record["visibility"] <= 1
+    assert builder.info.features["pose"].names == ["walking", "standing", "carrying", "phoning"]
+
+
+def test_named_configurations_are_those_of_the_generator() -> None:
+    assert list(Builder.builder_configs) == ["tiny", "market_sized"]
+    assert "100 training and 60 test identities" in Builder.builder_configs["tiny"].description
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(tmp_path: Path, end: signal.Signals) -> None:
+    code = f"""
+import sys; sys.path.insert(0, {str(DATASETS)!r})
+from synthetic_reid.synthetic_reid_dataset_builder import Builder
+Builder(config="tiny", data_dir={str(tmp_path)!r}).download_and_prepare()
+"""
+    root = str(DATASETS.parent)
+    build = subprocess.Popen(
+        [sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=root), start_new_session=True
+    )
+    place = tmp_path / "synthetic_reid" / "tiny"
+    deadline = time.monotonic() + 120
+    while not list(place.glob("incomplete*/*")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    os.kill(build.pid, end)
+    assert build.wait(timeout=60) != 0
+    assert not (place / "1.0.0").exists()
+    builder = Builder(config="tiny", data_dir=str(tmp_path))
+    builder.download_and_prepare()
+    assert builder.info.splits["train"].num_examples == 2_400

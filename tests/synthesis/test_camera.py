@@ -1,0 +1,132 @@
+"""Cameras, windows, light and sensors."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from san_tf.synthesis.camera import Window, detector_window, sample_camera, sample_yaw, wrap_degrees
+from san_tf.synthesis.light import sample_light
+from san_tf.synthesis.seeds import generator_at
+from san_tf.synthesis.sensor import auto_exposure, decode_rgb, develop, encode_jpeg, encode_png, sample_sensor
+
+
+def test_projection_matches_hand_arithmetic() -> None:
+    camera = dataclasses.replace(sample_camera(0, 0), height=3.0, tilt=0.0, roll=0.0, focal=600.0)
+    # 10 m ahead: one metre is 60 pixels; the ground lies 3 m below the lens.
+    pixels = camera.project(np.array([[0.0, 3.0, -10.0], [1.0, 0.0, -10.0], [-2.0, 4.0, -10.0]]))
+    np.testing.assert_allclose(pixels, [[0, 0], [60, 180], [-120, -60]], atol=1e-9)
+
+
+def test_tilted_down_camera_sees_the_ground_in_its_middle() -> None:
+    camera = dataclasses.replace(sample_camera(0, 0), height=4.0, tilt=np.arctan2(4.0, 10.0), roll=0.0)
+    np.testing.assert_allclose(camera.project(np.array([[0.0, 0.0, -10.0]])), [[0, 0]], atol=1e-9)
+    # What is farther away on the ground is higher in the picture.
+    assert camera.project(np.array([[0.0, 0.0, -20.0]]))[0, 1] < 0
+
+
+def test_window_corners_map_to_image_corners() -> None:
+    window = Window(left=-10.0, top=20.0, width=50.0, height=100.0)
+    corners = window.to_image(np.array([[-10.0, 20.0], [40.0, 120.0]]), 256, 128)
+    np.testing.assert_allclose(corners, [[0, 0], [128, 256]])
+
+
+def test_cameras_are_reproducible_and_differ() -> None:
+    assert sample_camera(5, 2) == sample_camera(5, 2)
+    heights = {sample_camera(5, camid).height for camid in range(20)} | {sample_camera(6, 2).height}
+    assert len(heights) == 21
+    assert all(2.2 <= height <= 6.0 for height in heights)
+
+
+@given(st.floats(-2000, 2000))
+def test_wrapped_angle_is_the_same_direction(angle: float) -> None:
+    wrapped = wrap_degrees(angle)
+    assert -180 < wrapped <= 180
+    np.testing.assert_allclose(np.exp(1j * np.deg2rad(wrapped)), np.exp(1j * np.deg2rad(angle)), atol=1e-9)
+
+
+def test_yaw_prefers_the_cameras_heading_yet_covers_the_circle() -> None:
+    camera, rng = sample_camera(0, 3), np.random.default_rng(0)
+    yaws = np.array([sample_yaw(camera, rng) for _ in range(2000)])
+    along = np.cos(2 * np.deg2rad(yaws - camera.heading)).mean()
+    assert along > 0.25
+    counts, _ = np.histogram(yaws, bins=12, range=(-180, 180))
+    assert counts.min() > 0
+
+
+def test_detector_windows_hold_the_person_and_junk_misses_much_of_it() -> None:
+    camera, rng = sample_camera(0, 0), np.random.default_rng(0)
+    box = np.array([[0.0, 0.0], [40.0, 120.0]])
+
+    def overlap(window: Window) -> float:
+        low = np.maximum(box[0], [window.left, window.top])
+        high = np.minimum(box[1], [window.left + window.width, window.top + window.height])
+        return float(np.prod(np.maximum(high - low, 0)) / np.prod(box[1] - box[0]))
+
+    good = [overlap(detector_window(box, camera, rng)) for _ in range(200)]
+    junk = [overlap(detector_window(box, camera, rng, 1.0)) for _ in range(200)]
+    assert np.mean(good) > 0.9
+    assert np.mean(junk) < 0.6
+
+
+def test_addresses_give_independent_reproducible_numbers() -> None:
+    assert generator_at(1, "a", 2).random() == generator_at(1, "a", 2).random()
+    others = [
+        generator_at(1, "a", 3),
+        generator_at(1, "b", 2),
+        generator_at(2, "a", 2),
+        generator_at(1, 2, "a"),
+    ]
+    assert generator_at(1, "a", 2).random() not in {other.random() for other in others}
+
+
+def test_light_comes_from_above_and_changes_with_the_hour() -> None:
+    lights = [sample_light(0, 1, sequence) for sequence in range(6)]
+    assert all(
+        light.direction[1] > 0.3 and np.isclose(np.linalg.norm(light.direction), 1) for light in lights
+    )
+    assert len({float(light.direction[0]) for light in lights}) == 6
+
+
+def test_auto_exposure_brings_the_mean_to_middle_grey() -> None:
+    for level in (0.06, 0.18, 0.3):
+        scene = np.full((8, 8, 3), level, np.float32)
+        assert scene.mean() * auto_exposure(scene) == pytest.approx(0.18, rel=1e-4)
+
+
+def test_developed_pictures_differ_by_camera_more_than_by_frame() -> None:
+    rng = np.random.default_rng(0)
+    scene = np.repeat(np.repeat(rng.random((16, 8, 3)), 16, 0), 16, 1).astype(np.float32) * 0.4
+    means = np.array(
+        [
+            [
+                develop(
+                    scene, sample_sensor(0, camid), 1.0, 120.0, (128, 64), generator_at(0, camid, n)
+                ).mean((0, 1))
+                for n in range(4)
+            ]
+            for camid in range(6)
+        ]
+    )
+    assert means.mean(1).std(0).min() > 2 * means.std(1).mean()
+
+
+def test_low_resolution_loses_detail() -> None:
+    stripes = np.zeros((256, 128, 3), np.float32)
+    stripes[::4] = stripes[1::4] = 0.5
+    sensor = dataclasses.replace(sample_sensor(0, 0), noise=0.0, jpeg_quality=95, shutter=0.0, vignette=0.0)
+    sharp = develop(stripes, sensor, 1.0, 250.0, (256, 128), np.random.default_rng(0)).std(0).mean()
+    blurred = develop(stripes, sensor, 1.0, 60.0, (256, 128), np.random.default_rng(0)).std(0).mean()
+    assert blurred < 0.3 * sharp
+
+
+def test_encoders_keep_rgb_order() -> None:
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0] = 200
+    np.testing.assert_array_equal(decode_rgb(encode_png(image)), image)
+    red, green, blue = decode_rgb(encode_jpeg(image, 95)).mean((0, 1))
+    assert red > 190 and green < 10 and blue < 10
