@@ -22,7 +22,7 @@ def person(seed=3, **parts):
         "hair": {"style": "short", "headwear": "none", "length": 0.0, "volume": 0.01},
         "upper": {
             "kind": "long sleeve", "color": RED, "pattern": plain, "sleeve": 0.44, "hem": 0.9,
-            "neckline": "crew", "looseness": 0.3, "opening": 0.0,
+            "neckline": "crew", "looseness": 0.3, "opening": 0.0, "tail": 0.0,
         },
         "lower": {
             "kind": "trousers", "color": BLUE, "pattern": plain, "hem": 0.06, "fade": 0.0, "belt": None,

@@ -75,6 +75,13 @@ def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None
         seed: `int`. Drives the folds.
     """
     cover = upper_cover(points, upper)
+    if upper.tail > 0:
+        tail = (
+            ramp(points.y - upper.hem + upper.tail, -0.004, 0.004)
+            * ramp(points.y, 1.0, 0.99)
+            * ~points.on_arm
+        )
+        blend(rgb, 0.9 * np.array(upper.inner.rgb, np.float32), tail)
     rows = np.flatnonzero(cover > 0)
     points, cover, whole, rgb = points.take(rows), cover[rows], rgb, rgb[rows]
     if upper.opening > 0:

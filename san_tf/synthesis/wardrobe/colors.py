@@ -71,6 +71,10 @@ SHOE_WEIGHTS: Mapping[str, float] = {
     "black": 26, "white": 18, "charcoal": 8, "grey": 7, "brown": 9, "dark brown": 6, "beige": 6, "navy": 5,
     "red": 2, "blue": 2, "light grey": 3, "pink": 1.5, "orange": 0.6, "green": 0.6, "yellow": 0.6,
 }  # fmt: skip
+LEATHER_WEIGHTS: Mapping[str, float] = {
+    "black": 30, "charcoal": 4, "brown": 12, "dark brown": 9, "beige": 5, "navy": 2, "grey": 3, "burgundy": 2,
+    "white": 1, "khaki": 2,
+}  # fmt: skip
 BAG_WEIGHTS: Mapping[str, float] = {
     "black": 42, "charcoal": 10, "grey": 7, "navy": 10, "brown": 8, "dark brown": 4, "beige": 5, "red": 5,
     "blue": 4, "olive": 4, "white": 3, "pink": 3, "burgundy": 2, "purple": 1, "turquoise": 1, "yellow": 1,

@@ -63,7 +63,7 @@ def paint_face(points: BodyPoints, rgb: Array, face: Face, hair: Hair, skin_leve
         * ramp(x, 0.05, 0.042)
         * np.exp(-(((y - brow_line) / (0.003 + 0.002 * face.brow)) ** 2))
     )
-    blend(part, dark_hair * 0.8, np.float32(0.45 + 0.45 * face.brow) * brow * front)
+    blend(part, dark_hair * 0.8, np.float32(0.55 + 0.4 * face.brow) * brow * front)
 
     # lash line around the opening of the eye; the ball itself is a small sphere behind it
     radius = np.sqrt((x - EYE_X) ** 2 + (y - EYE_Y) ** 2)
@@ -103,5 +103,5 @@ def _paint_beard(x: Array, y: Array, z: Array, part: Array, kind: str, color: Ar
         "stubble": np.maximum(cheeks, moustache),
         "full": np.maximum(cheeks, moustache),
     }[kind] * (1 - mouth)
-    strength = 0.36 if kind == "stubble" else 0.9
-    blend(part, color * 0.85, np.float32(strength) * area * (0.75 + 0.5 * (grain - 0.5)))
+    strength = 0.36 if kind == "stubble" else 0.95
+    blend(part, color * 0.8, np.float32(strength) * area * (0.85 + 0.3 * (grain - 0.5)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -31,7 +31,7 @@ _COLORS: Mapping[str, tuple[tuple[int, int, int], float]] = {
 _OLD = {"grey": 14.0, "white": 6.0}
 
 
-def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str) -> Hair:
+def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str, skin: Color) -> Hair:
     """Draws hair and headwear.
 
     Args:
@@ -39,6 +39,7 @@ def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str)
         feminine: `bool`. Long styles are commoner then.
         age: `float` in [0, 1]. The old are grey, and men among them bald.
         season: `"warm"`, `"mild"` or `"cold"`; beanies belong to the cold.
+        skin: `Color`. Fair hair is rare on dark skin.
 
     Returns:
         `Hair`.
@@ -61,6 +62,8 @@ def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str)
     weights = {name: weight for name, (_, weight) in _COLORS.items()}
     if age > 0.55:
         weights |= {name: weight * 8 * (age - 0.5) for name, weight in _OLD.items()}
+    if np.mean(skin.rgb) < 145:
+        weights |= {name: 0.05 * weights[name] for name in ("light brown", "blond", "red")}
     share = np.array(list(weights.values()), np.float64)
     name = list(weights)[int(rng.choice(len(share), p=share / share.sum()))]
     rgb = np.clip(np.array(_COLORS[name][0]) * rng.normal(1.0, 0.09) + rng.normal(0, 2, 3), 12, 235)
@@ -139,26 +142,32 @@ def paint_hair(points: BodyPoints, rgb: Array, hair: Hair, seed: int) -> None:
         hair: `Hair`.
         seed: `int`. Drives strands and hairline.
     """
-    rows = np.flatnonzero(points.y > min(1.29, CROWN - hair.length))
-    head = rgb[rows]
-    strength = {"buzz": 0.72, "bald": 0.45}.get(hair.style, 1.0)
-    blend(
-        head, hair_shade(points.position[rows], hair, seed), strength * hair_cover(points, hair, seed)[rows]
-    )
+    cover = {"buzz": 0.72, "bald": 0.45}.get(hair.style, 1.0) * hair_cover(points, hair, seed)
     if hair.style in ("bob", "long"):
         # what hangs down the back belongs to the picture of the person, so it is painted under the mesh too
-        fall = ramp(points.y - (CROWN - hair.length), 0.0, 0.03)[rows] * ramp(points.side, 0.105, 0.085)[rows]
-        fall = fall * ramp(-points.normal[:, 2], 0.0, 0.3)[rows] * ~(points.on_arm | points.on_head)[rows]
-        blend(head, hair_shade(points.position[rows], hair, seed), fall)
-    cover = headwear_cover(points, hair)[rows]
-    if hair.headwear != "none":
-        cloth = np.array(hair.headwear_color.rgb, np.float32)
-        folds = 1 + 0.10 * creases(points.position[rows], seed + 3, (0.05, 0.03, 0.05))
+        fall = ramp(points.y - (CROWN - hair.length), 0.0, 0.03) * ramp(points.side, 0.105, 0.085)
+        fall = fall * ramp(-points.normal[:, 2], 0.0, 0.3) * ~(points.on_arm | points.on_head)
+        cover = np.maximum(cover, fall)
+    _lay(points, rgb, cover, lambda place, _: hair_shade(place, hair, seed))
+    if hair.headwear == "none":
+        return
+
+    def cloth(place: Array, azimuth: Array) -> Array:
+        shade = 1 + 0.10 * creases(place, seed + 3, (0.05, 0.03, 0.05))
         if hair.headwear == "beanie":
-            folds *= 1 - 0.16 * (np.sin(_azimuth(points)[rows] * 0.9) > 0.3)
-            folds *= np.where(points.y[rows] < 1.605, 0.86, 1.0)
-        blend(head, cloth * folds[:, None], cover)
-    rgb[rows] = head
+            shade *= 1 - 0.16 * (np.sin(azimuth * 0.9) > 0.3)  # ribs
+            shade *= np.where(place[:, 1] < 1.605, 0.86, 1.0)  # the turned-up brim
+        return np.asarray(np.array(hair.headwear_color.rgb, np.float32) * shade[:, None], np.float32)
+
+    _lay(points, rgb, headwear_cover(points, hair), cloth)
+
+
+def _lay(points: BodyPoints, rgb: Array, cover: Array, color: Callable[[Array, Array], Array]) -> None:
+    """Blends `color(position, azimuth)` in where `cover` is above 0; elsewhere nothing is computed."""
+    rows = np.flatnonzero(cover > 0)
+    part = rgb[rows]
+    blend(part, color(points.position[rows], _azimuth(points)[rows]), cover[rows])
+    rgb[rows] = part
 
 
 def hair_shade(position: Array, hair: Hair, seed: int) -> Array:

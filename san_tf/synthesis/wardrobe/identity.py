@@ -96,6 +96,7 @@ class Upper:
         opening: half-width of an open front in metres; 0 when closed.
         inner: colour of the shirt under an open front.
         inner_pattern: print of that shirt.
+        tail: metres of the shirt under it that hang out below the hem; 0 for none.
     """
 
     kind: str
@@ -108,6 +109,7 @@ class Upper:
     opening: float
     inner: Color
     inner_pattern: Pattern
+    tail: float
 
 
 @dataclass(frozen=True)

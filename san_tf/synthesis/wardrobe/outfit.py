@@ -16,7 +16,7 @@ from san_tf.synthesis.wardrobe.cloth import paint_lower, paint_upper
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, body_points, texel_points
 from san_tf.synthesis.wardrobe.extras import ExtraMesh
 from san_tf.synthesis.wardrobe.face import paint_face
-from san_tf.synthesis.wardrobe.garments import lower_offsets, upper_offsets
+from san_tf.synthesis.wardrobe.garments import lower_cover, lower_offsets, upper_cover, upper_offsets
 from san_tf.synthesis.wardrobe.hair import hair_offsets, paint_hair
 from san_tf.synthesis.wardrobe.hair_meshes import hair_meshes
 from san_tf.synthesis.wardrobe.identity import Identity
@@ -69,7 +69,10 @@ def paint_texture(identity: Identity, size: int = TEXTURE_SIZE) -> NDArray[np.ui
     """
     points, index, _ = texel_points(size)
     seed = identity.seed * 1009 % 2_000_003
-    rgb = paint_skin(points, identity.skin, seed)
+    rgb = np.tile(np.array(identity.skin.rgb, np.float32), (len(index), 1))
+    cloth = upper_cover(points, identity.upper) + lower_cover(points, identity.lower)
+    bare = np.flatnonzero((cloth < 1) | (points.y > 1.3))
+    rgb[bare] = paint_skin(points.take(bare), identity.skin, seed)
     paint_face(points, rgb, identity.face, identity.hair, float(np.mean(identity.skin.rgb)), seed)
     paint_hair(points, rgb, identity.hair, seed)
     paint_socks(points, rgb, identity.shoes)

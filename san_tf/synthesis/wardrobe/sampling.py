@@ -96,6 +96,7 @@ def _upper(rng: np.random.Generator, feminine: bool, season: str) -> Upper:
         "jacket": "high",
         "coat": "collar",
     }.get(kind, _pick(rng, {"crew": 60, "v": 20, "scoop": 25 if feminine else 6, "high": 5}))
+    layered = kind in ("hoodie", "sweater", "jacket", "long sleeve")
     chance_open = {"jacket": 0.45, "coat": 0.35, "hoodie": 0.22, "shirt": 0.18}.get(kind, 0.0)
     return Upper(
         kind=kind,
@@ -108,6 +109,7 @@ def _upper(rng: np.random.Generator, feminine: bool, season: str) -> Upper:
         opening=round(float(rng.uniform(0.025, 0.085)), 3) if rng.random() < chance_open else 0.0,
         inner=inner,
         inner_pattern=_pattern(rng, "t-shirt", inner),
+        tail=round(float(rng.uniform(0.02, 0.06)), 3) if layered and rng.random() < 0.3 else 0.0,
     )
 
 
@@ -159,7 +161,8 @@ def _shoes(rng: np.random.Generator, feminine: bool, season: str, lower: Lower) 
     if feminine:
         weights |= {"flats": 26, "leather": 6}
     kind = _pick(rng, weights)
-    color = colors.draw_color(rng, colors.SHOE_WEIGHTS)
+    palette = colors.LEATHER_WEIGHTS if kind in ("boots", "leather") else colors.SHOE_WEIGHTS
+    color = colors.draw_color(rng, palette)
     sole = "white" if kind == "sneakers" and rng.random() < 0.7 else "black" if kind != "sandals" else "brown"
     sock_top = {"sneakers": float(rng.choice([0.0, 0.13, 0.2, 0.3], p=[0.4, 0.33, 0.19, 0.08]))}.get(
         kind, 0.0
@@ -178,12 +181,13 @@ def _shoes(rng: np.random.Generator, feminine: bool, season: str, lower: Lower) 
     )
 
 
-def _face(rng: np.random.Generator, feminine: bool, age: float) -> Face:
+def _face(rng: np.random.Generator, feminine: bool, age: float, skin: Color) -> Face:
     beard = "none"
     if not feminine and age > 0.3:
         beard = _pick(rng, {"none": 62, "stubble": 16, "moustache": 4, "goatee": 7, "full": 11})
+    eyes = {"dark brown": 6.0, "brown": 3, "denim": 1, "olive": 1}
     return Face(
-        eye=colors.draw_color(rng, {"dark brown": 6.0, "brown": 3, "blue": 1, "olive": 1}),
+        eye=colors.draw_color(rng, {"dark brown": 1.0} if np.mean(skin.rgb) < 145 else eyes),
         brow=round(float(rng.uniform(0.15, 0.6) if feminine else rng.uniform(0.4, 1.0)), 3),
         lips=round(float(rng.uniform(0.25, 1.0) if feminine else rng.uniform(0.1, 0.35)), 3),
         beard=beard,
@@ -233,8 +237,8 @@ def sample_identity(seed: int) -> Identity:
         seed=int(seed),
         shape=shape,
         skin=skin,
-        face=_face(rng, feminine, shape.age),
-        hair=draw_hair(rng, feminine, shape.age, season),
+        face=_face(rng, feminine, shape.age, skin),
+        hair=draw_hair(rng, feminine, shape.age, season, skin),
         upper=upper,
         lower=lower,
         shoes=_shoes(rng, feminine, season, lower),
