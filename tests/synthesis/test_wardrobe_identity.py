@@ -10,6 +10,7 @@ from san_tf.synthesis.wardrobe import sample_identity
 from san_tf.synthesis.wardrobe.bags import BAG_KINDS
 from san_tf.synthesis.wardrobe.garments import LOWER_KINDS, UPPER_KINDS
 from san_tf.synthesis.wardrobe.hair import HAIR_STYLES, HEADWEAR
+from san_tf.synthesis.wardrobe.neckwear import NECKWEAR_KINDS
 from san_tf.synthesis.wardrobe.patterns import PATTERNS
 from san_tf.synthesis.wardrobe.shoes import SHOE_KINDS
 
@@ -37,6 +38,7 @@ def test_every_kind_occurs(people):
     assert {p.hair.style for p in people} == set(HAIR_STYLES)
     assert {p.hair.headwear for p in people} == set(HEADWEAR)
     assert {g.pattern.kind for p in people for g in (p.upper, p.lower)} == set(PATTERNS)
+    assert {p.neckwear.kind for p in people} == set(NECKWEAR_KINDS)
     assert any(p.upper.opening > 0 for p in people)
     assert {p.face.beard for p in people} >= {"none", "stubble", "full"}
     assert {p.face.glasses for p in people} == {"none", "clear", "sun"}

@@ -28,6 +28,7 @@ def person(seed=3, **parts):
             "kind": "trousers", "color": BLUE, "pattern": plain, "hem": 0.06, "fade": 0.0, "belt": None,
         },
         "shoes": {"kind": "sneakers", "color": WHITE, "sock_top": 0.0},
+        "neckwear": {"kind": "none"},
         "bag": {"kind": "none"},
         "face": {"beard": "none", "glasses": "none"},
     }  # fmt: skip
@@ -165,6 +166,15 @@ def test_bags_leave_straps_on_the_chest(texels):
     for kind, side in (("backpack", 0), ("shoulder bag", 1), ("shoulder bag", -1)):
         bag = {"kind": kind, "side": side, "color": black, "size": 1.0}
         assert 0.05 < near(painted(person(bag=bag), chest), black.rgb, 40) < 0.5
+
+
+def test_scarf_and_tie_are_seen_from_the_front(texels):
+    green = Color("green", (20, 160, 60))
+    front = region(texels, ["torso"], 1.1, 1.38) & (texels.normal[..., 2] > 0.2)
+    for kind in ("scarf", "tie"):
+        worn = person(neckwear={"kind": kind, "color": green, "striped": False, "side": 1})
+        assert 0.04 < near(painted(worn, front), green.rgb) < 0.4
+        assert near(painted(worn, region(texels, ["torso"], 0.95, 1.05)), green.rgb) < 0.05
 
 
 def test_folds_give_cloth_light_and_shade(texels):

@@ -5,11 +5,22 @@ thickness and extra meshes of it; `pose_extra` lets those meshes follow a pose.
 """
 
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, pose_extra
-from san_tf.synthesis.wardrobe.identity import Bag, Color, Face, Hair, Identity, Lower, Pattern, Shoes, Upper
+from san_tf.synthesis.wardrobe.identity import (
+    Bag,
+    Color,
+    Face,
+    Hair,
+    Identity,
+    Lower,
+    Neckwear,
+    Pattern,
+    Shoes,
+    Upper,
+)
 from san_tf.synthesis.wardrobe.outfit import MAX_OFFSET, TEXTURE_SIZE, Outfit, dress, paint_texture
 from san_tf.synthesis.wardrobe.sampling import sample_identity
 
 __all__ = [
-    "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower", "Outfit",
-    "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra", "sample_identity",
+    "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower", "Neckwear",
+    "Outfit", "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra", "sample_identity",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ def strap_cover(points: BodyPoints, bag: Bag) -> Array:
         line = 0.088 + 0.5 * np.clip(1.24 - points.y, 0, 0.2)
         front = (points.z > 0.0) | (points.y > 1.34)
         band = ramp(np.abs(points.side - line), 0.024, 0.019) * front * ramp(points.y, 1.06, 1.08)
-        height, width = 0.215 * bag.size, 0.125 * bag.size
+        height, width = 0.205 * bag.size, 0.11 * bag.size
         back = (
             ramp(points.side, width, width - 0.01) * ramp(-points.normal[:, 2], 0.1, 0.3) * (points.z < 0.03)
         )
@@ -33,7 +33,9 @@ def strap_cover(points: BodyPoints, bag: Bag) -> Array:
         slope = np.arctan2(0.45, 0.29)
         across = (points.x * bag.side + 0.105) * np.sin(slope) + (points.y - 1.40) * np.cos(slope)
         strap = ramp(np.abs(across), 0.019, 0.014)
-        hip = np.maximum(np.abs(points.y - 0.9) / 0.09, np.abs(points.z - 0.01) / 0.11) / np.float32(bag.size)
+        hip = np.maximum(np.abs(points.y - 0.9) / 0.075, np.abs(points.z - 0.01) / 0.085) / np.float32(
+            bag.size
+        )
         hip = ramp(hip, 1.03, 0.97) * ramp(points.normal[:, 0] * bag.side, 0.2, 0.4)
         return np.asarray(np.maximum(strap * torso, hip * ~points.on_arm), np.float32)
     return np.zeros(len(points.y), np.float32)

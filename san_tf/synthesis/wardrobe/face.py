@@ -10,8 +10,7 @@ from san_tf.synthesis.wardrobe.identity import Face, Hair
 from san_tf.synthesis.wardrobe.noise import solid_noise
 
 # Landmarks of the average face at rest, metres.
-EYE_X, EYE_Y, EYE_Z = 0.0290, 1.5485, 0.121
-BROW_Y, MOUTH_Y, CHIN_Y, NOSE_Y = 1.5655, 1.4815, 1.449, 1.512
+EYE_X, EYE_Y, BROW_Y, MOUTH_Y = 0.0290, 1.5485, 1.5655, 1.4815
 
 
 def blend(rgb: Array, color: ArrayLike, cover: Real) -> None:
@@ -69,10 +68,8 @@ def paint_face(points: BodyPoints, rgb: Array, face: Face, hair: Hair, skin_leve
     radius = np.sqrt((x - EYE_X) ** 2 + (y - EYE_Y) ** 2)
     lashes = np.exp(-(((x - EYE_X) / 0.0135) ** 4)) * np.exp(-(((y - EYE_Y - 0.0035) / 0.0042) ** 2)) * front
     blend(part, (38, 28, 26), np.float32(0.62) * lashes)
-    ball = (radius < 0.0165) & (z < EYE_Z + 0.0165) & (z > EYE_Z - 0.02)
-    ball &= points.normal[rows, 2] * 0.0145 + EYE_Z - z < 0.004
-    white = ball & (radius < 0.014) & (np.abs(y - EYE_Y) < 0.0055)
-    blend(part, (205, 198, 192), 0.55 * white.astype(np.float32))
+    white = np.exp(-(((x - EYE_X) / 0.0115) ** 4)) * np.exp(-(((y - EYE_Y) / 0.0045) ** 4)) * front
+    blend(part, (205, 198, 192), 0.55 * white)
     blend(part, face.eye.rgb, 0.85 * np.exp(-((radius / 0.0058) ** 4)) * front)
 
     if face.beard != "none":
@@ -95,7 +92,7 @@ def _paint_beard(x: Array, y: Array, z: Array, part: Array, kind: str, color: Ar
     mouth = np.exp(-((x / 0.02) ** 4)) * np.exp(-(((y - MOUTH_Y) / 0.007) ** 4))
     moustache = ramp(x, 0.034, 0.026) * ramp(y, 1.505, 1.499) * ramp(y, 1.484, 1.489) * ramp(z, 0.1, 0.12)
     chin = ramp(x, 0.03, 0.022) * ramp(y, 1.478, 1.472) * ramp(z, 0.08, 0.1)
-    cheeks = ramp(y, 1.495 + 0.0, 1.475) + ramp(x, 0.045, 0.058) * ramp(y, 1.545, 1.53)
+    cheeks = ramp(y, 1.495, 1.475) + ramp(x, 0.045, 0.058) * ramp(y, 1.545, 1.53)
     cheeks = np.clip(cheeks, 0, 1) * ramp(z, 0.03, 0.045)
     area = {
         "moustache": moustache,

@@ -59,8 +59,8 @@ def upper_cover(points: BodyPoints, upper: Upper) -> Array:
     """
     if upper.sleeve <= 0:
         # armholes: cloth ends on the shoulder, outside a capsule around the arm
-        reach = 0.078 - 0.3 * upper.sleeve * 0.1
-        bare = ramp(points.from_arm, reach - SOFT + upper.sleeve * 0.2, reach + SOFT + upper.sleeve * 0.2)
+        reach = 0.078 + 0.17 * upper.sleeve
+        bare = ramp(points.from_arm, reach - SOFT, reach + SOFT)
         sleeve = np.where(points.on_arm, bare * ramp(points.along_arm, 0.02, -0.01), bare)
     else:
         sleeve = np.where(

@@ -113,6 +113,25 @@ class Upper:
 
 
 @dataclass(frozen=True)
+class Neckwear:
+    """Scarf or tie.
+
+    Args:
+        kind: `"none"`, `"scarf"` or `"tie"`.
+        color: main colour.
+        accent: colour of its stripes.
+        striped: whether it has stripes.
+        side: +1 or -1, the side on which a scarf's end hangs.
+    """
+
+    kind: str
+    color: Color
+    accent: Color
+    striped: bool
+    side: int
+
+
+@dataclass(frozen=True)
 class Lower:
     """The garment of the lower body.
 
@@ -186,6 +205,7 @@ class Identity:
         face: marks of the face.
         hair: hair and headwear.
         upper: garment of the upper body (a dress or coat reaches further down).
+        neckwear: scarf or tie.
         lower: garment of the lower body (bare legs or leggings under a dress).
         shoes: shoes and socks.
         bag: what they carry.
@@ -203,6 +223,7 @@ class Identity:
     face: Face
     hair: Hair
     upper: Upper
+    neckwear: Neckwear
     lower: Lower
     shoes: Shoes
     bag: Bag

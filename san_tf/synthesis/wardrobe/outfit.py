@@ -20,6 +20,7 @@ from san_tf.synthesis.wardrobe.garments import lower_cover, lower_offsets, upper
 from san_tf.synthesis.wardrobe.hair import hair_offsets, paint_hair
 from san_tf.synthesis.wardrobe.hair_meshes import hair_meshes
 from san_tf.synthesis.wardrobe.identity import Identity
+from san_tf.synthesis.wardrobe.neckwear import neckwear_offsets, paint_neckwear
 from san_tf.synthesis.wardrobe.shoes import paint_shoes, paint_socks, shoe_offsets
 from san_tf.synthesis.wardrobe.skin import paint_skin
 from san_tf.synthesis.wardrobe.skirts import skirt_meshes
@@ -83,6 +84,7 @@ def paint_texture(identity: Identity, size: int = TEXTURE_SIZE) -> NDArray[np.ui
         paint_lower(points, rgb, identity.lower, seed)
         paint_shoes(points, rgb, identity.shoes, seed)
     paint_upper(points, rgb, identity.upper, seed)
+    paint_neckwear(points, rgb, identity.neckwear, seed)
     if identity.hair.headwear == "hijab" or identity.hair.style in ("long", "bob"):
         paint_hair(points, rgb, identity.hair, seed)
     paint_straps(points, rgb, identity.bag)
@@ -119,6 +121,7 @@ def dress(identity: Identity) -> Outfit:
     points = _vertex_points()
     offsets = np.maximum(lower_offsets(points, identity.lower, seed), shoe_offsets(points, identity.shoes))
     offsets = np.maximum(offsets, upper_offsets(points, identity.upper, seed, identity.lower.kind == "skirt"))
+    offsets = np.maximum(offsets, neckwear_offsets(points, identity.neckwear))
     offsets = np.maximum(offsets, hair_offsets(points, identity.hair, seed))
     offsets = np.clip(offsets, 0, MAX_OFFSET).astype(np.float32)
     extras = (*skirt_meshes(identity, seed), *hair_meshes(identity, seed), *bag_meshes(identity, offsets))

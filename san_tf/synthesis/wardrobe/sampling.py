@@ -10,15 +10,18 @@ from san_tf.errors import UserError
 from san_tf.synthesis.body import BodyShape
 from san_tf.synthesis.wardrobe import colors
 from san_tf.synthesis.wardrobe.hair import draw_hair
-from san_tf.synthesis.wardrobe.identity import Bag, Color, Face, Identity, Lower, Pattern, Shoes, Upper
+from san_tf.synthesis.wardrobe.identity import (
+    Bag,
+    Color,
+    Face,
+    Identity,
+    Lower,
+    Neckwear,
+    Pattern,
+    Shoes,
+    Upper,
+)
 from san_tf.synthesis.wardrobe.skin import draw_skin
-
-UPPER_KINDS = (
-    "t-shirt", "long sleeve", "polo", "shirt", "tank top", "hoodie", "sweater", "jacket", "coat", "dress",
-)  # fmt: skip
-LOWER_KINDS = ("trousers", "jeans", "shorts", "skirt", "leggings", "bare legs")
-SHOE_KINDS = ("sneakers", "leather", "boots", "sandals", "flats")
-BAG_KINDS = ("none", "backpack", "shoulder bag", "handbag")
 
 _PATTERNS: Mapping[str, Mapping[str, float]] = {
     "t-shirt": {"plain": 38, "print": 20, "logo": 14, "horizontal stripes": 14, "blocks": 8, "camouflage": 1,
@@ -181,6 +184,26 @@ def _shoes(rng: np.random.Generator, feminine: bool, season: str, lower: Lower) 
     )
 
 
+def _neckwear(rng: np.random.Generator, feminine: bool, season: str, upper: Upper) -> Neckwear:
+    weights = {"none": 1.0}
+    if season != "warm" and upper.kind in ("jacket", "coat", "sweater"):
+        weights |= {"scarf": 0.45 if season == "cold" else 0.12}
+    if (
+        not feminine
+        and season != "warm"
+        and (upper.kind == "shirt" or (upper.kind == "coat" and upper.opening > 0))
+    ):
+        weights |= {"tie": 0.12}
+    color = colors.draw_contrasting(rng, colors.TOP_WEIGHTS, upper.color, 40.0)
+    return Neckwear(
+        kind=_pick(rng, weights),
+        color=color,
+        accent=colors.draw_contrasting(rng, colors.ACCENT_WEIGHTS, color),
+        striped=bool(rng.random() < 0.4),
+        side=int(rng.choice([-1, 1])),
+    )
+
+
 def _face(rng: np.random.Generator, feminine: bool, age: float, skin: Color) -> Face:
     beard = "none"
     if not feminine and age > 0.3:
@@ -240,6 +263,7 @@ def sample_identity(seed: int) -> Identity:
         face=_face(rng, feminine, shape.age, skin),
         hair=draw_hair(rng, feminine, shape.age, season, skin),
         upper=upper,
+        neckwear=_neckwear(rng, feminine, season, upper),
         lower=lower,
         shoes=_shoes(rng, feminine, season, lower),
         bag=Bag(

@@ -60,7 +60,7 @@ def paint_shoes(points: BodyPoints, rgb: Array, shoes: Shoes, seed: int) -> None
     """
     rows = np.flatnonzero((points.y < 0.35) & ~points.on_arm)
     cover = shoe_cover(points, shoes)[rows]
-    x, y, z = points.x[rows], points.y[rows], points.z[rows]
+    y, z = points.y[rows], points.z[rows]
     color = np.tile(np.array(shoes.color.rgb, np.float32), (len(rows), 1))
     up = points.normal[rows, 1]
     if shoes.kind == "sneakers":
@@ -85,7 +85,6 @@ def paint_shoes(points: BodyPoints, rgb: Array, shoes: Shoes, seed: int) -> None
     part = rgb[rows]
     blend(part, color, cover)
     rgb[rows] = part
-    del x
 
 
 def shoe_offsets(points: BodyPoints, shoes: Shoes) -> Array:

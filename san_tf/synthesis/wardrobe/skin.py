@@ -72,11 +72,7 @@ def paint_skin(points: BodyPoints, skin: Color, seed: int) -> Array:
     # the form of the body: collar bones, the line of the shin, ankle, knee cap
     knee = bump(points.y, 0.485, 0.03) * bump(points.z, 0.085, 0.03) * points.on_leg
     rgb *= (1 + 0.06 * knee - 0.08 * bump(points.y, 0.44, 0.02) * points.on_leg)[:, None]
-    bone = (
-        bump(points.y, 1.385 - 0.0, 0.012)
-        * ramp(points.normal[:, 2], 0.2, 0.7)
-        * ramp(points.side, 0.015, 0.03)
-    )
+    bone = bump(points.y, 1.385, 0.012) * ramp(points.normal[:, 2], 0.2, 0.7) * ramp(points.side, 0.015, 0.03)
     rgb *= (1 + 0.06 * bone)[:, None]
     nails = points.on_hand & (points.along_arm > 0.625)
     rgb[nails] = 0.8 * rgb[nails] + 0.2 * np.array([235, 190, 180], np.float32) * base.mean() / 190

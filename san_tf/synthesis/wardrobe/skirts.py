@@ -22,9 +22,11 @@ _LONG = 0.76
 
 @lru_cache(maxsize=1)
 def _columns() -> tuple[NDArray[np.int64], Array]:
-    """The helper skirt as a grid: `(levels, columns)` vertex indices, ordered downwards and around.
+    """The helper skirt as a grid, ordered downwards and around; column 0 is behind, the middle one in front.
 
-    Also returns dense bone weights `(levels, columns, B)`. Column 0 is behind, the middle one in front.
+    Returns:
+        index: `(levels, columns)` vertices of the helper skirt.
+        weights: `(levels, columns, B)` float32, dense bone weights of each.
     """
     body = load_body()
     faces = body.skirt_faces.reshape(-1, 2, 3)
