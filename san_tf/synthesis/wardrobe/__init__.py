@@ -21,6 +21,6 @@ from san_tf.synthesis.wardrobe.outfit import MAX_OFFSET, TEXTURE_SIZE, Outfit, d
 from san_tf.synthesis.wardrobe.sampling import sample_identity
 
 __all__ = [
-    "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower", "Neckwear",
-    "Outfit", "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra", "sample_identity",
+    "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower",
+    "Neckwear", "Outfit", "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra", "sample_identity",
 ]  # fmt: skip
