@@ -1,7 +1,10 @@
 """The honest baseline: retrieval by the colours of horizontal stripes, with nothing learnt.
 
 Before deep learning this was the backbone of person re-identification: people wear a dark coat over light
-trousers. A trained encoder is worth its price only as far as it beats this.
+trousers. A trained encoder is worth its price only as far as it beats this, so the baseline is given every
+advantage that one image allows: it looks at the middle, where the person is, and evens out the camera's white
+balance and contrast.
+On rendered street cameras that multiplies its mAP by ten.
 """
 
 from __future__ import annotations
@@ -12,16 +15,20 @@ import cv2
 import numpy as np
 
 _CHUNK = 256
+# Standard deviations, as shares of the width, of the Gaussians that say how much a pixel counts: a person
+# fills about the middle half of a crop, and the middle fifth is hardly ever background.
+_BALANCE_WIDTH, _COUNT_WIDTH = 0.25, 0.1
 
 
 def color_histograms(
-    images: np.ndarray | Iterable[np.ndarray], stripes: int = 6, bins: tuple[int, int, int] = (8, 4, 4)
+    images: np.ndarray | Iterable[np.ndarray], stripes: int = 8, bins: tuple[int, int, int] = (16, 8, 8)
 ) -> np.ndarray:
-    """Describe images by joint HSV histograms of horizontal stripes.
+    """Describe images by histograms of hue, saturation and value over horizontal stripes.
 
-    Pixels count less towards the left and right borders, where the background is. Each stripe's histogram is
-    normalised to sum 1, and the square root is taken, so that the Euclidean distance between two descriptions
-    is the Hellinger distance between the histograms.
+    Each image is balanced first: every channel gets the same mean, all together the same contrast. Grey
+    pixels have no reliable hue, so a pixel counts in the hue's histogram as much as it is saturated. Each
+    histogram is normalised to sum 1 (a stripe without colour has an empty one of hue), and the square root is
+    taken, so that Euclidean distance between descriptions is the Hellinger distance between histograms.
 
     Args:
         images: `(N, H, W, 3)` uint8 RGB, or an iterable of such batches (all of one H and W), for example
@@ -30,14 +37,14 @@ def color_histograms(
         bins: of hue, saturation and value.
 
     Returns:
-        `(N, stripes * prod(bins))` float32 of length 1 each.
+        `(N, stripes * sum(bins))` float32, of length at most 1.
 
     Raises:
         ValueError: there are no images, or they are not uint8 RGB.
 
     Example:
         >>> color_histograms(np.zeros((2, 128, 64, 3), np.uint8)).shape
-        (2, 768)
+        (2, 256)
     """
     batches = [images] if isinstance(images, np.ndarray) else images
     described = [
@@ -50,22 +57,37 @@ def color_histograms(
     return np.concatenate(described)
 
 
+def balanced(images: np.ndarray) -> np.ndarray:
+    """Even out white balance and contrast: `(N, H, W, 3)` uint8 to the same, mean 115 and deviation 50."""
+    pixels = images.astype(np.float32)
+    weight = _weights(images.shape[2], _BALANCE_WIDTH)[:, None]
+    weight = weight / (weight.sum() * images.shape[1])
+    mean = (pixels * weight).sum(axis=(1, 2), keepdims=True)
+    variance = ((pixels - mean) ** 2 * weight).sum(axis=(1, 2), keepdims=True)
+    deviation = np.sqrt(variance).mean(axis=3, keepdims=True)
+    return np.clip((pixels - mean) / np.maximum(deviation, 1.0) * 50.0 + 115.0, 0, 255).astype(np.uint8)
+
+
+def _weights(width: int, deviation: float) -> np.ndarray:
+    position = (np.arange(width, dtype=np.float32) + 0.5) / width - 0.5
+    return np.exp(-0.5 * (position / deviation) ** 2)
+
+
 def _describe(images: np.ndarray, stripes: int, bins: tuple[int, int, int]) -> np.ndarray:
     if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
         raise ValueError(f"Images are (N, H, W, 3) uint8. Received: {images.shape} {images.dtype}.")
     number, height, width, _ = images.shape
     # One tall image instead of N: OpenCV converts it in one call. Hue comes as 0-179.
-    hsv = cv2.cvtColor(images.reshape(number * height, width, 3), cv2.COLOR_RGB2HSV)
+    hsv = cv2.cvtColor(balanced(images).reshape(number * height, width, 3), cv2.COLOR_RGB2HSV)
     hsv = hsv.reshape(number, height, width, 3).astype(np.int64)
-    cell = (hsv[..., 0] * bins[0] // 180 * bins[1] + hsv[..., 1] * bins[1] // 256) * bins[2]
-    cell += hsv[..., 2] * bins[2] // 256
-    stripe = np.arange(height) * stripes // height
-    cells = int(np.prod(bins))
-    group = (np.arange(number)[:, None] * stripes + stripe)[..., None]
-    # Gaussian over the width; a person fills about the middle half of a crop.
-    position = (np.arange(width) + 0.5) / width - 0.5
-    weight = np.broadcast_to(np.exp(-0.5 * (position / 0.22) ** 2), cell.shape)
-    counts = np.bincount((group * cells + cell).ravel(), weight.ravel(), number * stripes * cells)
-    histograms: np.ndarray = counts.reshape(number, stripes, cells)
-    histograms = histograms / (np.maximum(histograms.sum(axis=2, keepdims=True), 1e-12) * stripes)
-    return np.sqrt(histograms).reshape(number, -1).astype(np.float32)
+    group = (np.arange(number)[:, None] * stripes + np.arange(height) * stripes // height)[..., None]
+    weight = np.broadcast_to(_weights(width, _COUNT_WIDTH), (number, height, width))
+    histograms = []
+    for channel, (count, levels) in enumerate(zip(bins, (180, 256, 256), strict=True)):
+        cell = group * count + hsv[..., channel] * count // levels
+        worth = weight * (hsv[..., 1] / 255.0) if channel == 0 else weight
+        sums = np.bincount(cell.ravel(), worth.ravel(), number * stripes * count)
+        sums = sums.reshape(number, stripes, count)
+        histograms.append(sums / np.maximum(sums.sum(axis=2, keepdims=True), 1e-12))
+    joined = np.concatenate(histograms, axis=2).reshape(number, -1)
+    return np.sqrt(joined / (3 * stripes)).astype(np.float32)
