@@ -35,7 +35,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             name=name,
             description=(
                 f"{rendering.train_textures} training and {rendering.test_textures} test textures, "
-                f"{rendering.images_per_texture} images each, {rendering.image_height}x{rendering.image_height // 2} pixels."
+                f"{rendering.images_per_texture} images each, "
+                f"{rendering.image_height}x{rendering.image_height // 2} pixels."
             ),
             rendering=rendering,
         )

@@ -1,7 +1,7 @@
 """Cameras: where each one hangs, what it looks at, and how its lens maps the street to pixels.
 
 World frame: metres, x to the right of the view, y up with the ground at y = 0, z towards the camera, which
-stands above the origin; people walk at negative z. Pixels: x to the right, y down, (0, 0) at the optical axis.
+stands above the origin; people walk at negative z. Pixels: x right, y down, (0, 0) on the optical axis.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ class Sprite:
     """An upright flat thing.
 
     Attributes:
-        rgba: `(H, W, 4)` float32, linear RGB premultiplied by alpha, all in 0..1; the last row touches the ground.
+        rgba: `(H, W, 4)` float32, linear RGB times alpha, and alpha, in 0..1; the last row is the foot.
         width: metres.
         height: metres.
     """

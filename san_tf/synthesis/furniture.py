@@ -1,7 +1,7 @@
-"""Things that stand in streets, drawn as flat pictures with transparency: bicycles, cars, poles, plants, bins.
+"""Things that stand in streets, drawn as flat pictures with transparency: bicycles, cars, poles, plants.
 
-They stand behind people as parked things and in front of them as occluders. A picture is upright and faces the
-camera; it is drawn once, blurred by the lens later, and so needs an outline and believable colours, not detail.
+They stand behind people as parked things and in front of them as occluders. A picture is upright and faces
+the camera; the lens will blur it, so it needs an outline and believable colours, not detail.
 """
 
 from __future__ import annotations

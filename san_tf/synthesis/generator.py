@@ -1,10 +1,10 @@
-"""The renderer of data sets: configurations, single crops, all crops on all cores, Market-1501 folders.
+r"""The renderer of data sets: configurations, single crops, all crops on all cores, Market-1501 folders.
 
 Example:
     >>> from san_tf.synthesis import generator
     >>> spec = generator.synthetic_reid_index("tiny", "query")[0]
     >>> crop = generator.render_crop(spec)
-    >>> crop.pid == spec.pid and crop.image[:2] == b"\\xff\\xd8"
+    >>> crop.pid == spec.pid and crop.image[:2] == b"\xff\xd8"
     True
 """
 

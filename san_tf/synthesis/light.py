@@ -1,4 +1,4 @@
-"""Daylight at a camera's place: where the sun stands, how much of it reaches the street, what colour it has."""
+"""Daylight at a camera's place: where the sun stands, how much of it gets there, what colour it has."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Light:
 def sample_light(seed: int, camid: int, sequence: int) -> Light:
     """Return the light at a camera while one sequence is recorded.
 
-    The place fixes how open it is to the sky and which way it looks; the sequence fixes the hour and the clouds.
+    The place fixes how open it is and which way it looks; the sequence fixes the hour and the clouds.
 
     Args:
         seed: of the data set.

@@ -1,7 +1,7 @@
 """Procedural street surfaces as functions of position: colours for one point, to be called from numba loops.
 
 Everything is hashed from integer positions, so a surface has any resolution, needs no memory and is the same
-in every process. `footprint` is the size of a pixel on the surface in metres; finer detail fades into its mean.
+in every process. `footprint` is the size of a pixel on the surface in metres; finer detail fades out.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def wall_color(
         kind: index into `WALLS`.
         s: metres along the wall.
         y: metres above the ground.
-        p: `(N, 8)` parameters: colour RGB, second colour RGB, width of a bay in metres, strength of variation.
+        p: `(N, 8)` parameters: colour RGB, second colour RGB, metres a bay, strength of variation.
         row: which of them.
         footprint: size of a pixel on the wall in metres.
         seed: of the place.

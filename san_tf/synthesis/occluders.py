@@ -7,14 +7,17 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from san_tf.synthesis.background import Place, is_free
 from san_tf.synthesis.camera import Camera, Window
 from san_tf.synthesis.furniture import VARIANTS, Sprite, sprite
 from san_tf.synthesis.light import Light
+from san_tf.synthesis.places import Place, is_free
 from san_tf.synthesis.seeds import generator_at
 
 # What is parked along streets, and what hides a part of a person without hiding all of it.
-PARKED = ("bicycle", "bicycle", "bicycle", "car", "pole", "bin", "plant", "tree", "bench", "bollards", "railing", "boxes", "scooter")  # fmt: skip
+PARKED = (
+    *("bicycle", "bicycle", "bicycle", "car", "pole", "bin", "plant", "tree", "bench"),
+    *("bollards", "railing", "boxes", "scooter"),
+)
 IN_FRONT = ("pole", "bin", "bicycle", "plant", "railing", "boxes", "bench", "bollards", "scooter", "tree")
 
 
@@ -43,7 +46,7 @@ def _thing(kinds: tuple[str, ...], x: float, z: float, rng: np.random.Generator)
 
 
 def parked_things(seed: int, camera: Camera, place: Place) -> list[Thing]:
-    """Return what stands around at a camera's place, farthest first; the same arguments give the same things."""
+    """Return what stands at a camera's place, farthest first; the same arguments give the same things."""
     rng = generator_at(seed, "parked", camera.camid)
     near, far = camera.distance
     things: list[Thing] = []
@@ -64,7 +67,7 @@ def parked_things(seed: int, camera: Camera, place: Place) -> list[Thing]:
 
 
 def thing_in_front(x: float, z: float, rng: np.random.Generator) -> Thing:
-    """Return something that stands between the camera and a person at (x, z) metres, overlapping the person."""
+    """Return something between the camera and a person at (x, z) metres that overlaps the person."""
     nearer = z + rng.uniform(0.6, 1.6)
     art = _thing(IN_FRONT, 0.0, nearer, rng)
     reach = 0.2 + 0.35 * art.sprite.width
@@ -117,7 +120,8 @@ def soften_ground(
     Args:
         canvas: `(H, W, 3)` float32 RGB, changed in place.
         centre: `(2,)` pixel x, y.
-        across, deep: half axes in pixels.
+        across: half axis in pixels along x.
+        deep: half axis in pixels along y.
         strength: share of light lost in the middle, 0..1.
     """
     height, width = canvas.shape[:2]

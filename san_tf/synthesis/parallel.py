@@ -1,8 +1,8 @@
 """Rendering on all cores: worker processes that take crops to draw from a pipe and answer on another.
 
-Plain child processes instead of `multiprocessing`: they neither fork a process that holds TensorFlow's threads
-nor import the caller's main module a second time, and they end by themselves when the parent is killed, because
-their pipe closes.
+Plain child processes instead of `multiprocessing`: they neither fork a process that holds TensorFlow's
+threads nor import the caller's main module a second time, and they end by themselves when the parent is
+killed, because their pipe closes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""People in the world: dressed, posed, placed on the street, drawn into a camera's window, throwing a shadow."""
+"""People in the world: dressed, posed, placed on the street, drawn into a window, throwing a shadow."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Figure:
         return np.concatenate([mesh.vertices for mesh in self.meshes])
 
     def share_inside(self, camera: Camera, window: Window) -> float:
-        """Return how much of the silhouette lies inside the window, 0..1, counted in cells of a coarse grid."""
+        """Return how much of the silhouette lies inside the window, 0..1, counted on a coarse grid."""
         cells = window.to_image(camera.project(self.points()), 48, 24)
         column, row = np.floor(cells).astype(np.int64).T
         # A margin of the window's size on every side keeps what sticks out; beyond it nothing is counted.
@@ -100,7 +100,8 @@ def place_figure(seed: int, action: str, x: float, z: float, yaw: float, rng: np
     Args:
         seed: of the identity.
         action: one of `plans.ACTIONS`.
-        x, z: metres on the ground.
+        x: metres to the right.
+        z: metres towards the camera, negative.
         yaw: degrees between the line of sight and where the person faces; 90 shows the left side.
         rng: chooses the pose within the action.
 

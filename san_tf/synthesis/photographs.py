@@ -1,4 +1,4 @@
-"""Photographs as backgrounds: random crops from a folder the user gives, as the PIT of the paper took COCO."""
+"""Photographs as backgrounds: random crops from a folder of the user's, as the paper's PIT took COCO."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -126,6 +127,17 @@ def identity_seed(seed: int, identity: int) -> int:
     return seed * 1_000_000 + identity
 
 
+def _spec(config: ReidConfig | PitConfig, **what: Any) -> CropSpec:
+    return CropSpec(
+        seed=config.seed, image_height=config.image_height, backgrounds=config.backgrounds, **what
+    )
+
+
+def _market_name(pid: int, camid: int, sequence: int, frame: int, box: int) -> str:
+    who = "-1" if pid < 0 else f"{pid:04d}"
+    return f"{who}_c{camid + 1}s{sequence + 1}_{frame:06d}_{box:02d}.jpg"
+
+
 def allocate(total: int, weights: np.ndarray, minimum: np.ndarray) -> np.ndarray:
     """Share `total` out in proportion to weights, giving each at least its minimum.
 
@@ -217,12 +229,11 @@ def _people(
                 step = image + (1 if split == "gallery" else 0)
                 frame = start + turn * 4000 + step * 25
                 specs.append(
-                    CropSpec(
-                        seed=config.seed, index=len(specs), split=split, pid=pid, identity=pid, camid=camid,
+                    _spec(
+                        config, index=len(specs), split=split, pid=pid, identity=pid, camid=camid,
                         sequence=sequence, track=(pid * 100 + camid) * 10 + turn, step=step,
-                        filename=f"{pid:04d}_c{camid + 1}s{sequence + 1}_{frame:06d}_{0 if split == 'query' else 1:02d}.jpg",
-                        badness=0.0, varied=False, passers_by=_PASSER_BY[side], image_height=config.image_height,
-                        backgrounds=config.backgrounds,
+                        filename=_market_name(pid, camid, sequence, frame, int(split != "query")),
+                        badness=0.0, varied=False, passers_by=_PASSER_BY[side],
                     )
                 )  # fmt: skip
     return specs
@@ -238,14 +249,13 @@ def _others(config: ReidConfig, first: int, pids: np.ndarray, rng: np.random.Gen
         identity = int(rng.choice(pids)) if junk else _STRANGER + number * strangers // config.distractors
         camid, sequence = int(rng.integers(config.cameras)), int(rng.integers(6))
         pid = -1 if junk else 0
-        prefix = "-1" if junk else "0000"
         specs.append(
-            CropSpec(
-                seed=config.seed, index=first + number, split="gallery", pid=pid, identity=identity, camid=camid,
+            _spec(
+                config, index=first + number, split="gallery", pid=pid, identity=identity, camid=camid,
                 sequence=sequence, track=50_000_000 + number, step=0,
-                filename=f"{prefix}_c{camid + 1}s{sequence + 1}_{100_000 + number * 5:06d}_{int(rng.integers(1, 9)):02d}.jpg",
+                filename=_market_name(pid, camid, sequence, 100_000 + number * 5, int(rng.integers(1, 9))),
                 badness=1.0 if junk else (2.0 if false_alarm else 0.0), varied=False,
-                passers_by=_PASSER_BY["test"], image_height=config.image_height, backgrounds=config.backgrounds,
+                passers_by=_PASSER_BY["test"],
             )
         )  # fmt: skip
     return sorted(specs, key=lambda spec: (spec.identity, spec.index))
@@ -270,12 +280,12 @@ def pit_plan(config: PitConfig, split: str) -> tuple[CropSpec, ...]:
             index = number * config.images_per_texture + image
             pid = first + number + 1
             specs.append(
-                CropSpec(
-                    seed=config.seed, index=index, split=split, pid=pid, identity=_PIT[split] + number,
+                _spec(
+                    config, index=index, split=split, pid=pid, identity=_PIT[split] + number,
                     # Every pair has a camera and a place of its own.
                     camid=index + (500_000 if test else 0), sequence=0, track=index, step=0,
-                    filename=f"{pid:04d}_{image:02d}.jpg", badness=0.0, varied=True, passers_by=_PASSER_BY[split],
-                    image_height=config.image_height, backgrounds=config.backgrounds,
+                    filename=f"{pid:04d}_{image:02d}.jpg", badness=0.0, varied=True,
+                    passers_by=_PASSER_BY[split],
                 )
             )  # fmt: skip
     return tuple(specs)

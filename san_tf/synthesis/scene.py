@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from san_tf.synthesis.background import Place, is_free, render_place, sample_place
+from san_tf.synthesis.background import render_place
 from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
 from san_tf.synthesis.light import Light, sample_light
 from san_tf.synthesis.occluders import Thing, draw_thing, parked_things, thing_in_front
 from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, place_figure
 from san_tf.synthesis.photographs import crop_photograph
+from san_tf.synthesis.places import Place, is_free, sample_place
 from san_tf.synthesis.plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
 from san_tf.synthesis.seeds import generator_at
 from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
@@ -77,7 +78,7 @@ def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> 
 
 
 def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[float, float, float, str]:
-    """Return where the person is in this frame of the track: x, z in metres, yaw in degrees; and the action."""
+    """Return where the person is in this frame: x, z in metres, yaw in degrees; and the action."""
     camera = here.camera
     for _ in range(12):
         distance = track.uniform(*camera.distance)

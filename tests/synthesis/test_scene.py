@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.synthesis.background import is_free, render_place
+from san_tf.synthesis.background import render_place
 from san_tf.synthesis.body import PARTS, load_body
 from san_tf.synthesis.camera import Window
 from san_tf.synthesis.furniture import KINDS, sprite
@@ -18,6 +18,7 @@ from san_tf.synthesis.generator import pit_index, synthetic_reid_index
 from san_tf.synthesis.occluders import Thing, draw_thing, soften_ground
 from san_tf.synthesis.people import draw_figure, place_figure, window_view
 from san_tf.synthesis.photographs import crop_photograph
+from san_tf.synthesis.places import is_free
 from san_tf.synthesis.scene import draw_shot, station
 
 
