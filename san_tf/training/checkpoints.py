@@ -99,7 +99,7 @@ def save(
     """
     path = Path(path)
     tensors = {
-        name: np.asarray(keras.ops.convert_to_numpy(variable.value), order="C")
+        name: np.asarray(variable.numpy(), order="C")
         for name, variable in _named_variables(model, optimizer).items()
     }
     for name, tensor in tensors.items():

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from san_tf.training.callbacks.clock import Clock
 
-_SECONDS_BETWEEN_UPDATES = 0.25
+_SECONDS_BETWEEN_UPDATES = 0.5  # drawing the line takes some 3 ms
 
 
 class ProgressLine(keras.callbacks.Callback):
@@ -64,7 +64,7 @@ class ProgressLine(keras.callbacks.Callback):
             self._bar = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Move the bar, some times a second."""
+        """Move the bar, twice a second."""
         now = time.monotonic()
         if self._bar is not None and now - self._updated >= _SECONDS_BETWEEN_UPDATES:
             self._updated = now

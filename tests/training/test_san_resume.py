@@ -1,0 +1,66 @@
+"""The real model in the loop: an interrupted SAN ends as an undisturbed one does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.models.decoder import build_decoder
+from san_tf.models.encoder import build_encoder
+from san_tf.models.san import SAN
+from san_tf.training.loop import train
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.run_directory import RunDirectory
+from san_tf.training.schedules import WarmupCosine
+
+BATCH = 6
+
+
+def build() -> SAN:
+    encoder = build_encoder("thin_resnet", (32, 16, 3), num_classes=3, weights=None, seed=0)
+    shapes = [stage.shape for stage in encoder.output["stages"]]
+    model = SAN(encoder, build_decoder(shapes, widths=(16, 8, 8, 4, 4), seed=1), seed=2)
+    model.compile(optimizer=build_optimizer(schedule=WarmupCosine(1e-3, steps=6, warmup_steps=2)))
+    return model
+
+
+def dataset_at(start_step: int) -> tf.data.Dataset:
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        seed = tf.stack([step, tf.constant(1, tf.int64)])
+        return {
+            "image": tf.random.stateless_normal((BATCH, 32, 16, 3), seed),
+            "label": tf.constant([0, 0, 1, 1, -1, -1]),
+            "texture": tf.tanh(tf.random.stateless_normal((BATCH, 32, 32, 3), seed)),
+            "texture_weight": tf.constant([1.0, 1, 1, 0, 1, 1]),
+        }
+
+    return tf.data.Dataset.counter(start_step).map(batch).prefetch(2)
+
+
+class PullThePlug(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == 5:
+            raise RuntimeError("the plug was pulled")
+
+
+@pytest.mark.slow  # compiles the training step three times
+def test_interrupted_san_ends_with_the_same_weights(tmp_path: Path) -> None:
+    whole = build()
+    train(whole, dataset_at, 2, 3, RunDirectory(tmp_path / "whole"))
+    run = RunDirectory(tmp_path / "halves")
+    with pytest.raises(RuntimeError, match="plug"):
+        train(build(), dataset_at, 2, 3, run, callbacks=[PullThePlug()], save_every_steps=2)
+    model = build()
+    assert train(model, dataset_at, 2, 3, run).resumed_from == 4
+    initial = build()
+    variables = [*whole.variables, *whole.optimizer.variables]
+    resumed = [*model.variables, *model.optimizer.variables]
+    for one, other in zip(variables, resumed, strict=True):
+        np.testing.assert_array_equal(one.numpy(), other.numpy(), err_msg=one.path)
+    assert not np.array_equal(initial.variables[0].numpy(), whole.variables[0].numpy())
+    row = run.metrics.rows("train")[-1]
+    assert {"loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy"} <= set(row)
