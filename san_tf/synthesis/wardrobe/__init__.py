@@ -22,5 +22,6 @@ from san_tf.synthesis.wardrobe.sampling import sample_identity
 
 __all__ = [
     "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower",
-    "Neckwear", "Outfit", "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra", "sample_identity",
+    "Neckwear", "Outfit", "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra",
+    "sample_identity",
 ]  # fmt: skip

@@ -44,23 +44,23 @@ RGB: Mapping[str, tuple[int, int, int]] = {
 # Weights follow what pedestrian attribute sets report: half of all tops and two thirds of all trousers are
 # black, grey, white or blue. Many people sharing few colours is what keeps a colour histogram a poor witness.
 TOP_WEIGHTS: Mapping[str, float] = {
-    "black": 21, "charcoal": 8, "grey": 10, "light grey": 7, "white": 20, "cream": 3, "beige": 4, "khaki": 2,
-    "brown": 2, "navy": 8, "blue": 5, "sky": 3, "denim": 2, "teal": 1, "olive": 3, "green": 2, "mint": 1,
+    "black": 32, "charcoal": 9, "grey": 13, "light grey": 9, "white": 30, "cream": 3, "beige": 4, "khaki": 2,
+    "brown": 2, "navy": 12, "blue": 5, "sky": 3, "denim": 2, "teal": 1, "olive": 3, "green": 2, "mint": 1,
     "red": 4, "burgundy": 2, "pink": 3, "magenta": 1, "purple": 1, "lilac": 1, "orange": 1, "mustard": 1,
     "yellow": 1.5, "turquoise": 1,
 }  # fmt: skip
 COAT_WEIGHTS: Mapping[str, float] = {
-    "black": 26, "charcoal": 10, "grey": 8, "navy": 14, "beige": 8, "khaki": 5, "brown": 4, "olive": 6,
+    "black": 40, "charcoal": 11, "grey": 9, "navy": 20, "beige": 8, "khaki": 5, "brown": 4, "olive": 5,
     "dark denim": 3, "denim": 4, "white": 2, "light grey": 3, "red": 3, "burgundy": 2, "blue": 2, "pink": 1,
     "mustard": 1, "green": 1,
 }  # fmt: skip
 TROUSER_WEIGHTS: Mapping[str, float] = {
-    "black": 28, "charcoal": 12, "grey": 8, "navy": 11, "beige": 8, "khaki": 8, "brown": 4, "olive": 4,
+    "black": 42, "charcoal": 12, "grey": 8, "navy": 12, "beige": 8, "khaki": 8, "brown": 4, "olive": 4,
     "white": 3, "light grey": 4, "dark brown": 2, "burgundy": 1, "red": 0.6, "blue": 1, "green": 0.5,
     "pink": 0.5,
 }  # fmt: skip
 JEANS_WEIGHTS: Mapping[str, float] = {
-    "dark denim": 12, "denim": 12, "light denim": 6, "black": 6, "charcoal": 3, "navy": 2, "white": 1,
+    "dark denim": 14, "denim": 18, "light denim": 5, "black": 6, "charcoal": 2, "navy": 1, "white": 0.5,
 }  # fmt: skip
 SKIRT_WEIGHTS: Mapping[str, float] = {
     "black": 20, "navy": 7, "grey": 6, "denim": 6, "dark denim": 4, "beige": 6, "white": 6, "cream": 3,
@@ -68,7 +68,7 @@ SKIRT_WEIGHTS: Mapping[str, float] = {
     "sky": 2, "lilac": 2, "yellow": 1,
 }  # fmt: skip
 SHOE_WEIGHTS: Mapping[str, float] = {
-    "black": 26, "white": 18, "charcoal": 8, "grey": 7, "brown": 9, "dark brown": 6, "beige": 6, "navy": 5,
+    "black": 36, "white": 26, "charcoal": 8, "grey": 7, "brown": 9, "dark brown": 6, "beige": 6, "navy": 5,
     "red": 2, "blue": 2, "light grey": 3, "pink": 1.5, "orange": 0.6, "green": 0.6, "yellow": 0.6,
 }  # fmt: skip
 LEATHER_WEIGHTS: Mapping[str, float] = {
@@ -81,13 +81,13 @@ BAG_WEIGHTS: Mapping[str, float] = {
     "green": 1.5, "orange": 1.5,
 }  # fmt: skip
 ACCENT_WEIGHTS: Mapping[str, float] = {
-    "white": 22, "black": 16, "grey": 8, "light grey": 7, "navy": 9, "red": 9, "blue": 6, "sky": 4,
+    "white": 34, "black": 24, "grey": 10, "light grey": 9, "navy": 11, "red": 8, "blue": 6, "sky": 4,
     "yellow": 5, "orange": 4, "green": 4, "pink": 4, "burgundy": 2, "beige": 3, "teal": 2, "purple": 2,
     "turquoise": 2, "mustard": 2,
 }  # fmt: skip
 
 
-def draw_color(rng: np.random.Generator, weights: Mapping[str, float], jitter: float = 7.0) -> Color:
+def draw_color(rng: np.random.Generator, weights: Mapping[str, float], jitter: float = 6.0) -> Color:
     """Draws a colour name by weight and shakes its shade a little.
 
     Args:
