@@ -31,6 +31,7 @@ def embedding_coordinates(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     values = np.asarray(embeddings, np.float64)
     if values.ndim != 2 or len(values) < 4 or values.shape[1] < 2 or not np.isfinite(values).all():
@@ -39,7 +40,9 @@ def embedding_coordinates(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
         )
     reduced = PCA(min(50, *values.shape), svd_solver="full").fit_transform(values)
     perplexity = min(30.0, max(2.0, (len(values) - 1) / 3))
-    places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
+    # one thread: sums in a fixed order, and no threads that wait for each other on a busy machine
+    with threadpool_limits(1):
+        places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
     low, high = places.min(0), places.max(0)
     return (places - low) / np.maximum(high - low, 1e-12)
 
@@ -146,17 +149,20 @@ def _thumbnail_height(count: int) -> float:
 
 
 def _apart(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Push overlapping boxes (N, 2 centres and sizes) apart, each pair along the axis that needs less."""
+    """Push overlapping boxes apart, each pair along the axis with the relatively smaller overlap.
+
+    `places` and `sizes` are (N, 2) in the map's units.
+    """
     moved = places.astype(float).copy()
     first, second = np.triu_indices(len(moved), 1)
     need = (sizes[first] + sizes[second]) / 2
-    for _ in range(300):
+    for _ in range(500):
         gap = moved[second] - moved[first]
         overlap = need - np.abs(gap)
         hit = np.flatnonzero((overlap > 1e-4).all(1))
         if hit.size == 0:
             break
-        axis = overlap[hit].argmin(1)
+        axis = (overlap[hit] / need[hit]).argmin(1)
         side = np.where(gap[hit, axis] < 0, -1.0, 1.0)
         push = 0.25 * overlap[hit, axis] * side
         np.add.at(moved, (second[hit], axis), push)

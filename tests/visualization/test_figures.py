@@ -1,0 +1,271 @@
+"""Every figure kind from tiny arrays: the right axes, the right colours, clear refusals, no global state."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+
+from san_tf.errors import UserError
+from san_tf.visualization import style
+from san_tf.visualization.contact_sheet import contact_sheet
+from san_tf.visualization.curves import _spread, cmc_curves, loss_curves
+from san_tf.visualization.embedding_map import _apart, embedding_coordinates, embedding_map
+from san_tf.visualization.ranked_lists import ranked_lists
+from san_tf.visualization.reposed import render_texture, reposed
+from san_tf.visualization.textures import texture_panels
+
+RNG = np.random.default_rng(0)
+CROPS = RNG.integers(0, 256, (6, 32, 16, 3), np.uint8)
+TEXTURES = RNG.integers(0, 256, (6, 32, 32, 3), np.uint8)
+CORRECT = np.array([[True, False, True], [False, True, True]])
+GALLERY = [[CROPS[1], CROPS[2], CROPS[3]], [CROPS[3], CROPS[4], CROPS[5]]]
+
+
+def texts(figure: Figure) -> list[str]:
+    """Everything written beside the axes."""
+    return [t.get_text() for t in figure.texts]
+
+
+def shown(axes) -> np.ndarray:
+    """The picture in an axes."""
+    return axes.images[0].get_array()
+
+
+def test_nothing_touches_pyplot():
+    code = """
+import sys, numpy as np
+from san_tf.visualization import contact_sheet, curves, embedding_map, ranked_lists, reposed, textures
+crop = np.zeros((32, 16, 3), np.uint8)
+contact_sheet.contact_sheet([[crop]])
+curves.cmc_curves({"a": np.array([0.5, 1.0])})
+ranked_lists.ranked_lists([crop], [[crop]], np.ones((1, 1), bool))
+textures.texture_panels([crop], [crop])
+print("pyplot" if "matplotlib.pyplot" in sys.modules else "clean", "tensorflow" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["clean", "False"]
+
+
+def test_ranked_lists_frame_right_green_and_wrong_red():
+    figure = ranked_lists(
+        CROPS[:2], GALLERY, CORRECT, ["pid 1", "pid 2"], [["a", "b", "c"], ["d", "e", "f"]], title="Found"
+    )
+    assert len(figure.axes) == 2 * 4
+    frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in figure.axes]
+    right, wrong, query = style.RIGHT, style.WRONG, style.INK
+    assert frames == [query, right, wrong, right, query, wrong, right, right]
+    np.testing.assert_array_equal(shown(figure.axes[2]), CROPS[2])
+    assert {"Found", "query", "1", "3", "pid 2", "f", "same person"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gallery_correct": CORRECT.astype(int)}, "bool"),
+        ({"gallery_correct": CORRECT[:1]}, "gallery_correct must have one entry for each of the queries: 2"),
+        ({"gallery_images": [GALLERY[0], GALLERY[1][:2]]}, r"gallery_images\[1\]"),
+        ({"query_captions": ["one"]}, "query_captions"),
+        ({"query_images": []}, "query_images is empty"),
+        ({"query_images": CROPS[:2].astype(np.float32)}, r"query_images\[0\] must be uint8"),
+    ],
+)
+def test_ranked_lists_refuse_what_does_not_fit(change, message):
+    good = {"query_images": CROPS[:2], "gallery_images": GALLERY, "gallery_correct": CORRECT}
+    with pytest.raises(UserError, match=message):
+        ranked_lists(**(good | change))
+
+
+def test_texture_panels_with_and_without_truth():
+    floats = TEXTURES / 127.5 - 1
+    assert len(texture_panels(CROPS, TEXTURES).axes) == 12
+    figure = texture_panels(CROPS[:3], floats[:3], TEXTURES[:3], captions=["a", "b", "c"], per_row=5)
+    assert len(figure.axes) == 9
+    np.testing.assert_array_equal(shown(figure.axes[1]), TEXTURES[0], "floats in [-1, 1] come back as stored")
+    np.testing.assert_array_equal(shown(figure.axes[2]), TEXTURES[0])
+    assert texts(figure).count("painted") == 3 and "b" in texts(figure)
+    with pytest.raises(UserError, match="painted must have one entry for each of the images: 6"):
+        texture_panels(CROPS, TEXTURES[:5])
+    with pytest.raises(UserError, match=r"true\[0\].*\[-1, 1\]"):
+        texture_panels(CROPS, TEXTURES, np.full(TEXTURES.shape, 3.0))
+
+
+def test_render_texture_shows_the_side_that_was_asked_for():
+    """A texture red on the front and blue on the back half of the body."""
+    from san_tf.synthesis.texels import texel_map
+
+    normal = texel_map(128).normal
+    texture = np.zeros((128, 128, 3), np.uint8)
+    texture[..., 0] = np.where(normal[..., 2] > 0, 230, 10)
+    texture[..., 2] = np.where(normal[..., 2] > 0, 10, 230)
+
+    def redness(yaw):
+        picture = render_texture(texture, yaw, height=96).astype(int)
+        body = picture.min(-1) < 100
+        assert 0.1 < body.mean() < 0.5, "the whole body is in the picture, with air around"
+        assert not body[0].any() and not body[-1].any()
+        return np.mean(picture[body][:, 0] > picture[body][:, 2])
+
+    assert redness(0) > 0.9 and redness(180) < 0.1 and 0.25 < redness(90) < 0.75
+
+    left = np.where(texel_map(128).position[..., :1] > 0, 200, 20).astype(np.uint8).repeat(3, -1)
+    bright = [np.mean((p := render_texture(left, yaw, 96))[p.min(-1) < 240] > 100) for yaw in (90, -90)]
+    assert bright[0] > 0.7 > 0.3 > bright[1], "yaw 90 shows the left side"
+
+
+def test_reposed_counts_and_refusals():
+    figure = reposed(CROPS[:2], TEXTURES[:2], yaws=(0, 90, 180), captions=["a", "b"])
+    assert len(figure.axes) == 2 * (2 + 3)
+    assert {"0°", "90°", "180°", "input", "painted"} <= set(texts(figure))
+    with pytest.raises(UserError, match="textures must have one entry"):
+        reposed(CROPS[:2], TEXTURES[:1])
+    with pytest.raises(UserError, match="yaws is empty"):
+        reposed(CROPS[:1], TEXTURES[:1], yaws=())
+    with pytest.raises(UserError, match="height=8"):
+        render_texture(TEXTURES[0], height=8)
+
+
+def test_loss_curves_from_a_mapping():
+    values = np.array([3.0, 2.0, np.nan, 1.25])
+    figure = loss_curves({"epoch": np.arange(1, 5), "loss": values, "accuracy": np.linspace(0, 1, 4)})
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "accuracy"]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), values)
+    assert figure.axes[0].texts[0].get_text() == "1.25", "the last value stands beside the line"
+    with pytest.raises(UserError, match="'loss' must be one number an epoch"):
+        loss_curves({"epoch": np.arange(3), "loss": values})
+    with pytest.raises(UserError, match="no metrics"):
+        loss_curves({"epoch": np.arange(3)})
+
+
+def test_loss_curves_from_the_table_a_run_writes(tmp_path):
+    path = tmp_path / "metrics.csv"
+    path.write_text(
+        "stage,epoch,step,loss,rec_loss,accuracy\n"
+        "texture-generator,1,10,0.5,0.5,\ntexture-generator,2,20,0.4,0.4,\ntrain,1,30,4.0,0.3,0.1\n"
+    )
+    figure = loss_curves(path)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "rec_loss", "accuracy"]
+    assert [len(axes.lines) for axes in figure.axes] == [2, 2, 1]
+    np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [0.5, 0.4])
+    assert len(loss_curves(path, stage="train").axes[0].lines) == 1
+    with pytest.raises(UserError, match=r"metrics\.csv holds no metrics of stage 'other'"):
+        loss_curves(path, stage="other")
+    with pytest.raises(UserError, match="cannot be read"):
+        loss_curves(tmp_path / "missing.csv")
+    path.write_text("stage,epoch,step,loss\ntrain,1,1,soon\n")
+    with pytest.raises(UserError, match="no table of metrics"):
+        loss_curves(path)
+
+
+def test_cmc_curves():
+    figure = cmc_curves({"SAN": np.linspace(0.7, 1, 50), "histogram": np.linspace(0.2, 0.6, 50)}, ranks=10)
+    (axes,) = figure.axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [10, 10]
+    assert {"SAN", "histogram", "rank-1 70.0 %", "rank-1 20.0 %"} <= set(texts(figure))
+    for bad, message in (
+        (np.array([0.5, 0.4]), "falls"),
+        (np.array([50.0, 60.0]), "0..1"),
+        (np.array(0.5), "shape"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cmc_curves({"SAN": bad})
+    with pytest.raises(UserError, match="empty"):
+        cmc_curves({})
+
+
+def test_labels_are_spread_without_changing_their_order():
+    places = np.array([1.0, 1.05, 0.2, 1.02])
+    moved = _spread(places, 0.3)
+    assert np.diff(np.sort(moved)).min() > 0.29
+    np.testing.assert_array_equal(np.argsort(moved), np.argsort(places))
+
+
+def test_embedding_map_keeps_people_together():
+    centers = np.random.default_rng(1).normal(size=(4, 16)) * 5
+    pids, camids = np.repeat([7, 8, 9, 10], 6), np.tile([0, 1, 2], 8)
+    points = centers.repeat(6, 0) + np.random.default_rng(2).normal(size=(24, 16)) * 0.3
+    places = embedding_coordinates(points, seed=3)
+    assert places.min() == 0 and places.max() == 1
+    np.testing.assert_array_equal(places, embedding_coordinates(points, seed=3))
+    distance = np.linalg.norm(places[:, None] - places, axis=-1) + np.eye(24) * 9
+    assert (pids[distance.argmin(1)] == pids).all()
+    figure = embedding_map(points, pids, camids)
+    (axes,) = figure.axes
+    assert len(axes.collections) == 3, "a marker a camera"
+    assert sum(len(c.get_offsets()) for c in axes.collections) == 24
+    colors = {tuple(np.round(c, 4)) for group in axes.collections for c in group.get_facecolors()}
+    assert len(colors) == 4, "a colour a person"
+    assert "24 crops, 4 people; a colour is a person, a marker a camera" in texts(figure)
+
+
+def test_embedding_map_of_thumbnails():
+    pids = np.array([1, 1, 2, 2, 3, 3])
+    figure = embedding_map(RNG.normal(size=(6, 4)), pids, images=CROPS)
+    boxes = [a for a in figure.axes[0].artists if type(a).__name__ == "AnnotationBbox"]
+    assert len(boxes) == 6
+    frames = [to_hex(box.patch.get_edgecolor()) for box in boxes]
+    assert frames[0] == frames[1] != frames[2] == frames[3]
+    with pytest.raises(UserError, match="pids"):
+        embedding_map(np.zeros((6, 4)), pids[:5])
+    with pytest.raises(UserError, match="embeddings must be finite"):
+        embedding_map(np.full((6, 4), np.nan), pids)
+
+
+def test_thumbnails_are_pushed_apart():
+    sizes = np.full((8, 2), 0.1)
+    moved = _apart(np.full((8, 2), 0.5) + RNG.normal(size=(8, 2)) * 0.01, sizes)
+    gap = np.abs(moved[:, None] - moved).max(-1) + np.eye(8)
+    assert gap.min() > 0.09
+    far = np.array([[0.1, 0.1], [0.9, 0.9]])
+    np.testing.assert_array_equal(_apart(far, sizes[:2]), far)
+
+
+def test_contact_sheet():
+    figure = contact_sheet([[CROPS[0], None], [CROPS[1], CROPS[2]]], ["1", "2"], ["cam 1", "cam 2"])
+    assert len(figure.axes) == 3
+    for axes, crop in zip(figure.axes, CROPS, strict=False):
+        np.testing.assert_array_equal(shown(axes), crop)
+    assert figure.axes[0].get_position().y0 > figure.axes[1].get_position().y0, "first row on top"
+    assert figure.axes[1].get_position().x0 < figure.axes[2].get_position().x0
+    for bad, message in (
+        ([[CROPS[0]], []], "equally long"),
+        ([[None]], "at least one crop"),
+        ([[CROPS[0][..., 0]]], r"crops\[0\]\[0\]"),
+    ):
+        with pytest.raises(UserError, match=message):
+            contact_sheet(bad)
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "ranked": lambda: ranked_lists(CROPS[:2], GALLERY, CORRECT),
+    "textures": lambda: texture_panels(CROPS[:1], TEXTURES[:1]),
+    "cmc": lambda: cmc_curves({"SAN": np.array([0.5, 0.75, 1.0])}, title="CMC"),
+    "sheet": lambda: contact_sheet([list(CROPS)]),
+}
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_pictures_keep_their_proportions_and_text_stays_on_the_page(kind, tmp_path):
+    figure = FIGURES[kind]()
+    style.save_figure(figure, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    width, height = figure.get_size_inches() * figure.dpi
+    for axes in figure.axes:
+        if axes.images:
+            box, picture = axes.get_window_extent(), shown(axes)
+            assert box.width / box.height == pytest.approx(picture.shape[1] / picture.shape[0], rel=0.02)
+    for text in figure.texts:
+        box = text.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
+
+
+def test_hues_are_distinct():
+    colors = style.hues(24)
+    assert colors.min() >= 0 and colors.max() <= 1
+    gap = np.linalg.norm(colors[:, None] - colors, axis=-1) + np.eye(24)
+    assert gap.min() > 0.04
