@@ -38,8 +38,8 @@ def build_decoder(
         batch_norm_momentum: share of the old moving statistics kept each step.
 
     Returns:
-        Model from the list of four stage maps to a dict: `texture` `(batch, size, size, 3)` float32 in [-1, 1],
-        `blocks`, a list of the four blocks' maps.
+        Model from the list of four stage maps to a dict: `texture` `(batch, size, size, 3)` float32
+        in [-1, 1], `blocks`, a list of the four blocks' maps.
 
     Raises:
         UserError: widths or shapes that do not fit together.

@@ -30,8 +30,8 @@ def build_encoder(
 ) -> keras.Model:
     """Build the encoder as a functional model.
 
-    Images are RGB, normalised with `san_tf.normalization.normalize`, whatever weights are loaded. Under a mixed
-    precision policy `embedding` and `logits` stay float32.
+    Images are RGB, normalised with `san_tf.normalization.normalize`, whatever weights are loaded. Under a
+    mixed precision policy `embedding` and `logits` stay float32.
 
     Args:
         backbone: "resnet50", "resnet101", or "thin_resnet" (0.9 M parameters, trains on a CPU).
@@ -41,7 +41,8 @@ def build_encoder(
             ReLU(BN(Linear 512)) of it.
         last_stride: of stage 4. 1 keeps the map at 1/16 of the image.
         weights: "imagenet" (ResNets; downloaded by Keras once), a local file (one saved by
-            `encoder.save_weights("x.weights.h5")`, or a ResNet's ImageNet file of keras.applications), or None.
+            `encoder.save_weights("x.weights.h5")`, or a ResNet's ImageNet file of keras.applications),
+            or None.
         seed: of the initial weights; None draws new ones.
         stride_on: ResNets only. "1x1" as keras.applications, "3x3" as torchvision and the public SAN code.
         batch_norm_momentum: share of the old moving statistics kept each step.
@@ -112,7 +113,7 @@ def _check(
         or any(side < 1 or side % multiple for side in input_shape[:2])
     ):
         raise UserError(
-            f"input_shape must be (height, width, 3) with both sides multiples of {multiple}, not {input_shape}."
+            f"input_shape must be (height, width, 3), both sides multiples of {multiple}, not {input_shape}."
         )
     if weights == "imagenet" and backbone not in DEPTHS:
         raise UserError(f"There are no ImageNet weights for {backbone}; use weights=None or a local file.")

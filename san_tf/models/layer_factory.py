@@ -1,15 +1,16 @@
-"""The few layers all networks here are made of, each with its name, its own seed and one batch-norm setting."""
+"""The few layers all networks here are made of: named, each with its own seed, one batch-norm setting."""
 
 from __future__ import annotations
 
 import dataclasses
 import zlib
+from typing import TypeAlias
 
 import keras
 
 from san_tf.models.up_conv import UpConv2D
 
-Tensor = keras.KerasTensor
+Tensor: TypeAlias = "keras.KerasTensor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,10 +21,10 @@ class LayerFactory:
     N(0, 0.01^2), biases are 0.
 
     Args:
-        seed: of the weights; every layer derives its own from it and its name, so that a layer starts with the
-            same weights whatever else the network holds. None draws new ones each time.
-        momentum: of the batch norms' moving statistics in Keras's sense: 0.9 is PyTorch's 0.1. Keras's default
-            of 0.99 needs several hundred steps before the statistics are of any use.
+        seed: of the weights; every layer derives its own from it and its name, so that a layer starts with
+            the same weights whatever else the network holds. None draws new ones each time.
+        momentum: of the batch norms' moving statistics in Keras's sense: 0.9 is PyTorch's 0.1. Keras's
+            default of 0.99 needs several hundred steps before the statistics are of any use.
         epsilon: added to the variance.
 
     Example:
@@ -43,10 +44,10 @@ class LayerFactory:
     def conv(
         self, x: Tensor, filters: int, size: int, stride: int = 1, *, name: str, bias: bool = False
     ) -> Tensor:
-        """Convolution of `(batch, h, w, c)` that pads symmetrically: `(batch, h / stride, w / stride, filters)`.
+        """Convolution that pads symmetrically: `(batch, h, w, c)` to `(batch, h / stride, w / stride, filters)`.
 
-        "same" padding of an even-sized map at stride 2 is lopsided in TensorFlow; PyTorch, where the published
-        weights of the field come from, pads both sides.
+        "same" padding of an even-sized map at stride 2 is lopsided in TensorFlow; PyTorch, where the
+        published weights of the field come from, pads both sides.
         """
         padding = "same"
         if stride > 1 and size > 1:

@@ -1,4 +1,4 @@
-"""Named networks: plain dicts of arguments for `build_encoder` and `build_decoder`, with a description each."""
+"""Named networks: plain dicts of arguments for `build_encoder` and `build_decoder`, each described."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from san_tf.models.encoder import build_encoder
 
 PRESETS: dict[str, dict[str, Any]] = {
     "san_resnet50_paper": {
-        "description": "The paper's: ResNet-50 of last stride 1, plain 2048-d feature, decoder on stage 4 alone. "
-        "23.5 M + 8.4 M parameters; for a GPU.",
+        "description": "The paper's: ResNet-50 of last stride 1, plain 2048-d feature, decoder on stage 4 "
+        "alone. 23.5 M + 8.4 M parameters; for a GPU.",
         "encoder": {"backbone": "resnet50", "input_shape": (256, 128, 3), "head": "plain", "last_stride": 1},
         "decoder": {"widths": PAPER_WIDTHS, "skips": False},
     },
@@ -35,8 +35,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder": {"widths": PAPER_WIDTHS, "skips": False},
     },
     "san_light": {
-        "description": "A thin ResNet on 128x64 crops, 512-d feature, 0.9 M parameters, and a decoder that paints "
-        "128x128 textures; trains in minutes on two CPU cores. No ImageNet weights.",
+        "description": "A thin ResNet on 128x64 crops, 512-d feature, 0.9 M parameters, and a decoder that "
+        "paints 128x128 textures; trains in minutes on two CPU cores. No ImageNet weights.",
         "encoder": {
             "backbone": "thin_resnet",
             "input_shape": (128, 64, 3),

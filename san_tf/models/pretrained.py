@@ -1,4 +1,4 @@
-"""Weights from elsewhere: ImageNet's of keras.applications, folded to this package's normalisation, or a file."""
+"""Weights from elsewhere: ImageNet's of keras.applications, folded to our normalisation, or a file."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
     Args:
         encoder: from `build_encoder`.
         backbone: its backbone's name.
-        weights: "imagenet" or a path: a `.weights.h5` file of this encoder, or a `.h5` file of the same ResNet
-            by keras.applications ("..._notop.h5"), which is told apart by its content.
+        weights: "imagenet" or a path: a `.weights.h5` file of this encoder, or a `.h5` file of the same
+            ResNet by keras.applications ("..._notop.h5"), which is told apart by its content.
 
     Raises:
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
@@ -53,7 +53,7 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         if isinstance(error, UserError):
             raise
         raise UserError(
-            f"{path} does not fit this encoder ({backbone}, {encoder.output['logits'].shape[-1]} identities): "
+            f"{path} does not fit this {backbone} with {encoder.output['logits'].shape[-1]} identities: "
             f"{str(error).splitlines()[0]} Use a file of the same backbone, head and number of identities."
         ) from error
 
@@ -74,7 +74,7 @@ def _download(backbone: str) -> keras.Model:
         raise UserError(
             f"The ImageNet weights of {backbone} could not be downloaded; put {file} (from "
             f"https://storage.googleapis.com/tensorflow/keras-applications/resnet/) into "
-            f"{Path(keras.config.keras_home() if hasattr(keras.config, 'keras_home') else '~/.keras') / 'models'}, "
+            f"{Path(os.environ.get('KERAS_HOME', '~/.keras')).expanduser() / 'models'}, "
             "or pass the file's path as weights, or train from scratch with weights=None."
         ) from error
 
@@ -104,10 +104,10 @@ def _norm_of(conv_name: str) -> str:
 def fold_caffe_preprocessing(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Rewrite a first convolution that expects caffe's preprocessing for `san_tf.normalization`.
 
-    With our input y = (rgb / 255 - mean) / std, caffe's is the BGR order of 255 (std y + mean) - caffe_mean: a
-    scale a channel, which goes into the kernel, and a constant, which goes into the bias. Exact wherever the
-    kernel lies inside the image; padding with zeros means caffe's mean there and ours here, at most half a grey
-    level apart.
+    With our input y = (rgb / 255 - mean) / std, caffe's is the BGR order of 255 (std y + mean) - caffe_mean:
+    a scale a channel, which goes into the kernel, and a constant, which goes into the bias. Exact wherever
+    the kernel lies inside the image; padding with zeros means caffe's mean there and ours here, at most half
+    a grey level apart.
 
     Args:
         kernel: `(h, w, 3, filters)` float32, channels BGR.

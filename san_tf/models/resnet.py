@@ -1,7 +1,8 @@
-"""ResNet-50 and ResNet-101, rewired for re-ID: four stage outputs, last stride 1 or 2, either stride position.
+"""ResNet-50 and ResNet-101 rewired: four stage outputs, last stride 1 or 2, either stride position.
 
-Layers carry the names of `keras.applications`, so that its ImageNet weights find their places. Convolutions have
-no bias, as in torchvision: `keras.applications` keeps one in front of each batch norm, where it does nothing that
+Layers carry the names of `keras.applications`, so that its ImageNet weights find their places. Convolutions
+have no bias, as in torchvision: `keras.applications` keeps one in front of each batch norm, where it does
+    nothing that
 the norm's moving mean can't hold (see `pretrained`).
 """
 
@@ -37,7 +38,8 @@ def resnet_stages(
     Returns:
         Maps of 256, 512, 1024, 2048 channels at 1/4, 1/8, 1/16 and 1/16 (1/32) of the image.
 
-    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; last stride 1 from Sun et al.,
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; last stride 1 from Sun et
+        al.,
     "Beyond Part Models", ECCV 2018.
     """
     x = factory.conv_bn(image, 64, 7, 2, name="conv1")

@@ -40,7 +40,7 @@ class _TextureModel(keras.Model):
     def __init__(self, encoder: keras.Model, decoder: keras.Model | None, name: str | None = None) -> None:
         super().__init__(name=name)
         self.encoder = encoder
-        self.decoder = decoder
+        self.decoder: Any = decoder
         self.trackers = {key: keras.metrics.Mean(name=key) for key in ("loss", *self.metric_names)}
         self.built = True  # both parts are functional models, which have their variables from the start
 
@@ -109,8 +109,8 @@ class SAN(_TextureModel):
 
     Train with `fit` on a `tf.data.Dataset` of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,)
     int32, -1 for an image without identity (a PIT pair); `texture` (B, T, T, 3) float32 in [-1, 1];
-    `texture_weight` (B,) float32, 0 where there is no texture. Calling the model on images gives the encoder's
-    `embedding` and `logits` and the decoder's `texture` and `blocks`.
+    `texture_weight` (B,) float32, 0 where there is no texture. Calling the model on images gives the
+    encoder's `embedding` and `logits` and the decoder's `texture` and `blocks`.
 
     Args:
         encoder: from `build_encoder`.
@@ -130,7 +130,7 @@ class SAN(_TextureModel):
         >>> san.fit(dataset)
     """
 
-    metric_names = ("id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy")
+    metric_names: tuple[str, ...] = ("id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy")
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class SAN(_TextureModel):
         name: str = "san",
     ) -> None:
         if decoder is None:
-            self.metric_names = ("id_loss", "triplet_loss", "accuracy")
+            self.metric_names = tuple(key for key in self.metric_names if key not in ("rec_loss", "tr_loss"))
         super().__init__(encoder, decoder, name)
         if not 0 <= smoothing < 1:
             raise UserError(f"smoothing must lie in [0, 1), not {smoothing!r}.")
@@ -202,8 +202,8 @@ class SANPG(_TextureModel):
     """Pseudo-texture generator: encoder and decoder trained on L_Rec alone, on pairs of image and texture.
 
     Only what the texture needs of the encoder is trained: its head (pooling, classifier) is left out. Train
-    with `fit` on dicts with `image`, `texture` and `texture_weight`, shaped as for `SAN`. Calling the model on
-    images gives `texture` and `blocks`.
+    with `fit` on dicts with `image`, `texture` and `texture_weight`, shaped as for `SAN`. Calling the model
+    on images gives `texture` and `blocks`.
 
     Args:
         encoder: from `build_encoder`; its layers are used in place, not copied.
@@ -212,7 +212,7 @@ class SANPG(_TextureModel):
     Source: Jin et al., AAAI 2020, section "Pseudo Groundtruth Texture Images Generation".
     """
 
-    metric_names = ("rec_loss",)
+    metric_names: tuple[str, ...] = ("rec_loss",)
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model, name: str = "sanpg") -> None:
         if isinstance(encoder.output, dict):

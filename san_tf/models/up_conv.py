@@ -8,16 +8,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-# Row t, column a: does tap a of the 3x3 kernel reach the output pixel t - 1 rows below the doubled pixel's first?
+# Row t, column a: does tap a of the 3x3 kernel reach the output pixel t - 1 rows below the doubled pixel's
+# first?
 SPREAD = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
 
 
 @keras.saving.register_keras_serializable("san_tf")
 class UpConv2D(keras.layers.Layer):
-    """What `UpSampling2D(2)` followed by `Conv2D(filters, 3, padding="same")` computes, with the same weights.
+    """What `UpSampling2D(2)` and then `Conv2D(filters, 3, padding="same")` compute, with the same weights.
 
-    Each input pixel is seen by the 3x3 kernel as a 2x2 square of equal values, so the two steps together are a
-    transposed convolution of stride 2 whose 4x4 kernel holds sums of the 3x3 kernel's taps: 4 instead of 9
+    Each input pixel is seen by the 3x3 kernel as a 2x2 square of equal values, so the two steps together are
+    a transposed convolution of stride 2 whose 4x4 kernel holds sums of the 3x3 kernel's taps: 4 instead of 9
     products an output value, and the doubled map is never written. Equal up to rounding, borders included.
 
     Args:

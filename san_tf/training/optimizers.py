@@ -17,8 +17,8 @@ NOT_DECAYED = ("gamma", "beta", "bias")
 class AdamL2(keras.optimizers.Adam):
     """Adam whose gradient carries the L2 penalty's: g + l2 w, as the `weight_decay` of PyTorch's Adam.
 
-    Keras's own `weight_decay` is the decoupled one of AdamW; with Adam's normalisation the two differ. Gradient
-    clipping, as in PyTorch, comes before.
+    Keras's own `weight_decay` is the decoupled one of AdamW; with Adam's normalisation the two differ.
+    Gradient clipping, as in PyTorch, comes before.
 
     Args:
         learning_rate: number or schedule.
@@ -49,7 +49,7 @@ class AdamL2(keras.optimizers.Adam):
 
 
 def _own_name(variable: Any) -> str:
-    """ "gamma" of "encoder/conv1_bn/gamma:0"."""
+    """The part after the last slash: `gamma` of `encoder/conv1_bn/gamma:0`."""
     return variable.name.split("/")[-1].split(":")[0]
 
 

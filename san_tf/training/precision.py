@@ -16,8 +16,8 @@ def set_precision(precision: str) -> None:
     """Set Keras's policy for the layers built from now on.
 
     `compile` wraps the optimiser with dynamic loss scaling under "mixed_float16" by itself. Weights, losses,
-    embeddings, logits and textures stay float32 under each. On processors without 16-bit arithmetic (most CPUs)
-    both mixed formats are several times slower than float32: they are meant for GPUs.
+    embeddings, logits and textures stay float32 under each. On processors without 16-bit arithmetic (most
+    CPUs) both mixed formats are several times slower than float32: they are meant for GPUs.
 
     Args:
         precision: "float32", "mixed_float16" (NVIDIA Volta and later) or "mixed_bfloat16" (Ampere and later,

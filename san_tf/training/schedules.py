@@ -13,7 +13,7 @@ from san_tf.errors import UserError
 
 @keras.saving.register_keras_serializable("san_tf")
 class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
-    """The paper's: grow by a factor an epoch from a small rate, then hold the peak and multiply it by `decay`.
+    """The paper's: grow by a factor an epoch from a small rate, then hold the peak, multiplied by `decay`.
 
     In epoch e (from 0) the rate is `start * growth ** e` while e < warmup_epochs, and
     `peak * decay ** ((e - warmup_epochs) // decay_epochs)` after. The defaults: 8e-6 growing by 1.259 for 20
@@ -90,7 +90,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, peak: float, steps: int, warmup_steps: int = 0, floor: float = 0.0) -> None:
         if steps < 1 or not 0 <= warmup_steps < steps:
             raise UserError(
-                f"A schedule needs 0 <= warmup_steps < steps, not {warmup_steps} and {steps}; train for longer."
+                f"A schedule needs 0 <= warmup_steps < steps, not {warmup_steps} and {steps}; train longer."
             )
         self.peak = peak
         self.steps = steps

@@ -1,8 +1,11 @@
 """keras.applications' ResNet-50 with random weights, folded to our normalisation, gives the same features."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from keras.src.legacy.saving import legacy_h5_format
 
 from san_tf.errors import UserError
 from san_tf.models import build_encoder, pretrained
@@ -41,10 +44,6 @@ def application():
 def weights_file(application, tmp_path_factory):
     """Named and laid out as the files keras.applications downloads."""
     path = tmp_path_factory.mktemp("weights") / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
-    from keras.src.legacy.saving import legacy_h5_format
-
-    import h5py
-
     with h5py.File(path, "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, application)
     return path
@@ -91,8 +90,6 @@ def test_everything_behind_the_border_is_exact(application, encoder, photo, monk
     padded[:, 3:-3, 3:-3] = normalize(photo)
     kernel = encoder.get_layer("conv1_conv").get_weights()[0]
     rest = keras.Model(encoder.get_layer("conv1_bn").input, encoder.output["stages"][3])
-    import tensorflow as tf
-
     ours = np.array(rest(tf.nn.conv2d(padded, kernel, 2, "VALID")))
     theirs = np.array(application(caffe))
     np.testing.assert_allclose(ours, theirs, atol=2e-4 * np.abs(theirs).max())
@@ -110,11 +107,16 @@ def test_own_weights_file_goes_round(tmp_path):
 
 
 def test_missing_damaged_and_misnamed_files_are_named(tmp_path):
-    with pytest.raises(UserError, match="nowhere.weights.h5 does not exist"):
+    with pytest.raises(UserError, match=r"nowhere.weights.h5 does not exist"):
         build_encoder("thin_resnet", (32, 16, 3), 4, weights=tmp_path / "nowhere.weights.h5")
     damaged = tmp_path / "damaged.weights.h5"
     damaged.write_bytes(b"not hdf5")
-    with pytest.raises(UserError, match="damaged.weights.h5 is not a readable"):
+    misnamed = tmp_path / "misnamed.h5"
+    with h5py.File(misnamed, "w"):
+        pass
+    with pytest.raises(UserError, match=r"misnamed.h5 must be named"):
+        build_encoder("thin_resnet", (32, 16, 3), 4, weights=misnamed)
+    with pytest.raises(UserError, match=r"damaged.weights.h5 is not a readable"):
         build_encoder("thin_resnet", (32, 16, 3), 4, weights=damaged)
 
 

@@ -1,0 +1,28 @@
+import pytest
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.models.presets import PRESETS, build_preset
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build_and_paint_textures_as_high_as_the_image(name):
+    arguments = {} if name == "san_light" else {"input_shape": (64, 32, 3)}
+    encoder, decoder = build_preset(name, 7, weights=None, seed=1, **arguments)
+    height = encoder.input_shape[1]
+    assert encoder.output["logits"].shape == (None, 7)
+    assert decoder.output["texture"].shape == (None, height, height, 3)
+    assert PRESETS[name]["description"].endswith(".")
+
+
+def test_the_baseline_of_a_preset_starts_with_the_same_encoder():
+    baseline, none = build_preset("san_light", 7, decoder=False, seed=1)
+    encoder, decoder = build_preset("san_light", 7, seed=1)
+    assert none is None and decoder is not None
+    for a, b in zip(baseline.weights, encoder.weights, strict=True):
+        tf.debugging.assert_equal(a.value, b.value)
+
+
+def test_unknown_preset_is_named():
+    with pytest.raises(UserError, match="san_huge"):
+        build_preset("san_huge", 7)

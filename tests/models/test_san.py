@@ -1,0 +1,228 @@
+"""The training steps on tiny networks: masks, gradients, precision, XLA, reproducibility, serialisation."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
+from san_tf.models import SAN, SANPG, LossWeights, build_decoder
+from san_tf.models.layer_factory import LayerFactory
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.precision import precision_scope
+
+
+def tiny_encoder(seed=1):
+    """The contract of an encoder in four convolutions: keeps the tests about the training step."""
+    factory = LayerFactory(seed)
+    x = image = keras.Input((32, 16, 3))
+    stages = []
+    for index, stride in enumerate((4, 2, 2, 1), start=1):
+        x = factory.conv_bn(x, 8 * index, 3, stride, name=f"stage{index}")
+        stages.append(x)
+    embedding = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
+    logits = factory.dense(embedding, 4, name="classifier")
+    return keras.Model(image, {"embedding": embedding, "logits": logits, "stages": stages})
+
+
+def tiny_decoder(encoder, skips=False, seed=1):
+    shapes = [stage.shape for stage in encoder.output["stages"]]
+    return build_decoder(shapes, (8, 8, 8, 4, 4), skips=skips, seed=seed)
+
+
+def tiny_batch(seed=0, junk=4):
+    """8 re-ID images of 4 identities whose colour tells them apart, and `junk` PIT pairs."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(4), 2).astype(np.int32)
+    image = rng.normal(0, 0.3, (8 + junk, 32, 16, 3)) + np.eye(4, 3)[np.r_[label, [3] * junk]][:, None, None]
+    texture = np.tanh(rng.normal(0, 0.1, (8 + junk, 32, 32, 3)) + image.mean(axis=(1, 2))[:, None, None])
+    return {
+        "image": tf.constant(image, tf.float32),
+        "label": tf.constant(np.r_[label, [-1] * junk], tf.int32),
+        "texture": tf.constant(texture, tf.float32),
+        "texture_weight": tf.constant([1.0] * 6 + [0.0] * 2 + [1.0] * junk),
+    }
+
+
+def tiny_san(decoder=True, skips=False, seed=7, lr=1e-2, jit_compile=False, **arguments):
+    encoder = tiny_encoder()
+    san = SAN(encoder, tiny_decoder(encoder, skips) if decoder else None, seed=seed, **arguments)
+    optimizer = build_optimizer(schedule=lr, weight_decay=0.0)
+    san.compile(optimizer=optimizer, jit_compile=jit_compile)
+    return san
+
+
+def repeated(batch):
+    return tf.data.Dataset.from_tensors(batch).repeat()
+
+
+def test_total_is_the_weighted_sum_of_the_four_losses():
+    weights = LossWeights(0.7, 1.3, 2.0, 0.4)
+    san, batch = tiny_san(weights=weights), tiny_batch()
+    outputs = san(batch["image"], training=True)
+    expected = {
+        "id_loss": identity_loss(batch["label"], outputs["logits"]),
+        "triplet_loss": batch_hard_triplet_loss(batch["label"], outputs["embedding"]),
+        "rec_loss": reconstruction_loss(batch["texture"], outputs["texture"], batch["texture_weight"]),
+        "tr_loss": texture_triplet_loss(batch["label"], outputs["blocks"], tf.constant([7, 0])),
+    }
+    logs = san.train_step(batch)
+    for key, value in expected.items():
+        assert float(logs[key]) == pytest.approx(float(value), rel=1e-5)
+    total = sum(w * float(v) for w, v in zip(weights, expected.values(), strict=True))
+    assert float(logs["loss"]) == pytest.approx(total, rel=1e-5)
+    right = np.argmax(outputs["logits"], axis=1)[:8] == np.array(batch["label"][:8])
+    assert float(logs["accuracy"]) == pytest.approx(right.mean())
+
+
+def test_defaults_are_the_papers():
+    san = tiny_san()
+    assert tuple(san.terms_weight) == (0.5, 1.5, 1.0, 1.0) and san.margin == 0.3 and san.smoothing == 0.1
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fit_learns(jit_compile):
+    san = tiny_san(jit_compile=jit_compile)
+    history = san.fit(repeated(tiny_batch()), epochs=3, steps_per_epoch=15, verbose=0).history
+    assert set(history) >= {"loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy"}
+    for key in ("loss", "id_loss", "rec_loss"):
+        assert history[key][-1] < history[key][0]
+    assert history["accuracy"][-1] > 0.9
+
+
+def test_baseline_has_no_texture_losses_and_ignores_textures():
+    san = tiny_san(decoder=False)
+    batch = tiny_batch()
+    history = san.fit(repeated(batch), epochs=2, steps_per_epoch=10, verbose=0).history
+    assert "rec_loss" not in history and "tr_loss" not in history
+    assert history["loss"][-1] < history["loss"][0]
+    assert set(san(batch["image"])) == {"embedding", "logits"}
+    bare = {key: batch[key] for key in ("image", "label")}
+    assert np.isfinite(float(san.train_step(bare)["loss"]))
+
+
+@pytest.mark.parametrize("skips", [False, True])
+def test_decoder_losses_reach_the_encoder_through_stage_4_alone_unless_there_are_skips(skips):
+    san, batch = tiny_san(skips=skips), tiny_batch()
+    stages = san.encoder(batch["image"], training=True)["stages"]
+    with tf.GradientTape() as tape:  # from the stage tensors on, so not through the encoder's later stages
+        tape.watch(stages)
+        painted = san.decoder(stages, training=True)
+        loss = reconstruction_loss(batch["texture"], painted["texture"], batch["texture_weight"])
+        loss += texture_triplet_loss(batch["label"], painted["blocks"], tf.constant([0, 0]))
+    direct = [gradient is not None for gradient in tape.gradient(loss, stages)]
+    assert direct == [skips, skips, skips, True]
+
+
+def test_the_classifier_gets_no_gradient_from_the_decoder():
+    san, batch = tiny_san(weights=(0.0, 0.0, 1.0, 1.0)), tiny_batch()
+    before = [np.array(v) for v in san.encoder.get_layer("classifier").trainable_variables]
+    trunk = np.array(san.encoder.get_layer("stage1_conv").trainable_variables[0])
+    san.train_step(batch)
+    for old, new in zip(before, san.encoder.get_layer("classifier").trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert not np.array_equal(trunk, san.encoder.get_layer("stage1_conv").trainable_variables[0])
+
+
+def test_junk_and_missing_textures_are_masked_out():
+    san, batch = tiny_san(), tiny_batch()
+    noise = np.random.default_rng(5).normal(size=(12, 32, 32, 3)).astype(np.float32)
+    other = dict(
+        batch, texture=tf.where(batch["texture_weight"][:, None, None, None] > 0, batch["texture"], noise)
+    )
+    assert np.abs(other["texture"] - batch["texture"]).max() > 1
+    a = san.test_step(batch)
+    a = {key: float(value) for key, value in a.items()}
+    for metric in san.metrics:
+        metric.reset_state()
+    b = {key: float(value) for key, value in san.test_step(other).items()}
+    assert a == b
+
+
+def test_a_batch_of_pairs_alone_trains_the_decoder_and_stays_finite():
+    san, batch = tiny_san(), tiny_batch()
+    pairs = {key: value[8:] for key, value in batch.items()}
+    logs = san.train_step(pairs)
+    assert float(logs["rec_loss"]) > 0 and np.isfinite(float(logs["loss"]))
+    assert all(np.isfinite(v).all() for v in san.get_weights())
+
+
+def test_same_seed_same_weights_to_the_bit_and_another_seed_others():
+    batch = tiny_batch()
+    runs = []
+    for seed in (1, 1, 2):
+        san = tiny_san(seed=seed)
+        for _ in range(3):
+            san.train_step(batch)
+        runs.append(san.get_weights())
+    assert all(np.array_equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(runs[0], runs[2], strict=True))
+
+
+def test_triplets_change_with_the_step():
+    san, batch = tiny_san(lr=0.0), tiny_batch()  # nothing but the step count changes
+    values = []
+    for _ in range(4):
+        san.trackers["tr_loss"].reset_state()
+        values.append(float(san.train_step(batch)["tr_loss"]))
+    assert len(set(values)) > 1
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision_learns_with_float32_weights(precision):
+    with precision_scope(precision):
+        san = tiny_san()
+        history = san.fit(repeated(tiny_batch()), epochs=3, steps_per_epoch=8, verbose=0).history
+    assert history["loss"][-1] < 0.9 * history["loss"][0]
+    assert {v.dtype for v in san.trainable_variables} == {"float32"}
+    assert isinstance(san.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+
+
+def test_float16_overflow_skips_the_step_and_halves_the_scale():
+    with precision_scope("mixed_float16"):
+        san = tiny_san()
+        batch = tiny_batch()
+        san.train_step(batch)
+        before = [np.array(v) for v in san.trainable_variables]
+        scale = float(san.optimizer.dynamic_scale)
+        san.optimizer.dynamic_scale.assign(2.0**60)  # every gradient overflows
+        steps = int(san.optimizer.iterations)
+        san.train_step(batch)
+    for old, new in zip(before, san.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert float(san.optimizer.dynamic_scale) == 2.0**59 and scale < 2.0**60
+    assert int(san.optimizer.iterations) == steps
+
+
+def test_sanpg_trains_only_what_the_texture_needs():
+    encoder = tiny_encoder()
+    sanpg = SANPG(encoder, tiny_decoder(encoder))
+    sanpg.compile(optimizer=build_optimizer(schedule=1e-2, weight_decay=0.0))
+    names = {v.path.split("/")[0] for v in sanpg.trainable_variables}
+    assert "classifier" not in names and "stage1_conv" in names
+    batch = {k: v for k, v in tiny_batch().items() if k != "label"}
+    history = sanpg.fit(repeated(batch), epochs=3, steps_per_epoch=15, verbose=0).history
+    assert set(history) == {"loss", "rec_loss"}
+    assert history["rec_loss"][-1] < 0.9 * history["rec_loss"][0]
+    assert history["loss"] == pytest.approx(history["rec_loss"], rel=1e-4)
+    assert sanpg(batch["image"])["texture"].shape == (12, 32, 32, 3)
+
+
+@pytest.mark.parametrize("kind", ["san", "baseline", "sanpg"])
+def test_models_go_round_through_a_keras_file(kind, tmp_path):
+    encoder = tiny_encoder()
+    decoder = None if kind == "baseline" else tiny_decoder(encoder)
+    model = SANPG(encoder, decoder) if kind == "sanpg" else SAN(encoder, decoder, (1, 2, 3, 4), 0.2, 0.0, 5)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    image = tiny_batch()["image"]
+    key = "embedding" if kind == "baseline" else "texture"
+    np.testing.assert_allclose(again(image)[key], model(image)[key], atol=1e-6)
+    if kind != "sanpg":
+        assert (again.terms_weight, again.margin, again.smoothing, again.seed) == ((1, 2, 3, 4), 0.2, 0.0, 5)
+
+
+def test_smoothing_out_of_range_is_refused():
+    with pytest.raises(UserError, match="smoothing"):
+        SAN(tiny_encoder(), smoothing=1.0)

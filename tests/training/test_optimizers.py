@@ -1,0 +1,119 @@
+"""Each optimiser against a loop in NumPy written from its definition."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.training.optimizers import AdamL2, build_optimizer
+from san_tf.training.schedules import WarmupCosine
+
+STEPS = 12
+
+
+def gradients(shape):
+    rng = np.random.default_rng(1)
+    # falling in size, so that AMSGrad's maximum differs from the present moment
+    return [rng.normal(0, 2.0 / (1 + step), shape) for step in range(STEPS)]
+
+
+def naive_adam(w, grads, lr, l2=0.0, decoupled=0.0, amsgrad=True, clip=None, eps=1e-8, b1=0.9, b2=0.999):
+    """PyTorch's Adam and AdamW, in float64. Keras scales eps by sqrt(1 - b2^t): too small to see."""
+    w, m, v, largest = w.astype(np.float64), 0.0, 0.0, 0.0
+    for t, g in enumerate(grads, start=1):
+        if clip is not None:
+            g = g * min(1.0, clip / np.linalg.norm(g))
+        w = w - lr * decoupled * w
+        g = g + l2 * w
+        m = b1 * m + (1 - b1) * g
+        v = b2 * v + (1 - b2) * g**2
+        largest = np.maximum(largest, v)
+        second = largest if amsgrad else v
+        w = w - lr * (m / (1 - b1**t)) / (np.sqrt(second / (1 - b2**t)) + eps)
+    return w
+
+
+def run(optimizer, start, grads, name="kernel"):
+    variable = keras.Variable(start.astype(np.float32), name=name)
+    for g in grads:
+        optimizer.apply([tf.constant(g, tf.float32)], [variable])
+    return np.array(variable)
+
+
+@pytest.fixture
+def start():
+    return np.random.default_rng(0).normal(size=(4, 3))
+
+
+@pytest.mark.parametrize("amsgrad", [True, False])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_l2_equals_the_definition(start, amsgrad, clip):
+    grads = gradients(start.shape)
+    optimizer = build_optimizer(amsgrad=amsgrad, weight_decay=0.3, schedule=0.01, clipnorm=clip, beta_2=0.9)
+    expected = naive_adam(start, grads, 0.01, l2=0.3, amsgrad=amsgrad, clip=clip, b2=0.9)
+    np.testing.assert_allclose(run(optimizer, start, grads), expected, atol=2e-6)
+    other = naive_adam(start, grads, 0.01, l2=0.3, amsgrad=not amsgrad, clip=clip, b2=0.9)
+    assert np.abs(other - expected).max() > 1e-4  # the switch matters here
+
+
+def test_decoupled_equals_the_definition_and_differs_from_l2(start):
+    grads = gradients(start.shape)
+    optimizer = build_optimizer(weight_decay=0.3, decay="decoupled", schedule=0.01)
+    expected = naive_adam(start, grads, 0.01, decoupled=0.3)
+    np.testing.assert_allclose(run(optimizer, start, grads), expected, atol=2e-6)
+    assert np.abs(expected - naive_adam(start, grads, 0.01, l2=0.3)).max() > 1e-3
+
+
+@pytest.mark.parametrize("decay", ["l2", "decoupled"])
+def test_norms_and_biases_can_be_spared(start, decay):
+    grads = [np.zeros_like(start)] * 3
+    for name in ("gamma", "beta", "bias", "kernel"):
+        for everything in (True, False):
+            optimizer = build_optimizer(
+                weight_decay=0.5, decay=decay, schedule=0.1, decay_norm_and_bias=everything
+            )
+            moved = not np.allclose(run(optimizer, start, grads, name), start)
+            assert moved == (everything or name == "kernel"), (name, everything)
+
+
+def test_decay_reaches_the_layers_of_a_model_by_their_real_names():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3), keras.layers.BatchNormalization()])
+    model.layers[0].bias.assign([1.0, 1.0, 1.0])
+    optimizer = build_optimizer(weight_decay=0.5, schedule=0.1, decay_norm_and_bias=False)
+    before = [np.array(v) for v in model.trainable_variables]
+    optimizer.apply([tf.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    moved = [not np.array_equal(a, b) for a, b in zip(before, model.trainable_variables, strict=True)]
+    assert moved == [True, False, False, False]  # kernel, bias, gamma, beta
+
+
+def test_schedule_is_followed(start):
+    optimizer = build_optimizer(weight_decay=0.0, schedule=WarmupCosine(0.1, steps=2), amsgrad=False)
+    ones = np.ones_like(start)
+    after = run(optimizer, start, [ones, ones])
+    # Adam's first step is the rate itself; the second has rate 0
+    np.testing.assert_allclose(after, start - 0.1, atol=1e-5)
+
+
+def test_config_goes_round():
+    optimizer = build_optimizer(
+        weight_decay=0.3, decay_norm_and_bias=False, schedule=WarmupCosine(0.1, 20, 3)
+    )
+    config = keras.optimizers.serialize(optimizer)
+    again = keras.optimizers.deserialize(config)
+    assert isinstance(again, AdamL2) and again.l2 == 0.3 and again.skip == ("gamma", "beta", "bias")
+    assert again.amsgrad and float(again.learning_rate) == pytest.approx(float(optimizer.learning_rate))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        ({"name": "sgd"}, "sgd"),
+        ({"decay": "l1"}, "l1"),
+        ({"weight_decay": -1}, "-1"),
+        ({"clipnorm": 0}, "clipnorm"),
+    ],
+)
+def test_impossible_values_are_named(arguments, word):
+    with pytest.raises(UserError, match=word):
+        build_optimizer(**arguments)
