@@ -3,8 +3,8 @@
     python benchmarks/rasterizer.py [--seconds 3]
 
 Each frame is a new pose at a new yaw, drawn at 256 x 128; the time to shape the body (once an identity) is
-listed apart. The first call, which compiles, is not counted. Time is processor time, so that other programs on
-the machine matter little.
+listed apart. The first call, which compiles, is not counted. Time is processor time, so that other programs
+on the machine matter little.
 """
 
 from __future__ import annotations
