@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from san_tf.errors import UserError
 from san_tf.synthesis.plans import CropSpec
 
+# A worker is handed whole people, until they make at least this many crops.
 CHUNK = 12
 
 
@@ -106,7 +107,7 @@ def _render(specs: Sequence[CropSpec], processes: int) -> Iterator[Any]:
     if specs:
         # Compiles the loops once, to the cache on disk, before the workers would all do the same.
         render_crop(specs[0])
-    chunks = [specs[start : start + CHUNK] for start in range(0, len(specs), CHUNK)]
+    chunks = _chunks(specs)
     processes = min(processes, len(chunks))
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -133,6 +134,17 @@ def _render(specs: Sequence[CropSpec], processes: int) -> Iterator[Any]:
             tasks.put(None)
             worker.kill()
             worker.wait()
+
+
+def _chunks(specs: Sequence[CropSpec]) -> list[list[CropSpec]]:
+    """Cut a plan into pieces of some `CHUNK` crops between one identity and the next: dressing is dear."""
+    chunks: list[list[CropSpec]] = [[]]
+    for spec in specs:
+        last = chunks[-1]
+        if len(last) >= 4 * CHUNK or (len(last) >= CHUNK and spec.identity != last[-1].identity):
+            chunks.append([])
+        chunks[-1].append(spec)
+    return chunks
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:

@@ -66,7 +66,7 @@ class Figure:
         return float(filled[48:96, 24:48].sum()) / max(1.0, float(filled.sum()))
 
 
-@functools.lru_cache(maxsize=48)
+@functools.lru_cache(maxsize=64)
 def dressed_person(seed: int) -> Person:
     """Return the person with this wardrobe seed, dressed.
 

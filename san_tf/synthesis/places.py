@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from san_tf.synthesis.camera import Camera
-from san_tf.synthesis.materials import GROUNDS, WALLS
 from san_tf.synthesis.seeds import generator_at
+
+# Materials by their number in `street_kernels`.
+GROUNDS = ("asphalt", "tiles", "bricks", "slabs", "grass", "gravel", "checker", "zebra")
+WALLS = ("plaster", "brick", "office", "shop", "hedge", "fence", "shutter", "stone", "dark")
 
 
 @dataclass(frozen=True)
@@ -23,12 +26,12 @@ class Place:
         street: direction of the street on the ground in radians.
         strips: `(2,)` metres across the street where the ground changes.
         grounds: `(3,)` int64, the materials of the strips (index into `GROUNDS`).
-        ground_params: `(3, 8)`, see `materials.ground_color`.
+        ground_params: `(3, 8)`, see `street_kernels.ground_color`.
         kerbs: `(2,)` albedo of the kerb stones at the strips' edges, 0 for none.
         paint: metres across the street of a painted line, and its RGB.
         walls: `(2,)` int64, materials of the walls (index into `WALLS`).
         wall_planes: `(2, 5)`: a point x, z on the wall, its direction x, z along the ground, its height.
-        wall_params: `(2, 8)`, see `materials.wall_color`.
+        wall_params: `(2, 8)`, see `street_kernels.wall_color`.
         far: `(2, 3)` RGB of the far trees or houses and of the sky.
         dapple: strength of the shadows that trees and houses throw on the ground, 0..1.
     """

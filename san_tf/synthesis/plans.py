@@ -20,7 +20,7 @@ _STRANGER, _PASSER_BY, _PIT = (
     {"train": 200_000, "test": 300_000},
     {"train": 400_000, "test": 500_000},
 )
-PASSERS_BY = 16
+PASSERS_BY = 12
 ACTIONS = ("walking", "standing", "carrying", "phoning")
 
 
@@ -189,7 +189,8 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
             )
         )
     specs = _people(config, "gallery", pids, cameras, config.gallery_images, rng)
-    return (*_others(config, len(specs), pids, rng), *specs)
+    # Sorted by identity, so that a worker dresses each person once.
+    return tuple(sorted([*specs, *_others(config, len(specs), pids, rng)], key=lambda spec: spec.identity))
 
 
 def _cameras_per_identity(count: int, cameras: int, total: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -258,7 +259,7 @@ def _others(config: ReidConfig, first: int, pids: np.ndarray, rng: np.random.Gen
                 passers_by=_PASSER_BY["test"],
             )
         )  # fmt: skip
-    return sorted(specs, key=lambda spec: (spec.identity, spec.index))
+    return specs
 
 
 @functools.lru_cache(maxsize=8)
