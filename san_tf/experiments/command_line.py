@@ -6,6 +6,7 @@ import argparse
 import difflib
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,10 +119,31 @@ def parse(
     return options, recipe
 
 
+def import_tensorflow() -> None:
+    """Import TensorFlow and start its devices without its notes on oneDNN and missing GPUs.
+
+    It writes them before any of its settings can silence it, and nobody can act on them; what it writes is
+    shown if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        except BaseException:
+            notes.seek(0)
+            os.write(screen, notes.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
 def run_as_command(action: Callable[[], None]) -> NoReturn:
     """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2."""
-    # Before TensorFlow is imported: its notes on oneDNN and missing GPUs are nothing a user can act on.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
         action()
     except UserError as error:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from san_tf.experiments.command_line import Options, parse, run_as_command
+from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
 from san_tf.experiments.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -69,9 +69,19 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
     """
     run, asked = experiment.run, experiment.options.stage
     chosen = [stage for stage in stages if not asked or stage.name in asked]
+    if experiment.options.images:
+        # Painting somebody's photographs is a use of the run, not a step of it: it changes no stage.
+        for stage in chosen:
+            stage.work(experiment)
+        return
+    # Before anything is written: a stage of another recipe in this run is an error that changes nothing.
+    for stage in chosen:
+        if not (asked and run.is_done(stage.name)):
+            run.is_done(stage.name, stage.fields(experiment.recipe))
+    run.write_recipe(experiment.recipe)
     for stage in chosen:
         fields = stage.fields(experiment.recipe)
-        done = run.is_done(stage.name, None if asked else fields)
+        done = run.is_done(stage.name)
         title = f"[bold]{stages.index(stage) + 1}/{len(stages)} {stage.name}[/bold]"
         if done and not asked:
             experiment.console.print(f"{title}  [dim]done already[/dim]")
@@ -100,10 +110,10 @@ def main(
 
     def action() -> None:
         options, chosen = parse(name, description, recipe, [stage.name for stage in stages], argv)
+        import_tensorflow()
         from san_tf.training.run_directory import RunDirectory
 
         run = RunDirectory(options.workdir)
-        run.write_recipe(chosen)
         run_stages(Experiment(name, chosen, options, run), stages)
 
     run_as_command(action)

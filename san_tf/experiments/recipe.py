@@ -39,7 +39,7 @@ class DataRecipe:
 
 @dataclass(frozen=True)
 class ModelRecipe:
-    """The encoder SA-Enc and the decoder SA-Dec."""
+    """The encoder SA-Enc, the decoder SA-Dec and their arithmetic."""
 
     backbone: str = "resnet50"
     """Which network makes the features: see `san_tf.models.backbones`."""
@@ -51,6 +51,10 @@ class ModelRecipe:
     """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
     weights: str | None = None
     """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    """Arithmetic of the layers; weights and losses stay float32."""
+    jit_compile: bool = False
+    """Compile the training step with XLA."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ class LossRecipe:
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """The optimiser, its schedule and the arithmetic."""
+    """The optimiser and its schedule."""
 
     epochs: int = 320
     """Passes over the training identities, warm-up included."""
@@ -89,10 +93,6 @@ class TrainingRecipe:
     """Weight decay of all kernels."""
     decay: Literal["l2", "decoupled"] = "l2"
     """`l2`: added to the gradient, as the public code does; `decoupled`: taken off the weights (AdamW)."""
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """Arithmetic of the layers; weights and losses stay float32."""
-    jit_compile: bool = False
-    """Compile the training step with XLA."""
 
 
 @dataclass(frozen=True)

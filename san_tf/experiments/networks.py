@@ -1,0 +1,86 @@
+"""The networks of a recipe: built alike for training, evaluation, painting and export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import keras
+
+from san_tf.atomic import atomic_file
+from san_tf.errors import UserError
+from san_tf.experiments.recipe import Recipe
+from san_tf.models.decoder import build_decoder
+from san_tf.models.encoder import build_encoder
+from san_tf.models.presets import PRESETS
+from san_tf.models.san import SANPG
+
+# Streams of weights: the decoder of SAN-PG must not start as that of SAN, nor shift when the encoder changes.
+_GENERATOR_STREAM, _DECODER_STREAM = 1000, 2000
+
+
+def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.Model:
+    """The recipe's encoder with its initial weights; SAN and its baseline start from the same.
+
+    Args:
+        recipe: of the experiment.
+        num_classes: training identities.
+        weights: load the pretrained weights that the recipe names; not needed where trained ones follow.
+
+    Raises:
+        UserError: a value that no encoder can have, or weights that are not to be had.
+    """
+    return build_encoder(
+        recipe.model.backbone,
+        (*recipe.data.image_size, 3),
+        num_classes,
+        head=recipe.model.head,
+        last_stride=recipe.model.last_stride,
+        weights=recipe.model.weights if weights else None,
+        seed=recipe.seed,
+    )
+
+
+def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
+    """The decoder that goes with an encoder of the recipe."""
+    light = recipe.model.backbone == "thin_resnet"
+    preset = PRESETS["san_light" if light else "san_resnet50_paper"]["decoder"]
+    shapes = [stage.shape for stage in encoder.output["stages"]]
+    size, seed = recipe.texture_size, recipe.seed + _DECODER_STREAM
+    return build_decoder(shapes, **preset | {"skips": recipe.model.skips, "texture_size": size, "seed": seed})
+
+
+def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
+    """SAN-PG: encoder and decoder of the recipe, for reconstruction alone."""
+    encoder = build_encoder(
+        recipe.model.backbone,
+        (*recipe.data.image_size, 3),
+        # It has no identities to tell apart; the classifier is there because an encoder has one.
+        num_classes=1,
+        last_stride=recipe.model.last_stride,
+        weights=recipe.model.weights if weights else None,
+        seed=recipe.seed + _GENERATOR_STREAM,
+    )
+    return SANPG(encoder, decoder_of(recipe, encoder))
+
+
+def save_weights(model: keras.Model, path: Path) -> None:
+    """Write a model's weights as a Keras `.weights.h5` file, whole or not at all."""
+    with atomic_file(path) as temporary:
+        model.save_weights(temporary)
+
+
+def load_weights(model: keras.Model, path: Path) -> None:
+    """Read what `save_weights` wrote.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another architecture.
+    """
+    try:
+        model.load_weights(path)
+    except FileNotFoundError as error:
+        raise UserError(f"The weights {path} do not exist; run the stage that trains them first.") from error
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(
+            f"The weights {path} do not fit this recipe's {model.name}, or are damaged; use the recipe they"
+            " were trained with, or another --workdir."
+        ) from error

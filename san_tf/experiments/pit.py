@@ -1,0 +1,32 @@
+"""The texture generator SAN-PG alone: paired data, training, and textures for any folder of person crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from san_tf.experiments.experiment import Stage
+from san_tf.experiments.experiment import main as run_experiment
+from san_tf.experiments.recipe import DataRecipe, GeneratorRecipe, ModelRecipe, Recipe
+
+RECIPE = Recipe(
+    data=DataRecipe(dataset="", image_size=(128, 64)),
+    model=ModelRecipe(backbone="thin_resnet"),
+    generator=GeneratorRecipe(generator_epochs=40),
+)
+
+_PARTS = ("seed", "data", "model", "generator")
+STAGES = (
+    Stage("prepare", ("data",)),
+    Stage("texture-generator", _PARTS),
+    Stage("report", _PARTS),
+    Stage("pseudo-textures", _PARTS),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the experiment; see `--help`."""
+    run_experiment("pit", __doc__ or "", RECIPE, STAGES, argv)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""`evaluate`: CMC, mAP and mINP of SAN and of what it must beat."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+import keras
+import numpy as np
+from rich.table import Table
+
+from san_tf.data.pipeline import inference_dataset
+from san_tf.data.records import Records
+from san_tf.evaluation.color_histogram import color_histograms
+from san_tf.evaluation.embedding import embed
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.features import Features
+from san_tf.experiments.networks import encoder_of, load_weights
+from san_tf.experiments.records import reid_records
+from san_tf.experiments.stages.train import METHODS, weights_path
+
+UNTRAINED, HISTOGRAM = "untrained", "colour histogram"
+
+
+def run(experiment: Experiment) -> None:
+    """Embed query and gallery with each method, rank, and write `results.json`.
+
+    Raises:
+        UserError: the data or the trained weights are missing.
+    """
+    query, gallery = reid_records(experiment, "query"), reid_records(experiment, "gallery")
+    classes = reid_records(experiment, "train").num_identities
+    rows: list[dict[str, Any]] = []
+    for method in (*METHODS, UNTRAINED, HISTOGRAM):
+        if method == HISTOGRAM:
+            features = [_histograms(experiment, records) for records in (query, gallery)]
+        else:
+            encoder = encoder_of(experiment.recipe, classes, weights=method == UNTRAINED)
+            if method != UNTRAINED:
+                load_weights(encoder, weights_path(experiment, method))
+            features = [_embed(experiment, encoder, records) for records in (query, gallery)]
+        described = Features.of(query, features[0], gallery, features[1])
+        described.save(experiment, method)
+        result = described.ranking()
+        rows.append({**result.row(method), "cmc": result.cmc.round(6).tolist()})
+    _write(experiment, rows)
+    experiment.console.print(table_of(rows))
+
+
+def _embed(experiment: Experiment, encoder: keras.Model, records: Records) -> np.ndarray:
+    evaluation = experiment.recipe.evaluation
+    dataset = inference_dataset(records, experiment.recipe.data.image_size, 128)
+    return embed(encoder, dataset, evaluation.flip_average, evaluation.normalize, "  embedding")
+
+
+def _histograms(experiment: Experiment, records: Records) -> np.ndarray:
+    return color_histograms(
+        inference_dataset(records, experiment.recipe.data.image_size, 256, normalized=False)
+    )
+
+
+def _write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
+    run = experiment.run
+    generator = run.path / "texture_generator.json"
+    experiment.run.write_results(
+        {
+            "experiment": experiment.name,
+            "rows": rows,
+            "texture_generator": json.loads(generator.read_text()) if generator.is_file() else None,
+            "seed": experiment.recipe.seed,
+            "recipe": asdict(experiment.recipe),
+            "versions": json.loads((run.path / "environment.json").read_text()),
+            "seconds": {
+                marker.stem: run.seconds(marker.stem)
+                for marker in sorted((run.path / "stages").glob("*.json"))
+            },
+        }
+    )
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """The rows of `results.json` as a table for the terminal, in percent."""
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table.add_column("method")
+    columns = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        table.add_row(row["method"], *(f"{100 * row[key]:.1f}" for key in columns))
+    return table

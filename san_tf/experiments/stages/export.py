@@ -1,0 +1,41 @@
+"""`export`: SAN's encoder as a SavedModel that answers in TensorFlow alone; the decoder stays behind."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.features import Features
+from san_tf.experiments.networks import encoder_of, load_weights
+from san_tf.experiments.records import reid_records
+from san_tf.experiments.stages.train import weights_path
+from san_tf.serving.export import export_encoder, next_version
+
+
+def run(experiment: Experiment) -> None:
+    """Export the trained encoder and ask the export for the embeddings that `evaluate` measured.
+
+    Raises:
+        UserError: there are no trained weights, or the place cannot be written.
+    """
+    recipe = experiment.recipe
+    encoder = encoder_of(recipe, reid_records(experiment, "train").num_identities, weights=False)
+    load_weights(encoder, weights_path(experiment, "SAN"))
+    folder = export_encoder(
+        encoder,
+        experiment.run.saved_model,
+        recipe.data.image_size,
+        normalize=recipe.evaluation.normalize,
+        flip=recipe.evaluation.flip_average,
+        metadata={"experiment": experiment.name, "recipe": asdict(recipe)},
+        version=next_version(experiment.run.saved_model),
+    )
+    images = reid_records(experiment, "query").images[:16]
+    served = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
+    answer = served(image_bytes=tf.constant(list(images)))["embedding"].numpy()
+    difference = float(np.abs(answer - Features.load(experiment, "SAN").query[:16]).max())
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    experiment.say(f"{folder} ({size / 1e6:.1f} MB): same embeddings as evaluated, to {difference:.0e}")

@@ -1,0 +1,30 @@
+"""`prepare`: make the data sets an experiment needs, or find them made."""
+
+from __future__ import annotations
+
+from san_tf.data.builders import quiet_tfds
+from san_tf.errors import UserError
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.records import open_builder
+from san_tf.synthesis.generator import export_market
+
+
+def run(experiment: Experiment) -> None:
+    """Prepare the re-ID data set and the paired data; with `--export_folder`, write the former there too.
+
+    Raises:
+        UserError: there is no data set of that name, or a folder cannot be written.
+    """
+    recipe, options = experiment.recipe, experiment.options
+    for name in dict.fromkeys(name for name in (recipe.data.dataset, recipe.data.pit) if name):
+        builder = open_builder(experiment, name)
+        with quiet_tfds():
+            builder.download_and_prepare()
+        counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
+        experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
+    if options.export_folder:
+        dataset, _, config = recipe.data.dataset.partition("/")
+        if dataset != "synthetic_reid":
+            raise UserError(f"--export_folder writes the synthetic data set, not {dataset}; leave it out.")
+        export_market(config or "tiny", options.export_folder)
+        experiment.say(f"{recipe.data.dataset} in the Market-1501 layout: {options.export_folder}")

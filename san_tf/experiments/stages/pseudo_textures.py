@@ -1,0 +1,56 @@
+"""`pseudo-textures`: let the texture generator paint every training image, or a folder of photographs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from san_tf.data.images import decode_image
+from san_tf.data.records import Records
+from san_tf.data.textures import write_textures
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.records import reid_records
+from san_tf.experiments.texture_generator import load_texture_generator, paint
+from san_tf.visualization.reposed import reposed
+from san_tf.visualization.saving import save_figure
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Where the pseudo textures of the training images lie: a folder of files named after them."""
+    return experiment.run.path / "pseudo_textures"
+
+
+def run(experiment: Experiment) -> None:
+    """Paint the training images; with `--images`, the crops of that folder, into `painted/<its name>`.
+
+    Raises:
+        UserError: the texture generator is not trained, the folder or an image is missing or damaged.
+    """
+    if experiment.options.images:
+        _paint_folder(experiment, Path(experiment.options.images))
+    elif experiment.recipe.data.dataset:
+        _paint(experiment, reid_records(experiment, "train"), folder_of(experiment))
+    else:
+        experiment.say("no re-ID data set in this recipe; name a folder of crops with --images")
+
+
+def _paint(experiment: Experiment, records: Records, folder: Path) -> None:
+    generator = load_texture_generator(experiment)
+    textures = paint(generator, records, experiment.recipe.data.image_size, "  painting")
+    write_textures(folder, records.filenames, textures)
+    experiment.say(f"{len(records):,} textures in {folder}")
+
+
+def _paint_folder(experiment: Experiment, images: Path) -> None:
+    """Textures of somebody's own photographs, and a figure of the first of them on the body."""
+    records = Records.from_folder(images)
+    folder = experiment.run.path / "painted" / images.resolve().name
+    _paint(experiment, records, folder)
+    shown = records.select(np.arange(min(len(records), 8)))
+    pictures = [decode_image(image).numpy() for image in shown.images]
+    files = [folder / f"{Path(name).stem}.jpg" for name in shown.filenames]
+    painted = [decode_image(file.read_bytes()).numpy() for file in files]
+    figure = experiment.run.figures / f"painted_{folder.name}.png"
+    save_figure(reposed(pictures, painted, captions=list(shown.filenames)), figure)
+    experiment.say(str(figure))

@@ -1,0 +1,127 @@
+"""`report`: figures of what was learnt, and the table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from san_tf.data.pipeline import inference_dataset
+from san_tf.data.records import Records
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.features import Features
+from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
+from san_tf.experiments.records import pit_records, reid_records
+from san_tf.experiments.stages.evaluate import table_of
+from san_tf.experiments.stages.train import METHODS, weights_path
+from san_tf.experiments.texture_generator import load_texture_generator, paint, true_textures
+from san_tf.models.san import SAN
+from san_tf.visualization.contact_sheet import contact_sheet
+from san_tf.visualization.curves import cmc_curves, loss_curves
+from san_tf.visualization.embedding_map import embedding_map
+from san_tf.visualization.ranked_lists import ranked_lists
+from san_tf.visualization.reposed import reposed
+from san_tf.visualization.saving import save_figure
+from san_tf.visualization.textures import texture_panels
+
+
+def run(experiment: Experiment) -> None:
+    """Draw the figures of the run; those of re-identification only where the recipe names a re-ID data set.
+
+    Raises:
+        UserError: a stage whose results are drawn has not been run.
+    """
+    for name, figure in _figures(experiment):
+        path = experiment.run.figures / f"{name}.png"
+        save_figure(figure, path)
+        experiment.say(str(path))
+    if experiment.run.results_path.is_file():
+        experiment.console.print(table_of(json.loads(experiment.run.results_path.read_text())["rows"]))
+
+
+def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
+    yield "losses", loss_curves(experiment.run.metrics.path, title="Losses")
+    yield "textures", _textures(experiment)
+    if not experiment.recipe.data.dataset:
+        return
+    query, gallery = reid_records(experiment, "query"), reid_records(experiment, "gallery")
+    results = json.loads(experiment.run.results_path.read_text())
+    yield "cmc", cmc_curves({row["method"]: np.array(row["cmc"]) for row in results["rows"]}, title="CMC")
+    yield "people", _people(experiment)
+    features = Features.load(experiment, "SAN")
+    yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)
+    yield "reposed", _reposed(experiment, query)
+    yield "embedding_map", _embedding_map(experiment, features, gallery)
+
+
+def _pictures(experiment: Experiment, records: Records) -> np.ndarray:
+    """The images themselves, (N, H, W, 3) uint8."""
+    batches = inference_dataset(records, experiment.recipe.data.image_size, normalized=False)
+    return np.concatenate([batch.numpy() for batch in batches])
+
+
+def _spread(count: int, wanted: int) -> np.ndarray:
+    """`wanted` indices spread evenly over `count`."""
+    return np.linspace(0, count - 1, min(wanted, count)).round().astype(int)
+
+
+def _textures(experiment: Experiment) -> Figure:
+    unseen = pit_records(experiment, "test")
+    unseen = unseen.select(_spread(len(unseen), 12))
+    painted = list(paint(load_texture_generator(experiment), unseen, experiment.recipe.data.image_size))
+    true = true_textures(unseen, experiment.recipe.texture_size)
+    title = "Texture generator, people it has never seen: image, painted texture, true texture"
+    return texture_panels(_pictures(experiment, unseen), painted, true, per_row=3, title=title)
+
+
+def _people(experiment: Experiment) -> Figure:
+    train = reid_records(experiment, "train")
+    cameras = np.unique(train.camids)
+    chosen = train.identities[_spread(train.num_identities, 8)]
+    rows = []
+    for pid in chosen:
+        first = [np.flatnonzero((train.pids == pid) & (train.camids == camera))[:1] for camera in cameras]
+        rows.append(
+            [_pictures(experiment, train.select(index))[0] if len(index) else None for index in first]
+        )
+    names = [f"person {pid}" for pid in chosen]
+    return contact_sheet(rows, names, [f"camera {camera + 1}" for camera in cameras], "Training data")
+
+
+def _ranked_lists(experiment: Experiment, features: Features, query: Records, gallery: Records) -> Figure:
+    chosen = _spread(len(query), 8)
+    top = features.top(10, chosen)
+    found = [list(_pictures(experiment, gallery.select(indices))) for indices in top.indices]
+    names = [f"person {query.pids[i]}, camera {query.camids[i] + 1}" for i in chosen]
+    cameras = [[f"camera {gallery.camids[i] + 1}" for i in indices] for indices in top.indices]
+    title = "SAN: queries and the first ten of the gallery (same camera left out)"
+    return ranked_lists(
+        _pictures(experiment, query.select(chosen)), found, top.correct, names, cameras, title
+    )
+
+
+def _reposed(experiment: Experiment, query: Records) -> Figure:
+    """What SAN's own decoder paints: the embedding's view of the whole body."""
+    encoder = encoder_of(experiment.recipe, reid_records(experiment, "train").num_identities, weights=False)
+    san = SAN(encoder, decoder_of(experiment.recipe, encoder))
+    load_weights(san.encoder, weights_path(experiment, METHODS[0]))
+    load_weights(san.decoder, weights_path(experiment, METHODS[0], "decoder"))
+    records = query.select(_spread(len(query), 5))
+    textures = list(paint(san, records, experiment.recipe.data.image_size))
+    title = "SAN's decoder: what one photograph says of all sides of a person"
+    return reposed(_pictures(experiment, records), textures, title=title)
+
+
+def _embedding_map(experiment: Experiment, features: Features, gallery: Records) -> Figure:
+    people = np.unique(gallery.pids[gallery.pids > 0])[:16]
+    chosen = np.flatnonzero(np.isin(gallery.pids, people))
+    return embedding_map(
+        features.gallery[chosen],
+        gallery.pids[chosen],
+        gallery.camids[chosen],
+        _pictures(experiment, gallery.select(chosen)),
+        seed=experiment.recipe.seed,
+        title="SAN: people it was not trained on, by embedding",
+    )

@@ -1,0 +1,78 @@
+"""`texture-generator`: train SAN-PG on images whose true texture is known."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+
+from san_tf.atomic import atomic_file
+from san_tf.data.augmentation import Augmentation
+from san_tf.data.pipeline import pit_dataset
+from san_tf.data.records import Records
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.networks import save_weights, texture_generator_of
+from san_tf.experiments.records import pit_records
+from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
+from san_tf.training.loop import train
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.precision import set_precision
+from san_tf.training.schedules import WarmupCosine
+
+
+def run(experiment: Experiment) -> None:
+    """Train the texture generator and measure its textures of people it has never seen.
+
+    Raises:
+        UserError: the paired data are not prepared, or the loss became NaN.
+    """
+    recipe = experiment.recipe
+    pairs = pit_records(experiment, "train")
+    set_precision(recipe.model.precision)
+    model = texture_generator_of(recipe)
+    batch = recipe.generator.generator_batch
+    steps = max(1, len(pairs) // batch)
+    total = steps * recipe.generator.generator_epochs
+    schedule = WarmupCosine(recipe.generator.generator_learning_rate, total, min(50, total // 10))
+    optimizer = build_optimizer(schedule=schedule, weight_decay=0.0)
+    model.compile(optimizer=optimizer, jit_compile=recipe.model.jit_compile)
+    train(
+        model,
+        lambda step: pit_dataset(
+            pairs,
+            batch,
+            recipe.data.image_size,
+            recipe.texture_size,
+            augmentation=Augmentation.for_transfer(),
+            seed=recipe.seed,
+            start_step=step,
+        ),
+        recipe.generator.generator_epochs,
+        steps,
+        experiment.run,
+        "texture-generator",
+        console=experiment.console,
+    )
+    save_weights(model, weights_path(experiment))
+    _measure(experiment, model, pairs)
+
+
+def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None:
+    """Compare with the true textures; beside it the plainest guess, the mean texture of the training set."""
+    recipe = experiment.recipe
+    unseen = pit_records(experiment, "test")
+    true = true_textures(unseen, recipe.texture_size)
+    mean = true_textures(pairs, recipe.texture_size).mean(0, keepdims=True, dtype=np.float64)
+    painted = np.stack(list(paint(model, unseen, recipe.data.image_size)))
+    scores = {
+        "pairs": len(unseen),
+        "l1": float(texture_l1(painted, true).mean()),
+        "l1_of_mean_texture": float(texture_l1(mean, true).mean()),
+    }
+    with atomic_file(experiment.run.path / "texture_generator.json") as temporary:
+        temporary.write_text(json.dumps(scores, indent=2) + "\n")
+    experiment.say(
+        f"{len(unseen)} textures of unseen people: mean absolute difference {scores['l1']:.3f} of the range"
+        f" (of the mean texture: {scores['l1_of_mean_texture']:.3f})"
+    )

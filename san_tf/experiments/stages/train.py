@@ -1,0 +1,109 @@
+"""`train`: SAN, and beside it the same encoder without the decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from san_tf.data.augmentation import Augmentation
+from san_tf.data.pipeline import train_dataset
+from san_tf.data.records import Records
+from san_tf.data.sampling import pk_steps
+from san_tf.data.textures import attach_textures
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.networks import decoder_of, encoder_of, save_weights
+from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.records import pit_records, reid_records
+from san_tf.experiments.stages import pseudo_textures
+from san_tf.models.san import SAN, LossWeights
+from san_tf.training.loop import train
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.precision import set_precision
+from san_tf.training.schedules import WarmupCosine, WarmupSteps
+
+METHODS = ("SAN", "baseline")
+
+
+def weights_path(experiment: Experiment, method: str, part: str = "encoder") -> Path:
+    """Where the trained weights of a method's `encoder` or `decoder` lie in the run."""
+    return experiment.run.path / "weights" / f"{method.lower()}_{part}.weights.h5"
+
+
+def run(experiment: Experiment) -> None:
+    """Train SAN and the baseline: same encoder, same start, same batches of identities, same number of steps.
+
+    Raises:
+        UserError: data or pseudo textures are missing, too few identities for a batch, or a NaN loss.
+    """
+    set_precision(experiment.recipe.model.precision)
+    records = reid_records(experiment, "train")
+    for method in METHODS:
+        _train(experiment, records, method)
+
+
+def _train(experiment: Experiment, records: Records, method: str) -> None:
+    recipe = experiment.recipe
+    encoder = encoder_of(recipe, records.num_identities)
+    with_decoder = method == "SAN"
+    pairs = None
+    if with_decoder:
+        records = attach_textures(records, pseudo_textures.folder_of(experiment))
+        if recipe.data.pit_per_batch:
+            pairs = pit_records(experiment, "train")
+    model = SAN(
+        encoder,
+        decoder_of(recipe, encoder) if with_decoder else None,
+        LossWeights(
+            recipe.losses.lambda_identity,
+            recipe.losses.lambda_triplet,
+            recipe.losses.lambda_reconstruction,
+            recipe.losses.lambda_texture_triplet,
+        ),
+        margin=recipe.losses.margin,
+        smoothing=recipe.losses.smoothing,
+        seed=recipe.seed,
+    )
+    data = recipe.data
+    steps = recipe.training.steps_per_epoch or pk_steps(
+        records.pids, data.identities_per_batch, data.images_per_identity
+    )
+    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    train(
+        model,
+        lambda step: train_dataset(
+            records,
+            data.identities_per_batch,
+            data.images_per_identity,
+            data.image_size,
+            recipe.texture_size if with_decoder else None,
+            augmentation=Augmentation(flip=data.flip, translation=data.translation, erasing=data.erasing),
+            pit=pairs,
+            pit_per_batch=data.pit_per_batch if with_decoder else 0,
+            seed=recipe.seed,
+            start_step=step,
+        ),
+        recipe.training.epochs,
+        steps,
+        experiment.run,
+        f"train/{method.lower()}",
+        console=experiment.console,
+    )
+    save_weights(model.encoder, weights_path(experiment, method))
+    if model.decoder is not None:
+        save_weights(model.decoder, weights_path(experiment, method, "decoder"))
+
+
+def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
+    """AMSGrad Adam with the recipe's schedule."""
+    training = recipe.training
+    if training.schedule == "cosine":
+        total = training.epochs * steps_per_epoch
+        warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
+        schedule = WarmupCosine(training.learning_rate, total, warmup)
+    else:
+        schedule = WarmupSteps(
+            steps_per_epoch,
+            training.learning_rate,
+            training.learning_rate / 100,
+            warmup_epochs=round(training.warmup_epochs),
+        )
+    return build_optimizer(weight_decay=training.weight_decay, decay=training.decay, schedule=schedule)

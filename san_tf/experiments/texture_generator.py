@@ -1,0 +1,94 @@
+"""SAN-PG in an experiment: where its weights lie, how it paints, how well."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import tensorflow as tf
+from rich import get_console
+from rich.progress import track
+
+from san_tf.data.pipeline import inference_dataset
+from san_tf.data.records import Records
+from san_tf.errors import UserError
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.networks import load_weights, texture_generator_of
+from san_tf.normalization import texture_to_uint8
+from san_tf.synthesis.texels import texel_map
+
+
+def weights_path(experiment: Experiment) -> Path:
+    """Where the trained texture generator's weights lie in the run."""
+    return experiment.run.path / "weights" / "texture_generator.weights.h5"
+
+
+def load_texture_generator(experiment: Experiment) -> keras.Model:
+    """The trained texture generator of the run.
+
+    Raises:
+        UserError: it has not been trained, or for another architecture.
+    """
+    path = weights_path(experiment)
+    if not path.is_file():
+        raise UserError(
+            f"There is no trained texture generator at {path}; run --stage prepare texture-generator first."
+        )
+    generator = texture_generator_of(experiment.recipe, weights=False)
+    load_weights(generator, path)
+    return generator
+
+
+def paint(
+    generator: keras.Model, records: Records, image_size: tuple[int, int], label: str = ""
+) -> Iterator[np.ndarray]:
+    """Paint the texture of every image.
+
+    Args:
+        generator: SANPG, or a SAN with its decoder, trained.
+        records: N images.
+        image_size: height and width the generator was trained with.
+        label: of the progress bar; none where empty.
+
+    Yields:
+        N arrays (T, T, 3) uint8, in the order of the records.
+    """
+    batch_size = 64
+    batches = inference_dataset(records, image_size, batch_size)
+    painter = tf.function(lambda images: generator(images, training=False)["texture"], reduce_retracing=True)
+    total = -(-len(records) // batch_size)
+    shown = bool(label) and get_console().is_terminal
+    for images in track(batches, label, total=total, transient=True, disable=not shown):
+        yield from texture_to_uint8(painter(images).numpy())
+
+
+def true_textures(records: Records, size: int) -> np.ndarray:
+    """Decode the textures of paired data: (N, size, size, 3) uint8 RGB, reduced by averaging areas."""
+    if records.textures is None:
+        raise UserError("These records have no textures; they are no paired data.")
+    files = [np.frombuffer(file, np.uint8) for file in records.texture_files]
+    decoded = [cv2.imdecode(file, cv2.IMREAD_COLOR_RGB) for file in files]
+    small = [
+        cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+        for image in decoded
+        if image is not None
+    ]
+    return np.stack(small)[records.texture_index]
+
+
+def texture_l1(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Mean absolute difference over the texels that lie on the body, in shares of the full range 0-255.
+
+    Args:
+        painted: (N, T, T, 3), 0-255.
+        true: (N, T, T, 3), 0-255.
+
+    Returns:
+        (N,) float64.
+    """
+    inside = texel_map(painted.shape[1]).inside
+    difference = painted[:, inside].astype(np.float32) - true[:, inside].astype(np.float32)
+    return np.abs(difference).mean((1, 2), dtype=np.float64) / 255
