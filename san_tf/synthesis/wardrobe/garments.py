@@ -100,8 +100,8 @@ def lower_cover(points: BodyPoints, lower: Lower) -> Array:
         return np.zeros(len(points.y), np.float32)
     top = ramp(points.y, WAIST + SOFT, WAIST - SOFT)
     bottom = ramp(points.y - lower.hem, -SOFT, SOFT)
-    toes = points.on_foot & (points.z > 0.075 + 0.03 * (points.y < 0.05))
-    return np.asarray(top * bottom * ~points.on_arm * ~toes, np.float32)
+    toes = points.on_foot * ramp(points.z - 0.03 * ramp(points.y, 0.06, 0.04), 0.070, 0.085)
+    return np.asarray(top * bottom * ~points.on_arm * (1 - toes), np.float32)
 
 
 def upper_offsets(points: BodyPoints, upper: Upper, seed: int, over_skirt: bool = False) -> Array:
@@ -155,7 +155,7 @@ def lower_offsets(points: BodyPoints, lower: Lower, seed: int) -> Array:
     elif lower.kind != "skirt":
         # the calf is thinner than the knee, the trouser leg is not
         thickness = thickness + (0.006 + 0.014 * loose) * bump(points.y, 0.30, 0.13)
-        thickness = thickness + (0.012 + 0.026 * loose) * ramp(points.y, 0.32, 0.10)
+        thickness = thickness + (0.012 + 0.020 * loose) * ramp(points.y, 0.32, 0.10)
         knee = 0.008 * bump(points.y, 0.47, 0.05) * ramp(points.normal[:, 2], -0.2, 0.6)
         thickness = (
             thickness
@@ -164,5 +164,7 @@ def lower_offsets(points: BodyPoints, lower: Lower, seed: int) -> Array:
         )
         stack = np.sin(points.y * 150 + 6 * solid_noise(points.position, seed + 72, 0.1, 1))
         thickness = thickness + 0.004 * loose * stack * ramp(points.y, 0.2, 0.1)
+    # a hem is an edge, but not a shelf: the last centimetres lean back towards the leg
+    thickness = np.minimum(thickness, 0.014 + thickness * ramp(points.y - lower.hem, -0.005, 0.035))
     folds = (0.003 + 0.008 * loose) * (solid_noise(points.position, seed + 71, 0.06, 2) - 0.35)
     return np.asarray(lower_cover(points, lower) * np.maximum(thickness + folds, 0.002), np.float32)
