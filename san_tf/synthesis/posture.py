@@ -115,7 +115,7 @@ def _attention() -> dict[str, np.ndarray]:
     goal = {
         "LeftArm": (0.03, -1.0, -0.03),
         "LeftForeArm": (0.0, -1.0, 0.05),
-        "LeftHand": (0.0, -1.0, 0.06),
+        "LeftHand": (0.0, -1.0, 0.1),
         "LeftUpLeg": (-0.005, -1.0, 0.0),
         "LeftLeg": (0.005, -1.0, -0.04),
     }
@@ -124,7 +124,10 @@ def _attention() -> dict[str, np.ndarray]:
     result = {}
     for name, direction in goal.items():
         b = body.bone(name)
-        rotation = _between((tails[b] - heads[b]).astype(float), np.array(direction))
+        end = tails[b]
+        if name == "LeftHand":  # its bone leads to the index finger; what has to hang is the middle of the fingers
+            end = body.rest_vertices[body.skin_bones[:, 0] == body.bone("LeftHandFinger1")].mean(0)
+        rotation = _between((end - heads[b]).astype(float), np.array(direction))
         result[name] = about(1, untwist.get(name, 0.0)) @ rotation
     # the mesh's toes point outwards by some degrees; the angles count from straight ahead
     foot = body.bone("LeftFoot")
