@@ -125,7 +125,7 @@ def _attention() -> dict[str, np.ndarray]:
     for name, direction in goal.items():
         b = body.bone(name)
         end = tails[b]
-        if name == "LeftHand":  # its bone leads to the index finger; what has to hang is the middle of the fingers
+        if name == "LeftHand":  # its bone leads to the index finger, but the middle of the fingers hangs
             end = body.rest_vertices[body.skin_bones[:, 0] == body.bone("LeftHandFinger1")].mean(0)
         rotation = _between((end - heads[b]).astype(float), np.array(direction))
         result[name] = about(1, untwist.get(name, 0.0)) @ rotation
