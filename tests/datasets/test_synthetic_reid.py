@@ -25,6 +25,8 @@ SMALL = ReidConfig(
     "small", 3, 3, train_images=8, queries=7, gallery_images=8, distractors=1, junk=1, image_height=64
 )
 
+MEDIUM = ReidConfig("medium", 40, 3, train_images=160, queries=7, gallery_images=8, distractors=1, junk=1)
+
 
 class SyntheticReidTest(tfds.testing.DatasetBuilderTestCase):
     DATASET_CLASS = Builder
@@ -58,20 +60,24 @@ def test_named_configurations_are_those_of_the_generator() -> None:
 def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(tmp_path: Path, end: signal.Signals) -> None:
     code = f"""
 import sys; sys.path.insert(0, {str(DATASETS)!r})
-from synthetic_reid.synthetic_reid_dataset_builder import Builder
-Builder(config="tiny", data_dir={str(tmp_path)!r}).download_and_prepare()
+from test_synthetic_reid import MEDIUM
+from synthetic_reid.synthetic_reid_dataset_builder import Builder, SyntheticReidConfig
+config = SyntheticReidConfig(name="medium", rendering=MEDIUM)
+Builder(config=config, data_dir={str(tmp_path)!r}).download_and_prepare()
 """
-    root = str(DATASETS.parent)
+    paths = os.pathsep.join([str(DATASETS.parent), str(Path(__file__).parent)])
     build = subprocess.Popen(
-        [sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=root), start_new_session=True
+        [sys.executable, "-c", code], env=dict(os.environ, PYTHONPATH=paths), start_new_session=True
     )
-    place = tmp_path / "synthetic_reid" / "tiny"
+    place = tmp_path / "synthetic_reid" / "medium"
     deadline = time.monotonic() + 120
-    while not list(place.glob("incomplete*/*")) and time.monotonic() < deadline:
-        time.sleep(0.2)
+    while not list(place.glob("incomplete*")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2.0)  # the workers are drawing now
+    assert build.poll() is None
     os.kill(build.pid, end)
     assert build.wait(timeout=60) != 0
     assert not (place / "1.0.0").exists()
-    builder = Builder(config="tiny", data_dir=str(tmp_path))
+    builder = Builder(config=SyntheticReidConfig(name="medium", rendering=MEDIUM), data_dir=str(tmp_path))
     builder.download_and_prepare()
-    assert builder.info.splits["train"].num_examples == 2_400
+    assert builder.info.splits["train"].num_examples == 160
