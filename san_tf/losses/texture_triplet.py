@@ -89,7 +89,7 @@ def _excess(features: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor) -> tf
 
 @tf.custom_gradient
 def _gram(features: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-    """Inner products of all rows, `(batch, batch)`, with one matrix product backward; TensorFlow needs two."""
+    """Inner products of all rows, `(batch, batch)`, one matrix product backward; TensorFlow needs two."""
 
     def backward(upstream: tf.Tensor) -> tf.Tensor:
         return tf.matmul(upstream + tf.transpose(upstream), features)

@@ -44,7 +44,7 @@ class LayerFactory:
     def conv(
         self, x: Tensor, filters: int, size: int, stride: int = 1, *, name: str, bias: bool = False
     ) -> Tensor:
-        """Convolution that pads symmetrically: `(batch, h, w, c)` to `(batch, h / stride, w / stride, filters)`.
+        """Convolution, padded on all sides: `(batch, h, w, c)` to `(batch, h / stride, w / stride, filters)`.
 
         "same" padding of an even-sized map at stride 2 is lopsided in TensorFlow; PyTorch, where the
         published weights of the field come from, pads both sides.

@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "last_stride": 1,
             "weights": None,
         },
-        "decoder": {"widths": (64, 32, 16, 16, 8), "skips": False, "final_kernel": 3},
+        "decoder": {"widths": (64, 32, 16, 8, 8), "skips": False, "final_kernel": 3},
     },
 }
 
