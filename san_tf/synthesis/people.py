@@ -57,7 +57,7 @@ class Figure:
 
     def share_inside(self, camera: Camera, window: Window) -> float:
         """Return how much of the silhouette lies inside the window, 0..1, counted on a coarse grid."""
-        cells = window.to_image(camera.project(self.points()), 48, 24)
+        cells = window.to_image(camera.project(self.points()[::2]), 48, 24)
         column, row = np.floor(cells).astype(np.int64).T
         # A margin of the window's size on every side keeps what sticks out; beyond it nothing is counted.
         near = (column >= -24) & (column < 48) & (row >= -48) & (row < 96)
@@ -110,14 +110,15 @@ def place_figure(seed: int, action: str, x: float, z: float, yaw: float, rng: np
     """
     person = dressed_person(seed)
     transforms = bone_transforms(person.shape, sample_pose(rng, action))
+    # The walk to the place is part of the bones' motion, so that every mesh is moved once.
+    turn = np.arctan2(-x, -z) - np.deg2rad(yaw)
+    cos, sin = np.cos(turn), np.sin(turn)
+    transforms = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]) @ transforms
+    transforms[:, :, 3] += np.array([x, 0.0, z])
     body = load_body()
     posed = person.body.at(skin(person.body.vertices, body.skin_bones, body.skin_weights, transforms))
     extras = [wardrobe.pose_extra(extra, transforms, person.joints) for extra in person.extras]
-    turn = np.arctan2(-x, -z) - np.deg2rad(yaw)
-    cos, sin = np.cos(turn), np.sin(turn)
-    rotation = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]])
-    place = np.array([x, 0.0, z])
-    return Figure(tuple(mesh.at(mesh.vertices @ rotation.T + place) for mesh in (posed, *extras)), x, z)
+    return Figure((posed, *extras), x, z)
 
 
 def window_view(camera: Camera, window: Window, size: tuple[int, int]) -> View:
@@ -170,7 +171,7 @@ def cast_shadow(canvas: np.ndarray, figure: Figure, camera: Camera, window: Wind
     soften_ground(canvas, middle, 0.55 * spread[0] + 0.02 * height, 0.55 * spread[1] + 0.012 * height, 0.5)
     if light.hardness < 0.1:
         return
-    thrown = points[::2] - light.direction * (points[::2, 1:2] / light.direction[1])
+    thrown = points[::3] - light.direction * (points[::3, 1:2] / light.direction[1])
     # Half resolution: the blur below makes one surface of the dots.
     rows, columns = height // 2, width // 2
     dots = np.floor(window.to_image(camera.project(thrown), rows, columns)).astype(np.int64)
