@@ -58,16 +58,16 @@ def sample_sensor(seed: int, camid: int) -> Sensor:
     """
     rng = generator_at(seed, "sensor", camid)
     gains = np.exp(rng.normal(0.0, [0.085, 0.025, 0.105]))
-    saturation = rng.uniform(0.5, 1.2)
+    saturation = rng.uniform(0.6, 1.15)
     grey = np.full((3, 3), 1.0 / 3.0)
-    crosstalk = np.eye(3) + rng.normal(0.0, 0.055, (3, 3))
+    crosstalk = np.eye(3) + rng.normal(0.0, 0.03, (3, 3))
     crosstalk /= crosstalk.sum(1, keepdims=True)
     matrix = (saturation * np.eye(3) + (1 - saturation) * grey) @ crosstalk @ np.diag(gains / gains.mean())
     return Sensor(
         color_matrix=matrix,
         exposure=float(np.exp(rng.uniform(-0.35, 0.3))),
-        gamma=rng.uniform(0.72, 1.32),
-        contrast=rng.uniform(0.75, 1.3),
+        gamma=rng.uniform(0.8, 1.2),
+        contrast=rng.uniform(0.8, 1.2),
         haze=rng.uniform(0.0, 0.14) * np.array([0.95, 1.0, 1.05]) * np.exp(rng.normal(0, 0.1, 3)),
         vignette=rng.uniform(0.0, 0.2),
         defocus=rng.uniform(0.25, 0.85),
