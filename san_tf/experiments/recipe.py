@@ -35,6 +35,8 @@ class DataRecipe:
     """Probability of mirroring an image, and with it the texture of its person."""
     erasing: float = 0.5
     """Probability of erasing a random rectangle of 2 to 40 percent of an image."""
+    jitter: float = 0.0
+    """Probability of changing an image's brightness, contrast, saturation and hue, as cameras do."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class GeneratorRecipe:
     """Pairs a batch."""
     generator_learning_rate: float = 1e-3
     """Highest learning rate of its cosine schedule."""
+    generator_sketch: int = 0
+    """Hidden units of a fully connected branch that sketches the texture; learns sooner, 0 as the paper."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,7 @@ class Recipe:
                 value = getattr(part, item.name)
                 if isinstance(value, (int, float)) and value < 0:
                     raise UserError(f"{item.name} is {value}, but it cannot be negative.")
-        for name in ("translation", "flip", "erasing"):
+        for name in ("translation", "flip", "erasing", "jitter"):
             if getattr(self.data, name) > 1:
                 raise UserError(f"{name} is {getattr(self.data, name)}, but a probability is at most 1.")
         for name, value in (

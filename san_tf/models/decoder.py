@@ -18,6 +18,7 @@ def build_decoder(
     skips: bool = False,
     texture_size: int | None = None,
     final_kernel: int = 7,
+    sketch: int = 0,
     seed: int | None = None,
     batch_norm_momentum: float = 0.9,
 ) -> keras.Model:
@@ -34,6 +35,11 @@ def build_decoder(
             1, 2, 3 (the public code); needs an encoder of last stride 1.
         texture_size: side of the texture; None takes the height of the last map (256 for 256x128 images).
         final_kernel: side of the last convolution's kernel, 7 in the paper.
+        sketch: hidden units of a fully connected branch that sees the whole of stage 4 and sketches the
+            texture at a quarter of its size, for the convolutions to work out; 0, the paper's, has none. A
+            convolution can move a colour from its place in the image to its place in the texture only bit by
+            bit; the sketch moves it at once, which a texture generator learns several times sooner. Not for
+            SAN itself, whose feature map is to become aligned *because* the decoder has only convolutions.
         seed: of the initial weights; None draws new ones.
         batch_norm_momentum: share of the old moving statistics kept each step.
 
@@ -73,6 +79,8 @@ def build_decoder(
 
     # --- texture ---
     painted = factory.conv(x, 3, final_kernel, name="final_conv", bias=True)
+    if sketch:
+        painted = keras.layers.Add(name="sketch_add")([painted, _sketch(stages[3], painted, sketch, factory)])
     texture = keras.layers.Activation("tanh", name="final_tanh", dtype="float32")(painted)
     size = texture_size or texture.shape[1]
     if texture.shape[1:3] != (size, size):
@@ -87,3 +95,17 @@ def _up_block(x: Tensor, filters: int, name: str, factory: LayerFactory) -> Tens
     x = keras.layers.Add(name=f"{name}_add")([x, y])
     x = keras.layers.ReLU(name=f"{name}_relu")(x)
     return factory.up_conv(x, filters, name=f"{name}_conv")
+
+
+def _sketch(stage4: Tensor, painted: Tensor, units: int, factory: LayerFactory) -> Tensor:
+    """A smooth picture of `painted`'s shape from all of stage 4 at once; zero at first."""
+    height, width = painted.shape[1] // 4, painted.shape[2] // 4
+    x = factory.conv_bn(stage4, 16, 1, name="sketch_reduce")
+    x = keras.layers.Flatten(name="sketch_flatten")(x)
+    seed = factory.seed_of("sketch_hidden")
+    x = keras.layers.Dense(
+        units, "relu", kernel_initializer=keras.initializers.HeNormal(seed), name="sketch_hidden"
+    )(x)
+    x = keras.layers.Dense(height * width * 3, kernel_initializer="zeros", name="sketch_paint")(x)
+    x = keras.layers.Reshape((height, width, 3), name="sketch_shape")(x)
+    return keras.layers.UpSampling2D(4, interpolation="bilinear", name="sketch_enlarge")(x)

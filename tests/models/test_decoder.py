@@ -95,3 +95,19 @@ def test_decoder_goes_round_through_its_config():
     again = keras.Model.from_config(decoder.get_config())
     again.set_weights(decoder.get_weights())
     np.testing.assert_array_equal(again(maps(SMALL))["texture"], decoder(maps(SMALL))["texture"])
+
+
+def test_a_sketch_sees_the_whole_map_and_changes_nothing_at_first():
+    shapes = [(32, 16, 8), (16, 8, 8), (8, 4, 8), (8, 4, 8)]
+    plain, sketched = (build_decoder(shapes, (8, 8, 8, 8, 8), sketch=units, seed=3) for units in (0, 32))
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(2, *shape)).astype(np.float32) for shape in shapes]
+    np.testing.assert_allclose(sketched(maps)["texture"], plain(maps)["texture"], atol=1e-6)
+
+    # Once it paints, a change in one corner of the map reaches the opposite corner of the texture.
+    paint = sketched.get_layer("sketch_paint")
+    paint.kernel.assign(rng.normal(size=paint.kernel.shape))
+    changed = [array.copy() for array in maps]
+    changed[3][:, 0, 0] += 10.0
+    difference = np.abs(sketched(changed)["texture"] - sketched(maps)["texture"])[:, -8:, -8:]
+    assert difference.max() > 0.01

@@ -13,7 +13,7 @@ from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.records import reid_records
 from san_tf.experiments.texture_generator import load_texture_generator, paint
 from san_tf.visualization.reposed import reposed
-from san_tf.visualization.saving import save_figure
+from san_tf.visualization.style import save_figure
 
 
 def folder_of(experiment: Experiment) -> Path:

@@ -23,7 +23,7 @@ from san_tf.visualization.curves import cmc_curves, loss_curves
 from san_tf.visualization.embedding_map import embedding_map
 from san_tf.visualization.ranked_lists import ranked_lists
 from san_tf.visualization.reposed import reposed
-from san_tf.visualization.saving import save_figure
+from san_tf.visualization.style import save_figure
 from san_tf.visualization.textures import texture_panels
 
 
@@ -97,9 +97,8 @@ def _ranked_lists(experiment: Experiment, features: Features, query: Records, ga
     names = [f"person {query.pids[i]}, camera {query.camids[i] + 1}" for i in chosen]
     cameras = [[f"camera {gallery.camids[i] + 1}" for i in indices] for indices in top.indices]
     title = "SAN: queries and the first ten of the gallery (same camera left out)"
-    return ranked_lists(
-        _pictures(experiment, query.select(chosen)), found, top.correct, names, cameras, title
-    )
+    shown = list(_pictures(experiment, query.select(chosen)))
+    return ranked_lists(shown, found, top.correct, names, cameras, title)
 
 
 def _reposed(experiment: Experiment, query: Records) -> Figure:

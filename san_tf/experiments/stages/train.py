@@ -75,7 +75,9 @@ def _train(experiment: Experiment, records: Records, method: str) -> None:
             data.images_per_identity,
             data.image_size,
             recipe.texture_size if with_decoder else None,
-            augmentation=Augmentation(flip=data.flip, translation=data.translation, erasing=data.erasing),
+            augmentation=Augmentation(
+                flip=data.flip, translation=data.translation, erasing=data.erasing, jitter=data.jitter
+            ),
             pit=pairs,
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
             seed=recipe.seed,

@@ -1,0 +1,46 @@
+"""The smallest data sets there are, made once for all tests of this folder."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+SMALLEST = (
+    "--dataset=synthetic_reid/smoke",
+    "--pit=pit/smoke",
+    "--identities_per_batch=4",
+    "--images_per_identity=2",
+    "--pit_per_batch=4",
+    "--generator_batch=8",
+    "--generator_epochs=1",
+    "--epochs=1",
+    "--warmup_epochs=0.5",
+)
+Run = Callable[..., int]
+
+
+@pytest.fixture(scope="session")
+def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the smallest data sets lie prepared."""
+    from san_tf.data.builders import find_builder
+
+    folder = tmp_path_factory.mktemp("data")
+    for name in ("synthetic_reid", "pit"):
+        find_builder(name, "smoke", folder).download_and_prepare()
+    return folder
+
+
+@pytest.fixture
+def run_synthetic(smoke_data: Path) -> Run:
+    """Runs `san_tf.experiments.synthetic` on the smallest data and returns its exit code."""
+    from san_tf.experiments import synthetic
+
+    def run(workdir: Path, *arguments: str) -> int:
+        with pytest.raises(SystemExit) as leaving, contextlib.suppress(KeyError):
+            synthetic.main([f"--workdir={workdir}", f"--data_dir={smoke_data}", *SMALLEST, *arguments])
+        return int(leaving.value.code or 0)
+
+    return run
