@@ -21,6 +21,8 @@ class DataRecipe:
     """The re-ID data set: the name of a builder in `datasets/`, with `/config` where it has several."""
     pit: str = "pit/tiny"
     """The paired image-texture data set that teaches the texture generator."""
+    backgrounds: str | None = None
+    """A folder of photographs to render people in front of; procedural streets without it."""
     image_size: tuple[int, int] = (256, 128)
     """Height and width of the network's input in pixels; textures are height x height. Multiples of 32."""
     identities_per_batch: int = 16

@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
+import zlib
+from pathlib import Path
 from typing import Any
 
 from san_tf.data.builders import find_builder
 from san_tf.data.records import Records
+from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 
 
 def open_builder(experiment: Experiment, name: str) -> Any:
     """The TFDS builder of `name` or `name/config`, prepared or not, in the experiment's `data_dir`."""
     dataset, _, config = name.partition("/")
-    return find_builder(dataset, config or None, experiment.options.data_dir)
+    data_dir = experiment.options.data_dir
+    builder = find_builder(dataset, config or None, data_dir)
+    backgrounds = experiment.recipe.data.backgrounds
+    if backgrounds is None:
+        return builder
+    rendered = builder.builder_config
+    if not hasattr(rendered, "rendering"):
+        raise UserError(f"--backgrounds is for data sets that are rendered, not for {dataset}; leave it out.")
+    folder = str(Path(backgrounds).resolve())
+    # A configuration of its own, so that it never passes for the data set with procedural streets.
+    own = dataclasses.replace(
+        rendered,
+        name=f"{rendered.name}_photographs_{zlib.crc32(folder.encode()):08x}",
+        rendering=dataclasses.replace(rendered.rendering, backgrounds=folder),
+    )
+    return type(builder)(config=own, data_dir=data_dir)
 
 
 def reid_records(experiment: Experiment, split: str) -> Records:

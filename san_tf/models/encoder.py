@@ -34,7 +34,7 @@ def build_encoder(
     mixed precision policy `embedding` and `logits` stay float32.
 
     Args:
-        backbone: "resnet50", "resnet101", or "thin_resnet" (0.9 M parameters, trains on a CPU).
+        backbone: "resnet50", "resnet101", or "thin_resnet" (0.9 M parameters, learns in minutes on a CPU).
         input_shape: `(height, width, 3)`, both multiples of 16 (of 32 at last_stride 2).
         num_classes: training identities.
         head: "plain": the embedding f is the pooled stage 4. "fc512", as the public code: f is
@@ -57,7 +57,7 @@ def build_encoder(
     Example:
         >>> encoder = build_encoder("thin_resnet", (128, 64, 3), num_classes=100, weights=None)
         >>> {name: value.shape for name, value in encoder.output.items() if name != "stages"}
-        {'embedding': (None, 512), 'logits': (None, 100)}
+        {'embedding': (None, 192), 'logits': (None, 100)}
     """
     _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on)
     factory = LayerFactory(seed, batch_norm_momentum)

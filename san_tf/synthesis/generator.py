@@ -36,10 +36,14 @@ SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "market_sized": ReidConfig(
         "market_sized", 751, 750, 12_936, 3_368, 13_115, 2_798, 3_819, image_height=256
     ),
+    # To see whether everything works, in seconds; nothing can be learnt from it.
+    "smoke": ReidConfig("smoke", 8, 6, 48, 12, 30, 4, 2, cameras=3),
 }
 PIT: Mapping[str, PitConfig] = {
-    "tiny": PitConfig("tiny", 100, 15, image_height=128),
+    # Two images of each of 500 people teach more about people than ten of 100, for the same number of pairs.
+    "tiny": PitConfig("tiny", 500, 75, images_per_texture=2, image_height=128),
     "paper": PitConfig("paper", 929, 50),
+    "smoke": PitConfig("smoke", 8, 4, images_per_texture=2, image_height=128),
 }
 REID_SPLITS, PIT_SPLITS = ("train", "query", "gallery"), ("train", "test")
 _MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
