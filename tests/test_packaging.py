@@ -1,0 +1,62 @@
+"""What a wheel holds, and that the repository's files agree with each other."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def config() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    return parser
+
+
+def test_the_list_of_packages_is_the_tree(config):
+    here = {path.parent.relative_to(ROOT) for path in (ROOT / "san_tf").rglob("__init__.py")}
+    builders = {path.parent.relative_to(ROOT) for path in (ROOT / "datasets").glob("*/__init__.py")}
+    expected = {".".join(path.parts) for path in here} | {f"san_tf.{'.'.join(path.parts)}" for path in builders}
+    assert set(config["options"]["packages"].split()) == expected
+
+
+def test_datasets_is_no_package_of_its_own():
+    # It would shadow Hugging Face's `datasets` for whoever works in the checkout.
+    assert not (ROOT / "datasets" / "__init__.py").exists()
+
+
+def test_every_builder_folder_is_complete(config):
+    for builder in (ROOT / "datasets").iterdir():
+        if not builder.is_dir() or builder.name.startswith((".", "_")):
+            continue
+        names = {path.name for path in builder.iterdir()}
+        wanted = {f"{builder.name}_dataset_builder.py", "README.md", "CITATIONS.bib", "TAGS.txt", "__init__.py"}
+        assert wanted <= names, builder.name
+        assert f"san_tf.datasets.{builder.name}" in config["options.package_data"]
+
+
+def test_the_body_asset_is_small_and_its_licence_beside_it():
+    assets = ROOT / "san_tf" / "synthesis" / "assets"
+    assert (assets / "body.npz").stat().st_size <= 2_000_000
+    assert "CC0" in (assets / "LICENSE.CC0.txt").read_text()
+    assert "MakeHuman" in (assets / "PROVENANCE.md").read_text()
+
+
+def test_pictures_and_pages_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", text):
+        assert (ROOT / target).exists(), target
+
+
+def test_commands_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    for module in set(re.findall(r"python -m san_tf\.experiments\.(\w+)", text)):
+        assert (ROOT / "san_tf" / "experiments" / f"{module}.py").is_file(), module
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"`?make ([a-z-]+)", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
