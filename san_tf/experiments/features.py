@@ -42,15 +42,26 @@ class Features:
 
     def ranking(self) -> RankingResult:
         """CMC, mAP, mINP by the Market-1501 protocol."""
-        return evaluate_ranking(**vars(self))
+        return evaluate_ranking(
+            self.query,
+            self.query_pids,
+            self.query_camids,
+            self.gallery,
+            self.gallery_pids,
+            self.gallery_camids,
+        )
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
         """The first k gallery images of some queries."""
-        chosen = {
-            name: values[queries] if name.startswith("query") else values
-            for name, values in vars(self).items()
-        }
-        return top_matches(**chosen, k=k)
+        return top_matches(
+            self.query[queries],
+            self.query_pids[queries],
+            self.query_camids[queries],
+            self.gallery,
+            self.gallery_pids,
+            self.gallery_camids,
+            k,
+        )
 
     def save(self, experiment: Experiment, method: str) -> None:
         """Write `features/<method>.npz`, whole or not at all."""

@@ -40,13 +40,13 @@ def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.
     )
 
 
-def decoder_of(recipe: Recipe, encoder: keras.Model, sketch: int = 0) -> keras.Model:
-    """The decoder that goes with an encoder of the recipe; see `build_decoder` for `sketch`."""
+def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
+    """The decoder that goes with an encoder of the recipe."""
     light = recipe.model.backbone == "thin_resnet"
     preset = PRESETS["san_light" if light else "san_resnet50_paper"]["decoder"]
     shapes = [stage.shape for stage in encoder.output["stages"]]
     size, seed = recipe.texture_size, recipe.seed + _DECODER_STREAM
-    changes = {"skips": recipe.model.skips, "texture_size": size, "sketch": sketch, "seed": seed}
+    changes = {"skips": recipe.model.skips, "texture_size": size, "sketch": recipe.model.sketch, "seed": seed}
     return build_decoder(shapes, **preset | changes)
 
 
@@ -61,7 +61,7 @@ def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
         weights=recipe.model.weights if weights else None,
         seed=recipe.seed + _GENERATOR_STREAM,
     )
-    return SANPG(encoder, decoder_of(recipe, encoder, recipe.generator.generator_sketch))
+    return SANPG(encoder, decoder_of(recipe, encoder))
 
 
 def save_weights(model: keras.Model, path: Path) -> None:

@@ -53,6 +53,8 @@ class ModelRecipe:
     """Stride of the backbone's last stage; 1 doubles the feature map."""
     skips: bool = False
     """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
+    sketch: int = 0
+    """Hidden units of a fully connected branch of the decoder that sketches the texture; the paper has none."""
     weights: str | None = None
     """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
@@ -109,8 +111,6 @@ class GeneratorRecipe:
     """Pairs a batch."""
     generator_learning_rate: float = 1e-3
     """Highest learning rate of its cosine schedule."""
-    generator_sketch: int = 0
-    """Hidden units of a fully connected branch that sketches the texture; learns sooner, 0 as the paper."""
 
 
 @dataclass(frozen=True)

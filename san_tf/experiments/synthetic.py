@@ -16,12 +16,12 @@ from san_tf.experiments.recipe import (
     TrainingRecipe,
 )
 
-# Nothing here is pretrained, so the recipe leaves the paper's where that would need ImageNet weights: a head with
-# batch norm keeps embeddings apart from the first step, so the triplet losses (which are large on that scale) weigh
+# Nothing here is pretrained, so the recipe leaves the paper's where that would need ImageNet weights: a head
+# with batch norm keeps embeddings apart from the first step, so the triplet loss, large on that scale, weighs
 # less; no erasing, because the training is short; colour jitter, because the cameras differ.
 RECIPE = Recipe(
     data=DataRecipe(image_size=(128, 64), erasing=0.0, jitter=0.5, pit_per_batch=8),
-    model=ModelRecipe(backbone="thin_resnet", head="fc512"),
+    model=ModelRecipe(backbone="thin_resnet", head="fc512", sketch=256),
     losses=LossRecipe(lambda_identity=1.0, lambda_triplet=0.1),
     training=TrainingRecipe(
         epochs=14,
@@ -31,7 +31,7 @@ RECIPE = Recipe(
         weight_decay=1e-2,
         decay="decoupled",
     ),
-    generator=GeneratorRecipe(generator_epochs=24, generator_learning_rate=3e-3, generator_sketch=256),
+    generator=GeneratorRecipe(generator_epochs=24, generator_learning_rate=3e-3),
     evaluation=EvaluationRecipe(),
 )
 

@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder": {"widths": PAPER_WIDTHS, "skips": False},
     },
     "san_light": {
-        "description": "A thin ResNet on 128x64 crops with a 512-d head, 1.0 M parameters, and a decoder that "
+        "description": "A thin ResNet on 128x64 crops, 512-d head, 1.0 M parameters, and a decoder that "
         "paints 128x128 textures; trains in minutes on two CPU cores. No ImageNet weights.",
         "encoder": {
             "backbone": "thin_resnet",

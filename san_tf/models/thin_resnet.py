@@ -1,6 +1,6 @@
 """The light backbone: a ResNet of one basic block a stage and a fraction of the width.
 
-Chosen by measurement, of speed and of what it has learnt after a minute, among thin ResNets, OSNet x0.25 and a
+Chosen by measurement, of speed and of what it learns in a minute, among thin ResNets, OSNet x0.25 and a
 MobileNet-like network: see "Light backbone" in `benchmarks/README.md`.
 """
 

@@ -79,7 +79,10 @@ def _textures(experiment: Experiment) -> Figure:
 def _people(experiment: Experiment) -> Figure:
     train = reid_records(experiment, "train")
     cameras = np.unique(train.camids)
-    chosen = train.identities[_spread(train.num_identities, 8)]
+    # People whom most cameras saw, spread over the data set.
+    seen_by = {pid: len(np.unique(train.camids[train.pids == pid])) for pid in train.identities}
+    widely_seen = sorted(seen_by, key=lambda pid: -seen_by[pid])[: max(6, train.num_identities // 4)]
+    chosen = sorted(np.array(widely_seen)[_spread(len(widely_seen), 6)])
     rows = []
     for pid in chosen:
         first = [np.flatnonzero((train.pids == pid) & (train.camids == camera))[:1] for camera in cameras]
@@ -94,7 +97,7 @@ def _ranked_lists(experiment: Experiment, features: Features, query: Records, ga
     chosen = _spread(len(query), 8)
     top = features.top(10, chosen)
     found = [list(_pictures(experiment, gallery.select(indices))) for indices in top.indices]
-    names = [f"person {query.pids[i]}, camera {query.camids[i] + 1}" for i in chosen]
+    names = [f"{query.pids[i]}, camera {query.camids[i] + 1}" for i in chosen]
     cameras = [[f"camera {gallery.camids[i] + 1}" for i in indices] for indices in top.indices]
     title = "SAN: queries and the first ten of the gallery (same camera left out)"
     shown = list(_pictures(experiment, query.select(chosen)))
