@@ -54,7 +54,7 @@ class ModelRecipe:
     skips: bool = False
     """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
     sketch: int = 0
-    """Hidden units of a fully connected branch of the decoder that sketches the texture; the paper has none."""
+    """Hidden units of a fully connected branch in the decoder that sketches the texture; 0 has none."""
     weights: str | None = None
     """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
