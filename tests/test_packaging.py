@@ -21,7 +21,9 @@ def config() -> configparser.ConfigParser:
 def test_the_list_of_packages_is_the_tree(config):
     here = {path.parent.relative_to(ROOT) for path in (ROOT / "san_tf").rglob("__init__.py")}
     builders = {path.parent.relative_to(ROOT) for path in (ROOT / "datasets").glob("*/__init__.py")}
-    expected = {".".join(path.parts) for path in here} | {f"san_tf.{'.'.join(path.parts)}" for path in builders}
+    expected = {".".join(path.parts) for path in here} | {
+        f"san_tf.{'.'.join(path.parts)}" for path in builders
+    }
     assert set(config["options"]["packages"].split()) == expected
 
 
@@ -35,7 +37,13 @@ def test_every_builder_folder_is_complete(config):
         if not builder.is_dir() or builder.name.startswith((".", "_")):
             continue
         names = {path.name for path in builder.iterdir()}
-        wanted = {f"{builder.name}_dataset_builder.py", "README.md", "CITATIONS.bib", "TAGS.txt", "__init__.py"}
+        wanted = {
+            f"{builder.name}_dataset_builder.py",
+            "README.md",
+            "CITATIONS.bib",
+            "TAGS.txt",
+            "__init__.py",
+        }
         assert wanted <= names, builder.name
         assert f"san_tf.datasets.{builder.name}" in config["options.package_data"]
 

@@ -109,6 +109,8 @@ class GeneratorRecipe:
     """Passes over the paired data."""
     generator_batch: int = 64
     """Pairs a batch."""
+    pseudo_textures: Literal["image", "identity"] = "image"
+    """`image`: each image's own, as in the paper; `identity`: the mean over all images of its identity."""
     generator_learning_rate: float = 1e-3
     """Highest learning rate of its cosine schedule."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +22,12 @@ Run = Callable[..., int]
 
 
 @pytest.fixture(scope="session")
+def smallest() -> tuple[str, ...]:
+    """Flags that make every stage as short as it can be."""
+    return SMALLEST
+
+
+@pytest.fixture(scope="session")
 def smoke_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the smallest data sets lie prepared."""
     from san_tf.data.builders import find_builder
@@ -39,7 +44,7 @@ def run_synthetic(smoke_data: Path) -> Run:
     from san_tf.experiments import synthetic
 
     def run(workdir: Path, *arguments: str) -> int:
-        with pytest.raises(SystemExit) as leaving, contextlib.suppress(KeyError):
+        with pytest.raises(SystemExit) as leaving:
             synthetic.main([f"--workdir={workdir}", f"--data_dir={smoke_data}", *SMALLEST, *arguments])
         return int(leaving.value.code or 0)
 

@@ -14,13 +14,11 @@ from san_tf.experiments import pit, synthetic
 
 
 @pytest.fixture(scope="module")
-def finished(smoke_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(smoke_data: Path, smallest: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run in which every stage was done."""
-    from tests.experiments.conftest import SMALLEST
-
     workdir = tmp_path_factory.mktemp("runs") / "synthetic"
     with pytest.raises(SystemExit) as leaving:
-        synthetic.main([f"--workdir={workdir}", f"--data_dir={smoke_data}", *SMALLEST])
+        synthetic.main([f"--workdir={workdir}", f"--data_dir={smoke_data}", *smallest])
     assert leaving.value.code == 0
     return workdir
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -30,16 +31,47 @@ def run(experiment: Experiment) -> None:
     if experiment.options.images:
         _paint_folder(experiment, Path(experiment.options.images))
     elif experiment.recipe.data.dataset:
-        _paint(experiment, reid_records(experiment, "train"), folder_of(experiment))
+        records = reid_records(experiment, "train")
+        by_identity = experiment.recipe.generator.pseudo_textures == "identity"
+        _paint(experiment, records, folder_of(experiment), by_identity)
     else:
         experiment.say("no re-ID data set in this recipe; name a folder of crops with --images")
 
 
-def _paint(experiment: Experiment, records: Records, folder: Path) -> None:
+def _paint(experiment: Experiment, records: Records, folder: Path, by_identity: bool = False) -> None:
     generator = load_texture_generator(experiment)
     textures = paint(generator, records, experiment.recipe.data.image_size, "  painting")
+    if by_identity:
+        textures = identity_means(textures, records.pids)
     write_textures(folder, records.filenames, textures)
     experiment.say(f"{len(records):,} textures in {folder}")
+
+
+def identity_means(textures: Iterable[np.ndarray], pids: np.ndarray) -> Iterator[np.ndarray]:
+    """Give every image the mean texture of its identity.
+
+    A texture painted from one image guesses the sides that are not seen and keeps some of the camera's cast;
+    the mean over cameras and sides has seen more, and asks the same of every image of a person.
+
+    Args:
+        textures: N arrays (T, T, 3) uint8, one an image; held as one sum an identity, not all at once.
+        pids: (N,) identities; images of nobody (below 1) keep their own texture.
+
+    Yields:
+        N arrays (T, T, 3) uint8, in the same order.
+    """
+    sums: dict[int, np.ndarray] = {}
+    own: dict[int, np.ndarray] = {}
+    for number, (texture, pid) in enumerate(zip(textures, pids, strict=True)):
+        if pid < 1:
+            own[number] = texture
+        elif pid in sums:
+            sums[pid] += texture
+        else:
+            sums[pid] = texture.astype(np.uint32)
+    counts = {pid: int(np.count_nonzero(pids == pid)) for pid in sums}
+    for number, pid in enumerate(pids):
+        yield own[number] if pid < 1 else np.rint(sums[pid] / counts[pid]).astype(np.uint8)
 
 
 def _paint_folder(experiment: Experiment, images: Path) -> None:
