@@ -19,7 +19,7 @@ RIGHT, WRONG = "#2f9e60", "#d6453d"
 # One hue a line or series; told apart by people with colour vision deficiency (after Okabe and Ito, 2008).
 SERIES = ("#0b62a8", "#d9660a", "#0f8f6b", "#b5467f", "#8a6d00", "#4f9fd0", "#5b6770", "#7a4fb5")
 TITLE, LABEL, SMALL = 13.0, 9.5, 8.0
-DPI = 150
+DPI = 115
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
