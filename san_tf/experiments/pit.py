@@ -11,7 +11,7 @@ from san_tf.experiments.recipe import DataRecipe, GeneratorRecipe, ModelRecipe, 
 RECIPE = Recipe(
     data=DataRecipe(dataset="", image_size=(128, 64)),
     model=ModelRecipe(backbone="thin_resnet", sketch=256),
-    generator=GeneratorRecipe(generator_epochs=60, generator_learning_rate=3e-3),
+    generator=GeneratorRecipe(generator_epochs=40, generator_learning_rate=3e-3),
 )
 
 _PARTS = ("seed", "data", "model", "generator")
