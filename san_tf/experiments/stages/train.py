@@ -42,6 +42,10 @@ def run(experiment: Experiment) -> None:
 
 def _train(experiment: Experiment, records: Records, method: str) -> None:
     recipe = experiment.recipe
+    data = recipe.data
+    # First of all, because it finds at once that there are too few identities for a batch.
+    steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
+    steps = recipe.training.steps_per_epoch or steps
     encoder = encoder_of(recipe, records.num_identities)
     with_decoder = method == "SAN"
     pairs = None
@@ -61,10 +65,6 @@ def _train(experiment: Experiment, records: Records, method: str) -> None:
         margin=recipe.losses.margin,
         smoothing=recipe.losses.smoothing,
         seed=recipe.seed,
-    )
-    data = recipe.data
-    steps = recipe.training.steps_per_epoch or pk_steps(
-        records.pids, data.identities_per_batch, data.images_per_identity
     )
     model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
     train(
