@@ -35,7 +35,7 @@ RECIPE = Recipe(
         decay="decoupled",
     ),
     generator=GeneratorRecipe(generator_epochs=20, generator_learning_rate=3e-3, pseudo_textures="identity"),
-    evaluation=EvaluationRecipe(),
+    evaluation=EvaluationRecipe(flip_average=True),
 )
 
 _DATA = ("data",)
