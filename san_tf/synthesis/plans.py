@@ -176,7 +176,9 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
     if split == "train":
         pids = np.arange(1, config.train_identities + 1)
         rng = generator_at(config.seed, "plan", "train")
-        cameras = _cameras_per_identity(len(pids), config.cameras, round(4.4 * len(pids)), rng)
+        # Of six cameras 4.4 see a person, as in Market-1501; fewer cameras, fewer of them.
+        appearances = round(min(4.4, 2.2 * config.cameras / 3) * len(pids))
+        cameras = _cameras_per_identity(len(pids), config.cameras, appearances, rng)
         return tuple(_people(config, "train", pids, cameras, config.train_images, rng))
     pids = np.arange(config.train_identities + 1, config.train_identities + config.test_identities + 1)
     rng = generator_at(config.seed, "plan", "test")
