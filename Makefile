@@ -1,6 +1,6 @@
 # Two commands a newcomer needs: `make demo` and `make test`. Each does all of its set-up.
 VENV ?= .venv
-PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3.10 python3; do \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
