@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from san_tf.errors import UserError
+from san_tf.experiments import synthetic
 from san_tf.experiments.command_line import parse, run_as_command
 from san_tf.experiments.recipe import Recipe, updated
 
@@ -129,3 +130,12 @@ def test_import_of_the_package_is_light():
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_papers_recipe_file_holds_the_papers_values():
+    file = Path(__file__).resolve().parents[2] / "experiments" / "synthetic" / "paper.yaml"
+    recipe = parse("synthetic", "", synthetic.RECIPE, STAGES, ["--config", str(file)])[1]
+    assert (recipe.losses, recipe.training) == (Recipe().losses, Recipe().training)
+    assert (recipe.model.backbone, recipe.model.head, recipe.model.sketch) == ("resnet50", "plain", 0)
+    assert recipe.data.image_size == (256, 128)
+    assert recipe.generator.pseudo_textures == "image"
