@@ -134,6 +134,11 @@ def test_data_that_are_not_prepared_are_named(run_synthetic, tmp_path, capsys):
     assert "pit" in capsys.readouterr().err
 
 
+def test_a_folder_of_backgrounds_that_is_missing_is_named(run_synthetic, tmp_path, capsys):
+    assert run_synthetic(tmp_path / "run", "--stage=prepare", "--backgrounds=no/such/streets") == 2
+    assert "no/such/streets does not exist" in capsys.readouterr().err
+
+
 def test_weights_of_another_architecture_are_refused_by_name(finished: Path, run_synthetic, capsys):
     assert run_synthetic(finished, "--stage=evaluate", "--head=plain") == 2
     assert "san_encoder.weights.h5" in capsys.readouterr().err
