@@ -38,7 +38,7 @@ def build_decoder(
         sketch: hidden units of a fully connected branch that sees the whole of stage 4 and sketches the
             texture at a quarter of its size, for the convolutions to work out; 0, the paper's, has none. A
             convolution can move a colour from its place in the image to its place in the texture only bit by
-            bit; the sketch moves it at once, which is learnt several times sooner from random weights.
+            bit; the sketch moves it at once: from random weights it takes less than half the steps.
         seed: of the initial weights; None draws new ones.
         batch_norm_momentum: share of the old moving statistics kept each step.
 
