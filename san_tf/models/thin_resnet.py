@@ -1,7 +1,8 @@
 """The light backbone: a ResNet of one basic block a stage and a fraction of the width.
 
 Chosen among thin ResNets, OSNet x0.25 and a MobileNet-like network by measured speed and size, and over the
-deeper bottleneck ResNet because that one learnt much more slowly; the others were not trained. See "Light backbone" in `benchmarks/README.md`.
+deeper bottleneck ResNet because that one learnt much more slowly; the others were not trained. See "Light
+backbone" in `benchmarks/README.md`.
 """
 
 from __future__ import annotations
