@@ -31,6 +31,9 @@ class RankingResult:
             Learning for Person Re-identification: A Survey and Outlook", 2021).
         num_valid: queries that have a true match; the others are left out of all means.
         num_queries: all queries.
+        average_precisions: `(Q,)` float64 of each query, NaN where it has no true match.
+        inverse_penalties: `(Q,)` float64, likewise.
+        first_ranks: `(Q,)` int64 rank (from 1) of the first true match, -1 where there is none.
     """
 
     cmc: np.ndarray
@@ -38,6 +41,37 @@ class RankingResult:
     mINP: float
     num_valid: int
     num_queries: int
+    average_precisions: np.ndarray
+    inverse_penalties: np.ndarray
+    first_ranks: np.ndarray
+
+    @classmethod
+    def of_queries(
+        cls, average_precisions: np.ndarray, inverse_penalties: np.ndarray, first_ranks: np.ndarray
+    ) -> RankingResult:
+        """Take the means over the queries that have a true match; args as the fields of the same names.
+
+        Raises:
+            UserError: no query has a true match.
+        """
+        valid = first_ranks > 0
+        number = int(np.count_nonzero(valid))
+        if not number:
+            raise UserError(
+                "No query has a true match in the gallery under another camera, so nothing can be measured; "
+                "check that query and gallery belong together and that cameras differ."
+            )
+        found = np.bincount(np.minimum(first_ranks[valid], MAX_RANK + 1), minlength=MAX_RANK + 2)
+        return cls(
+            cmc=np.cumsum(found[1 : MAX_RANK + 1]) / number,
+            mAP=float(np.mean(average_precisions[valid])),
+            mINP=float(np.mean(inverse_penalties[valid])),
+            num_valid=number,
+            num_queries=len(first_ranks),
+            average_precisions=average_precisions,
+            inverse_penalties=inverse_penalties,
+            first_ranks=first_ranks,
+        )
 
     @property
     def rank1(self) -> float:
@@ -146,7 +180,8 @@ def evaluate_distances(
     """
     query_pids, query_camids = np.asarray(query_pids), np.asarray(query_camids)
     gallery_pids, gallery_camids = np.asarray(gallery_pids), np.asarray(gallery_camids)
-    first_ranks, precisions, penalties = [], [], []
+    precisions, penalties = np.full((2, len(query_pids)), np.nan)
+    first_ranks = np.full(len(query_pids), -1, np.int64)
     for start, distances in blocks:
         for query, row in enumerate(distances, start):
             removed = _removed(query_pids[query], query_camids[query], gallery_pids, gallery_camids)
@@ -154,23 +189,11 @@ def evaluate_distances(
             if not len(matches):
                 continue
             ranks = _ranks(row, removed, matches)
-            first_ranks.append(ranks[0])
+            first_ranks[query] = ranks[0]
             # At the i-th match (from 1), i of the images up to its rank are right.
-            precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-            penalties.append(len(ranks) / ranks[-1])
-    if not first_ranks:
-        raise UserError(
-            "No query has a true match in the gallery under another camera, so nothing can be measured; "
-            "check that query and gallery belong together and that cameras differ."
-        )
-    found = np.bincount(np.minimum(first_ranks, MAX_RANK + 1), minlength=MAX_RANK + 2)[1 : MAX_RANK + 1]
-    return RankingResult(
-        cmc=np.cumsum(found) / len(first_ranks),
-        mAP=float(np.mean(precisions)),
-        mINP=float(np.mean(penalties)),
-        num_valid=len(first_ranks),
-        num_queries=len(query_pids),
-    )
+            precisions[query] = np.mean(np.arange(1, len(ranks) + 1) / ranks)
+            penalties[query] = len(ranks) / ranks[-1]
+    return RankingResult.of_queries(precisions, penalties, first_ranks)
 
 
 def top_matches(
