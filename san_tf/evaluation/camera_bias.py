@@ -44,7 +44,7 @@ def without_camera_bias(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
         counts[-1] += len(item)
     means = sums / np.maximum(counts, 1)[:, None]
     return [
-        FeatureSet(_subtracted(item.features, means, row), item.pids, item.camids)
+        item.with_features(_subtracted(item.features, means, row))
         for item, row in zip(sets, rows, strict=True)
     ]
 

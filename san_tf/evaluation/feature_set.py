@@ -37,6 +37,10 @@ class FeatureSet:
         """Some of the images."""
         return FeatureSet(self.features[index], self.pids[index], self.camids[index])
 
+    def with_features(self, features: np.ndarray) -> FeatureSet:
+        """The same images, described otherwise."""
+        return FeatureSet(features, self.pids, self.camids)
+
 
 def rows_per_block(gallery_size: int) -> int:
     """How many queries to take at a time, so that their distances to the whole gallery fit 128 MB."""

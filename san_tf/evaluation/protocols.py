@@ -48,6 +48,7 @@ class ProtocolResult:
         num_valid: queries with a true match (mean over the draws, rounded).
         num_queries: all queries, likewise.
         per_query: what each query got; of the pooled images for "vehicleid".
+        pids: the identities of those.
         notes: sentences on what the numbers mean here, such as missing cameras.
     """
 
@@ -62,10 +63,11 @@ class ProtocolResult:
     num_valid: int
     num_queries: int
     per_query: QueryScores
+    pids: np.ndarray
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, protocol: str, ranking: RankingResult) -> ProtocolResult:
+    def of(cls, protocol: str, ranking: RankingResult, pids: np.ndarray) -> ProtocolResult:
         """The result of one ranking."""
         return cls(
             protocol,
@@ -79,6 +81,7 @@ class ProtocolResult:
             ranking.num_valid,
             ranking.num_queries,
             QueryScores.of(ranking),
+            pids,
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -171,7 +174,7 @@ def evaluate_protocol(
             gallery_camids,
             metric,
         )
-    result = ProtocolResult.of(protocol, ranking)
+    result = ProtocolResult.of(protocol, ranking, query.pids)
     if protocol == "cuhk03":
         blocks = (distances or features_distances(query, gallery, metric))()
         hits = cuhk03_cmcs(
@@ -250,6 +253,7 @@ def _vehicleid(
         round(np.mean([ranking.num_queries for ranking in rankings])),
         # An image that was never a query has no score.
         QueryScores(*np.divide(sums, times, out=np.full_like(sums, np.nan), where=times > 0)),
+        pool.pids,
     )
 
 

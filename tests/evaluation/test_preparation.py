@@ -13,7 +13,8 @@ from san_tf.evaluation.camera_bias import without_camera_bias
 from san_tf.evaluation.expansion import augment_database, expand_queries
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.fusion import concatenated
-from san_tf.evaluation.preparation import Preparation
+from san_tf.evaluation.options import Preparation
+from san_tf.evaluation.preparation import prepared
 from san_tf.evaluation.protocols import evaluate_protocol
 
 
@@ -87,9 +88,13 @@ def people(seed=0, images=300, cameras=3, bias=0.0):
 def test_expansion_and_augmentation_help_where_people_form_clusters():
     query, gallery = people(1, 80), people(2, 600)
     gallery = FeatureSet(gallery.features, gallery.pids, gallery.camids)
-    plain = evaluate_protocol(*Preparation(normalize=True).apply(query, gallery)).mAP
-    expanded = evaluate_protocol(*Preparation(normalize=True, expansion=5).apply(query, gallery)).mAP
-    both = evaluate_protocol(*Preparation(expansion=5, augmentation=5).apply(query, gallery)).mAP
+    plain = evaluate_protocol(*prepared(query, gallery, Preparation(normalize=True))).mAP
+    expanded = evaluate_protocol(
+        *prepared(query, gallery, Preparation(normalize=True, query_expansion=5))
+    ).mAP
+    both = evaluate_protocol(
+        *prepared(query, gallery, Preparation(query_expansion=5, database_augmentation=5))
+    ).mAP
     assert plain < expanded < both
 
 
@@ -109,7 +114,7 @@ def test_a_cameras_own_offset_is_taken_out():
     query, gallery = people(1, 100, bias=3.0), people(2, 400, bias=3.0)
     clean = evaluate_protocol(people(1, 100), people(2, 400)).mAP
     biased = evaluate_protocol(query, gallery).mAP
-    cured = evaluate_protocol(*Preparation(camera_bias=True).apply(query, gallery)).mAP
+    cured = evaluate_protocol(*prepared(query, gallery, Preparation(camera_bias_removal=True))).mAP
     assert biased < 0.5 * clean
     assert cured == pytest.approx(clean, rel=0.05)
 
@@ -129,9 +134,9 @@ def test_fused_cosine_is_the_weighted_mean_of_the_models_cosines():
 
 def test_defaults_change_nothing_and_the_order_is_the_documented_one():
     query, gallery = people(1, 20), people(2, 60)
-    same = Preparation().apply(query, gallery)
+    same = prepared(query, gallery, Preparation())
     assert same[0] is query and same[1] is gallery
-    q, g = Preparation(True, True, 3, 4, 2.0).apply(query, gallery)
+    q, g = prepared(query, gallery, Preparation(True, True, 3, 4, 2.0))
     rows = [FeatureSet(np.array([unit(f) for f in s.features]), s.pids, s.camids) for s in (query, gallery)]
     a, b = without_camera_bias(rows)
     augmented = naive_expansion(b.features, b.features, 3, 2.0, itself=True)
