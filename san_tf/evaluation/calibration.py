@@ -13,7 +13,8 @@ import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
-from san_tf.evaluation.distances import METRICS, l2_normalized
+from san_tf.evaluation.distances import l2_normalized
+from san_tf.evaluation.inputs import METRICS
 from san_tf.evaluation.operating_points import OperatingPoint
 
 METHODS = ("platt", "isotonic")

@@ -15,6 +15,7 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.evaluation.feature_set import UNKNOWN, FeatureSet
+from san_tf.evaluation.inputs import checked_features, checked_ids
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 # What the readers of archives and arrays raise at bytes that nobody wrote on purpose.
@@ -30,7 +31,7 @@ _BROKEN = (
     lzma.LZMAError,
     struct.error,
 )
-_LAYOUT = "`features` (N, D) floating, `pids` (N,) whole numbers and, where known, `camids` (N,)"
+_LAYOUT = "`features` (N, D), `pids` (N,) whole numbers and, where known, `camids` (N,)"
 
 
 def read_features(path: str | Path, role: str = "features") -> FeatureSet:
@@ -50,7 +51,7 @@ def read_features(path: str | Path, role: str = "features") -> FeatureSet:
         role: "query" or "gallery": names the arrays in a run's own file, and the file in messages.
 
     Returns:
-        features floating, `pids` and `camids` int64.
+        features of real numbers, `pids` and `camids` int64.
 
     Raises:
         UserError: the file is missing, broken, of another kind, holds objects, or its arrays do not fit.
@@ -80,35 +81,11 @@ def read_features(path: str | Path, role: str = "features") -> FeatureSet:
 
 
 def _checked(path: Path, arrays: dict[str, Any]) -> FeatureSet:
-    features = arrays["features"]
-    if features.dtype.kind != "f" or features.ndim != 2:
-        raise UserError(
-            f"{path}: features must be (N, D) floating numbers, not {features.dtype} of shape "
-            f"{features.shape}."
-        )
-    if 0 in features.shape:
-        raise UserError(f"{path} holds no features: their shape is {features.shape}.")
-    pids = _ids(path, "pids", arrays["pids"], len(features))
+    features = checked_features(str(path), arrays["features"])
+    pids = checked_ids(f"pids of {path}", arrays["pids"], len(features))
     if arrays.get("camids") is None:
-        camids = np.full(len(features), UNKNOWN, np.int64)
-    else:
-        camids = _ids(path, "camids", arrays["camids"], len(features))
-    return FeatureSet(features, pids, camids)
-
-
-def _ids(path: Path, name: str, values: np.ndarray, number: int) -> np.ndarray:
-    if values.dtype.kind not in "iu":
-        raise UserError(f"{path}: {name} must be whole numbers, not {values.dtype}; number them from 0.")
-    if values.shape != (number,):
-        raise UserError(f"{path}: {name} must be ({number},), one an image, not {values.shape}.")
-    ids = np.asarray(values).astype(np.int64)
-    if (ids < -1).any() or (values.dtype.kind == "u" and (values > np.iinfo(np.int64).max).any()):
-        row = int(np.argmax(ids < -1))
-        meaning = "junk" if name == "pids" else "an unknown camera"
-        raise UserError(
-            f"{path}: {name} are numbers from 0, or -1 for {meaning}; row {row} has {int(values[row])}."
-        )
-    return ids
+        return FeatureSet(features, pids, np.full(len(features), UNKNOWN, np.int64))
+    return FeatureSet(features, pids, checked_ids(f"camids of {path}", arrays["camids"], len(features)))
 
 
 def _read_npz(path: Path, role: str) -> dict[str, Any]:

@@ -103,10 +103,10 @@ def test_parquet(tmp_path, kind):
         # Seven lists of 2, 4 and 3 numbers: 21 in all, a multiple of 7.
         (table.set_column(1, "features", pa.array([[1.0] * 2, [1.0] * 4] + [[1.0] * 3] * 5)), "one length"),
         (table.set_column(1, "features", pa.array(range(7))), "lists of numbers"),
-        (table.set_column(1, "features", pa.array([["a"]] * 7)), "floating"),
+        (table.set_column(1, "features", pa.array([["a"]] * 7)), "real numbers"),
         (table.set_column(2, "pids", pa.array([1, None, 3, 4, 5, 6, 7])), "1 empty cells"),
         (table.set_column(2, "pids", pa.array(list("abcdefg"))), "whole numbers"),
-        (table.slice(0, 0), "length|no features"),
+        (table.slice(0, 0), "length|empty"),
     ):
         parquet.write_table(broken, tmp_path / "bad.parquet")
         refused(tmp_path / "bad.parquet", named)
@@ -160,20 +160,20 @@ def test_pickles_in_disguise_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"features": FEATURES[0]}, r"\(N, D\) floating"),
-        ({"features": FEATURES[None]}, r"\(N, D\) floating"),
-        ({"features": FEATURES.astype(int)}, "not int64"),
-        ({"features": FEATURES.astype(complex)}, "not complex128"),
-        ({"features": FEATURES[:0], "pids": PIDS[:0], "camids": CAMIDS[:0]}, "holds no features"),
-        ({"features": FEATURES[:, :0]}, "holds no features"),
-        ({"pids": PIDS[:5]}, r"pids must be \(7,\), one an image, not \(5,\)"),
-        ({"camids": CAMIDS[:, None]}, r"camids must be \(7,\)"),
-        ({"pids": PIDS.astype(float)}, "pids must be whole numbers, not float64"),
-        ({"camids": CAMIDS.astype(str)}, "camids must be whole numbers"),
-        ({"pids": PIDS > 2}, "whole numbers, not bool"),
-        ({"pids": np.array([1, 2, 3, -2, 5, 6, 7])}, "or -1 for junk; row 3 has -2"),
-        ({"camids": np.array([1, 2, 3, 4, 5, 6, -9])}, "an unknown camera; row 6 has -9"),
-        ({"pids": np.full(7, 2**64 - 2, np.uint64)}, "row 0 has 18446744073709551614"),
+        ({"features": FEATURES[0]}, r"shape \(5,\); give one row an image"),
+        ({"features": FEATURES[None]}, r"shape \(1, 7, 5\)"),
+        ({"features": FEATURES.astype(str)}, "real numbers"),
+        ({"features": FEATURES.astype(complex)}, "complex128; give real numbers"),
+        ({"features": FEATURES[:0], "pids": PIDS[:0], "camids": CAMIDS[:0]}, "features are empty"),
+        ({"features": FEATURES[:, :0]}, "no dimensions"),
+        ({"pids": PIDS[:5]}, r"pids of .* have shape \(5,\), but there are 7 images"),
+        ({"camids": CAMIDS[:, None]}, r"camids of .* have shape \(7, 1\)"),
+        ({"pids": PIDS + 0.5}, "float64, not whole numbers"),
+        ({"camids": CAMIDS.astype(str)}, "not whole numbers"),
+        ({"pids": PIDS > 2}, "bool, not whole numbers"),
+        ({"pids": np.array([1, 2, 3, -2, 5, 6, 7])}, r"hold -2 \(row 3\)"),
+        ({"camids": np.array([1, 2, 3, 4, 5, 6, -9])}, r"hold -9 \(row 6\)"),
+        ({"pids": np.full(7, 2**64 - 2, np.uint64)}, "hold 18446744073709551614, which is too large"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_named(tmp_path, change, named):
@@ -232,7 +232,7 @@ def test_a_header_that_promises_more_than_there_is(tmp_path):
         ("pid,camid\n1,2\nx,3\n", "line 3: .*'x'"),
         ("pid,camid\n1,2\n2\n", "line 3"),
         ("pid,camid\n1.0,2\n", "line 2"),
-        ("pid,camid\n1,2\n", r"pids must be \(7,\)"),
+        ("pid,camid\n1,2\n", r"shape \(1,\), but there are 7 images"),
     ],
 )
 def test_csv_files_that_do_not_fit(tmp_path, text, named):
