@@ -36,7 +36,7 @@ class Options:
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
 
 
-class _Parser(simple_parsing.ArgumentParser):
+class Parser(simple_parsing.ArgumentParser):
     """An argument parser whose errors are one sentence with the next step, not a page of usage."""
 
     def error(self, message: str) -> NoReturn:
@@ -92,7 +92,7 @@ def parse(
     if known.config:
         recipe = _read_recipe_file(known.config, recipe)
 
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m san_tf.experiments.{name}",
         description=description,
         usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config FILE] [flags of the recipe]",
