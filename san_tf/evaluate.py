@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import rich
 from rich.console import Console
 from simple_parsing import DashVariant
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from san_tf.evaluation.feature_set import FeatureSet
 
 _EPILOG = (
-    "Files: .npz with `features` (N, D), `pids` (N,) and `camids` (N,); .npy features with a .csv of the same "
-    "name (columns pid, camid); .parquet with the same three columns. -1 is junk among pids and unknown among "
+    "Files: .npz with `features` (N, D), `pids` (N,) and `camids` (N,); .npy features with a .csv of that "
+    "name (columns pid, camid); .parquet with the same three columns. -1 is junk among pids, unknown among "
     "camids; camids may be missing. Distances are squared Euclidean, or 1 - cosine similarity."
 )
 
@@ -160,7 +161,8 @@ def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[st
     pairs = {"features": (files.query, files.gallery, files.weights)}
     if files.against:
         pairs = {"first": pairs["features"], "second": (files.against[:1], files.against[1:], [])}
-    runs, report = {}, {}
+    runs: dict[str, Assessment] = {}
+    report: dict[str, Any] = {}
     for name, (query_files, gallery_files, weights) in pairs.items():
         say("Reading")
         query = read(query_files, weights, "query")
@@ -174,7 +176,7 @@ def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[st
             continue
         report.update(scores)
         report["metric"] = measures.metric
-        report["images"] = {"query": len(query), "gallery": len(gallery)}
+        report["images"] = {"query": len(query), "gallery": len(gallery) if gallery_files else 0}
         report["dimensions"] = int(query.features.shape[1])
         if options.calibration.calibrate or options.calibration.calibration:
             say("Calibrating")
@@ -184,6 +186,8 @@ def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[st
         report["difference"] = as_dict(differences(runs["first"], runs["second"], measures))
     if files.figures:
         say("Drawing")
+        from san_tf.visualization.assessment_figures import draw
+
         report["figures"] = draw(runs, report, files.figures)
     return runs, report
 
@@ -219,109 +223,24 @@ def _calibrate(options: Options, query: FeatureSet, gallery: FeatureSet) -> dict
     return {"file": asked.calibration, **kept.as_dict()}
 
 
-def draw(runs: dict[str, Assessment], report: dict[str, Any], folder: str) -> list[str]:
-    """Draw what was measured and return the files' names."""
-    from pathlib import Path
-
-    import numpy as np
-
-    from san_tf.visualization.camera_matrix import camera_matrix
-    from san_tf.visualization.curves import cmc_curves
-    from san_tf.visualization.style import save_figure
-    from san_tf.visualization.verification import reliability_diagram, roc_curves
-
-    curves = {}
-    for name, run in runs.items():
-        curves[name] = run.result.cmc
-        if run.reranked:
-            curves[f"{name}, re-ranked"] = run.reranked.cmc
-    figures = {"cmc": cmc_curves(curves, title="CMC")}
-    rocs = {name: run.roc for name, run in runs.items() if run.roc}
-    if rocs:
-        figures["roc"] = roc_curves(
-            {name: curve.points() for name, curve in rocs.items()},
-            {name: curve.eer for name, curve in rocs.items()},
-            title="Same person or not?",
-        )
-    for name, run in runs.items():
-        if run.cameras:
-            pairs = run.cameras
-            figures["cameras" if len(runs) == 1 else f"cameras_{name}"] = camera_matrix(
-                pairs.rank1,
-                pairs.mAP,
-                pairs.queries,
-                pairs.query_cameras,
-                pairs.gallery_cameras,
-                title="By pair of cameras" if len(runs) == 1 else f"By pair of cameras: {name} run",
-            )
-    kept = report.get("calibration", {})
-    if "ece" in kept:
-        predicted, observed, weight = (np.array(kept[key]) for key in ("predicted", "observed", "weight"))
-        figures["reliability"] = reliability_diagram(
-            predicted, observed, weight, kept["ece"], "Do the probabilities keep their word?"
-        )
-    paths = [Path(folder) / f"{name}.png" for name in figures]
-    for path, figure in zip(paths, figures.values(), strict=True):
-        save_figure(figure, path)
-    return [str(path) for path in paths]
-
-
-def show(runs: dict[str, Assessment], report: dict[str, Any], options: Options, console: Console) -> None:
-    """Print what was measured, for people."""
-    from san_tf.evaluation.significance import Difference
-    from san_tf.evaluation.tables import camera_table, difference_table, roc_table, score_table
-
-    measures, images = options.measures, report["images"]
-    compared = f"{images['query']:,} queries, {images['gallery']:,} gallery images"
-    console.print(
-        f"{compared}, {report['dimensions']:,} dimensions; protocol {measures.protocol}, {measures.metric}\n"
-    )
-    console.print(score_table(runs, measures.level))
-    console.print(
-        f"\n[dim]percent; means over the {report['queries_with_a_match']:,} queries (of "
-        f"{report['queries']:,}) that have a true match[/dim]"
-    )
-    for note in report.get("notes", ()):
-        console.print(f"[yellow]{note}[/yellow]")
-    if "difference" in report:
-        console.print()
-        values = {name: Difference(**value) for name, value in report["difference"].items()}
-        console.print(difference_table(values, measures.level))
-    for name, run in runs.items():
-        lead = f"\n[bold]{name}[/bold]" if len(runs) > 1 else ""
-        if run.roc:
-            console.print(lead)
-            console.print(roc_table(run.roc, measures.far))
-        if run.cameras:
-            console.print(lead)
-            console.print(camera_table(run.cameras))
-    kept = report.get("calibration", {})
-    if "ece" in kept:
-        console.print(f"\n{kept['file']}: expected calibration error {100 * kept['ece']:.2f} %")
-    elif kept:
-        console.print(f"\n{kept['file']} written; thresholds it vouches for:")
-        for point in kept["operating_points"]:
-            console.print(f"  {point['note']}")
-    for path in report.get("figures", ()):
-        console.print(f"[dim]{path}[/dim]")
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, evaluate, print: `python -m san_tf.evaluate`."""
 
     def action() -> None:
         options = parse(argv)
-        # What is going on belongs to the screen, not to the result that may be piped on.
-        progress = Console(stderr=True)
+        # What is going on belongs to the screen, not to the result that may be piped on: all progress bars.
+        rich.reconfigure(stderr=True)
         try:
-            with progress.status("Starting") as status:
+            with rich.get_console().status("Starting") as status:
                 runs, report = evaluate(options, lambda text: status.update(f"{text} ..."))
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("Stopped; nothing was written but what was reported.") from None
+            raise KeyboardInterrupt("Stopped; start again with the same command.") from None
         if options.files.json:
             print(json.dumps(report, allow_nan=False))
         else:
-            show(runs, report, options, Console(highlight=False))
+            from san_tf.evaluation.tables import show
+
+            show(runs, report, options.measures, Console(highlight=False))
 
     run_as_command(action)
 

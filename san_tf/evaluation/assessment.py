@@ -10,9 +10,10 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.evaluation.camera_pairs import CameraPairs, camera_pairs
-from san_tf.evaluation.feature_set import Distances, FeatureSet
+from san_tf.evaluation.feature_set import Distances, FeatureSet, rows_per_block
 from san_tf.evaluation.options import Measures
 from san_tf.evaluation.protocols import ProtocolResult, evaluate_protocol, features_distances
+from san_tf.evaluation.reranking import Reranking
 from san_tf.evaluation.roc import RocCurve, roc_curve
 from san_tf.evaluation.significance import Difference, Interval, as_dict, compare, confidence_intervals
 
@@ -135,8 +136,15 @@ def differences(first: Assessment, second: Assessment, measures: Measures) -> di
 
 
 def reranked_distances(query: FeatureSet, gallery: FeatureSet, measures: Measures) -> Distances:
-    """Distances after k-reciprocal re-ranking, by the measures' metric and parameters."""
-    raise NotImplementedError
+    """Distances after k-reciprocal re-ranking, by the measures' metric and parameters.
+
+    Raises:
+        UserError: a parameter that cannot be.
+    """
+    reranking = Reranking.of(
+        query.features, gallery.features, measures.k1, measures.k2, measures.lambda_value, measures.metric
+    )
+    return lambda: reranking.blocks(rows_per_block(len(gallery)))
 
 
 def roc_as_dict(curve: RocCurve, far: list[float]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from san_tf.evaluation.camera_bias import without_camera_bias
-from san_tf.evaluation.distances import l2_normalized
+from san_tf.evaluation.distances import feature_rows, l2_normalized
 from san_tf.evaluation.expansion import augment_database, expand_queries
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.options import Preparation
@@ -20,12 +20,18 @@ def prepared(
     nothing is asked for, the sets come back as they are, memory maps included; else they are copied.
 
     Raises:
-        UserError: a value that makes no sense.
+        UserError: a value that makes no sense, or features that do not fit or are not finite.
 
     Example:
         >>> query, gallery = prepared(query, gallery, Preparation(normalize=True, query_expansion=5))
     """
     preparation.check()
+    if preparation == Preparation():
+        return query, gallery
+    # Before one bad row can spoil the mean of its camera, or an expansion, and another be named for it.
+    for side in feature_rows(query.features, gallery.features, "euclidean"):
+        for start in range(0, len(side), side.rows_a_block):
+            side.block(start, min(start + side.rows_a_block, len(side)))
     if preparation.camera_bias_removal:
         if preparation.normalize:
             query, gallery = _unit(query), _unit(gallery)

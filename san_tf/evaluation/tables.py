@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from san_tf.evaluation.assessment import Assessment
 from san_tf.evaluation.camera_pairs import CameraPairs
+from san_tf.evaluation.options import Measures
 from san_tf.evaluation.protocols import ProtocolResult
 from san_tf.evaluation.roc import RocCurve
 from san_tf.evaluation.significance import Difference, Interval
@@ -14,6 +18,52 @@ from san_tf.evaluation.significance import Difference, Interval
 RANKS = (1, 5, 10, 20)
 # Wider tables of cameras than this do not fit a terminal; their worst pairs are listed instead.
 _MOST_CAMERAS = 12
+
+
+def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures, console: Console) -> None:
+    """Print what was measured, for people.
+
+    Args:
+        runs: name -> what was measured.
+        report: what `--json` prints.
+        measures: what was asked for.
+        console: prints.
+    """
+    images = report["images"]
+    compared = f"{images['query']:,} queries, {images['gallery']:,} gallery images"
+    if measures.protocol == "vehicleid":
+        compared = f"{images['query'] + images['gallery']:,} images"
+    console.print(
+        f"{compared}, {report['dimensions']:,} dimensions; protocol {measures.protocol}, {measures.metric}\n"
+    )
+    console.print(score_table(runs, measures.level))
+    console.print(
+        f"\n[dim]percent; means over the {report['queries_with_a_match']:,} queries (of "
+        f"{report['queries']:,}) that have a true match[/dim]"
+    )
+    for note in report.get("notes", ()):
+        console.print(f"[yellow]{note}[/yellow]")
+    if "difference" in report:
+        console.print()
+        values = {name: Difference(**value) for name, value in report["difference"].items()}
+        console.print(difference_table(values, measures.level))
+    for name, run in runs.items():
+        lead = f"\n[bold]{name}[/bold]" if len(runs) > 1 else ""
+        if run.roc:
+            console.print(lead)
+            console.print(roc_table(run.roc, measures.far))
+        if run.cameras:
+            console.print(lead)
+            console.print(camera_table(run.cameras))
+    kept = report.get("calibration", {})
+    if "ece" in kept:
+        console.print(f"\n{kept['file']}: expected calibration error {100 * kept['ece']:.2f} %")
+    elif kept:
+        console.print(f"\n{kept['file']} written; thresholds it vouches for:")
+        for point in kept["operating_points"]:
+            console.print(f"  {point['note']}")
+    for path in report.get("figures", ()):
+        console.print(f"[dim]{path}[/dim]")
 
 
 def score_table(runs: dict[str, Assessment], level: float) -> Table:

@@ -40,6 +40,7 @@ class Parser(simple_parsing.ArgumentParser):
     """An argument parser whose errors are one sentence with the next step, not a page of usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError` in place of printing the usage."""
         if message.startswith("unrecognized arguments: "):
             flag = message.removeprefix("unrecognized arguments: ").split()[0]
             near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
