@@ -9,6 +9,23 @@ import numpy as np
 from san_tf.evaluation.feature_set import Distances, FeatureSet, told_apart
 
 
+def cameras_of_pairs(query: FeatureSet, gallery: FeatureSet, protocol: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cameras by which "one identity under one camera" says which pairs of a person do not count.
+
+    Args:
+        query: Q images.
+        gallery: G images.
+        protocol: "partial" and "vehicleid" let all count; unknown cameras (-1) equal no other.
+
+    Returns:
+        `(Q,)` and `(G,)` int64.
+    """
+    query_camids, gallery_camids = told_apart(query.camids, gallery.camids)
+    if protocol in ("partial", "vehicleid"):
+        return np.zeros_like(query_camids), np.ones_like(gallery_camids)
+    return query_camids, gallery_camids
+
+
 def labelled_blocks(
     distances: Distances, query: FeatureSet, gallery: FeatureSet, protocol: str = "market"
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
@@ -27,7 +44,7 @@ def labelled_blocks(
         Index of the block's first query; `(rows, G)` distances; `(rows, G)` bool, pairs of one person;
         `(rows, G)` bool, pairs of two.
     """
-    query_camids, gallery_camids = told_apart(query.camids, gallery.camids)
+    query_camids, gallery_camids = cameras_of_pairs(query, gallery, protocol)
     junk = gallery.pids == -1
     for start, block in distances():
         stop = start + len(block)
@@ -35,12 +52,10 @@ def labelled_blocks(
         same = pids == gallery.pids
         different = ~(same | junk)
         same &= ~junk
-        if protocol in ("market", "cuhk03", "cross-camera"):
-            elsewhere = query_camids[start:stop, None] != gallery_camids
-            same &= elsewhere
-            if protocol == "cross-camera":
-                different &= elsewhere
+        elsewhere = query_camids[start:stop, None] != gallery_camids
+        same &= elsewhere
+        if protocol == "cross-camera":
+            different &= elsewhere
         # A junk query is nobody: it is no pair's half.
-        nobody = query.pids[start:stop] == -1
-        different[nobody] = False
+        different[query.pids[start:stop] == -1] = False
         yield start, block, same, different

@@ -23,7 +23,8 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.evaluation.distances import distance_blocks
-from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet, rows_per_block, told_apart
+from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet, rows_per_block
+from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.ranking import RankingResult, evaluate_distances, evaluate_ranking
 from san_tf.evaluation.single_shot import cuhk03_cmcs, vehicleid_draws
@@ -150,9 +151,7 @@ def evaluate_protocol(
             )
         return _vehicleid(query, gallery, metric, repeats, seed)
 
-    query_camids, gallery_camids = told_apart(query.camids, gallery.camids)
-    if protocol == "partial":
-        query_camids, gallery_camids = np.zeros_like(query_camids), np.ones_like(gallery_camids)
+    query_camids, gallery_camids = cameras_of_pairs(query, gallery, protocol)
     if protocol == "cross-camera":
         missing = np.count_nonzero(query.camids == UNKNOWN) + np.count_nonzero(gallery.camids == UNKNOWN)
         if missing:

@@ -64,6 +64,22 @@ def test_equals_scikit_learn_on_all_pairs(seed, protocol, levels):
         assert curve.tar_at(wished)[0] == pytest.approx(best, abs=1e-12)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("spread", [1e-6, 1.0, 1e6])
+def test_counts_equal_a_sorted_list_for_any_spread_of_thresholds(dtype, spread):
+    rng = np.random.default_rng(0)
+    # Thresholds in two clumps far apart, so that most cells are empty and a few are full.
+    matrix = (1 + spread * rng.standard_normal((20, 400)) ** 5).astype(dtype)
+    query, gallery = labels(np.arange(20) % 5, [0] * 20), labels(np.arange(400) % 40, [1] * 400)
+    same = query.pids[:, None] == gallery.pids
+    curve = roc_curve(lambda: [(0, matrix[:7]), (7, matrix[7:])], query, gallery)
+    others = np.sort(matrix[~same])
+    np.testing.assert_array_equal(curve.thresholds, np.unique(matrix[same]))
+    np.testing.assert_array_equal(curve.false_accepts, np.searchsorted(others, curve.thresholds, "right"))
+    np.testing.assert_array_equal(curve.false_below, np.searchsorted(others, curve.thresholds, "left"))
+    assert curve.num_different == len(others)
+
+
 def test_by_hand():
     # distances   same: 1 3 4 8    different: 2 4 5 6 7
     matrix = np.array([[1, 3, 4, 8, 2, 4, 5, 6, 7]], np.float32)
