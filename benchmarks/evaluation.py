@@ -107,7 +107,7 @@ def plot(growth: dict[str, dict[str, Row]], dimensions: int) -> None:
 
     images = np.array([int(size) for size in growth])
     rows = {name: [sizes[name] for sizes in growth.values()] for name in RERANKING[:2]}
-    figure = style.new_figure(9.0, 3.9, f"k-reciprocal re-ranking of {dimensions}-d features")
+    figure = style.new_figure(9.0, 3.7, f"k-reciprocal re-ranking of {dimensions}-d features")
     panels = [
         (
             "memory beyond the features, MB",
@@ -126,7 +126,7 @@ def plot(growth: dict[str, dict[str, Row]], dimensions: int) -> None:
     ]
     for number, (label, lines) in enumerate(panels):
         left = 0.75 + 4.45 * number
-        axes = style.plain_axes(style.place(figure, left, 0.95, 3.6, 2.4))
+        axes = style.plain_axes(style.place(figure, left, 0.8, 3.6, 2.35))
         for name, values, color in zip(lines, lines.values(), style.SERIES, strict=False):
             axes.plot(images, values, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
         axes.set_xlim(0, images[-1] * 1.04)
@@ -135,15 +135,16 @@ def plot(growth: dict[str, dict[str, Row]], dimensions: int) -> None:
         axes.set_ylim(0, first * 3 if number == 0 else None)
         axes.set_xticks(images, [f"{size:,}" for size in images])
         axes.set_xlabel("images, query and gallery", fontsize=style.SMALL, color=style.MUTED)
-        axes.legend(frameon=False, fontsize=style.SMALL, loc="upper left")
-        style.write(figure, label, left - 0.45, 0.75, style.SMALL, style.MUTED)
+        axes.legend(frameon=False, fontsize=style.SMALL, loc="upper right" if number == 0 else "upper left")
+        style.write(figure, label, left - 0.45, 0.62, style.SMALL, style.MUTED)
     style.save_figure(figure, RESULTS / "evaluation_growth.png")
 
 
 def million(console: Console) -> Row:
     """Rank a gallery of 1,000,000 x 512 that lies on disk, for 1,000 queries, in a fresh process."""
     script = """
-import json, resource, sys, time
+import json, sys, time
+from pathlib import Path
 import numpy as np
 from san_tf.evaluation.ranking import evaluate_ranking
 rng = np.random.default_rng(1)
@@ -153,7 +154,8 @@ chosen = rng.choice(len(gallery), 1000, replace=False)
 queries = gallery[chosen] + rng.standard_normal((1000, 512), np.float32)
 start = time.perf_counter()
 result = evaluate_ranking(queries, pids[chosen], np.full(1000, 6), gallery, pids, camids)
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+status = Path("/proc/self/status").read_text().splitlines()  # Linux
+peak = next(int(line.split()[1]) / 1000 for line in status if line.startswith("VmHWM"))
 print(json.dumps({"seconds": time.perf_counter() - start, "peak_MB": peak, "mAP": result.mAP}))
 """
     with tempfile.TemporaryDirectory() as folder:
