@@ -71,9 +71,10 @@ class FeatureRows:
         return rows, squares
 
     def _release_pages(self) -> None:
-        """Give back what was read of a memory map (a read-only one), which counts as this process's memory."""
+        """Give back what was read of a read-only memory map: it counts as this process's memory."""
         pages = getattr(self.features, "_mmap", None)
-        if pages is not None and getattr(self.features, "mode", "") == "r" and hasattr(mmap, "MADV_DONTNEED"):
+        read_only = getattr(self.features, "mode", "") == "r"
+        if pages is not None and read_only and hasattr(mmap, "MADV_DONTNEED"):
             pages.madvise(mmap.MADV_DONTNEED)
 
     @property

@@ -231,6 +231,8 @@ def evaluate_distances(
                     f"A distance of query {broken} is not a number; look for NaN in the features."
                 )
 
+        if not missing[first : first + len(checked)].all():
+            raise UserError(f"The distances from query {first} on are there twice; give each query's once.")
         missing[first : first + len(checked)] = False
         finish_blocks(count, ranges(len(checked), 64))
     if missing.any():
