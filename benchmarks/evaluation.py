@@ -1,11 +1,11 @@
 """How fast features become CMC, mAP and mINP, plain and re-ranked, beside a bare product and the peers' code.
 
-    python benchmarks/evaluation.py [--peers DIR] [--rounds 5] [--growth] [--msmt17] [--million]
+    python benchmarks/evaluation.py [--peers DIR] [--rounds 5] [--quick] [--growth] [--msmt17] [--million]
 
 All contestants work in turns, several rounds of them; those that take a minute work once. Peers are there if
 `--peers` names a folder with the sources of torchreid (`torchreid/`) and fast-reid (`fast-reid/`), and their
-Cython is compiled (see the README beside this file). Prints a table, and writes
-`results/evaluation.json` and, with `--growth`, `results/evaluation_growth.png`.
+Cython is compiled (see the README beside this file). Prints tables, and writes `results/evaluation.json` and,
+with `--growth`, `results/evaluation_growth.png`. What is not measured anew stays in the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from evaluation_contestants import Contestant, Problem
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -79,12 +80,12 @@ def _row(measured: list[dict[str, float]]) -> Row:
 
 def show(rows: dict[str, Row], title: str, console: Console) -> None:
     """Print a table: seconds, also as a multiple of the bare product's, the first row's; memory beyond."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     for heading in ("", "s", "x product", "CPU s", "MB", "mAP"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     product = next(iter(rows.values()))["seconds"]
     for name, row in rows.items():
-        score = f"{row['mAP']:.5f}" if "mAP" in row else ""
+        score = f"{row['mAP']:.4f}" if "mAP" in row else ""
         table.add_row(
             name, f"{row['seconds']:.2f}", f"{row['seconds'] / product:.2f}",
             f"{row['processor_seconds']:.2f}", f"{row['extra_MB']:.0f}", score,
@@ -192,6 +193,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=15913, help="of the gallery")
     parser.add_argument("--dimensions", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="leave out who takes a minute and more")
     parser.add_argument("--growth", action="store_true", help="re-rank ever more images; draws the plot")
     parser.add_argument("--msmt17", action="store_true", help="also re-rank 11,659 x 82,161 x 2,048")
     parser.add_argument("--million", action="store_true", help="also rank a gallery of 1,000,000 on disk")
@@ -203,6 +205,8 @@ def main() -> None:
     results = json.loads(target.read_text()) if target.exists() else {}
     results["machine"] = machine()
     for title, names in (("ranking", RANKING), ("re-ranking", RERANKING)):
+        if arguments.quick:
+            names = tuple(name for name in names if name not in ONCE)
         rows = contest(names, problem, peers, arguments.rounds, console)
         show(rows, f"{title}, {size}", console)
         results[title] = {"size": size, "rows": rows}

@@ -78,7 +78,8 @@ class Reranking:
         """Compare all images and describe each by its neighbours; ids are not needed.
 
         Time is that of half a matrix product of all images with all; memory some 1 to 2 kB an image beside
-        the features, which are copied once if they are not float32 (or float64 both) or are to be normalised.
+        the features, which are copied once if they are a memory map, not float32 (or float64 both), or to be
+        normalised.
 
         Args:
             query_features: `(Q, D)` numbers.
