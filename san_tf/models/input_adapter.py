@@ -48,8 +48,8 @@ def affine_of(preprocessing: Preprocessing) -> Affine:
         answers = answers.reshape(16, 3)
     except Exception as error:
         raise UserError(
-            "preprocessing must take float32 RGB images (batch, height, width, 3) of 0-255 and return the same"
-            f" shape; it raised {type(error).__name__}: {error}"
+            "preprocessing must take float32 RGB images (batch, height, width, 3) of 0-255 and return the "
+            f"same shape; it raised {type(error).__name__}: {error}"
         ) from error
     offset = answers[0]
     matrix = (answers[1:4] - offset).T / 255.0

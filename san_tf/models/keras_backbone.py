@@ -29,8 +29,8 @@ def keras_stages(
 ) -> list[Tensor]:
     """The four stage outputs of a copy of `model`, behind its own preprocessing, which is applied once.
 
-    A stage is the last map at 1/4, 1/8, 1/16, 1/32 of the image that everything deeper is computed from
-    (a network of KerasHub that names its `pyramid_outputs` is taken at its word). Layers that only rescale the
+    A stage is the last map at 1/4, 1/8, 1/16, 1/32 of the image that everything deeper is computed from (a
+    network of KerasHub that names its `pyramid_outputs` is taken at its word). Layers that only rescale the
     input (`Rescaling`, `Normalization` at the model's start) are taken out and, together with
     `preprocessing`, become one layer from our normalisation to what the rest expects.
 
