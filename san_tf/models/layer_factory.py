@@ -66,16 +66,17 @@ class LayerFactory:
         elif stride > 1 and size > 1:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
             padding = "valid"
-        initializer = self._he(name)
+        initializer = self.he_normal(name)
         return keras.layers.Conv2D(
             filters, size, stride, padding, use_bias=bias, kernel_initializer=initializer, name=name
         )(x)
 
     def up_conv(self, x: Tensor, filters: int, *, name: str) -> Tensor:
         """Doubles the map and convolves it, 3x3 with bias: `(batch, 2h, 2w, filters)`."""
-        return UpConv2D(filters, self._he(name), name=name)(x)
+        return UpConv2D(filters, self.he_normal(name), name=name)(x)
 
-    def _he(self, name: str) -> keras.initializers.Initializer:
+    def he_normal(self, name: str) -> keras.initializers.Initializer:
+        """The initialiser of the convolution called `name`: N(0, 2 / fan_out)."""
         return keras.initializers.VarianceScaling(
             2.0, "fan_out", "untruncated_normal", seed=self.seed_of(name)
         )

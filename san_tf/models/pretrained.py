@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.models.efficientnet_lite_weights import load_efficientnet_lite0
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
@@ -30,18 +31,13 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
     """
     if weights == "imagenet":
-        _copy_from_applications(encoder, _download(backbone))
+        if backbone in APPLICATIONS:
+            _copy_from_applications(encoder, _download(backbone))
+        else:
+            load_efficientnet_lite0(encoder)
         return
     path = Path(weights)
-    if not path.is_file():
-        raise UserError(f"The weights file {path} does not exist; check the path, or use 'imagenet' or none.")
-    try:
-        with h5py.File(path, "r") as file:
-            of_applications = "layer_names" in file.attrs
-    except OSError as error:
-        raise UserError(
-            f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
-        ) from error
+    of_applications = is_of_applications(path)
     try:
         if of_applications:
             _copy_from_applications(encoder, _application(backbone, path))
@@ -55,6 +51,24 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         raise UserError(
             f"{path} does not fit this {backbone} with {encoder.output['logits'].shape[-1]} identities: "
             f"{str(error).splitlines()[0]} Use a file of the same backbone, head and number of identities."
+        ) from error
+
+
+def is_of_applications(path: str | os.PathLike[str]) -> bool:
+    """Whether a weights file is one of keras.applications, by its content.
+
+    Raises:
+        UserError: the file is missing or no HDF5 file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The weights file {path} does not exist; check the path, or use 'imagenet' or none.")
+    try:
+        with h5py.File(path, "r") as file:
+            return "layer_names" in file.attrs
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
         ) from error
 
 
