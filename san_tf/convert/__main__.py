@@ -84,7 +84,7 @@ def _forth(arguments: argparse.Namespace) -> None:
     if done.dropped:
         print(f"Left out as asked: {', '.join(done.dropped)}; the network has a new, untrained classifier.")
     print(
-        f"Agreement: {arguments.to}, read into a new network, gives back {done.equal} of {done.parameters} "
+        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of {done.parameters} "
         "arrays bit by bit. Outputs were not compared: that needs the model's own code; san_tf's tests do it."
     )
     for other in done.others:

@@ -27,7 +27,7 @@ class Conversion:
         title: what the checkpoint was recognised as.
         parameters: arrays copied.
         numbers: numbers in them.
-        equal: arrays that the written file, read into a new network, gives back bit by bit.
+        equal: arrays that the written file, read into the emptied network, gives back bit by bit.
         dropped: names not copied because the caller said so.
         others: keys of other state dicts in the same file.
         load: the call that builds the network with these weights.
@@ -89,7 +89,7 @@ def convert_checkpoint(
         form = form_of(model)
         if form is not None:
             state_form(temporary, form)
-        equal = _read_back(architecture, num_classes, temporary, tensors, dropped)
+        equal = _read_back(model, temporary, pairs, tensors, dropped)
 
     copied = [pair for pair in pairs if pair.name not in dropped]
     return Conversion(
@@ -104,16 +104,12 @@ def convert_checkpoint(
 
 
 def _read_back(
-    architecture: Architecture,
-    num_classes: int | None,
-    path: Path,
-    tensors: Tensors,
-    dropped: tuple[str, ...],
+    model: keras.Model, path: Path, pairs: list[Pair], tensors: Tensors, dropped: tuple[str, ...]
 ) -> int:
-    """How many parameters a new network, with the file loaded, has as the checkpoint has them."""
-    model: keras.Model = architecture.build(num_classes, seed=1)
+    """Clear the network, load the file, and count the parameters that are as the checkpoint has them."""
+    for variable in model.weights:
+        variable.assign(np.zeros(variable.shape, np.float32))
     model.load_weights(path)
-    pairs: list[Pair] = architecture.pairs(model)
     equal = [
         np.array_equal(pair.to_torch(), tensors[pair.name].array().astype(np.float32))
         for pair in pairs

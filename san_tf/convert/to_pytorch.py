@@ -26,7 +26,7 @@ _CONVOLUTIONS = {53: "resnet50", 104: "resnet101"}
 def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
     """The state dict of an encoder or decoder under the names of the public SAN code.
 
-    PyTorch loads it with `strict=True`: `num_batches_tracked`, which Keras does not count, it fills in itself.
+    PyTorch loads it with `strict=True`: `num_batches_tracked`, which Keras lacks, it fills in itself.
 
     Args:
         model: a ResNet encoder of head "fc512" or "plain", or a decoder with skips.
