@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import keras
 
+from san_tf.models.corner_aligned import ReflectionPadding2D
 from san_tf.models.up_conv import UpConv2D
 
 Tensor: TypeAlias = "keras.KerasTensor"
@@ -42,15 +43,27 @@ class LayerFactory:
         return None if self.seed is None else zlib.crc32(f"{self.seed}:{name}".encode())
 
     def conv(
-        self, x: Tensor, filters: int, size: int, stride: int = 1, *, name: str, bias: bool = False
+        self,
+        x: Tensor,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        *,
+        name: str,
+        bias: bool = False,
+        reflect: bool = False,
     ) -> Tensor:
         """Convolution, padded on all sides: `(batch, h, w, c)` to `(batch, h / stride, w / stride, filters)`.
 
         "same" padding of an even-sized map at stride 2 is lopsided in TensorFlow; PyTorch, where the
-        published weights of the field come from, pads both sides.
+        published weights of the field come from, pads both sides. `reflect` pads with the map's mirror image
+        instead of zeros.
         """
         padding = "same"
-        if stride > 1 and size > 1:
+        if reflect:
+            x = ReflectionPadding2D(size // 2, name=f"{name}_pad")(x)
+            padding = "valid"
+        elif stride > 1 and size > 1:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
             padding = "valid"
         initializer = self.he_normal(name)
