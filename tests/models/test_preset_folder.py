@@ -123,12 +123,12 @@ def test_saving_replaces_a_preset_and_nothing_else(san, folder, tmp_path):
 def test_what_cannot_be_described_or_used_is_not_saved(san, tmp_path):
     with pytest.raises(UserError, match="not built by build_encoder"):
         save_to_preset(keras.Model.from_config(san.encoder.get_config()), tmp_path / "x")
-    image = keras.Input(SHAPE)
+    image = keras.Input((32, 32, 3))
     x = keras.layers.Rescaling(1.0)(image)
     for _ in range(5):
         x = keras.layers.Conv2D(4, 3, 2, "same")(x)
     with pytest.raises(UserError, match="given as an object"):
-        save_to_preset(build_encoder(keras.Model(image, x), SHAPE, 3, last_stride=2), tmp_path / "x")
+        save_to_preset(build_encoder(keras.Model(image, x), (32, 32, 3), 3), tmp_path / "x")
     broken = network()
     broken.encoder.get_layer("stem_conv").kernel.assign(np.full((3, 3, 3, 32), np.nan))
     with pytest.raises(UserError, match="stem_conv/kernel is not finite"):
@@ -213,15 +213,14 @@ def test_damaged_folders_are_named(folder, tmp_path):
 # --- named presets ---
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", ["san_light", "san_efficientnet_lite0"])
 def test_a_named_preset_builds_without_weights_and_its_card_is_written(name, tmp_path):
     encoder = build_encoder.from_preset(name, 3, load_weights=False, seed=1, input_shape=(32, 32, 3))
     arguments = PRESETS[name]["encoder"] | {"num_classes": 3, "weights": None, "input_shape": (32, 32, 3)}
     assert encoder.output["logits"].shape == (None, 3)
-    if name == "san_light":
-        assert_equal(encoder, build_encoder(**arguments, seed=1))
-        save_to_preset(encoder, tmp_path / name, card_of(name))
-        assert card_of(name).description in (tmp_path / name / "README.md").read_text()
+    assert_equal(encoder, build_encoder(**arguments, seed=1))
+    save_to_preset(encoder, tmp_path / name, card_of(name))
+    assert card_of(name).description in (tmp_path / name / "README.md").read_text()
 
 
 def test_build_encoder_is_still_the_function_it_was():
@@ -243,10 +242,8 @@ def test_a_preset_on_the_hub_is_fetched_whole_and_only_its_files(san, folder, mo
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     assert_equal(SAN.from_preset("hf://somebody/a-network"), san)
     build_encoder.from_preset("hf://somebody/a-network@v1.0")
-    assert asked == [
-        ("somebody/a-network", None, list(hub.FILES)),
-        ("somebody/a-network", "v1.0", list(hub.FILES)),
-    ]
+    files = list(hub.FILES)
+    assert asked == [("somebody/a-network", None, files), ("somebody/a-network", "v1.0", files)]
 
 
 def test_offline_the_hub_is_one_sentence(tmp_path, monkeypatch):
