@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from san_tf.errors import UserError
 from san_tf.models.efficientnet_lite import efficientnet_lite0_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
-from san_tf.models.resnet import DEPTHS, StridePosition, resnet_stages
+from san_tf.models.osnet import OSNETS, osnet_stages
+from san_tf.models.resnet import DEPTHS, ResNetForm, resnet_stages
 from san_tf.models.thin_resnet import thin_resnet_stages
 
 DecoderName = Literal["paper", "light"]
-Stages = Callable[[Tensor, int, StridePosition, LayerFactory], list[Tensor]]
+Stages = Callable[[Tensor, int, ResNetForm, LayerFactory], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,7 @@ class Backbone:
     """A network of four stages.
 
     Attributes:
-        stages: makes them from the image, the last stride, the place of the strides in a bottleneck, and
-            the factory of layers.
+        stages: makes them from the image, the last stride, a ResNet's form, and the factory of layers.
         imagenet: whether ImageNet weights can be had, see `san_tf.models.pretrained`.
         decoder: which of `san_tf.models.presets.DECODERS` is of its size.
     """
@@ -32,12 +33,19 @@ class Backbone:
 
 
 def _resnet(name: str) -> Backbone:
-    def stages(
-        image: Tensor, last_stride: int, stride_on: StridePosition, factory: LayerFactory
-    ) -> list[Tensor]:
-        return resnet_stages(image, DEPTHS[name], last_stride, stride_on, factory)
+    def stages(image: Tensor, last_stride: int, form: ResNetForm, factory: LayerFactory) -> list[Tensor]:
+        return resnet_stages(image, DEPTHS[name], last_stride, form, factory)
 
     return Backbone(stages, imagenet=True, decoder="paper")
+
+
+def _osnet(name: str) -> Backbone:
+    def stages(image: Tensor, last_stride: int, _: ResNetForm, factory: LayerFactory) -> list[Tensor]:
+        if last_stride != 1:
+            raise UserError(f"{name} has no stride in its last stage to begin with; use last_stride=1.")
+        return osnet_stages(image, OSNETS[name], factory)
+
+    return Backbone(stages, imagenet=False, decoder="light")
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -53,6 +61,7 @@ BACKBONES: dict[str, Backbone] = {
         imagenet=True,
         decoder="light",
     ),
+    **{name: _osnet(name) for name in OSNETS},
 }
 
 

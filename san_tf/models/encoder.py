@@ -15,9 +15,10 @@ from san_tf.models.keras_applications import PREFIX, build_application, check_ap
 from san_tf.models.keras_backbone import keras_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
 from san_tf.models.pretrained import is_of_applications, load_weights
-from san_tf.models.resnet import StridePosition
+from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
 
-HEADS = ("plain", "fc512")
+Head = Literal["plain", "fc512", "bnneck"]
+HEADS = ("plain", "fc512", "bnneck")
 
 
 @EncoderBuilder
@@ -25,13 +26,14 @@ def build_encoder(
     backbone: str | keras.Model = "resnet50",
     input_shape: tuple[int, int, int] = (256, 128, 3),
     num_classes: int = 751,
-    head: Literal["plain", "fc512"] = "plain",
+    head: Head = "plain",
     last_stride: int = 1,
     weights: str | os.PathLike[str] | None = "imagenet",
     seed: int | None = None,
     stride_on: StridePosition = "1x1",
     batch_norm_momentum: float = 0.9,
     preprocessing: Preprocessing | None = None,
+    pool_padding: PoolPadding = "both",
 ) -> keras.Model:
     """Build the encoder as a functional model.
 
@@ -40,13 +42,16 @@ def build_encoder(
 
     Args:
         backbone: "resnet50", "resnet101", "thin_resnet" (0.9 M parameters, learns in minutes on a CPU),
-            "efficientnet_lite0" (3.4 M); "keras:" and the name of a network of `keras.applications`, such as
-            "keras:EfficientNetV2B0"; or a functional Keras model without classifier, which is copied with its
-            weights. See `keras_stages` for how the four stages of the last two are found.
+            "efficientnet_lite0" (3.4 M), "osnet_x1_0" (2.2 M) and its kin (see `san_tf.models.osnet`);
+            "keras:" and the name of a network of `keras.applications`, such as "keras:EfficientNetV2B0"; or a
+            functional Keras model without classifier, which is copied with its weights. See `keras_stages`
+            for how the four stages of the last two are found.
         input_shape: `(height, width, 3)`, both multiples of 16 (of 32 at last_stride 2).
         num_classes: training identities.
         head: "plain": the embedding f is the pooled stage 4. "fc512", as the public code: f is
-            ReLU(BN(Linear 512)) of it.
+            ReLU(BN(Linear 512)) of it. "bnneck" (Luo et al., "Bag of Tricks", CVPRW 2019): f is BN of it, the
+            classifier has no bias, and the triplet loss acts on the pooled feature in front of the BN, which
+            is then an output more, `feature`.
         last_stride: of stage 4. 1 keeps the map at 1/16 of the image.
         weights: "imagenet" (downloaded by Keras once; efficientnet_lite0 has them in the extra
             `san-tf[efficientnet]`, thin_resnet has none), a local file (one saved by
@@ -57,6 +62,7 @@ def build_encoder(
         batch_norm_momentum: share of the old moving statistics kept each step.
         preprocessing: for a model given as an object that does not scale its input itself: its function from
             RGB pixels of 0-255 to its input.
+        pool_padding: ResNets only. Of the first pooling: "both" sides, or at the "end" only, as fast-reid.
 
     Returns:
         Model from `(batch, height, width, 3)` float32 to a dict: `embedding` `(batch, dimensions)` float32,
@@ -71,7 +77,8 @@ def build_encoder(
         {'embedding': (None, 192), 'logits': (None, 100)}
     """
     name = backbone.name if isinstance(backbone, keras.Model) else str(backbone)
-    _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on)
+    _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on, pool_padding)
+    form = ResNetForm(stride_on, pool_padding)
     factory = LayerFactory(seed, batch_norm_momentum)
 
     # --- stages ---
@@ -87,7 +94,7 @@ def build_encoder(
     elif isinstance(backbone, keras.Model):
         stages = keras_stages(image, backbone, last_stride, preprocessing, factory)
     else:
-        stages = BACKBONES[backbone].stages(image, last_stride, stride_on, factory)
+        stages = BACKBONES[backbone].stages(image, last_stride, form, factory)
 
     # --- head ---
     embedding = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(stages[-1])
@@ -95,9 +102,14 @@ def build_encoder(
         embedding = factory.dense(embedding, 512, name="fc")
         embedding = factory.batch_norm(embedding, name="fc_bn", dtype="float32")
         embedding = keras.layers.ReLU(name="fc_relu", dtype="float32")(embedding)
-    logits = factory.dense(embedding, num_classes, name="classifier")
+    feature = embedding
+    if head == "bnneck":
+        embedding = factory.batch_norm(feature, name="neck_bn", dtype="float32")
+    logits = factory.dense(embedding, num_classes, name="classifier", bias=head != "bnneck")
 
     outputs = {"embedding": embedding, "logits": logits, "stages": stages}
+    if head == "bnneck":
+        outputs["feature"] = feature
     encoder = keras.Model(image, outputs, name=f"encoder_{name.removeprefix(PREFIX)}")
     if weights is not None and not loaded:
         load_weights(encoder, name, weights)
@@ -112,6 +124,7 @@ def _check(
     last_stride: int,
     weights: str | os.PathLike[str] | None,
     stride_on: str,
+    pool_padding: str,
 ) -> None:
     if is_application(backbone):
         check_application(str(backbone))
@@ -124,6 +137,8 @@ def _check(
         raise UserError(f"Unknown head {head!r}; choose one of {', '.join(HEADS)}.")
     if last_stride not in (1, 2):
         raise UserError(f"last_stride must be 1 or 2, not {last_stride!r}.")
+    if pool_padding not in ("both", "end"):
+        raise UserError(f"pool_padding must be 'both' or 'end', not {pool_padding!r}.")
     if stride_on not in ("1x1", "3x3"):
         raise UserError(f"stride_on must be '1x1' or '3x3', not {stride_on!r}.")
     if num_classes < 1:

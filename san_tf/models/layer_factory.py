@@ -103,7 +103,9 @@ class LayerFactory:
         x = self.batch_norm(x, name=f"{name}_bn")
         return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
-    def dense(self, x: Tensor, units: int, *, name: str) -> Tensor:
-        """Dense layer with bias, always in float32: heads are cheap, and losses want all digits."""
+    def dense(self, x: Tensor, units: int, *, name: str, bias: bool = True) -> Tensor:
+        """Dense layer, always in float32: heads are cheap, and losses want all digits."""
         initializer = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed_of(name))
-        return keras.layers.Dense(units, kernel_initializer=initializer, name=name, dtype="float32")(x)
+        return keras.layers.Dense(
+            units, use_bias=bias, kernel_initializer=initializer, name=name, dtype="float32"
+        )(x)

@@ -3,8 +3,8 @@
 The widths and the variants with instance norms are those of the authors' model zoo, so that its weights find
 their places (`python -m san_tf.convert`).
 
-Source: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019 (OSNet); Zhou et al.,
-"Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021 (AIN).
+Source: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019 (OSNet); Zhou et
+al., "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021 (AIN).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OSNETS = (
 def osnet_stages(image: Tensor, plan: OSNetPlan, factory: LayerFactory) -> list[Tensor]:
     """The four stage outputs of an OSNet: at 1/4, 1/8, 1/16 and 1/16 of the image.
 
-    The first three are the authors' conv2, conv3, conv4, the fourth their conv5, of as many channels as conv4.
+    The first three are the authors' conv2, conv3, conv4; the fourth, their conv5, has conv4's channels.
 
     Args:
         image: `(batch, height, width, 3)`.
@@ -122,7 +122,7 @@ def _light_conv(x: Tensor, channels: int, name: str, factory: LayerFactory) -> T
 
 
 class _Gate:
-    """Weighs each channel of a stream by what the stream holds; one gate serves the four streams of a block."""
+    """Weighs each channel of a stream by what the stream holds; one serves the four streams of a block."""
 
     def __init__(self, channels: int, name: str, factory: LayerFactory) -> None:
         self.name = name

@@ -11,6 +11,7 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.models.efficientnet_lite_weights import load_efficientnet_lite0
+from san_tf.models.resnet import ResNetForm, form_of
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
@@ -42,6 +43,7 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         if of_applications:
             _copy_from_applications(encoder, _application(backbone, path))
         elif path.name.endswith(".weights.h5"):
+            _check_form(encoder, path)
             encoder.load_weights(path)
         else:
             raise UserError(f"{path} must be named *.weights.h5, as Keras names the files of save_weights.")
@@ -70,6 +72,23 @@ def is_of_applications(path: str | os.PathLike[str]) -> bool:
         raise UserError(
             f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
         ) from error
+
+
+def state_form(path: str | os.PathLike[str], form: ResNetForm) -> None:
+    """Write into a weights file which form of ResNet it is for: weights of all forms have the same shapes."""
+    with h5py.File(path, "a") as file:
+        file.attrs["stride_on"], file.attrs["pool_padding"] = form
+
+
+def _check_form(encoder: keras.Model, path: Path) -> None:
+    form = form_of(encoder)
+    with h5py.File(path, "r") as file:
+        stated = [file.attrs.get(name) for name in ResNetForm._fields]
+    if form is not None and None not in stated and tuple(stated) != tuple(form):
+        raise UserError(
+            f"{path} is for a ResNet with stride_on={stated[0]!r} and pool_padding={stated[1]!r}; build the "
+            "encoder with these."
+        )
 
 
 def _application(backbone: str, path: Path | None) -> keras.Model:
