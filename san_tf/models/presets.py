@@ -80,6 +80,21 @@ PRESETS: dict[str, dict[str, Any]] = {
             "weights": UNTRAINED,
         },
     },
+    "san_osnet_x1_0": {
+        "encoder": {
+            "backbone": "osnet_x1_0",
+            "input_shape": (256, 128, 3),
+            "head": "fc512",
+            "last_stride": 1,
+            "weights": None,
+        },
+        "decoder": DECODERS["light"],
+        "card": {
+            "description": "OSNet x1.0 with its 512-d head, 2.2 M parameters, and the light decoder. Takes "
+            "the weights of the authors' model zoo (`python -m san_tf.convert`).",
+            "weights": UNTRAINED,
+        },
+    },
     "san_efficientnet_lite0": {
         "encoder": {
             "backbone": "efficientnet_lite0",
