@@ -11,7 +11,7 @@ import numpy as np
 
 from san_tf.convert.names import Names, bnneck_names, decoder_names, head_names, osnet_names, resnet_names
 from san_tf.convert.state_dict import Tensors
-from san_tf.convert.weight_map import Pair, pairs_of
+from san_tf.convert.weight_map import NORM, Pair, pairs_of
 from san_tf.errors import UserError
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
@@ -56,6 +56,14 @@ class Architecture:
         """What PyTorch may call the classifier's parameters."""
         prefix = self.names.get("classifier")
         return (f"{prefix}.weight", f"{prefix}.bias") if prefix else ()
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What PyTorch calls all parameters behind stage 4."""
+        heads = [
+            self.names[layer] for layer in ("fc", "fc_bn", "neck_bn", "classifier") if layer in self.names
+        ]
+        return tuple(f"{prefix}.{suffix}" for prefix in heads for suffix in NORM)
 
 
 DECODER = Architecture("decoder of the public SAN code", None, decoder_names())

@@ -12,9 +12,10 @@ from checkpoint_writer import legacy_checkpoint, tensor, zip_checkpoint
 
 from san_tf.convert.__main__ import main
 from san_tf.convert.architectures import Architecture, recognise
+from san_tf.convert.checkpoint import read_checkpoint
 from san_tf.convert.converter import convert_checkpoint
 from san_tf.convert.names import bnneck_names, decoder_names, head_names, osnet_names, resnet_names
-from san_tf.convert.state_dict import read_state_dict
+from san_tf.convert.state_dict import find_state_dict, read_state_dict
 from san_tf.convert.tensors import PickledArray
 from san_tf.convert.to_pytorch import convert_weights, to_state_dict, write_state_dict
 from san_tf.convert.weight_map import assign
@@ -100,16 +101,16 @@ def save(weights, path, wrap=lambda tensors: tensors, write=zip_checkpoint):
 def test_a_checkpoint_of_a_trainer_becomes_weights_for_build_encoder(weights, tmp_path, capsys):
     def wrap(tensors):
         counts = {"module.conv1.bn.num_batches_tracked": tensor(np.array([9]), "count")}
-        return {
-            "state_dict": {f"module.{name}": value for name, value in tensors.items()} | counts,
-            "epoch": 3,
-        }
+        decoder = {"up9.weight": tensor(np.ones(2, np.float32), "d")}
+        named = {f"module.{name}": value for name, value in tensors.items()}
+        return {"state_dict": named | counts, "decoder_state_dict": decoder, "epoch": 3}
 
     path = save(weights, tmp_path / "osnet.pth.tar-3", wrap, legacy_checkpoint)
     to = tmp_path / "new" / "osnet.weights.h5"
     main([str(path), "--to", str(to)])
     said = capsys.readouterr().out
     assert "osnet_x0_25 of torchreid" in said and "487 arrays" in said and "gives back 487 of 487" in said
+    assert "also holds decoder_state_dict: convert it with --key decoder_state_dict" in said
     assert f"backbone='osnet_x0_25', head='fc512', num_classes=5, weights={str(to)!r}" in said
     assert [item.name for item in to.parent.iterdir()] == [to.name]
 
@@ -175,15 +176,16 @@ def test_the_classifier_is_dropped_only_when_asked(weights, tmp_path, capsys):
     assert kernel.shape == (512, 9) and 0.005 < kernel.std() < 0.02 and not bias.any()
 
 
-def test_safetensors_and_other_types_are_converted(weights, tmp_path):
-    numpy_safetensors = importlib.import_module("safetensors.numpy")
+def test_half_precision_is_widened(weights, tmp_path):
     halves = {name: value.astype(np.float16) for name, value in weights.items()}
     path = tmp_path / "osnet.safetensors"
-    numpy_safetensors.save_file(halves, path)
-    assert convert_checkpoint(path, tmp_path / "o.weights.h5").equal == 487
-    encoder = build_encoder("osnet_x0_25", (64, 32, 3), 5, "fc512", weights=tmp_path / "o.weights.h5")
-    expected = halves["fc.0.bias"].astype(np.float32)
-    np.testing.assert_array_equal(encoder.get_layer("fc").get_weights()[1], expected)
+    importlib.import_module("safetensors.numpy").save_file(halves, path)
+    tensors = find_state_dict(read_checkpoint(path), path)
+    architecture = recognise(tensors, path)
+    pairs = architecture.pairs(architecture.build())
+    assign(pairs, tensors, path)
+    for pair in pairs:
+        np.testing.assert_array_equal(pair.to_torch(), halves[pair.name].astype(np.float32))
 
 
 def test_mistakes_on_the_command_line_are_sentences(weights, tmp_path):
@@ -193,12 +195,27 @@ def test_mistakes_on_the_command_line_are_sentences(weights, tmp_path):
         "no network known here": [path, "--to", tmp_path / "a.weights.h5"],
         "--to; see --help": [path],
         "has no state dict called 'b'": [path, "--to", tmp_path / "a.weights.h5", "--key", "b"],
-        "takes no --key": ["a.weights.h5", "--to", "b.safetensors", "--key", "x"],
+        "takes --to alone": ["a.weights.h5", "--to", "b.safetensors", "--key", "x"],
         r"a\.weights\.h5 does not exist": [tmp_path / "a.weights.h5", "--to", tmp_path / "b.safetensors"],
     }
     for words, arguments in cases.items():
         with pytest.raises(UserError, match=words):
             main([str(argument) for argument in arguments])
+
+
+def test_a_backbone_alone_serves_any_head(weights, tmp_path, capsys):
+    headless = {name: value for name, value in weights.items() if not name.startswith("classifier")}
+    path, to = save(headless, tmp_path / "osnet.pth"), tmp_path / "backbone.weights.h5"
+    main([str(path), "--to", str(to), "--backbone_only"])
+    said = capsys.readouterr().out
+    # 487 - fc 2 - its norm 4 - classifier 2
+    assert "479 arrays" in said and "gives back 479 of 479" in said and "fc.1.running_var" in said
+    assert f"build_encoder(backbone='osnet_x0_25', weights={str(to)!r})" in said
+    encoder = build_encoder("osnet_x0_25", (64, 32, 3), 9, "bnneck", weights=to)
+    np.testing.assert_array_equal(encoder.get_layer("conv5_bn").get_weights()[1], weights["conv5.bn.bias"])
+    assert not encoder.get_layer("neck_bn").get_weights()[1].any()
+    with pytest.raises(UserError, match="one of the two"):
+        convert_checkpoint(path, to, drop_classifier=True, backbone_only=True)
 
 
 # --- telling networks apart ---

@@ -173,7 +173,7 @@ SAMPLES = [
 ]
 
 
-@settings(max_examples=600, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, data):
     sample = bytearray(data.draw(st.sampled_from(SAMPLES)))
@@ -194,7 +194,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, data):
     assert sum(array.nbytes for array in arrays.values()) <= 4 * len(sample)
 
 
-@settings(max_examples=600, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.lists(
         st.sampled_from([bytes([b]) for b in b"().0125]}NtauebRQJKMXcq\x85\x86\x88\x94h\x81\x8c\x93gpj"])
