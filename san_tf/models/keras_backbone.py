@@ -145,9 +145,11 @@ def _preprocessing_of(
     model: keras.Model, rebuilt: keras.Model, preprocessing: Preprocessing | None, keep_weights: bool
 ) -> tuple[str, Preprocessing]:
     """Where the network proper starts, and all that is done to pixels before."""
+    # One after the other, with nothing beside them that sees the image as it comes.
+    path = {step.name for step in _bottlenecks(rebuilt)}
     start, names = rebuilt.layers[0].name, []
     for layer in rebuilt.layers[1:]:
-        if type(layer).__name__ not in ("Rescaling", "Normalization"):
+        if type(layer).__name__ not in ("Rescaling", "Normalization") or layer.name not in path:
             break
         names.append(layer.name)
     if not names and preprocessing is None:

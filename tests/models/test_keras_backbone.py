@@ -241,6 +241,19 @@ def test_keras_hub_says_itself_where_its_stages_are():
     assert dense.output["stages"][3].shape[1:3] == (4, 2)
 
 
+def test_a_scaling_beside_the_raw_image_is_no_preprocessing():
+    image = keras.Input(SHAPE)
+    x = L.Concatenate()([L.Rescaling(0.01)(image), image])
+    for index in range(5):
+        x = L.Conv2D(4, 3, 2, "same", name=f"half{index}")(x)
+    model = keras.Model(image, x)
+    with pytest.raises(UserError, match="holds no layers that scale its input"):
+        build_encoder(model, SHAPE, 5, last_stride=2)
+    encoder = build_encoder(model, SHAPE, 5, last_stride=2, preprocessing=normalize)
+    expected = keras.Model(image, x)(normalize(PIXELS))
+    np.testing.assert_allclose(encoder(normalize(PIXELS))["stages"][3], expected, atol=1e-5)
+
+
 class Subclassed(keras.Model):
     def call(self, x):
         return x
