@@ -84,8 +84,9 @@ def _forth(arguments: argparse.Namespace) -> None:
     if done.dropped:
         print(f"Left out as asked: {', '.join(done.dropped)}; the network has a new, untrained classifier.")
     print(
-        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of {done.parameters} "
-        "arrays bit by bit. Outputs were not compared: that needs the model's own code; san_tf's tests do it."
+        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of "
+        f"{done.parameters} arrays bit by bit. Outputs were not compared: that needs the model's own code; "
+        "the tests of san_tf do it."
     )
     for other in done.others:
         print(f"The checkpoint also holds {other}: convert it with --key {other}.")

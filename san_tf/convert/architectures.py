@@ -109,9 +109,10 @@ def _fastreid(tensors: Tensors, path: str | Path) -> Architecture:
             raise UserError(
                 f"{path} was trained with another normalisation ({name}); it cannot be converted."
             )
-    # Versions before 1.0 kept the classifier in a layer of its own.
-    if "heads.classifier.weight" in tensors:
-        tensors["heads.weight"] = tensors.pop("heads.classifier.weight")
+    # Names of the first versions.
+    for old, new in (("heads.classifier.weight", "heads.weight"), ("heads.bnneck.", "heads.bottleneck.")):
+        for name in [name for name in tensors if name.startswith(old)]:
+            tensors[name.replace(old, new, 1)] = tensors.pop(name)
     form = {"backbone": backbone, "head": "bnneck", "last_stride": 1, "stride_on": "3x3"}
     names = resnet_names(backbone, "backbone.") | bnneck_names()
     return _encoder(f"BoT {backbone} of fast-reid", form | {"pool_padding": "end"}, names, tensors, path)
