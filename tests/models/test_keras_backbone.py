@@ -199,6 +199,20 @@ def test_a_san_trains_behind_one():
     assert build_decoder(shapes, (8, 8, 4, 4, 4)).output["texture"].shape == (None, 32, 32, 3)
 
 
+def test_the_smallest_image_is_large_enough():
+    # Its last map is a single place, as is that of every squeeze-and-excitation.
+    encoder = build_encoder("keras:MobileNetV3Small", (32, 32, 3), 4, weights=None)
+    assert [stage.shape[1] for stage in encoder.output["stages"]] == [8, 4, 2, 2]
+
+
+def test_last_stride_1_is_refused_where_a_sum_then_no_longer_fits():
+    def last(x):
+        return L.Add()([L.Conv2D(6, 1, 2)(x), L.Reshape((2, 1, 6))(L.Dense(12)(L.Flatten()(x)))])
+
+    with pytest.raises(UserError, match="use last_stride=2"):
+        build_encoder(tiny(last=last), SHAPE, 5, last_stride=1)
+
+
 def test_the_seed_decides_the_weights():
     a, b, other = (
         build_encoder("keras:MobileNetV3Small", SHAPE, 4, weights=None, seed=seed) for seed in (1, 1, 2)
