@@ -5,11 +5,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.legacy.saving import legacy_h5_format
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import KERAS_3
 from san_tf.models import build_encoder, pretrained
 from san_tf.normalization import normalize
+
+if KERAS_3:
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+else:
+    from keras.src.saving.legacy.hdf5_format import save_weights_to_hdf5_group
 
 SHAPE = (96, 96, 3)
 
@@ -45,7 +50,7 @@ def weights_file(application, tmp_path_factory):
     """Named and laid out as the files keras.applications downloads."""
     path = tmp_path_factory.mktemp("weights") / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
     with h5py.File(path, "w") as file:
-        legacy_h5_format.save_weights_to_hdf5_group(file, application)
+        save_weights_to_hdf5_group(file, application)
     return path
 
 
