@@ -18,8 +18,8 @@ import tensorflow as tf
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 if not KERAS_3:
-    # Random layers, such as Dropout, keep their state in a variable then, as they do in Keras 3: only what is in
-    # a checkpoint can come back from it.
+    # Random layers, such as Dropout, then keep their state in a variable, as they do in Keras 3: only what is
+    # in a checkpoint can come back from it.
     keras.backend.experimental.enable_tf_random_generator()
 
 NamedVariables = list[tuple[str, "keras.Variable"]]
