@@ -31,7 +31,7 @@ def decoder() -> keras.Model:
 
 @pytest.mark.parametrize("build", [encoder, decoder])
 def test_every_variable_has_the_place_that_both_look_for(build, tmp_path: Path) -> None:
-    """`layers/<class>_<number of the layer in its class>/vars/<number of the variable>`; names do not count."""
+    """`layers/<class>_<number of the layer in its class>/vars/<number of the variable>`, by no name."""
     model = build()
     model.save_weights(tmp_path / "model.weights.h5")
     expected, numbers = {}, Counter()
