@@ -106,7 +106,7 @@ def optimizer_variables(optimizer: Any, trainable: Iterable[Any]) -> NamedVariab
     else:
         inner.build(trainable)
         variables, head = inner.variables, inner.name
-    named = [(_plain_name(variable).removeprefix(f"{head}/"), variable) for variable in variables]
+    named = [(_plain_name(variable).rpartition(f"{head}/")[2], variable) for variable in variables]
     if inner is not optimizer:  # the loss scale is none of `variables` in Keras 2
         scale = optimizer._loss_scale
         named += [("dynamic_scale", scale.current_loss_scale), ("step_counter", scale.counter)]

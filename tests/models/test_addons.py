@@ -16,7 +16,6 @@ from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.stages.train import optimizer_of
 from san_tf.losses import batch_hard_triplet_loss
 from san_tf.models import SAN
-from san_tf.training.precision import precision_scope
 from san_tf.training.schedules import Scaled, WarmupCosine, WarmupSteps
 
 installed = pytest.mark.skipif(
@@ -191,16 +190,3 @@ def test_adamw_decays_by_the_rate_of_the_step() -> None:
 def test_a_decay_that_an_optimiser_does_not_have_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=f"tfa.{name} has no weight decay"):
         addons.build_optimizer(f"tfa.{name}", 1e-3, weight_decay=0.1)
-
-
-@installed
-def test_losses_are_scaled_in_half_precision() -> None:
-    with precision_scope("mixed_float16"):
-        san = tiny_san(triplet="tfa.TripletSemiHardLoss")
-        san.compile(optimizer=addons.build_optimizer("tfa.LAMB", 0.02))
-        before = san.get_weights()
-        history = san.fit(repeated(tiny_batch()), epochs=2, steps_per_epoch=8, verbose=0).history
-    assert history["loss"][1] < history["loss"][0]
-    assert float(san.optimizer.loss_scale) > 1
-    assert all(np.isfinite(array).all() for array in san.get_weights())
-    assert not np.array_equal(before[0], san.get_weights()[0])
