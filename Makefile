@@ -4,9 +4,20 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+
+# The second stack, with TensorFlow Addons: an environment of its own, and a Python that TensorFlow 2.15 has wheels for.
+VENV_ADDONS ?= .venv-addons
+PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10 python3; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 12))' 2>/dev/null && echo "$$p" && break; done)
+STAMP_ADDONS := $(VENV_ADDONS)/.installed
+# What can differ between the stacks: all that builds, trains, saves, feeds or exports a Keras model. The rest
+# (rendering, rankings, figures, files) knows no Keras; the killed process is about files too.
+TESTS_ADDONS := tests/models tests/losses tests/training tests/serving tests/data/test_pipeline.py \
+	tests/evaluation/test_embedding.py tests/experiments/test_synthetic.py \
+	--deselect tests/training/test_checkpoints.py::test_killed_while_saving
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test test-all lint figures clean
+.PHONY: help install demo test test-all test-addons python-addons lint figures clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,9 +40,22 @@ test: $(STAMP) lint  ## The tests that CI runs
 test-all: $(STAMP) lint  ## The same and the slow ones
 	$(RUN) -m pytest -m 'slow or not slow'
 
+$(STAMP_ADDONS): setup.cfg pyproject.toml
+	@test -n "$(PYTHON_ADDONS)" || { echo "TensorFlow Addons needs Python 3.10 or 3.11; none was found: install one, or name it with make PYTHON_ADDONS=..." >&2; exit 2; }
+	@test -x $(VENV_ADDONS)/bin/python || $(PYTHON_ADDONS) -m venv $(VENV_ADDONS)
+	$(VENV_ADDONS)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV_ADDONS)/bin/python -m pip install --quiet --editable '.[addons,test]'
+	@touch $(STAMP_ADDONS)
+
+test-addons: $(STAMP_ADDONS)  ## The tests that Keras can fail, on TensorFlow 2.15 with TensorFlow Addons
+	$(VENV_ADDONS)/bin/python -m pytest $(TESTS_ADDONS)
+
+python-addons:
+	@echo "$(PYTHON_ADDONS)"
+
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
 
 clean:  ## Remove the virtual environment, caches and runs
-	rm -rf $(VENV) runs build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_ADDONS) runs build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache

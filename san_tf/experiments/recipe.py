@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from san_tf.addons import OPTIMIZERS, TRIPLET_LOSSES, check_choice
 from san_tf.errors import UserError
 
 
@@ -78,7 +79,9 @@ class LossRecipe:
     lambda_identity: float = 0.5
     """Weight of the identity loss, cross entropy with label smoothing."""
     lambda_triplet: float = 1.5
-    """Weight of the batch-hard triplet loss on the embedding."""
+    """Weight of the triplet loss on the embedding."""
+    triplet: str = "batch-hard"
+    """Which: `batch-hard`, or of TensorFlow Addons `tfa.TripletHardLoss` or `tfa.TripletSemiHardLoss`."""
     lambda_reconstruction: float = 1.0
     """Weight of the texture reconstruction loss."""
     lambda_texture_triplet: float = 1.0
@@ -93,6 +96,8 @@ class LossRecipe:
 class TrainingRecipe:
     """The optimiser and its schedule."""
 
+    optimizer: str = "adam"
+    """`adam`, or one of TensorFlow Addons, such as `tfa.LAMB`, whose weight decay is always `decoupled`."""
     epochs: int = 320
     """Passes over the training identities, warm-up included."""
     steps_per_epoch: int = 0
@@ -176,6 +181,8 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `UserError` at the first value that cannot work."""
+        check_choice("optimizer", self.training.optimizer, "adam", OPTIMIZERS)
+        check_choice("triplet", self.losses.triplet, "batch-hard", TRIPLET_LOSSES)
         height, width = self.data.image_size
         if height != 2 * width or height % 32:
             raise UserError(

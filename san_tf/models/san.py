@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from san_tf import addons
 from san_tf.errors import UserError
+from san_tf.keras_compat import apply_gradients, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
 
 Batch = Mapping[str, tf.Tensor]
@@ -58,16 +60,16 @@ class _TextureModel(keras.Model):
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One optimiser step on a batch; returns the running means of all metrics.
 
-        `scale_loss` and `apply` do nothing in float32; under float16 they multiply the loss, divide the
-        gradients, and skip the step when one of them overflowed.
+        `scale_loss` does nothing in float32; under float16 it multiplies the loss, and `apply_gradients`
+        divides the gradients, and skips the step when one of them overflowed.
         """
         with tf.GradientTape() as tape:
             outputs = self(batch["image"], training=True)
             terms = self.terms(batch, outputs)
             loss = tf.add_n([term.weight * term.value for term in terms.values()])
-            scaled = self.optimizer.scale_loss(loss)
+            scaled = scale_loss(self.optimizer, loss)
         variables = self.trainable_variables
-        self.optimizer.apply_gradients(zip(tape.gradient(scaled, variables), variables, strict=True))
+        apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
         return self._record(batch, outputs, loss, terms)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
@@ -120,6 +122,8 @@ class SAN(_TextureModel):
         weights: the four lambdas.
         margin: of both triplet losses.
         smoothing: of the labels, in [0, 1).
+        triplet: L_Triplet: "batch-hard", or one of TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see
+            `san_tf.addons`).
         seed: with the optimiser's step count, all the randomness of a step (the triplets of L_TR).
 
     Source: Jin et al., "Semantics-Aligned Representation Learning for Person Re-identification", AAAI 2020.
@@ -143,6 +147,7 @@ class SAN(_TextureModel):
         smoothing: float = 0.1,
         seed: int = 0,
         name: str = "san",
+        triplet: str = "batch-hard",
     ) -> None:
         if decoder is None:
             self.metric_names = tuple(key for key in self.metric_names if key not in ("rec_loss", "tr_loss"))
@@ -152,6 +157,9 @@ class SAN(_TextureModel):
         self.terms_weight = LossWeights(*weights)
         self.margin = margin
         self.smoothing = smoothing
+        self.triplet = triplet
+        own = triplet == "batch-hard"
+        self._triplet_loss = batch_hard_triplet_loss if own else addons.triplet_loss(triplet)
         self.seed = seed
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
@@ -169,7 +177,7 @@ class SAN(_TextureModel):
         identity = identity_loss(label, outputs["logits"], self.smoothing)
         # With a BNNeck the triplet loss acts in front of the norm, see `build_encoder`.
         feature = outputs.get("feature", outputs["embedding"])
-        triplet = batch_hard_triplet_loss(label, feature, self.margin)
+        triplet = self._triplet_loss(label, feature, self.margin)
         terms = {
             "id_loss": Term(identity, weights.identity, known),
             "triplet_loss": Term(triplet, weights.triplet, known),
@@ -226,7 +234,7 @@ class SAN(_TextureModel):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""
         own = {"margin": self.margin, "smoothing": self.smoothing, "seed": self.seed}
-        return super().get_config() | own | {"weights": list(self.terms_weight)}
+        return super().get_config() | own | {"weights": list(self.terms_weight), "triplet": self.triplet}
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

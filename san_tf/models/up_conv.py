@@ -48,8 +48,10 @@ class UpConv2D(keras.layers.Layer):
         kernel = tf.einsum(
             "ta,ub,abio->tuoi", SPREAD, SPREAD, tf.cast(tf.convert_to_tensor(self.kernel), tf.float32)
         )
-        batch, height, width = tf.unstack(tf.shape(x)[:3])
-        size = (batch, 2 * height, 2 * width, self.filters)
+        # Height and width as numbers where they are known, so that the layers behind know theirs.
+        shape = tf.shape(x)
+        height, width = (x.shape[axis] or shape[axis] for axis in (1, 2))
+        size = (shape[0], 2 * height, 2 * width, self.filters)
         x = tf.nn.conv2d_transpose(x, tf.cast(kernel, x.dtype), size, strides=2, padding="SAME")
         return tf.nn.bias_add(x, tf.cast(tf.convert_to_tensor(self.bias), x.dtype))
 

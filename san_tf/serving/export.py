@@ -21,6 +21,7 @@ from san_tf.atomic import atomic_folder
 from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
+from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 from san_tf.version import __version__
 
@@ -128,7 +129,7 @@ def export_encoder(
     }
     with atomic_folder(folder) as temporary:
         try:
-            archive.write_out(str(temporary), verbose=False)
+            write_out_silently(archive, temporary)
         except tf.errors.ResourceExhaustedError as error:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         (temporary / METADATA_FILE).parent.mkdir()

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
+from san_tf.keras_compat import model_variables, optimizer_variables
 
 _FORMAT = "san_tf checkpoint 1"
 _logger = logging.getLogger(__name__)
@@ -60,14 +61,11 @@ def _named_variables(
     model: keras.Model, optimizer: keras.optimizers.Optimizer | None
 ) -> dict[str, keras.Variable]:
     """All state as `model/...` and `optimizer/...`; builds the optimizer's slots where they are missing."""
-    names = ["model/" + variable.path for variable in model.variables]
-    variables = list(model.variables)
+    named = [("model/" + name, variable) for name, variable in model_variables(model)]
     if optimizer is not None:
-        if not optimizer.built:
-            optimizer.build(model.trainable_variables)
-        # Only the end of the path: its head depends on whether the slots were made inside a training step.
-        names += ["optimizer/" + variable.path.rsplit("/")[-1] for variable in optimizer.variables]
-        variables += optimizer.variables
+        slots = optimizer_variables(optimizer, model.trainable_variables)
+        named += [("optimizer/" + name, variable) for name, variable in slots]
+    names, variables = zip(*named, strict=True)
     return dict(zip(_numbered(names), variables, strict=True))
 
 

@@ -36,12 +36,15 @@ class AdamL2(keras.optimizers.Adam):
         self.l2 = l2
         self.skip = tuple(skip)
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, learning_rate: Any) -> None:
-        """Adam's update of one variable with the penalty's gradient added."""
+    def update_step(self, gradient: tf.Tensor, variable: Any, *learning_rate: Any) -> None:
+        """Adam's update of one variable with the penalty's gradient added.
+
+        Keras 3 hands the learning rate over; Keras 2 looks it up.
+        """
         if self.l2 and _own_name(variable) not in self.skip:
             value = tf.convert_to_tensor(variable)
             gradient = tf.cast(gradient, value.dtype) + self.l2 * value
-        super().update_step(gradient, variable, learning_rate)
+        super().update_step(gradient, variable, *learning_rate)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

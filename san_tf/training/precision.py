@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import keras
-
 from san_tf.errors import UserError
+from san_tf.keras_compat import dtype_policy, set_dtype_policy
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 
@@ -28,17 +27,12 @@ def set_precision(precision: str) -> None:
     """
     if precision not in PRECISIONS:
         raise UserError(f"Unknown precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
-    if hasattr(keras.config, "set_dtype_policy"):
-        keras.config.set_dtype_policy(precision)
-    else:  # Keras 2
-        keras.mixed_precision.set_global_policy(precision)
+    set_dtype_policy(precision)
 
 
 def get_precision() -> str:
     """The name of Keras's present policy."""
-    if hasattr(keras.config, "dtype_policy"):
-        return keras.config.dtype_policy().name
-    return keras.mixed_precision.global_policy().name  # Keras 2
+    return dtype_policy()
 
 
 @contextlib.contextmanager

@@ -29,7 +29,10 @@ from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.metrics_table import MetricsTable
 from san_tf.version import __version__
 
-_VERSIONS_OF = ("tensorflow", "keras", "tensorflow-datasets", "numpy", "numba", "opencv-python-headless")
+_VERSIONS_OF = (
+    *("tensorflow", "keras", "tensorflow-addons", "tensorflow-datasets"),
+    *("numpy", "numba", "opencv-python-headless"),
+)
 
 
 def plain(value: Any) -> Any:

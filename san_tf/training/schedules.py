@@ -69,6 +69,37 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
 
 
 @keras.saving.register_keras_serializable("san_tf")
+class Scaled(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule times a number, for a weight decay that follows the learning rate.
+
+    Args:
+        schedule: over steps.
+        factor: it is multiplied by.
+
+    Example:
+        >>> float(Scaled(WarmupCosine(1.0, steps=11), 0.1)(0))
+        0.10000000149011612
+    """
+
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, factor: float) -> None:
+        self.schedule = schedule
+        self.factor = factor
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """The value of a step (from 0), float32."""
+        return self.factor * self.schedule(step)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments, with the schedule serialised."""
+        return {"schedule": keras.saving.serialize_keras_object(self.schedule), "factor": self.factor}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Scaled:
+        """Rebuild from `get_config`."""
+        return cls(keras.saving.deserialize_keras_object(config["schedule"]), config["factor"])
+
+
+@keras.saving.register_keras_serializable("san_tf")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     """For short runs: linear from peak / warmup_steps to the peak, then half a cosine down to `floor`.
 

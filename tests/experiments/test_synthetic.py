@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+import yaml
+from safetensors import safe_open
 
 from san_tf.experiments import pit, synthetic
 
@@ -195,6 +197,19 @@ def test_a_loss_that_is_no_number_stops_the_run(finished: Path, run_synthetic, t
     code = run_synthetic(tmp_path / "run", "--stage=texture-generator", "--generator_learning_rate=1e38")
     assert code == 2
     assert "texture-generator" in capsys.readouterr().err
+
+
+def test_a_recipe_that_names_tensorflow_addons(finished: Path, run_synthetic, tmp_path):
+    pytest.importorskip("tensorflow_addons")
+    run = shutil.copytree(finished, tmp_path / "run")
+    chosen = ("--optimizer=tfa.LAMB", "--triplet=tfa.TripletSemiHardLoss")
+    assert run_synthetic(run, "--stage=train", *chosen) == 0
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert (recipe["training"]["optimizer"], recipe["losses"]["triplet"]) == tuple(
+        flag.split("=")[1] for flag in chosen
+    )
+    with safe_open(next((run / "checkpoints" / "train" / "san").glob("step_*")), "numpy") as file:
+        assert "optimizer/stem_conv/kernel/m" in file.keys()  # noqa: SIM118  # no mapping
 
 
 def test_the_texture_generator_alone(smoke_data: Path, tmp_path: Path, capsys):

@@ -24,7 +24,7 @@ def test_the_baseline_of_a_preset_starts_with_the_same_encoder():
     encoder, decoder = build_preset("san_light", 7, seed=1)
     assert none is None and decoder is not None
     for a, b in zip(baseline.weights, encoder.weights, strict=True):
-        tf.debugging.assert_equal(a.value, b.value)
+        tf.debugging.assert_equal(tf.convert_to_tensor(a), tf.convert_to_tensor(b))
 
 
 def test_unknown_preset_is_named():

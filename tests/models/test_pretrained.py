@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.legacy.saving import legacy_h5_format
+from legacy_h5 import save_weights_to_hdf5_group
 
 from san_tf.errors import UserError
 from san_tf.models import build_encoder, pretrained
@@ -45,7 +45,7 @@ def weights_file(application, tmp_path_factory):
     """Named and laid out as the files keras.applications downloads."""
     path = tmp_path_factory.mktemp("weights") / "resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5"
     with h5py.File(path, "w") as file:
-        legacy_h5_format.save_weights_to_hdf5_group(file, application)
+        save_weights_to_hdf5_group(file, application)
     return path
 
 

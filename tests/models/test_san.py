@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import KERAS_3, model_variables, optimizer_variables
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
 from san_tf.models import SAN, SANPG, LossWeights, build_decoder
 from san_tf.models.layer_factory import LayerFactory
@@ -175,8 +176,9 @@ def test_mixed_precision_learns_with_float32_weights(precision):
         san = tiny_san()
         history = san.fit(repeated(tiny_batch()), epochs=3, steps_per_epoch=8, verbose=0).history
     assert history["loss"][-1] < 0.9 * history["loss"][0]
-    assert {v.dtype for v in san.trainable_variables} == {"float32"}
-    assert isinstance(san.optimizer, keras.optimizers.LossScaleOptimizer) == (precision == "mixed_float16")
+    assert {tf.as_dtype(v.dtype) for v in san.trainable_variables} == {tf.float32}
+    scaled = "dynamic_scale" in dict(optimizer_variables(san.optimizer, san.trainable_variables))
+    assert scaled == (precision == "mixed_float16")
 
 
 def test_float16_overflow_skips_the_step_and_halves_the_scale():
@@ -185,21 +187,22 @@ def test_float16_overflow_skips_the_step_and_halves_the_scale():
         batch = tiny_batch()
         san.train_step(batch)
         before = [np.array(v) for v in san.trainable_variables]
-        scale = float(san.optimizer.dynamic_scale)
-        san.optimizer.dynamic_scale.assign(2.0**60)  # every gradient overflows
+        scale = dict(optimizer_variables(san.optimizer, san.trainable_variables))["dynamic_scale"]
+        assert float(scale) < 2.0**60
+        scale.assign(2.0**60)  # every gradient overflows
         steps = int(san.optimizer.iterations)
         san.train_step(batch)
     for old, new in zip(before, san.trainable_variables, strict=True):
         np.testing.assert_array_equal(old, new)
-    assert float(san.optimizer.dynamic_scale) == 2.0**59 and scale < 2.0**60
-    assert int(san.optimizer.iterations) == steps
+    assert float(scale) == 2.0**59
+    assert int(san.optimizer.iterations) == steps + (0 if KERAS_3 else 1)  # Keras 2 counts what it skips
 
 
 def test_sanpg_trains_only_what_the_texture_needs():
     encoder = tiny_encoder()
     sanpg = SANPG(encoder, tiny_decoder(encoder))
     sanpg.compile(optimizer=build_optimizer(schedule=1e-2, weight_decay=0.0))
-    names = {v.path.split("/")[0] for v in sanpg.trainable_variables}
+    names = {name.split("/")[0] for name, _ in model_variables(sanpg)}
     assert "classifier" not in names and "stage1_conv" in names
     batch = {k: v for k, v in tiny_batch().items() if k != "label"}
     history = sanpg.fit(repeated(batch), epochs=3, steps_per_epoch=15, verbose=0).history

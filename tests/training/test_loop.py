@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from rich.console import Console
-from tiny_training_model import TinyModel, build, dataset_at
+from tiny_training_model import TinyModel, build, dataset_at, loss_scale, state
 
 from san_tf.errors import UserError
 from san_tf.training.loop import train
@@ -36,12 +36,8 @@ class StopAt(keras.callbacks.Callback):
             raise RuntimeError("the plug was pulled")
 
 
-def weights(model: TinyModel) -> list[np.ndarray]:
-    return [np.array(v.value) for v in [*model.variables, *model.optimizer.variables]]
-
-
 def assert_same(left: TinyModel, right: TinyModel) -> None:
-    for one, other in zip(weights(left), weights(right), strict=True):
+    for one, other in zip(state(left), state(right), strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -90,7 +86,7 @@ def test_loss_scale_and_its_counter_are_resumed(tmp_path: Path) -> None:
     train(build(scaled=True), dataset_at, 1, 5, run)
     model = build(scaled=True)
     train(model, dataset_at, 2, 5, run)
-    assert float(model.optimizer.dynamic_scale) > float(model.optimizer.initial_scale)
+    assert loss_scale(model.optimizer) > float(model.optimizer.initial_scale)
     assert_same(whole, model)
 
 
@@ -141,7 +137,7 @@ def test_nan_loss_stops_within_the_step(tmp_path: Path, poison_step: int) -> Non
         assert str(good.path) in message
         restored = build()
         run.checkpoints("texture-generator").restore_newest(restored, restored.optimizer)
-        assert all(np.isfinite(array).all() for array in weights(restored))
+        assert all(np.isfinite(array).all() for array in state(restored))
 
 
 def test_nan_weights_with_a_finite_loss_are_not_saved(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import KERAS_3, apply_gradients
 from san_tf.training.optimizers import AdamL2, build_optimizer
 from san_tf.training.schedules import WarmupCosine
 
@@ -35,9 +36,9 @@ def naive_adam(w, grads, lr, l2=0.0, decoupled=0.0, amsgrad=True, clip=None, eps
 
 
 def run(optimizer, start, grads, name="kernel"):
-    variable = keras.Variable(start.astype(np.float32), name=name)
+    variable = (keras if KERAS_3 else tf).Variable(start.astype(np.float32), name=name)
     for g in grads:
-        optimizer.apply([tf.constant(g, tf.float32)], [variable])
+        apply_gradients(optimizer, [tf.constant(g, tf.float32)], [variable])
     return np.array(variable)
 
 
@@ -82,7 +83,8 @@ def test_decay_reaches_the_layers_of_a_model_by_their_real_names():
     model.layers[0].bias.assign([1.0, 1.0, 1.0])
     optimizer = build_optimizer(weight_decay=0.5, schedule=0.1, decay_norm_and_bias=False)
     before = [np.array(v) for v in model.trainable_variables]
-    optimizer.apply([tf.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    gradients = [tf.zeros(v.shape) for v in model.trainable_variables]
+    apply_gradients(optimizer, gradients, model.trainable_variables)
     moved = [not np.array_equal(a, b) for a, b in zip(before, model.trainable_variables, strict=True)]
     assert moved == [True, False, False, False]  # kernel, bias, gamma, beta
 

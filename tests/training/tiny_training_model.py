@@ -7,7 +7,12 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from san_tf.keras_compat import KERAS_3, apply_gradients, model_variables, optimizer_variables, scale_loss
+
+LossScaleOptimizer = (keras.optimizers if KERAS_3 else keras.mixed_precision).LossScaleOptimizer
 
 
 class TinyModel(keras.Model):
@@ -31,9 +36,9 @@ class TinyModel(keras.Model):
             loss = tf.reduce_mean(
                 keras.losses.sparse_categorical_crossentropy(batch["label"], logits, from_logits=True)
             )
-            scaled = self.optimizer.scale_loss(loss)
+            scaled = scale_loss(self.optimizer, loss)
         gradients = tape.gradient(scaled, self.trainable_variables)
-        self.optimizer.apply_gradients(zip(gradients, self.trainable_variables, strict=True))
+        apply_gradients(self.optimizer, gradients, self.trainable_variables)
         self.loss_tracker.update_state(loss)
         return {"loss": self.loss_tracker.result()}
 
@@ -48,9 +53,28 @@ def build(width: int = 8, scaled: bool = False, learning_rate: float = 0.01) -> 
     model(tf.zeros((1, 2, 2, 3)))
     optimizer = keras.optimizers.Adam(learning_rate, amsgrad=True)
     if scaled:
-        optimizer = keras.optimizers.LossScaleOptimizer(optimizer, dynamic_growth_steps=3)
+        optimizer = LossScaleOptimizer(optimizer, dynamic_growth_steps=3)
     model.compile(optimizer=optimizer)
     return model
+
+
+def named_state(model: keras.Model) -> dict[str, np.ndarray]:
+    """Every number that a checkpoint has to bring back."""
+    named = [
+        *model_variables(model),
+        *optimizer_variables(model.optimizer, model.trainable_variables),
+    ]
+    return {f"{number}: {name}": np.array(variable) for number, (name, variable) in enumerate(named)}
+
+
+def state(model: keras.Model) -> list[np.ndarray]:
+    """The values alone, in an order that depends on the architecture only."""
+    return list(named_state(model).values())
+
+
+def loss_scale(optimizer: keras.optimizers.Optimizer) -> float:
+    """What the optimizer multiplies losses by at present."""
+    return float(dict(optimizer_variables(optimizer, []))["dynamic_scale"])
 
 
 def dataset_at(start_step: int, poison_step: int | None = None) -> tf.data.Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from san_tf import addons
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import train_dataset
 from san_tf.data.records import Records
@@ -64,6 +65,7 @@ def _train(experiment: Experiment, records: Records, method: str) -> None:
         ),
         margin=recipe.losses.margin,
         smoothing=recipe.losses.smoothing,
+        triplet=recipe.losses.triplet,
         seed=recipe.seed,
     )
     model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
@@ -95,7 +97,7 @@ def _train(experiment: Experiment, records: Records, method: str) -> None:
 
 
 def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
-    """AMSGrad Adam with the recipe's schedule."""
+    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule."""
     training = recipe.training
     if training.schedule == "cosine":
         total = training.epochs * steps_per_epoch
@@ -108,4 +110,6 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyp
             training.learning_rate / 100,
             warmup_epochs=round(training.warmup_epochs),
         )
+    if training.optimizer != "adam":
+        return addons.build_optimizer(training.optimizer, schedule, training.weight_decay)
     return build_optimizer(weight_decay=training.weight_decay, decay=training.decay, schedule=schedule)

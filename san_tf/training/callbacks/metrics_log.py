@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from san_tf.keras_compat import learning_rate
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.run_directory import RunDirectory
 
@@ -38,7 +39,7 @@ class MetricsLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Write."""
         values = {name: float(value) for name, value in (logs or {}).items()}
-        values["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        values["learning_rate"] = learning_rate(self.model.optimizer)
         measured = {
             "seconds": time.perf_counter() - self._began,
             "images_per_second": self.clock.images_per_second(),

@@ -1,0 +1,129 @@
+"""TensorFlow Addons by name, where it is installed: its optimisers and its triplet losses, for a recipe.
+
+`optimizer: tfa.LAMB` and `triplet: tfa.TripletSemiHardLoss` are all it takes. TensorFlow Addons has reached
+the end of its life and runs with Keras 2.15 only; `pip install ".[addons]"` sets that stack up.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from san_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+PREFIX = "tfa."
+# Those that need nothing but a learning rate; the wrappers (Lookahead, SWA) and COCOB, which has no rate, do.
+OPTIMIZERS = ("AdaBelief", "AdamW", "LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "SGDW", "Yogi")
+TRIPLET_LOSSES = ("TripletHardLoss", "TripletSemiHardLoss")
+# Their decay is not multiplied by the learning rate, as that of the others is.
+_DECAY_APART = ("AdamW", "SGDW")
+
+
+def check_choice(field: str, value: str, own: str, addons: tuple[str, ...]) -> None:
+    """Check a recipe's choice between our own and what TensorFlow Addons has; imports nothing.
+
+    Args:
+        field: the recipe's, for the message.
+        value: ours, or `tfa.` and a name.
+        own: the name of ours.
+        addons: what may follow `tfa.`.
+
+    Raises:
+        UserError: there is no such thing, or TensorFlow Addons is not installed.
+
+    Example:
+        >>> check_choice("optimizer", "adam", "adam", OPTIMIZERS)
+    """
+    if value == own:
+        return
+    if value.removeprefix(PREFIX) not in addons or not value.startswith(PREFIX):
+        names = ", ".join(PREFIX + name for name in addons)
+        raise UserError(f"There is no {field} {value!r}; choose {own} or, of TensorFlow Addons, {names}.")
+    if importlib.util.find_spec("tensorflow_addons") is None:
+        raise UserError(
+            f"The {field} {value} needs TensorFlow Addons, which is not installed; install this package with "
+            f"`pip install '.[addons]'` in an environment of Python 3.10 or 3.11, or choose {own}."
+        )
+
+
+def build_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) -> Any:
+    """Build an optimiser of TensorFlow Addons with its own defaults.
+
+    Args:
+        name: `tfa.` and one of `OPTIMIZERS`.
+        schedule: learning rate, a number or a schedule over steps.
+        weight_decay: decoupled: times the learning rate, and before what else the optimiser does with a step
+            (LAMB's ratio, NovoGrad's momentum). `AdamW` and `SGDW` of TensorFlow Addons leave the rate out;
+            here it is put in, so that `tfa.AdamW` decays as Keras's AdamW.
+
+    Raises:
+        UserError: an unknown name, TensorFlow Addons is not installed, or the optimiser has no weight decay.
+
+    Example:
+        >>> build_optimizer("tfa.LAMB", 1e-3, weight_decay=0.01)
+    """
+    check_choice("optimizer", name, "adam", OPTIMIZERS)
+    import tensorflow_addons as tfa
+
+    kind = name.removeprefix(PREFIX)
+    build = getattr(tfa.optimizers, kind)
+    if kind in _DECAY_APART:
+        from san_tf.training.schedules import Scaled
+
+        decay = Scaled(schedule, weight_decay) if callable(schedule) else schedule * weight_decay
+        return build(weight_decay=decay, learning_rate=schedule)
+    if "weight_decay" in inspect.signature(build).parameters:
+        return build(learning_rate=schedule, weight_decay=weight_decay)
+    if weight_decay:
+        raise UserError(f"{name} has no weight decay; set weight_decay to 0, or choose another optimizer.")
+    return build(learning_rate=schedule)
+
+
+def triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:
+    """A triplet loss of TensorFlow Addons as a function like `san_tf.losses.batch_hard_triplet_loss`.
+
+    Distances are Euclidean. Rows without identity (label -1) take no part, and a batch without a triplet
+    gives 0 with zero gradients: TensorFlow Addons would take -1 for an identity, and give the margin or NaN.
+
+    `TripletHardLoss` is our batch-hard loss: the same hardest pairs, the same mean over anchors. Its
+    distances come from |a|^2 + |b|^2 - 2ab, which leaves them fewer digits. `TripletSemiHardLoss` takes, for
+    each pair of one identity, the nearest negative that is farther away than the positive, else the farthest
+    of all, and the mean over pairs (Schroff et al., "FaceNet", CVPR 2015); it is meant for embeddings of
+    length 1.
+
+    Args:
+        name: `tfa.` and one of `TRIPLET_LOSSES`.
+
+    Returns:
+        Function of label `(batch,)`, embedding `(batch, dimensions)` and margin to a float32 scalar.
+
+    Raises:
+        UserError: an unknown name, or TensorFlow Addons is not installed.
+    """
+    check_choice("triplet", name, "batch-hard", TRIPLET_LOSSES)
+    import tensorflow as tf
+    import tensorflow_addons as tfa
+
+    kind = getattr(tfa.losses, name.removeprefix(PREFIX))
+
+    def loss(label: tf.Tensor, embedding: tf.Tensor, margin: float) -> tf.Tensor:
+        known = label >= 0
+        label = tf.boolean_mask(label, known)
+        embedding = tf.boolean_mask(tf.cast(embedding, tf.float32), known)
+        same = tf.equal(label[:, None], label[None, :])
+        # Each row is its own pair; one more makes a positive.
+        positive = tf.math.count_nonzero(same, dtype=tf.int32) > tf.size(label)
+        negative = tf.reduce_any(tf.logical_not(same))
+        # Not the loss times 0 or 1: the gradient of NaN times 0 is NaN.
+        return tf.cond(
+            positive & negative,
+            lambda: kind(margin=margin)(label, embedding),
+            lambda: 0.0 * tf.reduce_sum(embedding),
+        )
+
+    return loss
