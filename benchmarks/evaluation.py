@@ -175,7 +175,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak_MB": peak, "mAP"
 
 def machine() -> dict[str, str | int]:
     """What the figures were taken on and with."""
-    from san_tf.synthesis.parallel import core_count
+    from san_tf.cores import core_count
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.evaluation import reranking_kernels as kernels
 from san_tf.evaluation.distances import BLOCK_BYTES
 from san_tf.evaluation.neighbours import Neighbours, nearest_neighbours
 from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.threads import finish_blocks, ranges
-from san_tf.synthesis.parallel import core_count
 
 
 @dataclass(frozen=True)
