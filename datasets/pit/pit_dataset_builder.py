@@ -28,8 +28,11 @@ class PitBuilderConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.GeneratorBasedBuilder):
     """Builder of the paired image-texture data set."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012  # TFDS wants a plain class attribute
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES = {  # noqa: RUF012  # TFDS wants a plain class attribute
+        "1.1.0": "Half of the clothes in any colour there is, instead of the street's.",
+        "1.0.0": "First release.",
+    }
     BUILDER_CONFIGS = [  # noqa: RUF012
         PitBuilderConfig(
             name=name,

@@ -22,7 +22,10 @@ _ERASING_ATTEMPTS = 10
 _FLIP, _MOVE, _CROP, _REDUCE, _SCALE, _JITTER, _COLOR = 0, 1, slice(2, 4), 4, 5, 6, slice(7, 11)
 _ERASE, _PLACE, _NOISE, _LEVEL, _OFFSET = 11, slice(12, 14), 14, 15, slice(16, 18)
 _AREA, _ASPECT = slice(18, 18 + _ERASING_ATTEMPTS), slice(18 + _ERASING_ATTEMPTS, 18 + 2 * _ERASING_ATTEMPTS)
-_DRAWS = _ASPECT.stop
+_DYE, _DYE_HUE, _DYE_CHROMA, _DYE_TINT = (
+    _ASPECT.stop, _ASPECT.stop + 1, _ASPECT.stop + 2, slice(_ASPECT.stop + 3, _ASPECT.stop + 6)
+)  # fmt: skip
+_DRAWS = _DYE_TINT.stop
 NOISE_MARGIN = 256
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
@@ -45,9 +48,15 @@ class Augmentation:
         contrast: see brightness.
         saturation: see brightness.
         hue: largest rotation, as a share of the colour circle (0.5 is the opposite colour).
+        dye: probability of changing the colours of an image and its texture together: hue by any angle,
+            saturation and the strength of each channel by random factors. Of pairs it makes people in clothes
+            of every colour, and a generator that takes colours from the photograph instead of guessing the
+            common ones.
+        dye_chroma: smallest and largest factor of the saturation.
+        dye_tint: largest relative change of a channel.
         low_resolution: probability of reducing to a random size, at least `smallest_scale`, and enlarging
             again: street-camera crops are small and blurred, and rendered images must be so to be of use
-                there.
+            there.
         smallest_scale: share of the image's height and width.
         noise: probability of Gaussian pixel noise of a random standard deviation up to `noise_level`.
         noise_level: in grey levels of 0-255.
@@ -64,13 +73,16 @@ class Augmentation:
     contrast: float = 0.25
     saturation: float = 0.25
     hue: float = 0.03
+    dye: float = 0.0
+    dye_chroma: tuple[float, float] = (0.6, 2.0)
+    dye_tint: float = 0.35
     low_resolution: float = 0.0
     smallest_scale: float = 0.4
     noise: float = 0.0
     noise_level: float = 12.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "translation", "erasing", "jitter", "low_resolution", "noise"):
+        for name in ("flip", "translation", "erasing", "jitter", "dye", "low_resolution", "noise"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(
                     f"The augmentation {name} is a probability from 0 to 1; received {getattr(self, name)}."
@@ -90,10 +102,18 @@ class Augmentation:
     def for_transfer(cls) -> Augmentation:
         """Return what a texture generator trained on rendered pairs needs to paint real photographs.
 
-        Erasing is off (a body part that is not seen cannot be painted), colours, sharpness and noise vary.
+        Erasing is off (a body part that is not seen cannot be painted), sharpness and noise vary, and colours
+        mostly with those of the texture: where the image alone changes, the right colour is a guess, and a
+        generator that has to guess paints the common ones.
         """
         return cls(
-            erasing=0.0, jitter=0.8, low_resolution=0.3, smallest_scale=0.4, noise=0.4, noise_level=8.0
+            erasing=0.0,
+            jitter=0.3,
+            dye=0.7,
+            low_resolution=0.3,
+            smallest_scale=0.4,
+            noise=0.4,
+            noise_level=8.0,
         )
 
 
@@ -108,6 +128,7 @@ class AugmentationPlan(NamedTuple):
     scale: Any  # (n,) float32: share of the resolution kept
     noise: Any  # (n,) float32: standard deviation in grey levels
     noise_offset: Any  # (n, 2) int32: where the noise tile is cut
+    dye: Any  # (n, 3, 4) float32: like color, of the texture
 
 
 def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
@@ -134,15 +155,17 @@ def plan_augmentation(
     crop = np.floor(draws[:, _CROP] * (enlarged - size + 1))
     scale = 1.0 - (1.0 - augmentation.smallest_scale) * draws[:, _SCALE]
     noise = augmentation.noise_level * draws[:, _LEVEL]
+    dye = _dye_matrices(augmentation, draws)
     return AugmentationPlan(
         flip=draws[:, _FLIP] < augmentation.flip,
         size=np.where(moved[:, None], enlarged, size).astype(np.int32),
         crop=np.where(moved[:, None], crop, 0).astype(np.int32),
         erased=_erased_boxes(augmentation, draws, image_size),
-        color=_color_matrices(augmentation, draws),
+        color=_composed(_color_matrices(augmentation, draws), dye).astype(np.float32),
         scale=np.where(draws[:, _REDUCE] < augmentation.low_resolution, scale, 1.0).astype(np.float32),
         noise=np.where(draws[:, _NOISE] < augmentation.noise, noise, 0.0).astype(np.float32),
         noise_offset=np.floor(draws[:, _OFFSET] * (NOISE_MARGIN + 1)).astype(np.int32),
+        dye=dye.astype(np.float32),
     )
 
 
@@ -164,25 +187,46 @@ def _erased_boxes(augmentation: Augmentation, draws: np.ndarray, image_size: tup
 
 
 def _color_matrices(augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
-    """Return `(n, 3, 4)` float32: brightness, contrast, saturation and hue are all affine in RGB."""
+    """Return `(n, 3, 4)` float64: brightness, contrast, saturation and hue are all affine in RGB."""
     signed = 2.0 * draws[:, _COLOR] - 1.0
-    number = len(draws)
     brightness = 1.0 + augmentation.brightness * signed[:, 0]
     contrast = 1.0 + augmentation.contrast * signed[:, 1]
     saturation = 1.0 + augmentation.saturation * signed[:, 2]
-    angle = 2.0 * np.pi * augmentation.hue * signed[:, 3]
-    # In YIQ, saturation scales the two colour axes and hue rotates them.
-    chroma = np.zeros((number, 3, 3))
+    turned = _turned(2.0 * np.pi * augmentation.hue * signed[:, 3], saturation)
+    matrix = (brightness * contrast)[:, None, None] * turned
+    # Contrast pivots on the average grey of photographs.
+    grey = 255.0 * float(IMAGENET_MEAN.mean())
+    shift = np.repeat((grey * (1.0 - contrast))[:, None, None], 3, axis=1)
+    return _where(draws[:, _JITTER] < augmentation.jitter, np.concatenate([matrix, shift], axis=2))
+
+
+def _dye_matrices(augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
+    """Return `(n, 3, 4)` float64: channels strengthened or weakened, then any hue, then saturation."""
+    low, high = augmentation.dye_chroma
+    turned = _turned(2.0 * np.pi * draws[:, _DYE_HUE], low + (high - low) * draws[:, _DYE_CHROMA])
+    tint = 1.0 + augmentation.dye_tint * (2.0 * draws[:, _DYE_TINT] - 1.0)
+    matrix = turned * tint[:, None, :]
+    dyed = np.concatenate([matrix, np.zeros((len(draws), 3, 1))], axis=2)
+    return _where(draws[:, _DYE] < augmentation.dye, dyed)
+
+
+def _turned(angle: np.ndarray, saturation: np.ndarray) -> np.ndarray:
+    """Return `(n, 3, 3)`: in YIQ, saturation scales the two colour axes and hue rotates them."""
+    chroma = np.zeros((len(angle), 3, 3))
     chroma[:, 0, 0] = 1.0
     chroma[:, 1, 1] = chroma[:, 2, 2] = saturation * np.cos(angle)
     chroma[:, 1, 2] = -saturation * np.sin(angle)
     chroma[:, 2, 1] = saturation * np.sin(angle)
-    matrix = (brightness * contrast)[:, None, None] * (np.linalg.inv(_YIQ) @ chroma @ _YIQ)
-    # Contrast pivots on the average grey of photographs.
-    grey = 255.0 * float(IMAGENET_MEAN.mean())
-    shift = np.repeat((grey * (1.0 - contrast))[:, None, None], 3, axis=1)
-    changed = np.concatenate([matrix, shift], axis=2)
-    unchanged = np.eye(3, 4)
-    return np.where((draws[:, _JITTER] < augmentation.jitter)[:, None, None], changed, unchanged).astype(
-        np.float32
-    )
+    return np.linalg.inv(_YIQ) @ chroma @ _YIQ
+
+
+def _composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return `(n, 3, 4)`: the colour matrix that does `first`, then `second`."""
+    matrix = second[:, :, :3] @ first
+    matrix[:, :, 3] += second[:, :, 3]
+    return matrix
+
+
+def _where(chosen: np.ndarray, matrices: np.ndarray) -> np.ndarray:
+    """Return the matrices where `chosen`, and elsewhere the one that changes nothing."""
+    return np.where(chosen[:, None, None], matrices, np.eye(3, 4))

@@ -173,7 +173,8 @@ def _planned_dataset(
             )
         load_texture = texture_loader(files, texture_size, mirror_map)
     augmentations = [part.augmentation for part in parts]
-    recolor = any(a.jitter > 0 for a in augmentations)
+    dyed = any(a.dye > 0 for a in augmentations)
+    recolor = dyed or any(a.jitter > 0 for a in augmentations)
     reduce = any(a.low_resolution > 0 for a in augmentations)
     noisy = any(a.noise > 0 and a.noise_level > 0 for a in augmentations)
     erasing = any(a.erasing > 0 for a in augmentations)
@@ -195,6 +196,8 @@ def _planned_dataset(
         element = {"image": tf.ensure_shape(image, (*image_size, 3)), "label": label}
         if load_texture is not None:
             element["texture"] = load_texture(texture, plan.flip)
+            if dyed:
+                element["texture"] = transforms.recolor_texture(element["texture"], plan.dye)
             element["texture_weight"] = tf.cast(texture >= 0, tf.float32)
         return element, plan
 

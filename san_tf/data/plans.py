@@ -13,9 +13,9 @@ from san_tf.data.records import Records
 from san_tf.data.sampling import shuffled_stream
 
 _PLAN_TYPES = AugmentationPlan(
-    tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32
+    tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32, tf.float32
 )
-_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,))
+_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 4))
 
 
 @dataclass(frozen=True)

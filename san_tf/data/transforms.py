@@ -66,6 +66,11 @@ def recolor_image(image: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.clip_by_value(colored, 0.0, 255.0), tf.shape(image))
 
 
+def recolor_texture(texture: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
+    """Apply a colour matrix `(3, 4)` to a texture `(T, T, 3)` uint8 as `recolor_image` does; stays uint8."""
+    return tf.cast(tf.round(recolor_image(texture, color)), tf.uint8)
+
+
 def finish_images(images: tf.Tensor, plan: AugmentationPlan, erasing: bool) -> tf.Tensor:
     """Normalise a batch, then fill each image's erased box with 0, the mean.
 

@@ -87,7 +87,7 @@ def render_crop(spec: CropSpec) -> Crop:
         UserError: the spec's folder of photographs cannot be used.
     """
     shot = draw_shot(spec)
-    texture = _encoded_texture(spec.identity_seed) if spec.varied else b""
+    texture = _encoded_texture(spec.identity_seed, spec.dye) if spec.varied else b""
     image = encode_jpeg(shot.image, STORED_QUALITY)
     return Crop(image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture)
 
@@ -100,8 +100,8 @@ def render_crops(
 
 
 @functools.lru_cache(maxsize=4)
-def _encoded_texture(seed: int) -> bytes:
-    return encode_png(dressed_person(seed).texture)
+def _encoded_texture(seed: int, dye: float) -> bytes:
+    return encode_png(dressed_person(seed, dye).texture)
 
 
 Config = TypeVar("Config", ReidConfig, PitConfig)

@@ -67,11 +67,12 @@ class Figure:
 
 
 @functools.lru_cache(maxsize=64)
-def dressed_person(seed: int) -> Person:
+def dressed_person(seed: int, dye: float = 0.0) -> Person:
     """Return the person with this wardrobe seed, dressed.
 
     Args:
         seed: of the identity.
+        dye: how often a garment has any colour instead of the street's.
 
     Returns:
         A `Person` to be treated as read-only.
@@ -80,7 +81,7 @@ def dressed_person(seed: int) -> Person:
         >>> dressed_person(3).texture.shape
         (256, 256, 3)
     """
-    identity = wardrobe.sample_identity(seed)
+    identity = wardrobe.sample_identity(seed, dye)
     outfit, body = wardrobe.dress(identity), load_body()
     bare = shaped(identity.shape)
     clothed = bare + outfit.offsets[:, None] * vertex_normals(bare, body.faces)
@@ -94,11 +95,13 @@ def dressed_person(seed: int) -> Person:
     return Person(identity.shape, joints(identity.shape)[0], outfit.texture, mesh, outfit.extras)
 
 
-def place_figure(seed: int, action: str, x: float, z: float, yaw: float, rng: np.random.Generator) -> Figure:
+def place_figure(
+    person: Person, action: str, x: float, z: float, yaw: float, rng: np.random.Generator
+) -> Figure:
     """Pose a person and put them on the street.
 
     Args:
-        seed: of the identity.
+        person: from `dressed_person`.
         action: one of `plans.ACTIONS`.
         x: metres to the right.
         z: metres towards the camera, negative.
@@ -108,7 +111,6 @@ def place_figure(seed: int, action: str, x: float, z: float, yaw: float, rng: np
     Returns:
         A `Figure`.
     """
-    person = dressed_person(seed)
     transforms = bone_transforms(person.shape, sample_pose(rng, action))
     # The walk to the place is part of the bones' motion, so that every mesh is moved once.
     turn = np.arctan2(-x, -z) - np.deg2rad(yaw)

@@ -65,6 +65,7 @@ class PitConfig:
         train_textures, test_textures: numbers of textures; the two sets are disjoint.
         images_per_texture: renderings of each, with its own body pose, view, camera and place every time.
         image_height: of the stored images in pixels; they are half as wide.
+        dye: how often a garment has any colour instead of the street's; see `wardrobe.dyes`.
         seed: of everything.
         backgrounds: folder of photographs to use instead of procedural streets.
     """
@@ -74,6 +75,7 @@ class PitConfig:
     test_textures: int
     images_per_texture: int = 10
     image_height: int = 256
+    dye: float = 0.5
     seed: int = 929
     backgrounds: str | None = None
 
@@ -95,6 +97,7 @@ class CropSpec:
         filename: in the style of Market-1501.
         badness: 0 for a usable crop, 1 for junk, 2 for a false alarm beside the person.
         varied: draw body shape and look of the picture anew for this image (PIT), not per camera (re-ID).
+        dye: how often a garment of the person has any colour instead of the street's (PIT).
         passers_by: first identity number of the others who may be in the picture.
         image_height: pixels; the width is half of it.
         backgrounds: folder of photographs, or None for procedural streets.
@@ -112,6 +115,7 @@ class CropSpec:
     filename: str
     badness: float
     varied: bool
+    dye: float
     passers_by: int
     image_height: int
     backgrounds: str | None
@@ -236,7 +240,7 @@ def _people(
                         config, index=len(specs), split=split, pid=pid, identity=pid, camid=camid,
                         sequence=sequence, track=(pid * 100 + camid) * 10 + turn, step=step,
                         filename=_market_name(pid, camid, sequence, frame, int(split != "query")),
-                        badness=0.0, varied=False, passers_by=_PASSER_BY[side],
+                        badness=0.0, varied=False, dye=0.0, passers_by=_PASSER_BY[side],
                     )
                 )  # fmt: skip
     return specs
@@ -257,7 +261,7 @@ def _others(config: ReidConfig, first: int, pids: np.ndarray, rng: np.random.Gen
                 config, index=first + number, split="gallery", pid=pid, identity=identity, camid=camid,
                 sequence=sequence, track=50_000_000 + number, step=0,
                 filename=_market_name(pid, camid, sequence, 100_000 + number * 5, int(rng.integers(1, 9))),
-                badness=1.0 if junk else (2.0 if false_alarm else 0.0), varied=False,
+                badness=1.0 if junk else (2.0 if false_alarm else 0.0), varied=False, dye=0.0,
                 passers_by=_PASSER_BY["test"],
             )
         )  # fmt: skip
@@ -287,7 +291,7 @@ def pit_plan(config: PitConfig, split: str) -> tuple[CropSpec, ...]:
                     config, index=index, split=split, pid=pid, identity=_PIT[split] + number,
                     # Every pair has a camera and a place of its own.
                     camid=index + (500_000 if test else 0), sequence=0, track=index, step=0,
-                    filename=f"{pid:04d}_{image:02d}.jpg", badness=0.0, varied=True,
+                    filename=f"{pid:04d}_{image:02d}.jpg", badness=0.0, varied=True, dye=config.dye,
                     passers_by=_PASSER_BY[split],
                 )
             )  # fmt: skip

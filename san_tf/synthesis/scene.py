@@ -11,7 +11,7 @@ from san_tf.synthesis.background import render_place
 from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
 from san_tf.synthesis.light import Light, sample_light
 from san_tf.synthesis.occluders import Thing, draw_thing, parked_things, thing_in_front
-from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, place_figure
+from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, dressed_person, place_figure
 from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import Place, is_free, sample_place
 from san_tf.synthesis.plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
@@ -107,9 +107,8 @@ def _companion(
     yaw = wrap_degrees(sample_yaw(here.camera, track) + rng.normal(0, 8))
     action = str(track.choice(ACTIONS, p=[0.7, 0.15, 0.1, 0.05]))
     distance = -z + nearer
-    return place_figure(
-        identity_seed(spec.seed, identity), action, x * distance / -z + side, -distance, yaw, rng
-    )
+    person = dressed_person(identity_seed(spec.seed, identity))
+    return place_figure(person, action, x * distance / -z + side, -distance, yaw, rng)
 
 
 def draw_shot(spec: CropSpec) -> Shot:
@@ -131,7 +130,8 @@ def draw_shot(spec: CropSpec) -> Shot:
     rng = generator_at(spec.seed, "frame", spec.split, spec.index)
     x, z, yaw, action = _walk(spec, here, track)
     yaw = wrap_degrees(yaw + rng.normal(0.0, 9.0))
-    figure = place_figure(spec.identity_seed, action, x, z, yaw, rng)
+    person = dressed_person(spec.identity_seed, spec.dye)
+    figure = place_figure(person, action, x, z, yaw, rng)
     window = detector_window(here.camera.project(figure.points()), here.camera, rng, spec.badness)
     others = []
     if track.random() < here.camera.crowd:

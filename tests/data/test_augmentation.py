@@ -1,3 +1,5 @@
+import colorsys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -115,6 +117,36 @@ def test_color_matrix_against_tf_image():
     turned = recolored(hue=1 / 3)
     np.testing.assert_allclose(turned @ np.array([0.299, 0.587, 0.114]), luma, atol=0.2)
     assert np.abs(turned - image).max() > 5
+
+
+def test_dye_changes_image_and_texture_alike():
+    plan = plan_of(Augmentation(dye=1.0), 200)
+    np.testing.assert_array_equal(plan.color, plan.dye)
+    assert np.abs(plan.dye - np.eye(3, 4)).max(axis=(1, 2)).min() > 0.01
+    pixels = np.random.default_rng(0).integers(100, 156, (8, 4, 3), dtype=np.uint8)
+    for matrix in plan.dye[:20]:
+        image = transforms.recolor_image(tf.constant(pixels), matrix).numpy()
+        texture = transforms.recolor_texture(tf.constant(pixels), matrix).numpy()
+        np.testing.assert_allclose(image, texture, atol=0.51)  # rounding to whole grey levels
+
+
+def test_dyes_turn_red_into_every_hue():
+    plan = plan_of(Augmentation(dye=1.0), 2000)
+    reds = np.clip(plan.dye[:, :, :3] @ np.array([200.0, 60.0, 60.0]), 0, 255)
+    hues = [colorsys.rgb_to_hsv(*(red / 255))[0] for red in reds]
+    counts = np.histogram(hues, 6, (0, 1))[0]
+    assert counts.min() > 2000 / 6 * 0.5
+
+
+def test_jitter_comes_after_dye_and_leaves_the_texture():
+    both, dye = plan_of(Augmentation(dye=1.0, jitter=1.0), 50), plan_of(Augmentation(dye=1.0), 50)
+    jitter = plan_of(Augmentation(jitter=1.0), 50)
+    np.testing.assert_array_equal(both.dye, dye.dye)
+    color = np.array([120.0, 90.0, 60.0])
+    first = dye.dye[:, :, :3] @ color + dye.dye[:, :, 3]
+    second = np.einsum("nij,nj->ni", jitter.color[:, :, :3], first) + jitter.color[:, :, 3]
+    np.testing.assert_allclose(both.color[:, :, :3] @ color + both.color[:, :, 3], second, rtol=1e-4)
+    np.testing.assert_array_equal(jitter.dye, np.broadcast_to(np.eye(3, 4), jitter.dye.shape))
 
 
 def test_recolored_images_stay_within_0_and_255():

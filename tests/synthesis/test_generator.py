@@ -114,7 +114,7 @@ def test_a_pair_carries_the_texture_it_was_painted_with() -> None:
     crop = generator.render_crop(spec)
     texture = decode_rgb(crop.texture)
     assert texture.shape == (256, 256, 3) and decode_rgb(crop.image).shape == (128, 64, 3)
-    np.testing.assert_array_equal(texture, generator.dressed_person(spec.identity_seed).texture)
+    np.testing.assert_array_equal(texture, generator.dressed_person(spec.identity_seed, spec.dye).texture)
     reid = generator.synthetic_reid_index(SMALL, "train")[0]
     truth = generator.identity_texture(SMALL, reid.pid)
     np.testing.assert_array_equal(truth, generator.dressed_person(reid.identity_seed).texture)

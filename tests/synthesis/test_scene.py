@@ -16,7 +16,7 @@ from san_tf.synthesis.camera import Window
 from san_tf.synthesis.furniture import KINDS, sprite
 from san_tf.synthesis.generator import pit_index, synthetic_reid_index
 from san_tf.synthesis.occluders import Thing, draw_thing, soften_ground
-from san_tf.synthesis.people import draw_figure, place_figure, window_view
+from san_tf.synthesis.people import draw_figure, dressed_person, place_figure, window_view
 from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import is_free
 from san_tf.synthesis.scene import draw_shot, station
@@ -34,7 +34,7 @@ def _window(figure, camera, margin: float = 1.1) -> Window:  # type: ignore[no-u
 def test_yaw_ninety_turns_the_left_arm_to_the_camera(yaw: float, side: str) -> None:
     camera = station(0, 0, 0).camera
     x, z = 1.5, -9.0
-    figure = place_figure(3, "standing", x, z, yaw, np.random.default_rng(0))
+    figure = place_figure(dressed_person(3), "standing", x, z, yaw, np.random.default_rng(0))
     body = load_body()
     eye = np.array([0.0, camera.height, 0.0])
     distance = {}
@@ -48,7 +48,7 @@ def test_yaw_zero_faces_the_camera_wherever_the_person_stands() -> None:
     body = load_body()
     eye = station(0, 0, 0).camera.height
     for x in (-3.0, 0.0, 3.0):
-        figure = place_figure(3, "standing", x, -8.0, 0.0, np.random.default_rng(0))
+        figure = place_figure(dressed_person(3), "standing", x, -8.0, 0.0, np.random.default_rng(0))
         vertices = figure.meshes[0].vertices
         face = vertices[body.faces[body.face_part == PARTS.index("face")].ravel()].mean(0)
         scalp = vertices[body.faces[body.face_part == PARTS.index("scalp")].ravel()].mean(0)
@@ -69,7 +69,7 @@ def test_the_rasterizers_view_agrees_with_the_camera() -> None:
 
 def test_people_stand_on_the_ground_and_cover_the_window() -> None:
     here = station(0, 0, 0)
-    figure = place_figure(5, "walking", 0.0, -8.0, 30.0, np.random.default_rng(1))
+    figure = place_figure(dressed_person(5), "walking", 0.0, -8.0, 30.0, np.random.default_rng(1))
     assert abs(figure.points()[:, 1].min()) < 0.08
     window = _window(figure, here.camera)
     canvas = render_place(here.place, here.camera, window, here.light, (128, 64))
@@ -119,7 +119,7 @@ def test_sprites_are_premultiplied_and_touch_the_ground(kind: str) -> None:
 
 def test_things_hide_what_they_cover_and_nothing_outside_the_window() -> None:
     here = station(0, 0, 0)
-    figure = place_figure(5, "standing", 0.0, -8.0, 0.0, np.random.default_rng(1))
+    figure = place_figure(dressed_person(5), "standing", 0.0, -8.0, 0.0, np.random.default_rng(1))
     window = _window(figure, here.camera)
     canvas = np.full((128, 64, 3), 0.5, np.float32)
     box = Thing(sprite("boxes", 0), 0.0, -7.0, False, np.ones(3))

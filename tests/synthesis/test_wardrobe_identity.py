@@ -1,12 +1,15 @@
 """Who walks the street: `sample_identity`."""
 
+import colorsys
 from collections import Counter
 
 import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.synthesis.wardrobe import sample_identity
+from san_tf.synthesis.body import PARTS
+from san_tf.synthesis.texels import texel_map
+from san_tf.synthesis.wardrobe import paint_texture, sample_identity
 from san_tf.synthesis.wardrobe.bags import BAG_KINDS
 from san_tf.synthesis.wardrobe.garments import LOWER_KINDS, UPPER_KINDS
 from san_tf.synthesis.wardrobe.hair import HAIR_STYLES, HEADWEAR
@@ -75,3 +78,46 @@ def test_garments_keep_their_lengths(people):
 def test_a_bad_seed_is_refused(seed):
     with pytest.raises(UserError, match="seed"):
         sample_identity(seed)
+
+
+def test_dyed_people_wear_every_colour_and_stay_the_same_people(people):
+    dyed = [sample_identity(seed, dye=0.5) for seed in range(500)]
+    assert dyed[:20] == [sample_identity(seed, dye=0.5) for seed in range(20)]
+    share = np.mean([person.upper.color.name == "dyed" for person in dyed])
+    assert 0.43 < share < 0.57  # 500 draws of probability 0.5: three standard deviations are 0.07
+    for before, after in zip(people, dyed, strict=True):
+        assert (before.skin, before.hair, before.face, before.shape) == (
+            after.skin, after.hair, after.face, after.shape
+        )  # fmt: skip
+        assert (before.upper.kind, before.upper.hem) == (after.upper.kind, after.upper.hem)
+        if after.upper.color.name != "dyed":
+            assert after.upper == before.upper
+    hues = [
+        colorsys.rgb_to_hsv(*(value / 255 for value in person.upper.color.rgb))[0]
+        for person in dyed
+        if person.upper.color.name == "dyed"
+    ]
+    counts = np.histogram(hues, 6, (0, 1))[0]
+    assert counts.min() > len(hues) / 6 * 0.5  # no sixth of the colour circle is rare
+
+
+def test_a_dyed_garment_is_painted_in_its_colour():
+    seed = next(
+        seed
+        for seed in range(200)
+        if (person := sample_identity(seed, dye=1.0)).upper.kind == "t-shirt"
+        and person.upper.pattern.kind == "plain"
+    )
+    person = sample_identity(seed, dye=1.0)
+    texels = texel_map(128)
+    height = texels.position[..., 1]
+    chest = texels.inside & (texels.part == PARTS.index("torso")) & (height > 1.15) & (height < 1.3)
+    painted = np.median(paint_texture(person, 128)[chest].astype(float), axis=0)
+    # Folds and occlusion shade the cloth, so its direction in colour space is compared, not its strength.
+    wanted = np.array(person.upper.color.rgb, float)
+    cosine = painted @ wanted / np.linalg.norm(painted) / np.linalg.norm(wanted)
+    assert cosine > 0.99
+
+
+def test_without_dye_nobody_changes(people):
+    assert [sample_identity(seed, dye=0.0) for seed in range(20)] == people[:20]

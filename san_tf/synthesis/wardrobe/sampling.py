@@ -9,6 +9,7 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.synthesis.body import BodyShape
 from san_tf.synthesis.wardrobe import colors
+from san_tf.synthesis.wardrobe.dyes import dyed
 from san_tf.synthesis.wardrobe.hair import draw_hair
 from san_tf.synthesis.wardrobe.identity import (
     Bag,
@@ -218,7 +219,7 @@ def _face(rng: np.random.Generator, feminine: bool, age: float, skin: Color) -> 
     )
 
 
-def sample_identity(seed: int) -> Identity:
+def sample_identity(seed: int, dye: float = 0.0) -> Identity:
     """Draws one person.
 
     Half of the people wear summer clothes, as in Market-1501; tops and trousers go with season and build.
@@ -227,6 +228,7 @@ def sample_identity(seed: int) -> Identity:
     Args:
         seed: `int`, 0 or more. The only source of randomness: equal seeds give equal people. Sets of
             people are disjoint when their seeds are.
+        dye: `float`, 0 to 1. How often a garment has any colour instead of the street's; see `dyes.dyed`.
 
     Returns:
         `Identity`.
@@ -256,7 +258,7 @@ def sample_identity(seed: int) -> Identity:
     lower = _lower(rng, feminine, season, upper)
     bag = _pick(rng, {"none": 50, "backpack": 25, "shoulder bag": 15, "handbag": 14 if feminine else 6})
     bag_color = colors.draw_color(rng, colors.BAG_WEIGHTS)
-    return Identity(
+    identity = Identity(
         seed=int(seed),
         shape=shape,
         skin=skin,
@@ -274,3 +276,4 @@ def sample_identity(seed: int) -> Identity:
             size=round(float(rng.uniform(0.8, 1.2)), 3),
         ),
     )
+    return dyed(identity, dye, np.random.default_rng([0xD1E, int(seed)])) if dye else identity
