@@ -17,9 +17,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder": {"backbone": "resnet50", "input_shape": (256, 128, 3), "head": "plain", "last_stride": 1},
         "decoder": {"widths": PAPER_WIDTHS, "skips": False},
     },
-    "san_resnet50_fc512": {
-        "description": "The public code's: ResNet-50 with a 512-d head and strides on the 3x3 convolutions, "
-        "U-shaped decoder; for a GPU.",
+    "san_resnet50_official": {
+        "description": "The public code's, borders too: ResNet-50 with a 512-d head and strides on the 3x3 "
+        "convolutions, U-shaped decoder; takes its weights (`python -m san_tf.convert`). For a GPU.",
         "encoder": {
             "backbone": "resnet50",
             "input_shape": (256, 128, 3),
@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "last_stride": 1,
             "stride_on": "3x3",
         },
-        "decoder": {"widths": PAPER_WIDTHS, "skips": True},
+        "decoder": {"widths": PAPER_WIDTHS, "skips": True, "variant": "official"},
     },
     "san_resnet101_paper": {
         "description": "The paper's decoder on ResNet-101; for a GPU.",

@@ -155,7 +155,7 @@ class SAN(_TextureModel):
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
         """Encoder outputs, and the decoder's where there is one."""
         encoded = self.encoder(image, training=training)
-        outputs = {"embedding": encoded["embedding"], "logits": encoded["logits"]}
+        outputs = {name: encoded[name] for name in ("embedding", "logits", "feature") if name in encoded}
         if self.decoder is not None:
             outputs |= self.decoder(encoded["stages"], training=training)
         return outputs
@@ -165,7 +165,9 @@ class SAN(_TextureModel):
         label, weights = batch["label"], self.terms_weight
         known = tf.reduce_sum(tf.cast(label >= 0, tf.float32))
         identity = identity_loss(label, outputs["logits"], self.smoothing)
-        triplet = batch_hard_triplet_loss(label, outputs["embedding"], self.margin)
+        # With a BNNeck the triplet loss acts in front of the norm, see `build_encoder`.
+        feature = outputs.get("feature", outputs["embedding"])
+        triplet = batch_hard_triplet_loss(label, feature, self.margin)
         terms = {
             "id_loss": Term(identity, weights.identity, known),
             "triplet_loss": Term(triplet, weights.triplet, known),
