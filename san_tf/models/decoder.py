@@ -8,12 +8,14 @@ from typing import Any, Literal
 import keras
 
 from san_tf.errors import UserError
+from san_tf.models.builder import Builder
 from san_tf.models.corner_aligned import CornerAlignedResizing
 from san_tf.models.layer_factory import LayerFactory, Tensor
 
 PAPER_WIDTHS = (512, 256, 64, 32, 16)
 
 
+@Builder
 def build_decoder(
     stage_shapes: Sequence[tuple[int | None, ...]],
     widths: tuple[int, int, int, int, int] = PAPER_WIDTHS,

@@ -9,6 +9,7 @@ import keras
 
 from san_tf.errors import UserError
 from san_tf.models.backbones import BACKBONES
+from san_tf.models.builder import EncoderBuilder
 from san_tf.models.input_adapter import Preprocessing
 from san_tf.models.keras_applications import PREFIX, build_application, check_application, is_application
 from san_tf.models.keras_backbone import keras_stages
@@ -20,6 +21,7 @@ Head = Literal["plain", "fc512", "bnneck"]
 HEADS = ("plain", "fc512", "bnneck")
 
 
+@EncoderBuilder
 def build_encoder(
     backbone: str | keras.Model = "resnet50",
     input_shape: tuple[int, int, int] = (256, 128, 3),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 from san_tf.errors import UserError
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
@@ -26,7 +27,7 @@ def affine_of(preprocessing: Preprocessing) -> Affine:
     """Find the affine map that a preprocessing function computes, by asking it.
 
     All that the networks of the field were trained with (scaling, means, the BGR order of Caffe's) is affine
-    in a pixel's channels, so black, pure red, green and blue tell everything; random pixels check it.
+    in a pixel's channels, so black, pure red, green and blue tell everything; other images check it.
 
     Args:
         preprocessing: from `(batch, h, w, 3)` float32 RGB of 0-255 to an array or tensor of that shape, such
@@ -39,22 +40,20 @@ def affine_of(preprocessing: Preprocessing) -> Affine:
         >>> affine_of(lambda pixels: pixels / 127.5 - 1.0).offset
         array([-1., -1., -1.])
     """
-    probes = np.concatenate(
-        [np.zeros((1, 3)), 255.0 * np.eye(3), np.random.default_rng(0).random((12, 3)) * 255]
-    )
+    probes = np.concatenate([np.zeros((1, 3)), 255.0 * np.eye(3)]).astype(np.float32)
+    others = (255.0 * np.random.default_rng(0).random((16, 3))).astype(np.float32)
     try:
-        # A copy, because some of keras.applications' work in place.
-        answers = np.asarray(preprocessing(probes.astype(np.float32).reshape(1, 4, 4, 3)), np.float64)
-        answers = answers.reshape(16, 3)
+        # Copies, because some of keras.applications' work in place.
+        answers = np.asarray(preprocessing(probes.reshape(1, 2, 2, 3).copy()), np.float64).reshape(4, 3)
+        checks = np.asarray(preprocessing(others.reshape(1, 4, 4, 3).copy()), np.float64).reshape(16, 3)
     except Exception as error:
         raise UserError(
             "preprocessing must take float32 RGB images (batch, height, width, 3) of 0-255 and return the "
             f"same shape; it raised {type(error).__name__}: {error}"
         ) from error
     offset = answers[0]
-    matrix = (answers[1:4] - offset).T / 255.0
-    expected = probes.astype(np.float32).astype(np.float64) @ matrix.T + offset
-    if not np.allclose(answers, expected, rtol=1e-4, atol=1e-4 * np.abs(answers).max()):
+    matrix = (answers[1:] - offset).T / 255.0
+    if not np.allclose(checks, others @ matrix.T + offset, rtol=1e-4, atol=1e-4 * np.abs(checks).max()):
         raise UserError(
             "preprocessing must be a fixed scale and offset of each pixel's channels, the same everywhere; "
             "this function computes something else."
@@ -83,7 +82,7 @@ class InputAdapter(keras.layers.Layer):
         kwargs: of `keras.layers.Layer`.
     """
 
-    def __init__(self, matrix: Sequence[Sequence[float]], offset: Sequence[float], **kwargs: Any) -> None:
+    def __init__(self, matrix: ArrayLike, offset: ArrayLike, **kwargs: Any) -> None:
         super().__init__(**(kwargs | {"dtype": "float32", "trainable": False}))
         self.initial = Affine(np.asarray(matrix, np.float64), np.asarray(offset, np.float64))
 
