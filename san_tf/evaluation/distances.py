@@ -1,14 +1,16 @@
-"""Distances between embeddings, a block of queries at a time, so that the whole matrix never has to exist."""
+"""Distances between embeddings, a block at a time, so that the whole matrix never has to exist."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from san_tf.errors import UserError
+from san_tf.evaluation.inputs import check_dimensions, check_metric, check_values, checked_features
 
-METRICS = ("euclidean", "cosine")
+# Features of the gallery that are multiplied at once: large enough for the BLAS, small enough for the cache.
+BLOCK_BYTES = 2**24
 
 
 def l2_normalized(features: np.ndarray) -> np.ndarray:
@@ -17,16 +19,86 @@ def l2_normalized(features: np.ndarray) -> np.ndarray:
     return features / np.maximum(length, 1e-12)
 
 
+@dataclass(frozen=True)
+class FeatureRows:
+    """Features that are converted, normalised and checked block by block, and never copied whole.
+
+    Args:
+        name: "query" or "gallery", for messages.
+        features: `(N, D)`, also a memory map.
+        dtype: what distances are computed in.
+        normalized: whether to divide each row by its length.
+    """
+
+    name: str
+    features: np.ndarray
+    dtype: np.dtype
+    normalized: bool = False
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def block(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows `(n, D)`, contiguous, of `dtype`, and their squared lengths, `(n,)` float64.
+
+        Raises:
+            UserError: a row is not finite.
+        """
+        return self._prepared(self.features[start:stop], np.arange(start, stop))
+
+    def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same of chosen rows."""
+        return self._prepared(self.features[indices], indices)
+
+    def _prepared(self, rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # Contiguous rows of the right type that are not normalised are not copied, those of a memory map that
+        # is only for reading excepted: the compiled loops would be compiled a second time for them.
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+            rows = np.require(rows, self.dtype, ["C", "W"])
+        squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+        check_values(self.name, squares, numbers, self.dtype == np.float32)
+        if self.normalized:
+            rows = l2_normalized(rows)
+            squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+        return rows, squares
+
+    @property
+    def rows_a_block(self) -> int:
+        """Rows that fit in `BLOCK_BYTES`, at least 256."""
+        return max(256, BLOCK_BYTES // (self.features.shape[1] * self.dtype.itemsize))
+
+
+def feature_rows(query: np.ndarray, gallery: np.ndarray, metric: str) -> tuple[FeatureRows, FeatureRows]:
+    """Check the features of both sides, their values excepted, and choose the type to compute in.
+
+    Args:
+        query: `(Q, D)` numbers; computed in float32, or float64 if both are float64.
+        gallery: `(G, D)` likewise.
+        metric: one of `inputs.METRICS`.
+
+    Raises:
+        UserError: unknown metric, wrong shapes or types, or dimensions that differ.
+    """
+    check_metric(metric)
+    query, gallery = checked_features("query", query), checked_features("gallery", gallery)
+    check_dimensions(query, gallery)
+    dtype = np.dtype(np.float64 if query.dtype == gallery.dtype == np.float64 else np.float32)
+    cosine = metric == "cosine"
+    return FeatureRows("query", query, dtype, cosine), FeatureRows("gallery", gallery, dtype, cosine)
+
+
 def distance_blocks(
     query: np.ndarray, gallery: np.ndarray, metric: str = "euclidean", block: int = 256
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the distances of `block` queries to the whole gallery, block after block.
 
-    Euclidean distances are left squared, as |q|^2 + |g|^2 - 2 q.g: ranking does not need the root.
+    Euclidean distances are left squared, as |q|^2 + |g|^2 - 2 q.g, at least 0: ranking does not need the
+    root. In float32 that is right to about 1e-6 of |q|^2 + |g|^2, in which the order of near duplicates may
+    be lost; `ranking.evaluate_ranking` measures those again.
 
     Args:
-        query: `(Q, D)` floating; computed in float32, or float64 if both are float64.
-        gallery: `(G, D)` likewise.
+        query: `(Q, D)` numbers; computed in float32, or float64 if both are float64.
+        gallery: `(G, D)` likewise; may be a memory map.
         metric: "euclidean", or "cosine": 1 - cosine similarity, in [0, 2].
         block: queries at a time; memory is `block * G` values.
 
@@ -36,37 +108,26 @@ def distance_blocks(
     Raises:
         UserError: unknown metric, dimensions that differ, or features that are not finite.
     """
-    if metric not in METRICS:
-        raise UserError(f"There is no metric {metric!r}; choose one of: {', '.join(METRICS)}.")
-    query, gallery = _checked("query", query), _checked("gallery", gallery)
-    if query.shape[1] != gallery.shape[1]:
-        raise UserError(
-            f"Query features have {query.shape[1]} dimensions and gallery features {gallery.shape[1]}; "
-            "embed both with the same encoder."
-        )
-    if metric == "cosine":
-        query, gallery = l2_normalized(query), l2_normalized(gallery)
-        for start in range(0, len(query), block):
-            yield start, 1.0 - query[start : start + block] @ gallery.T
-        return
-    gallery_square = np.einsum("gd,gd->g", gallery, gallery)
-    for start in range(0, len(query), block):
-        rows = query[start : start + block]
-        distances = rows @ gallery.T
-        distances *= -2.0
-        distances += np.einsum("qd,qd->q", rows, rows)[:, None]
-        distances += gallery_square
+    queries, images = feature_rows(query, gallery, metric)
+    for start in range(0, len(queries), block):
+        rows, squares = queries.block(start, min(start + block, len(queries)))
+        distances = np.empty((len(rows), len(images)), rows.dtype)
+        for first in range(0, len(images), images.rows_a_block):
+            stop = min(first + images.rows_a_block, len(images))
+            others, other_squares = images.block(first, stop)
+            distances[:, first:stop] = distances_of(rows @ others.T, squares, other_squares, metric)
         yield start, distances
 
 
-def _checked(name: str, features: np.ndarray) -> np.ndarray:
-    features = np.asarray(features)
-    if features.ndim != 2:
-        raise ValueError(f"Features are (N, D). Received: {name} features of shape {features.shape}.")
-    finite = np.isfinite(features).all(axis=1)
-    if not finite.all():
-        raise UserError(
-            f"The {name} features are not finite (first in row {int(np.argmin(finite))}); the encoder gives "
-            "NaN or infinity, so take an earlier checkpoint."
-        )
-    return features if features.dtype == np.float64 else features.astype(np.float32)
+def distances_of(
+    products: np.ndarray, squares: np.ndarray, other_squares: np.ndarray, metric: str
+) -> np.ndarray:
+    """Turn inner products `(n, m)` into distances, in place; `squares` are both sides' squared lengths."""
+    kind = products.dtype
+    if metric == "cosine":
+        np.subtract(1.0, products, out=products)
+    else:
+        products *= -2.0
+        products += squares.astype(kind)[:, None]
+        products += other_squares.astype(kind)
+    return np.maximum(products, 0.0, out=products)

@@ -2,8 +2,9 @@
 
 For each query, gallery images of the same identity *and* camera, and junk (identity -1), are removed;
 distractors (identity 0) stay. What remains is ranked by distance, equal distances in gallery order. All
-measures need only the ranks of the true matches, and a rank is a count of smaller distances: a query has a
-handful of matches, so counting is several times faster than sorting the whole gallery.
+measures need only the ranks of the true matches, and a rank is a count of smaller distances, so nothing is
+sorted: each block of distances is counted while it is still in the cache, and then forgotten
+(`ranking_kernels`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.evaluation.distances import distance_blocks
+from san_tf.evaluation import ranking_kernels as kernels
+from san_tf.evaluation.distances import FeatureRows, feature_rows
+from san_tf.evaluation.inputs import checked_distances
+from san_tf.evaluation.ranked_lists import TopMatches, top_matches
+from san_tf.evaluation.threads import finish_blocks, ranges
+from san_tf.evaluation.true_matches import TrueMatches
+
+__all__ = ["MAX_RANK", "RankingResult", "TopMatches", "evaluate_distances", "evaluate_ranking", "top_matches"]
 
 MAX_RANK = 50
+# Gallery images whose distances to a block of queries are counted while they are in the cache.
+_TILE = 1024
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,9 @@ class RankingResult:
             Learning for Person Re-identification: A Survey and Outlook", 2021).
         num_valid: queries that have a true match; the others are left out of all means.
         num_queries: all queries.
+        average_precisions: `(Q,)` float64 of each query, NaN where it has no true match.
+        inverse_penalties: `(Q,)` float64, likewise.
+        first_ranks: `(Q,)` int64 rank (from 1) of the first true match, -1 where there is none.
     """
 
     cmc: np.ndarray
@@ -38,6 +51,37 @@ class RankingResult:
     mINP: float
     num_valid: int
     num_queries: int
+    average_precisions: np.ndarray
+    inverse_penalties: np.ndarray
+    first_ranks: np.ndarray
+
+    @classmethod
+    def of_queries(
+        cls, average_precisions: np.ndarray, inverse_penalties: np.ndarray, first_ranks: np.ndarray
+    ) -> RankingResult:
+        """Take the means over the queries that have a true match; args as the fields of the same names.
+
+        Raises:
+            UserError: no query has a true match.
+        """
+        valid = first_ranks > 0
+        number = int(np.count_nonzero(valid))
+        if not number:
+            raise UserError(
+                "No query has a true match in the gallery under another camera, so nothing can be measured; "
+                "check that query and gallery belong together and that cameras differ."
+            )
+        found = np.bincount(np.minimum(first_ranks[valid], MAX_RANK + 1), minlength=MAX_RANK + 2)
+        return cls(
+            cmc=np.cumsum(found[1 : MAX_RANK + 1]) / number,
+            mAP=float(np.mean(average_precisions[valid])),
+            mINP=float(np.mean(inverse_penalties[valid])),
+            num_valid=number,
+            num_queries=len(first_ranks),
+            average_precisions=average_precisions,
+            inverse_penalties=inverse_penalties,
+            first_ranks=first_ranks,
+        )
 
     @property
     def rank1(self) -> float:
@@ -72,21 +116,6 @@ class RankingResult:
         }
 
 
-@dataclass(frozen=True)
-class TopMatches:
-    """The first k gallery images of each query, for ranked-list figures.
-
-    Args:
-        indices: `(Q, k)` int64 into the gallery, -1 where fewer than k images remain.
-        distances: `(Q, k)` distances (squared for "euclidean"), infinite where `indices` is -1.
-        correct: `(Q, k)` bool: whether it is the query's identity.
-    """
-
-    indices: np.ndarray
-    distances: np.ndarray
-    correct: np.ndarray
-
-
 def evaluate_ranking(
     query_features: np.ndarray,
     query_pids: np.ndarray,
@@ -99,29 +128,66 @@ def evaluate_ranking(
 ) -> RankingResult:
     """Rank the gallery for each query and measure the result.
 
+    Ranks are those of distances measured directly (sum of squared differences) in float64 from the features
+    as given, or for "cosine" from the rows divided by their lengths. So gallery rows that are equal are
+    tied, near duplicates stand in their true order, and neither `block` nor the number of cores changes a
+    rank. Most of it is decided by a float32 matrix product all the same; `ranking_kernels` says how. (That
+    product's error is taken to be at most 8 sqrt(D) roundings, which chance exceeds once in 1e10 products:
+    Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput., 2019.)
+
     Args:
-        query_features: `(Q, D)` float.
+        query_features: `(Q, D)` numbers.
         query_pids: `(Q,)` int identities.
         query_camids: `(Q,)` int cameras.
-        gallery_features: `(G, D)` float.
+        gallery_features: `(G, D)`; may be a memory map, which is read block by block and never copied whole.
         gallery_pids: `(G,)` int.
         gallery_camids: `(G,)` int.
         metric: "euclidean" or "cosine".
-        block: queries at a time; memory is about `block * G * 4` bytes.
+        block: queries at a time; memory is some 20 MB, and `block * 4` kB for each core.
 
     Returns:
         The measures, means over the queries that have a true match.
 
     Raises:
-        UserError: unknown metric, features that are not finite, or no query has a true match.
+        UserError: unknown metric, features that are not finite, ids that do not fit, or no query has a true
+            match.
 
     Example:
         >>> result = evaluate_ranking(q, query.pids, query.camids, g, gallery.pids, gallery.camids)
         >>> f"{result.rank1:.1%} {result.mAP:.1%}"
         '96.1% 88.0%'
     """
-    blocks = distance_blocks(query_features, gallery_features, metric, block)
-    return evaluate_distances(blocks, query_pids, query_camids, gallery_pids, gallery_camids)
+    query, gallery = feature_rows(query_features, gallery_features, metric)
+    sought = TrueMatches.of(query_pids, query_camids, len(query), gallery_pids, gallery_camids, len(gallery))
+    if not len(sought.matches):
+        return _result(sought)
+    cosine, dimensions = metric == "cosine", query.features.shape[1]
+    _measure_matches(query, gallery, sought, cosine, block)
+    # Never more than the sure bound of D roundings. The direct measure rounds too, in float64.
+    rounding = min(dimensions, 8.0 * dimensions**0.5) * (np.finfo(query.dtype).eps / 2 + 2.0**-53)
+    for first in range(0, len(gallery), gallery.rows_a_block):
+        rows, squares = gallery.block(first, min(first + gallery.rows_a_block, len(gallery)))
+
+        def count(
+            span: tuple[int, int],
+            first: int = first,
+            rows: np.ndarray = rows,
+            squares: np.ndarray = squares,
+        ) -> None:
+            query_rows, query_squares = query.block(*span)
+            buffer = np.empty(len(query_rows) * _TILE, query.dtype)
+            for start in range(0, len(rows), _TILE):
+                tile = slice(start, start + _TILE)
+                products = buffer[: len(query_rows) * len(rows[tile])].reshape(len(query_rows), -1)
+                np.matmul(query_rows, rows[tile].T, out=products)
+                kernels.count_product(
+                    products, query_rows, query_squares, span[0], rows[tile], squares[tile],
+                    sought.junk[first:][tile], first + start, sought.order, sought.same, sought.bounds,
+                    sought.matches, sought.distances, sought.counts, rounding, cosine,
+                )  # fmt: skip
+
+        finish_blocks(count, ranges(len(query), block))
+    return _result(sought)
 
 
 def evaluate_distances(
@@ -135,83 +201,58 @@ def evaluate_distances(
 
     Args:
         blocks: pairs of the first query's index and `(rows, G)` distances; `[(0, matrix)]` for a whole
-            matrix.
+            matrix. Equal distances rank in gallery order.
         query_pids: `(Q,)` int.
         query_camids: `(Q,)` int.
         gallery_pids: `(G,)` int.
         gallery_camids: `(G,)` int.
 
     Raises:
-        UserError: no query has a true match.
+        UserError: ids or distances that do not fit, distances that are NaN, or no query has a true match.
     """
-    query_pids, query_camids = np.asarray(query_pids), np.asarray(query_camids)
-    gallery_pids, gallery_camids = np.asarray(gallery_pids), np.asarray(gallery_camids)
-    first_ranks, precisions, penalties = [], [], []
-    for start, distances in blocks:
-        for query, row in enumerate(distances, start):
-            removed = _removed(query_pids[query], query_camids[query], gallery_pids, gallery_camids)
-            matches = np.flatnonzero((gallery_pids == query_pids[query]) & ~removed)
-            if not len(matches):
-                continue
-            ranks = _ranks(row, removed, matches)
-            first_ranks.append(ranks[0])
-            # At the i-th match (from 1), i of the images up to its rank are right.
-            precisions.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
-            penalties.append(len(ranks) / ranks[-1])
-    if not first_ranks:
-        raise UserError(
-            "No query has a true match in the gallery under another camera, so nothing can be measured; "
-            "check that query and gallery belong together and that cameras differ."
-        )
-    found = np.bincount(np.minimum(first_ranks, MAX_RANK + 1), minlength=MAX_RANK + 2)[1 : MAX_RANK + 1]
-    return RankingResult(
-        cmc=np.cumsum(found) / len(first_ranks),
-        mAP=float(np.mean(precisions)),
-        mINP=float(np.mean(penalties)),
-        num_valid=len(first_ranks),
-        num_queries=len(query_pids),
-    )
+    number, size = len(query_pids), len(gallery_pids)
+    sought = TrueMatches.of(query_pids, query_camids, number, gallery_pids, gallery_camids, size)
+    missing = np.ones(number, bool)
+    for first, distances in blocks:
+        checked = checked_distances(distances, first, number, size)
+
+        def count(span: tuple[int, int], first: int = first, distances: np.ndarray = checked) -> None:
+            broken = kernels.count_matrix(
+                np.ascontiguousarray(distances[slice(*span)]), first + span[0], sought.junk,
+                sought.order, sought.same, sought.bounds, sought.matches, sought.distances,
+                sought.counts,
+            )  # fmt: skip
+            if broken >= 0:
+                raise UserError(
+                    f"A distance of query {broken} is not a number; look for NaN in the features."
+                )
+
+        missing[first : first + len(checked)] = False
+        finish_blocks(count, ranges(len(checked), 64))
+    if missing.any():
+        raise UserError(f"There are no distances of query {int(np.argmax(missing))}; give every query's.")
+    return _result(sought)
 
 
-def top_matches(
-    query_features: np.ndarray,
-    query_pids: np.ndarray,
-    query_camids: np.ndarray,
-    gallery_features: np.ndarray,
-    gallery_pids: np.ndarray,
-    gallery_camids: np.ndarray,
-    k: int = 10,
-    metric: str = "euclidean",
-) -> TopMatches:
-    """Return the first k gallery images of each query, after the removals; args as `evaluate_ranking`."""
-    gallery_pids, gallery_camids = np.asarray(gallery_pids), np.asarray(gallery_camids)
-    number = len(query_pids)
-    indices = np.full((number, k), -1, np.int64)
-    nearest = np.full((number, k), np.inf, np.float32)
-    for start, distances in distance_blocks(query_features, gallery_features, metric):
-        for query, row in enumerate(distances, start):
-            kept = np.flatnonzero(
-                ~_removed(query_pids[query], query_camids[query], gallery_pids, gallery_camids)
+def _result(sought: TrueMatches) -> RankingResult:
+    precisions, penalties = np.full((2, len(sought.same)), np.nan)
+    first_ranks = np.full(len(sought.same), -1, np.int64)
+    kernels.score(sought.bounds, sought.counts, precisions, penalties, first_ranks)
+    return RankingResult.of_queries(precisions, penalties, first_ranks)
+
+
+def _measure_matches(
+    query: FeatureRows, gallery: FeatureRows, sought: TrueMatches, cosine: bool, block: int
+) -> None:
+    """Measure and sort the matches; of the gallery only their rows are read."""
+    rows_wanted, places = np.unique(sought.matches, return_inverse=True)
+    for first in range(0, len(rows_wanted), gallery.rows_a_block):
+        rows, _ = gallery.take(rows_wanted[first : first + gallery.rows_a_block])
+
+        def measure(span: tuple[int, int], first: int = first, rows: np.ndarray = rows) -> None:
+            kernels.measure_matches(
+                query.block(*span)[0], span[0], rows, first, sought.bounds, places, sought.distances, cosine
             )
-            order = kept[np.argsort(row[kept], kind="stable")[:k]]
-            indices[query, : len(order)] = order
-            nearest[query, : len(order)] = row[order]
-    correct = (gallery_pids[indices] == np.asarray(query_pids)[:, None]) & (indices >= 0)
-    return TopMatches(indices, nearest, correct)
 
-
-def _removed(pid: int, camid: int, gallery_pids: np.ndarray, gallery_camids: np.ndarray) -> np.ndarray:
-    """Which gallery images the protocol removes for a query: its own under the same camera, and junk."""
-    return ((gallery_pids == pid) & (gallery_camids == camid)) | (gallery_pids == -1)
-
-
-def _ranks(row: np.ndarray, removed: np.ndarray, matches: np.ndarray) -> np.ndarray:
-    """Return the ranks (from 1, ascending) of the gallery images `matches` in one row of distances."""
-    row = np.where(removed, np.nan, row)  # NaN is neither smaller than nor equal to anything
-    ranks = np.empty(len(matches), np.int64)
-    for position, match in enumerate(matches):
-        # Of equal distances, the image that comes first in the gallery is first, as in a stable sort.
-        nearer = np.count_nonzero(row < row[match])
-        ranks[position] = 1 + nearer + np.count_nonzero(row[:match] == row[match])
-    ranks.sort()
-    return ranks
+        finish_blocks(measure, ranges(len(query), block))
+    kernels.sort_matches(sought.bounds, sought.matches, sought.distances)

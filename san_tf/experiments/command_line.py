@@ -36,10 +36,11 @@ class Options:
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
 
 
-class _Parser(simple_parsing.ArgumentParser):
+class Parser(simple_parsing.ArgumentParser):
     """An argument parser whose errors are one sentence with the next step, not a page of usage."""
 
     def error(self, message: str) -> NoReturn:
+        """Raise `UserError` in place of printing the usage."""
         if message.startswith("unrecognized arguments: "):
             flag = message.removeprefix("unrecognized arguments: ").split()[0]
             near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
@@ -92,7 +93,7 @@ def parse(
     if known.config:
         recipe = _read_recipe_file(known.config, recipe)
 
-    parser = _Parser(
+    parser = Parser(
         prog=f"python -m san_tf.experiments.{name}",
         description=description,
         usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config FILE] [flags of the recipe]",

@@ -9,9 +9,10 @@ import keras
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
+from san_tf.models.backbones import decoder_for
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
-from san_tf.models.presets import PRESETS
+from san_tf.models.presets import DECODERS
 from san_tf.models.san import SANPG
 
 # Streams of weights: the decoder of SAN-PG must not start as that of SAN, nor shift when the encoder changes.
@@ -41,9 +42,8 @@ def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.
 
 
 def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
-    """The decoder that goes with an encoder of the recipe."""
-    light = recipe.model.backbone == "thin_resnet"
-    preset = PRESETS["san_light" if light else "san_resnet50_paper"]["decoder"]
+    """The decoder for an encoder of the recipe: of the size the recipe names, else of the backbone's."""
+    preset = DECODERS[recipe.model.decoder or decoder_for(recipe.model.backbone)]
     shapes = [stage.shape for stage in encoder.output["stages"]]
     size, seed = recipe.texture_size, recipe.seed + _DECODER_STREAM
     changes = {"skips": recipe.model.skips, "texture_size": size, "sketch": recipe.model.sketch, "seed": seed}

@@ -47,7 +47,8 @@ class ModelRecipe:
     """The encoder SA-Enc, the decoder SA-Dec and their arithmetic."""
 
     backbone: str = "resnet50"
-    """Which network makes the features: see `san_tf.models.backbones`."""
+    """Which network makes the features: one of `san_tf.models.backbones` (resnet50, resnet101, thin_resnet,
+    efficientnet_lite0 and others) or `keras:` and a name of keras.applications (keras:EfficientNetV2B0)."""
     head: Literal["plain", "fc512"] = "plain"
     """`plain`: the pooled feature map is the embedding; `fc512`: Linear, batch norm and ReLU behind it."""
     last_stride: Literal[1, 2] = 1
@@ -56,6 +57,8 @@ class ModelRecipe:
     """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
     sketch: int = 0
     """Hidden units of a fully connected branch in the decoder that sketches the texture; 0 has none."""
+    decoder: Literal["paper", "light"] | None = None
+    """Size of the decoder, see `san_tf.models.presets`; none takes the one that goes with the backbone."""
     weights: str | None = None
     """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"

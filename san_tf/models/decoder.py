@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import keras
 
 from san_tf.errors import UserError
+from san_tf.models.builder import Builder
+from san_tf.models.corner_aligned import CornerAlignedResizing
 from san_tf.models.layer_factory import LayerFactory, Tensor
 
 PAPER_WIDTHS = (512, 256, 64, 32, 16)
 
 
+@Builder
 def build_decoder(
     stage_shapes: Sequence[tuple[int | None, ...]],
     widths: tuple[int, int, int, int, int] = PAPER_WIDTHS,
@@ -19,6 +23,7 @@ def build_decoder(
     texture_size: int | None = None,
     final_kernel: int = 7,
     sketch: int = 0,
+    variant: Literal["paper", "official"] = "paper",
     seed: int | None = None,
     batch_norm_momentum: float = 0.9,
 ) -> keras.Model:
@@ -39,12 +44,15 @@ def build_decoder(
             texture at a quarter of its size, for the convolutions to work out; 0, the paper's, has none. A
             convolution can move a colour from its place in the image to its place in the texture only bit by
             bit; the sketch moves it at once: from random weights it takes less than half the steps.
+        variant: "official": the details of the public code, for its weights: maps are doubled bilinearly,
+            borders of the doubled maps and of the last one mirror the map, there is no tanh (a texture may
+            leave [-1, 1]), and the last resize keeps the corners.
         seed: of the initial weights; None draws new ones.
         batch_norm_momentum: share of the old moving statistics kept each step.
 
     Returns:
         Model from the list of four stage maps to a dict: `texture` `(batch, size, size, 3)` float32
-        in [-1, 1], `blocks`, a list of the four blocks' maps.
+        in [-1, 1] ("official": about there), `blocks`, a list of the four blocks' maps.
 
     Raises:
         UserError: widths or shapes that do not fit together.
@@ -61,6 +69,9 @@ def build_decoder(
         raise UserError(
             "A decoder with skips needs stages 3 and 4 of one size; build the encoder with last_stride 1."
         )
+    if variant not in ("paper", "official"):
+        raise UserError(f"variant must be 'paper' or 'official', not {variant!r}.")
+    official = variant == "official"
     factory = LayerFactory(seed, batch_norm_momentum)
 
     # --- blocks ---
@@ -73,27 +84,38 @@ def build_decoder(
                 stages[3 - index], widths[index - 1], 1, name=f"skip{4 - index}", bias=True
             )
             x = keras.layers.Add(name=f"skip{4 - index}_add")([x, joined])
-        x = _up_block(x, widths[index], f"up{index}", factory)
+        x = _up_block(x, widths[index], f"up{index}", factory, official)
         blocks.append(x)
 
     # --- texture ---
-    painted = factory.conv(x, 3, final_kernel, name="final_conv", bias=True)
+    painted = factory.conv(x, 3, final_kernel, name="final_conv", bias=True, reflect=official)
     if sketch:
         painted = keras.layers.Add(name="sketch_add")([painted, _sketch(stages[3], painted, sketch, factory)])
-    texture = keras.layers.Activation("tanh", name="final_tanh", dtype="float32")(painted)
+    if official:
+        texture = keras.layers.Activation("linear", name="final_linear", dtype="float32")(painted)
+    else:
+        texture = keras.layers.Activation("tanh", name="final_tanh", dtype="float32")(painted)
     size = texture_size or texture.shape[1]
     if texture.shape[1:3] != (size, size):
-        texture = keras.layers.Resizing(size, size, "bilinear", name="texture", dtype="float32")(texture)
+        resize = CornerAlignedResizing if official else _resizing
+        texture = resize((size, size), name="texture", dtype="float32")(texture)
     return keras.Model(stages, {"texture": texture, "blocks": blocks}, name="decoder")
 
 
-def _up_block(x: Tensor, filters: int, name: str, factory: LayerFactory) -> Tensor:
+def _resizing(size: tuple[int, int], **kwargs: Any) -> keras.layers.Layer:
+    return keras.layers.Resizing(*size, interpolation="bilinear", **kwargs)
+
+
+def _up_block(x: Tensor, filters: int, name: str, factory: LayerFactory, official: bool) -> Tensor:
     """Residual block at the map's size, then twice the size and a convolution: `(batch, 2h, 2w, filters)`."""
     y = factory.conv_bn(x, x.shape[-1], 3, name=f"{name}_1")
     y = factory.conv_bn(y, x.shape[-1], 3, name=f"{name}_2", relu=False)
     x = keras.layers.Add(name=f"{name}_add")([x, y])
     x = keras.layers.ReLU(name=f"{name}_relu")(x)
-    return factory.up_conv(x, filters, name=f"{name}_conv")
+    if not official:
+        return factory.up_conv(x, filters, name=f"{name}_conv")
+    x = keras.layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_double")(x)
+    return factory.conv(x, filters, 3, name=f"{name}_conv", bias=True, reflect=True)
 
 
 def _sketch(stage4: Tensor, painted: Tensor, units: int, factory: LayerFactory) -> Tensor:

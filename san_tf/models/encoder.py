@@ -8,25 +8,32 @@ from typing import Literal
 import keras
 
 from san_tf.errors import UserError
+from san_tf.models.backbones import BACKBONES
+from san_tf.models.builder import EncoderBuilder
+from san_tf.models.input_adapter import Preprocessing
+from san_tf.models.keras_applications import PREFIX, build_application, check_application, is_application
+from san_tf.models.keras_backbone import keras_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
-from san_tf.models.pretrained import load_weights
-from san_tf.models.resnet import DEPTHS, StridePosition, resnet_stages
-from san_tf.models.thin_resnet import thin_resnet_stages
+from san_tf.models.pretrained import is_of_applications, load_weights
+from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
 
-BACKBONES = (*DEPTHS, "thin_resnet")
-HEADS = ("plain", "fc512")
+Head = Literal["plain", "fc512", "bnneck"]
+HEADS = ("plain", "fc512", "bnneck")
 
 
+@EncoderBuilder
 def build_encoder(
-    backbone: str = "resnet50",
+    backbone: str | keras.Model = "resnet50",
     input_shape: tuple[int, int, int] = (256, 128, 3),
     num_classes: int = 751,
-    head: Literal["plain", "fc512"] = "plain",
+    head: Head = "plain",
     last_stride: int = 1,
     weights: str | os.PathLike[str] | None = "imagenet",
     seed: int | None = None,
     stride_on: StridePosition = "1x1",
     batch_norm_momentum: float = 0.9,
+    preprocessing: Preprocessing | None = None,
+    pool_padding: PoolPadding = "both",
 ) -> keras.Model:
     """Build the encoder as a functional model.
 
@@ -34,18 +41,28 @@ def build_encoder(
     mixed precision policy `embedding` and `logits` stay float32.
 
     Args:
-        backbone: "resnet50", "resnet101", or "thin_resnet" (0.9 M parameters, learns in minutes on a CPU).
+        backbone: "resnet50", "resnet101", "thin_resnet" (0.9 M parameters, learns in minutes on a CPU),
+            "efficientnet_lite0" (3.4 M), "osnet_x1_0" (2.2 M) and its kin (see `san_tf.models.osnet`);
+            "keras:" and the name of a network of `keras.applications`, such as "keras:EfficientNetV2B0"; or a
+            functional Keras model without classifier, which is copied with its weights. See `keras_stages`
+            for how the four stages of the last two are found.
         input_shape: `(height, width, 3)`, both multiples of 16 (of 32 at last_stride 2).
         num_classes: training identities.
         head: "plain": the embedding f is the pooled stage 4. "fc512", as the public code: f is
-            ReLU(BN(Linear 512)) of it.
+            ReLU(BN(Linear 512)) of it. "bnneck" (Luo et al., "Bag of Tricks", CVPRW 2019): f is BN of it, the
+            classifier has no bias, and the triplet loss acts on the pooled feature in front of the BN, which
+            is then an output more, `feature`.
         last_stride: of stage 4. 1 keeps the map at 1/16 of the image.
-        weights: "imagenet" (ResNets; downloaded by Keras once), a local file (one saved by
-            `encoder.save_weights("x.weights.h5")`, or a ResNet's ImageNet file of keras.applications),
-            or None.
+        weights: "imagenet" (downloaded by Keras once; efficientnet_lite0 has them in the extra
+            `san-tf[efficientnet]`, thin_resnet has none), a local file (one saved by
+            `encoder.save_weights("x.weights.h5")`, or an ImageNet file of keras.applications), or None. A
+            model given as an object keeps its own, unless a file replaces them.
         seed: of the initial weights; None draws new ones.
         stride_on: ResNets only. "1x1" as keras.applications, "3x3" as torchvision and the public SAN code.
         batch_norm_momentum: share of the old moving statistics kept each step.
+        preprocessing: for a model given as an object that does not scale its input itself: its function from
+            RGB pixels of 0-255 to its input.
+        pool_padding: ResNets only. Of the first pooling: "both" sides, or at the "end" only, as fast-reid.
 
     Returns:
         Model from `(batch, height, width, 3)` float32 to a dict: `embedding` `(batch, dimensions)` float32,
@@ -59,16 +76,25 @@ def build_encoder(
         >>> {name: value.shape for name, value in encoder.output.items() if name != "stages"}
         {'embedding': (None, 192), 'logits': (None, 100)}
     """
-    _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on)
+    name = backbone.name if isinstance(backbone, keras.Model) else str(backbone)
+    _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on, pool_padding)
+    form = ResNetForm(stride_on, pool_padding)
     factory = LayerFactory(seed, batch_norm_momentum)
 
     # --- stages ---
     image = keras.Input(input_shape, name="image")
     stages: list[Tensor]
-    if backbone in DEPTHS:
-        stages = resnet_stages(image, DEPTHS[backbone], last_stride, stride_on, factory)
+    loaded = isinstance(backbone, keras.Model) and weights == "imagenet"
+    if is_application(backbone):
+        # These bring their weights when they are made; a file of the whole encoder is for later.
+        own = weights if weights is None or weights == "imagenet" or is_of_applications(weights) else None
+        model, preprocessing = build_application(name, input_shape, own)
+        loaded = own is not None
+        stages = keras_stages(image, model, last_stride, preprocessing, factory, keep_weights=loaded)
+    elif isinstance(backbone, keras.Model):
+        stages = keras_stages(image, backbone, last_stride, preprocessing, factory)
     else:
-        stages = thin_resnet_stages(image, last_stride, factory)
+        stages = BACKBONES[backbone].stages(image, last_stride, form, factory)
 
     # --- head ---
     embedding = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(stages[-1])
@@ -76,30 +102,43 @@ def build_encoder(
         embedding = factory.dense(embedding, 512, name="fc")
         embedding = factory.batch_norm(embedding, name="fc_bn", dtype="float32")
         embedding = keras.layers.ReLU(name="fc_relu", dtype="float32")(embedding)
-    logits = factory.dense(embedding, num_classes, name="classifier")
+    feature = embedding
+    if head == "bnneck":
+        embedding = factory.batch_norm(feature, name="neck_bn", dtype="float32")
+    logits = factory.dense(embedding, num_classes, name="classifier", bias=head != "bnneck")
 
     outputs = {"embedding": embedding, "logits": logits, "stages": stages}
-    encoder = keras.Model(image, outputs, name=f"encoder_{backbone}")
-    if weights is not None:
-        load_weights(encoder, backbone, weights)
+    if head == "bnneck":
+        outputs["feature"] = feature
+    encoder = keras.Model(image, outputs, name=f"encoder_{name.removeprefix(PREFIX)}")
+    if weights is not None and not loaded:
+        load_weights(encoder, name, weights)
     return encoder
 
 
 def _check(
-    backbone: str,
+    backbone: str | keras.Model,
     input_shape: tuple[int, int, int],
     num_classes: int,
     head: str,
     last_stride: int,
     weights: str | os.PathLike[str] | None,
     stride_on: str,
+    pool_padding: str,
 ) -> None:
-    if backbone not in BACKBONES:
-        raise UserError(f"Unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}.")
+    if is_application(backbone):
+        check_application(str(backbone))
+    elif not isinstance(backbone, keras.Model) and backbone not in BACKBONES:
+        raise UserError(
+            f"Unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}, or name a network of "
+            f"keras.applications, such as {PREFIX}EfficientNetV2B0."
+        )
     if head not in HEADS:
         raise UserError(f"Unknown head {head!r}; choose one of {', '.join(HEADS)}.")
     if last_stride not in (1, 2):
         raise UserError(f"last_stride must be 1 or 2, not {last_stride!r}.")
+    if pool_padding not in ("both", "end"):
+        raise UserError(f"pool_padding must be 'both' or 'end', not {pool_padding!r}.")
     if stride_on not in ("1x1", "3x3"):
         raise UserError(f"stride_on must be '1x1' or '3x3', not {stride_on!r}.")
     if num_classes < 1:
@@ -115,5 +154,5 @@ def _check(
         raise UserError(
             f"input_shape must be (height, width, 3), both sides multiples of {multiple}, not {input_shape}."
         )
-    if weights == "imagenet" and backbone not in DEPTHS:
+    if weights == "imagenet" and backbone in BACKBONES and not BACKBONES[str(backbone)].imagenet:
         raise UserError(f"There are no ImageNet weights for {backbone}; use weights=None or a local file.")

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import keras
 
+from san_tf.models.corner_aligned import ReflectionPadding2D
 from san_tf.models.up_conv import UpConv2D
 
 Tensor: TypeAlias = "keras.KerasTensor"
@@ -42,27 +43,40 @@ class LayerFactory:
         return None if self.seed is None else zlib.crc32(f"{self.seed}:{name}".encode())
 
     def conv(
-        self, x: Tensor, filters: int, size: int, stride: int = 1, *, name: str, bias: bool = False
+        self,
+        x: Tensor,
+        filters: int,
+        size: int,
+        stride: int = 1,
+        *,
+        name: str,
+        bias: bool = False,
+        reflect: bool = False,
     ) -> Tensor:
         """Convolution, padded on all sides: `(batch, h, w, c)` to `(batch, h / stride, w / stride, filters)`.
 
         "same" padding of an even-sized map at stride 2 is lopsided in TensorFlow; PyTorch, where the
-        published weights of the field come from, pads both sides.
+        published weights of the field come from, pads both sides. `reflect` pads with the map's mirror image
+        instead of zeros.
         """
         padding = "same"
-        if stride > 1 and size > 1:
+        if reflect:
+            x = ReflectionPadding2D(size // 2, name=f"{name}_pad")(x)
+            padding = "valid"
+        elif stride > 1 and size > 1:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
             padding = "valid"
-        initializer = self._he(name)
+        initializer = self.he_normal(name)
         return keras.layers.Conv2D(
             filters, size, stride, padding, use_bias=bias, kernel_initializer=initializer, name=name
         )(x)
 
     def up_conv(self, x: Tensor, filters: int, *, name: str) -> Tensor:
         """Doubles the map and convolves it, 3x3 with bias: `(batch, 2h, 2w, filters)`."""
-        return UpConv2D(filters, self._he(name), name=name)(x)
+        return UpConv2D(filters, self.he_normal(name), name=name)(x)
 
-    def _he(self, name: str) -> keras.initializers.Initializer:
+    def he_normal(self, name: str) -> keras.initializers.Initializer:
+        """The initialiser of the convolution called `name`: N(0, 2 / fan_out)."""
         return keras.initializers.VarianceScaling(
             2.0, "fan_out", "untruncated_normal", seed=self.seed_of(name)
         )
@@ -89,7 +103,9 @@ class LayerFactory:
         x = self.batch_norm(x, name=f"{name}_bn")
         return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
 
-    def dense(self, x: Tensor, units: int, *, name: str) -> Tensor:
-        """Dense layer with bias, always in float32: heads are cheap, and losses want all digits."""
+    def dense(self, x: Tensor, units: int, *, name: str, bias: bool = True) -> Tensor:
+        """Dense layer, always in float32: heads are cheap, and losses want all digits."""
         initializer = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed_of(name))
-        return keras.layers.Dense(units, kernel_initializer=initializer, name=name, dtype="float32")(x)
+        return keras.layers.Dense(
+            units, use_bias=bias, kernel_initializer=initializer, name=name, dtype="float32"
+        )(x)

@@ -10,6 +10,8 @@ import keras
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.models.efficientnet_lite_weights import load_efficientnet_lite0
+from san_tf.models.resnet import ResNetForm, form_of
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
@@ -30,22 +32,18 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
     """
     if weights == "imagenet":
-        _copy_from_applications(encoder, _download(backbone))
+        if backbone in APPLICATIONS:
+            _copy_from_applications(encoder, _download(backbone))
+        else:
+            load_efficientnet_lite0(encoder)
         return
     path = Path(weights)
-    if not path.is_file():
-        raise UserError(f"The weights file {path} does not exist; check the path, or use 'imagenet' or none.")
-    try:
-        with h5py.File(path, "r") as file:
-            of_applications = "layer_names" in file.attrs
-    except OSError as error:
-        raise UserError(
-            f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
-        ) from error
+    of_applications = is_of_applications(path)
     try:
         if of_applications:
             _copy_from_applications(encoder, _application(backbone, path))
         elif path.name.endswith(".weights.h5"):
+            _check_form(encoder, path)
             encoder.load_weights(path)
         else:
             raise UserError(f"{path} must be named *.weights.h5, as Keras names the files of save_weights.")
@@ -56,6 +54,41 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
             f"{path} does not fit this {backbone} with {encoder.output['logits'].shape[-1]} identities: "
             f"{str(error).splitlines()[0]} Use a file of the same backbone, head and number of identities."
         ) from error
+
+
+def is_of_applications(path: str | os.PathLike[str]) -> bool:
+    """Whether a weights file is one of keras.applications, by its content.
+
+    Raises:
+        UserError: the file is missing or no HDF5 file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"The weights file {path} does not exist; check the path, or use 'imagenet' or none.")
+    try:
+        with h5py.File(path, "r") as file:
+            return "layer_names" in file.attrs
+    except OSError as error:
+        raise UserError(
+            f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
+        ) from error
+
+
+def state_form(path: str | os.PathLike[str], form: ResNetForm) -> None:
+    """Write into a weights file which form of ResNet it is for: weights of all forms have the same shapes."""
+    with h5py.File(path, "a") as file:
+        file.attrs["stride_on"], file.attrs["pool_padding"] = form
+
+
+def _check_form(encoder: keras.Model, path: Path) -> None:
+    form = form_of(encoder)
+    with h5py.File(path, "r") as file:
+        stated = [file.attrs.get(name) for name in ResNetForm._fields]
+    if form is not None and None not in stated and tuple(stated) != tuple(form):
+        raise UserError(
+            f"{path} is for a ResNet with stride_on={stated[0]!r} and pool_padding={stated[1]!r}; build the "
+            "encoder with these."
+        )
 
 
 def _application(backbone: str, path: Path | None) -> keras.Model:

@@ -8,21 +8,46 @@ the norm's moving mean can't hold (see `pretrained`).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import keras
 
 from san_tf.models.layer_factory import LayerFactory, Tensor
 
 StridePosition = Literal["1x1", "3x3"]
+PoolPadding = Literal["both", "end"]
 DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+
+
+class ResNetForm(NamedTuple):
+    """In what published ResNets of the same weights' shapes differ.
+
+    Attributes:
+        stride_on: "1x1" puts a block's stride on its first convolution, as `keras.applications` (and the
+            original paper), "3x3" on the second, as torchvision and the public SAN code.
+        pool_padding: "both" pads the first pooling on all sides, as nearly everyone; "end" at the lower and
+            right side only, as fast-reid (PyTorch's `ceil_mode`).
+    """
+
+    stride_on: StridePosition = "1x1"
+    pool_padding: PoolPadding = "both"
+
+
+def form_of(encoder: keras.Model) -> ResNetForm | None:
+    """The form of a ResNet encoder; None for an encoder of another backbone."""
+    layers = {layer.name: layer for layer in encoder.layers}
+    if "conv3_block1_1_conv" not in layers:
+        return None
+    stride_on: StridePosition = "1x1" if tuple(layers["conv3_block1_1_conv"].strides) == (2, 2) else "3x3"
+    both = tuple(layers["pool1_pad"].padding[0]) == (1, 1)
+    return ResNetForm(stride_on, "both" if both else "end")
 
 
 def resnet_stages(
     image: Tensor,
     depths: tuple[int, int, int, int],
     last_stride: int,
-    stride_on: StridePosition,
+    form: ResNetForm,
     factory: LayerFactory,
 ) -> list[Tensor]:
     """The four stage outputs of a bottleneck ResNet.
@@ -31,8 +56,7 @@ def resnet_stages(
         image: `(batch, height, width, 3)`.
         depths: blocks a stage.
         last_stride: of the fourth stage; 1 keeps 1/16 of the image's size, 2 is the original's 1/32.
-        stride_on: "1x1" puts a block's stride on its first convolution, as `keras.applications` (and the
-            original paper), "3x3" on the second, as torchvision and the public SAN code.
+        form: where strides and paddings stand.
         factory: makes the layers.
 
     Returns:
@@ -44,13 +68,16 @@ def resnet_stages(
     """
     x = factory.conv_bn(image, 64, 7, 2, name="conv1")
     # ReLU came before, so zeros are as good as -inf around the map.
-    x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
+    padding = ((1, 1), (1, 1)) if form.pool_padding == "both" else ((0, 1), (0, 1))
+    x = keras.layers.ZeroPadding2D(padding, name="pool1_pad")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
     stages = []
     for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, last_stride), strict=True), start=2):
         for block in range(1, depth + 1):
             name = f"conv{stage}_block{block}"
-            x = _bottleneck(x, 64 * 2 ** (stage - 2), stride if block == 1 else 1, stride_on, name, factory)
+            x = _bottleneck(
+                x, 64 * 2 ** (stage - 2), stride if block == 1 else 1, form.stride_on, name, factory
+            )
         stages.append(x)
     return stages
 

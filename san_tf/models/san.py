@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
@@ -163,7 +165,7 @@ class SAN(_TextureModel):
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
         """Encoder outputs, and the decoder's where there is one."""
         encoded = self.encoder(image, training=training)
-        outputs = {"embedding": encoded["embedding"], "logits": encoded["logits"]}
+        outputs = {name: encoded[name] for name in ("embedding", "logits", "feature") if name in encoded}
         if self.decoder is not None:
             outputs |= self.decoder(encoded["stages"], training=training)
         return outputs
@@ -173,7 +175,9 @@ class SAN(_TextureModel):
         label, weights = batch["label"], self.terms_weight
         known = tf.reduce_sum(tf.cast(label >= 0, tf.float32))
         identity = identity_loss(label, outputs["logits"], self.smoothing)
-        triplet = self._triplet_loss(label, outputs["embedding"], self.margin)
+        # With a BNNeck the triplet loss acts in front of the norm, see `build_encoder`.
+        feature = outputs.get("feature", outputs["embedding"])
+        triplet = self._triplet_loss(label, feature, self.margin)
         terms = {
             "id_loss": Term(identity, weights.identity, known),
             "triplet_loss": Term(triplet, weights.triplet, known),
@@ -198,6 +202,34 @@ class SAN(_TextureModel):
         right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), tf.cast(label, tf.int32))
         self.trackers["accuracy"].update_state(right, sample_weight=tf.cast(label >= 0, tf.float32))
         return super()._record(batch, outputs, loss, terms)
+
+    @classmethod
+    def from_preset(
+        cls,
+        preset: str,
+        num_classes: int | None = None,
+        *,
+        load_weights: bool = True,
+        seed: int | None = None,
+        **overrides: Any,
+    ) -> SAN:
+        """Build a preset's network: a name, a folder of `save_to_preset`, or an address on the hub.
+
+        See `san_tf.models.from_preset.san_from_preset`.
+
+        Example:
+            >>> san = SAN.from_preset("san_light", num_classes=100)
+        """
+        # It builds what this module defines.
+        from san_tf.models.from_preset import san_from_preset
+
+        return san_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
+
+    def save_to_preset(self, folder: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
+        """Write the network as a preset folder; see `san_tf.models.preset_folder.save_to_preset`."""
+        from san_tf.models.preset_folder import save_to_preset
+
+        return save_to_preset(self, folder, card)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""

@@ -6,21 +6,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from san_tf.errors import UserError
+from san_tf.evaluation import distances as distances_module
 from san_tf.evaluation.distances import distance_blocks
-from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking, top_matches
+from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking
 
 PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "ranking.npz"
 
 
 def naive(distances, q_pids, q_camids, g_pids, g_camids):
     """The protocol, spelt out one query and one image at a time."""
-    cmc, precisions, penalties = [], [], []
+    cmc, precisions, penalties, first_ranks = [], [], [], []
     for row, pid, camid in zip(distances, q_pids, q_camids, strict=True):
         order = sorted(range(len(row)), key=lambda g: (row[g], g))
         kept = [g for g in order if g_pids[g] != -1 and not (g_pids[g] == pid and g_camids[g] == camid)]
         right = [g_pids[g] == pid for g in kept]
         if pid == -1 or not any(right):
+            precisions.append(np.nan)
+            penalties.append(np.nan)
+            first_ranks.append(-1)
             continue
+        first_ranks.append(right.index(True) + 1)
         cmc.append([any(right[:k]) for k in range(1, 51)])
         seen, precision = 0, []
         for rank, is_right in enumerate(right, 1):
@@ -30,28 +35,150 @@ def naive(distances, q_pids, q_camids, g_pids, g_camids):
                 last = rank
         precisions.append(sum(precision) / seen)
         penalties.append(seen / last)
-    return cmc, precisions, penalties
+    return cmc, precisions, penalties, first_ranks
+
+
+def check_against_naive(result, distances, q_pids, q_camids, g_pids, g_camids):
+    cmc, precisions, penalties, first_ranks = naive(distances, q_pids, q_camids, g_pids, g_camids)
+    np.testing.assert_allclose(result.average_precisions, precisions, atol=1e-12)
+    np.testing.assert_allclose(result.inverse_penalties, penalties, atol=1e-12)
+    assert result.first_ranks.tolist() == first_ranks
+    assert result.first_ranks.dtype == np.int64
+    np.testing.assert_allclose(result.cmc, np.mean(cmc, axis=0), atol=1e-12)
+    assert result.mAP == pytest.approx(np.nanmean(precisions), abs=1e-12)
+    assert result.mINP == pytest.approx(np.nanmean(penalties), abs=1e-12)
+    assert (result.num_valid, result.num_queries) == (len(cmc), len(q_pids))
+
+
+def random_ids(rng, queries, images, people, cameras=3):
+    """Identities and cameras of queries (a few of them junk) and of a gallery with junk and distractors."""
+    return (
+        np.where(rng.random(queries) < 0.1, -1, rng.integers(0, people + 1, queries)),
+        rng.integers(0, cameras, queries),
+        rng.integers(-1, people + 1, images),
+        rng.integers(0, cameras, images),
+    )
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 70), st.integers(1, 5), st.integers(1, 6))
-def test_equals_the_naive_loop_ties_junk_and_distractors_included(seed, queries, images, people, levels):
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 8),
+    st.integers(1, 600),
+    st.integers(1, 5),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_equals_the_naive_loop_ties_junk_and_distractors_included(
+    seed, queries, images, people, levels, cameras, dtype
+):
     rng = np.random.default_rng(seed)
     # Few different distances, so that most are tied.
-    distances = rng.integers(0, levels, (queries, images)).astype(np.float32)
-    q_pids, q_camids = rng.integers(1, people + 1, queries), rng.integers(0, 3, queries)
-    g_pids, g_camids = rng.integers(-1, people + 1, images), rng.integers(0, 3, images)
-    cmc, precisions, penalties = naive(distances, q_pids, q_camids, g_pids, g_camids)
+    distances = rng.integers(0, levels, (queries, images)).astype(dtype)
+    ids = random_ids(rng, queries, images, people, cameras)
     blocks = [(start, distances[start : start + 3]) for start in range(0, queries, 3)]
-    if not cmc:
+    if not naive(distances, *ids)[0]:
         with pytest.raises(UserError, match="No query has a true match"):
-            evaluate_distances(blocks, q_pids, q_camids, g_pids, g_camids)
+            evaluate_distances(blocks, *ids)
         return
-    result = evaluate_distances(blocks, q_pids, q_camids, g_pids, g_camids)
-    np.testing.assert_allclose(result.cmc, np.mean(cmc, axis=0), atol=1e-12)
-    assert result.mAP == pytest.approx(np.mean(precisions), abs=1e-12)
-    assert result.mINP == pytest.approx(np.mean(penalties), abs=1e-12)
-    assert (result.num_valid, result.num_queries) == (len(cmc), queries)
+    check_against_naive(evaluate_distances(blocks, *ids), distances, *ids)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 40),
+    st.integers(1, 600),
+    st.integers(1, 20),
+    st.integers(1, 30),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([1, 7, 256]),
+)
+def test_features_rank_as_their_distances_in_whole_numbers(
+    seed, queries, images, dimensions, people, dtype, block
+):
+    rng = np.random.default_rng(seed)
+    # Small whole numbers: distances are exact however they are summed, and many are tied.
+    q = rng.integers(-2, 3, (queries, dimensions))
+    g = rng.integers(-2, 3, (images, dimensions))
+    q_pids, q_camids, g_pids, g_camids = random_ids(rng, queries, images, people)
+    distances = ((q[:, None] - g[None]) ** 2).sum(axis=2)
+    arguments = (q.astype(dtype), q_pids, q_camids, g.astype(dtype), g_pids, g_camids)
+    if not naive(distances, q_pids, q_camids, g_pids, g_camids)[0]:
+        with pytest.raises(UserError, match="No query has a true match"):
+            evaluate_ranking(*arguments)
+        return
+    result = evaluate_ranking(*arguments, block=block)
+    check_against_naive(result, distances, q_pids, q_camids, g_pids, g_camids)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("rows_a_block", [256, 700, 10**6])
+def test_near_duplicates_stand_in_their_true_order(metric, rows_a_block, monkeypatch):
+    rng = np.random.default_rng(1)
+    dimensions = 96
+    monkeypatch.setattr(distances_module, "BLOCK_BYTES", rows_a_block * dimensions * 4)
+    # Everything lies within 1e-4 of one far point: in float32, |q|^2 + |g|^2 - 2 q.g is noise.
+    place = 10.0 + rng.standard_normal(dimensions)
+    q = (place + 1e-4 * rng.standard_normal((30, dimensions))).astype(np.float32)
+    g = (place + 1e-4 * rng.standard_normal((2500, dimensions))).astype(np.float32)
+    g[rng.integers(0, 2500, 900)] = g[rng.integers(0, 2500, 900)]  # and a third is there twice or more often
+    ids = random_ids(rng, 30, 2500, 25)
+    if metric == "cosine":
+        rows, others = (distances_module.l2_normalized(x).astype(np.float64) for x in (q, g))
+        exact = np.array([[1.0 - (row * other).sum() for other in others] for row in rows])
+    else:
+        exact = np.array(
+            [[((row - other) ** 2).sum() for other in g.astype(float)] for row in q.astype(float)]
+        )
+    result = evaluate_ranking(q, *ids[:2], g, *ids[2:], metric=metric, block=11)
+    if metric == "euclidean":
+        check_against_naive(result, exact, *ids)
+        product = evaluate_distances(distance_blocks(q, g), *ids)
+        assert not np.allclose(product.average_precisions, result.average_precisions, 1e-6, equal_nan=True)
+    else:  # 1 - cosine is itself rounded, to 1e-16: nearly the same
+        naive_precisions = naive(exact, *ids)[1]
+        np.testing.assert_allclose(result.average_precisions, naive_precisions, rtol=0.02)
+
+
+def test_neither_order_of_the_gallery_nor_blocks_change_tied_rows():
+    rng = np.random.default_rng(2)
+    # All images are one and the same but for their ids, so ranks are places in the gallery.
+    row = rng.standard_normal(300).astype(np.float32)
+    g = np.repeat(row[None], 1300, axis=0)
+    q = rng.standard_normal((5, 300)).astype(np.float32)
+    q_pids, g_pids = np.arange(5), np.full(1300, 9)
+    places = [0, 255, 256, 1024, 1299]
+    g_pids[places] = q_pids
+    for block in (1, 2, 256):
+        result = evaluate_ranking(q, q_pids, np.zeros(5), g, g_pids, np.ones(1300), block=block)
+        assert result.first_ranks.tolist() == [place + 1 for place in places]
+
+
+def test_a_memory_map_is_read_block_by_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(distances_module, "BLOCK_BYTES", 1)  # the smallest blocks: 256 rows
+    rng = np.random.default_rng(3)
+    q, g = rng.standard_normal((40, 16)), rng.standard_normal((3000, 16)).astype(np.float16)
+    ids = random_ids(rng, 40, 3000, 50)
+    np.save(tmp_path / "gallery.npy", g)
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    sizes = []
+    taken = distances_module.FeatureRows._prepared
+    monkeypatch.setattr(
+        distances_module.FeatureRows,
+        "_prepared",
+        lambda self, rows, numbers: sizes.append(len(rows)) or taken(self, rows, numbers),
+    )
+    result = evaluate_ranking(q, *ids[:2], mapped, *ids[2:])
+    assert max(sizes) == 256
+    exact = ((q.astype(np.float32).astype(float)[:, None] - g.astype(float)[None]) ** 2).sum(axis=2)
+    check_against_naive(result, exact, *ids)
+
+
+def test_cmc_goes_on_beyond_a_small_gallery():
+    result = evaluate_ranking(np.zeros((1, 2)), [3], [0], np.ones((2, 2)), [5, 3], [1, 1])
+    assert result.cmc.tolist() == [0.0] + [1.0] * 49
 
 
 def test_by_hand():
@@ -123,30 +250,3 @@ def test_distances_equal_a_loop(metric):
 def test_distances_come_in_blocks():
     blocks = list(distance_blocks(np.ones((10, 3)), np.ones((7, 3)), block=4))
     assert [(start, rows.shape) for start, rows in blocks] == [(0, (4, 7)), (4, (4, 7)), (8, (2, 7))]
-
-
-def test_top_matches_follow_the_protocol():
-    gallery = np.arange(6, dtype=np.float32)[:, None]
-    pids, cams = np.array([7, -1, 0, 7, 9, 7]), np.array([0, 1, 2, 1, 1, 2])
-    top = top_matches(np.zeros((1, 1), np.float32), [7], [0], gallery, pids, cams, k=3)
-    assert top.indices.tolist() == [[2, 3, 4]]
-    assert top.correct.tolist() == [[False, True, False]]
-    assert top.distances.tolist() == [[4.0, 9.0, 16.0]]
-    top = top_matches(np.zeros((1, 1), np.float32), [7], [0], gallery, pids, cams, k=6)
-    assert top.indices.tolist() == [[2, 3, 4, 5, -1, -1]]
-    assert top.correct.tolist() == [[False, True, False, True, False, False]]
-    assert np.isinf(top.distances[0, 4:]).all()
-
-
-def test_mistakes_are_named():
-    good, labels = np.ones((3, 4), np.float32), ([1, 1, 1], [0, 1, 2])
-    with pytest.raises(UserError, match="'manhattan'; choose one of: euclidean, cosine"):
-        evaluate_ranking(good, *labels, good, *labels, metric="manhattan")
-    with pytest.raises(UserError, match="have 4 dimensions and gallery features 5"):
-        evaluate_ranking(good, *labels, np.ones((3, 5)), *labels)
-    bad = good.copy()
-    bad[2, 1] = np.nan
-    with pytest.raises(UserError, match=r"gallery features are not finite \(first in row 2\)"):
-        evaluate_ranking(good, *labels, bad, *labels)
-    with pytest.raises(ValueError, match=r"\(N, D\)"):
-        evaluate_ranking(good[0], *labels, good, *labels)

@@ -2,7 +2,7 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
-from san_tf.models.presets import PRESETS, build_preset
+from san_tf.models.presets import PRESETS, build_preset, card_of
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -12,7 +12,11 @@ def test_presets_build_and_paint_textures_as_high_as_the_image(name):
     height = encoder.input_shape[1]
     assert encoder.output["logits"].shape == (None, 7)
     assert decoder.output["texture"].shape == (None, height, height, 3)
-    assert PRESETS[name]["description"].endswith(".")
+    card = card_of(name)
+    assert card.description.endswith(".") and card.licence in ("mit", "apache-2.0")
+    # None of them is trained for its task, and each says so.
+    assert "untrained" in card.weights or "None:" in card.weights
+    assert not card.scores and card.measured.startswith("Not measured")
 
 
 def test_the_baseline_of_a_preset_starts_with_the_same_encoder():

@@ -1,0 +1,107 @@
+"""`python -m san_tf.convert CHECKPOINT --to WEIGHTS`: PyTorch checkpoints to Keras weights and back."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from san_tf.errors import UserError
+from san_tf.experiments.command_line import import_tensorflow, run_as_command
+
+DESCRIPTION = """\
+Convert a PyTorch checkpoint to Keras weights for build_encoder, or a SAN's Keras weights to a PyTorch
+state dict.
+
+Known checkpoints: ResNet-50/101 of torchvision, ResNet-50, ResNet-50-fc512 and OSNet of torchreid, BoT
+ResNet-50 of fast-reid, encoder and decoder of the public SAN code. PyTorch is not needed, and nothing in a
+checkpoint is run.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m san_tf.convert",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a .pth, .pth.tar, .pt or .safetensors file; or a SAN's .weights.h5, to go back",
+    )
+    parser.add_argument(
+        "--to",
+        metavar="WEIGHTS",
+        required=True,
+        help="the file to write: .weights.h5, or going back .safetensors",
+    )
+    parser.add_argument(
+        "--key",
+        help="which state dict of the checkpoint, for example decoder_state_dict of the public SAN code",
+    )
+    parser.add_argument(
+        "--drop_classifier",
+        "--drop-classifier",
+        action="store_true",
+        help="leave the identity classifier out; the network keeps a new, untrained one",
+    )
+    parser.add_argument(
+        "--num_classes", "--num-classes", type=int, metavar="N", help="identities of that new classifier"
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert as the command line says and tell what was done."""
+    arguments = _parse(argv)
+    back = arguments.checkpoint.endswith(".weights.h5")
+    if back and (arguments.key or arguments.drop_classifier or arguments.num_classes):
+        raise UserError(
+            "Going back to PyTorch takes no --key, --drop_classifier or --num_classes; leave them out."
+        )
+    import_tensorflow()
+    if back:
+        _back(arguments)
+    else:
+        _forth(arguments)
+
+
+def _forth(arguments: argparse.Namespace) -> None:
+    from san_tf.convert.converter import convert_checkpoint
+
+    done = convert_checkpoint(
+        arguments.checkpoint, arguments.to, arguments.key, arguments.drop_classifier, arguments.num_classes
+    )
+    print(f"Recognised: {done.title}.")
+    print(f"Converted: {done.parameters} arrays, {done.numbers:,} numbers, each to exactly one place.")
+    if done.dropped:
+        print(f"Left out as asked: {', '.join(done.dropped)}; the network has a new, untrained classifier.")
+    print(
+        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of {done.parameters} "
+        "arrays bit by bit. Outputs were not compared: that needs the model's own code; san_tf's tests do it."
+    )
+    for other in done.others:
+        print(f"The checkpoint also holds {other}: convert it with --key {other}.")
+    print(f"Use: {done.load}")
+
+
+def _back(arguments: argparse.Namespace) -> None:
+    from san_tf.convert.to_pytorch import convert_weights
+
+    name, count = convert_weights(arguments.checkpoint, arguments.to)
+    print(f"Recognised: {name}.")
+    print(
+        f"Converted: {count} arrays under the names of the public SAN code, for load_state_dict(strict=True)."
+    )
+    print(f"Use: model.load_state_dict(safetensors.torch.load_file({arguments.to!r}))")
+
+
+if __name__ == "__main__":
+    run_as_command(main)

@@ -1,0 +1,157 @@
+"""Which network a state dict belongs to, told by its names and shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from san_tf.convert.names import Names, bnneck_names, decoder_names, head_names, osnet_names, resnet_names
+from san_tf.convert.state_dict import Tensors
+from san_tf.convert.weight_map import Pair, pairs_of
+from san_tf.errors import UserError
+from san_tf.models.decoder import build_decoder
+from san_tf.models.encoder import build_encoder
+from san_tf.models.osnet import OSNETS
+from san_tf.models.presets import PRESETS
+
+TORCHVISION_DEPTHS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
+# fast-reid keeps its normalisation beside the weights: that of san_tf.normalization, of pixels of 0-255.
+PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network that both sides have.
+
+    Args:
+        title: what the checkpoint is, for people.
+        encoder: arguments of `build_encoder` but for classes and weights; None for the decoder.
+        names: what PyTorch calls each Keras layer.
+        num_classes: of the classifier; 0 for the decoder.
+    """
+
+    title: str
+    encoder: dict[str, Any] | None
+    names: Names
+    num_classes: int = 0
+
+    def build(self, num_classes: int | None = None, seed: int | None = 0) -> keras.Model:
+        """The Keras network, with initial weights, for images of 256x128 pixels."""
+        if self.encoder is None:
+            shapes = [(64, 32, 256), (32, 16, 512), (16, 8, 1024), (16, 8, 2048)]
+            return build_decoder(shapes, **PRESETS["san_resnet50_official"]["decoder"])
+        classes = num_classes or self.num_classes
+        return build_encoder(**self.encoder, num_classes=classes, weights=None, seed=seed)
+
+    def pairs(self, model: keras.Model) -> list[Pair]:
+        """The pairs of a network from `build`."""
+        return pairs_of(model, self.names)
+
+    @property
+    def classifier_names(self) -> tuple[str, ...]:
+        """What PyTorch may call the classifier's parameters."""
+        prefix = self.names.get("classifier")
+        return (f"{prefix}.weight", f"{prefix}.bias") if prefix else ()
+
+
+DECODER = Architecture("decoder of the public SAN code", None, decoder_names())
+
+
+def recognise(tensors: Tensors, path: str | Path) -> Architecture:
+    """Tell the architecture of a state dict.
+
+    Args:
+        tensors: from `find_state_dict`.
+        path: of the file, for messages.
+
+    Raises:
+        UserError: it is none of those that can be converted.
+    """
+    if "reduce_dim.0.weight" in tensors and "final_layer.1.weight" in tensors:
+        return DECODER
+    if "backbone.conv1.weight" in tensors:
+        return _fastreid(tensors, path)
+    if "conv1.conv.weight" in tensors and "conv5.conv.weight" in tensors:
+        return _osnet(tensors, path)
+    if "conv1.weight" in tensors and "layer4.0.conv1.weight" in tensors:
+        return _resnet(tensors, path)
+    first = ", ".join(list(tensors)[:4])
+    raise UserError(
+        f"{path} is of no network known here (it begins with {first}); known are ResNet-50/101 of "
+        "torchvision, ResNet-50 and OSNet of torchreid, fast-reid's BoT ResNet-50, the public SAN's encoder "
+        "and decoder."
+    )
+
+
+def _resnet(tensors: Tensors, path: str | Path) -> Architecture:
+    backbone = _backbone(tensors, path, "")
+    form: dict[str, Any] = {"backbone": backbone, "stride_on": "3x3"}
+    if "fc.0.weight" in tensors:
+        title, head = f"{backbone}_fc512 of torchreid and the public SAN code", head_names("fc512")
+        form |= {"head": "fc512", "last_stride": 1}
+    elif "fc.weight" in tensors:
+        title, head = f"{backbone} of torchvision", head_names("plain", "fc")
+        form |= {"head": "plain", "last_stride": 2}
+    else:
+        title, head = f"{backbone} of torchreid", head_names("plain")
+        form |= {"head": "plain", "last_stride": 2}
+    return _encoder(title, form, resnet_names(backbone) | head, tensors, path)
+
+
+def _fastreid(tensors: Tensors, path: str | Path) -> Architecture:
+    backbone = _backbone(tensors, path, "backbone.")
+    for name, expected in PIXELS.items():
+        if name in tensors and not np.allclose(tensors.pop(name).array().ravel(), expected, rtol=1e-3):
+            raise UserError(
+                f"{path} was trained with another normalisation ({name}); it cannot be converted."
+            )
+    # Versions before 1.0 kept the classifier in a layer of its own.
+    if "heads.classifier.weight" in tensors:
+        tensors["heads.weight"] = tensors.pop("heads.classifier.weight")
+    form = {"backbone": backbone, "head": "bnneck", "last_stride": 1, "stride_on": "3x3"}
+    names = resnet_names(backbone, "backbone.") | bnneck_names()
+    return _encoder(f"BoT {backbone} of fast-reid", form | {"pool_padding": "end"}, names, tensors, path)
+
+
+def _osnet(tensors: Tensors, path: str | Path) -> Architecture:
+    norms = "ain" if "conv2.0.conv2.0.layers.0.conv1.weight" in tensors else "batch"
+    norms = "ibn" if norms == "batch" and "conv2.0.IN.weight" in tensors else norms
+    stem = tensors["conv1.conv.weight"].shape[:1]
+    found = [name for name, plan in OSNETS.items() if plan.norms == norms and plan.channels[:1] == stem]
+    if not found:
+        raise UserError(
+            f"{path} is an OSNet ({norms}) with a stem of {stem}, which is not in torchreid's zoo."
+        )
+    names = osnet_names(found[0]) | head_names("fc512")
+    return _encoder(f"{found[0]} of torchreid", {"backbone": found[0], "head": "fc512"}, names, tensors, path)
+
+
+def _encoder(
+    title: str, form: dict[str, Any], names: Names, tensors: Tensors, path: str | Path
+) -> Architecture:
+    """With as many classes as the classifier has; 1 where there is none, and what misses is told later."""
+    classifier = f"{names['classifier']}.weight"
+    shape = tensors[classifier].shape if classifier in tensors else (1,)
+    if not shape or not 0 < shape[0] < 10**7:
+        raise UserError(f"{path} has a classifier of shape {shape}.")
+    return Architecture(title, form, names, shape[0])
+
+
+def _backbone(tensors: Tensors, path: str | Path, prefix: str) -> str:
+    def depth(stage: int) -> int:
+        head = f"{prefix}layer{stage}."
+        blocks = {name[len(head) :].split(".")[0] for name in tensors if name.startswith(head)}
+        return len(blocks)
+
+    depths = tuple(depth(stage) for stage in (1, 2, 3, 4))
+    bottleneck = f"{prefix}layer1.0.conv3.weight" in tensors
+    if not bottleneck or depths not in TORCHVISION_DEPTHS:
+        raise UserError(
+            f"{path} is a ResNet of {depths} blocks; only ResNet-50 (3, 4, 6, 3) and ResNet-101 "
+            "(3, 4, 23, 3) can be converted."
+        )
+    return TORCHVISION_DEPTHS[depths]

@@ -1,0 +1,176 @@
+"""What a checkpoint's pickle may ask for: the whole list, and what each becomes here.
+
+No entry imports, calls or keeps anything of the pickle's choosing. Each takes the pickle's arguments, checks
+them and returns a number, a plain container or a tensor yet to be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from san_tf.convert.tensors import DTYPES, STORAGES, PickledArray, Storage, StoredTensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """A key of `CONSTRUCTORS` on the machine's stack."""
+
+    name: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inert:
+    """A name that is only ever handed on: a type of storage, of element, of number."""
+
+    name: str
+
+
+@dataclasses.dataclass(eq=False)
+class _ArrayType:
+    """`numpy.dtype` of a number; the pickle tells its byte order after making it."""
+
+    code: str
+    order: str = "="
+
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.order + self.code)
+
+
+class _Namespace(dict[str, Any]):
+    """`argparse.Namespace` as a dict: the options a trainer was started with."""
+
+
+_INERT = {f"torch.{name}" for name in (*STORAGES, *DTYPES)}
+_INERT |= {f"torch.cuda.{name}" for name in STORAGES}
+_INERT |= {"torch.storage.UntypedStorage", "torch.UntypedStorage", "numpy.ndarray"}
+_INERT |= {f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("dict", "list", "int")}
+_CODES = {np.dtype(code).str[1:] for code in DTYPES.values()} | {"b1"}
+
+
+def inert(name: str) -> bool:
+    """Whether a name may lie on the stack without being called."""
+    return name in _INERT
+
+
+def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> StoredTensor:
+    if not isinstance(storage, Storage):
+        raise TypeError("a tensor without a storage")
+    shape, strides = tuple(shape), tuple(strides)
+    if any(type(value) is not int for value in (offset, *shape, *strides)):
+        raise TypeError("a tensor's shape, strides and offset are integers")
+    dtype = dtype or storage.dtype
+    if dtype is None:
+        raise TypeError("a tensor without a type")
+    return StoredTensor(storage, dtype, offset, shape, strides)
+
+
+def _tensor_v3(
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    _requires_grad: Any,
+    _hooks: Any,
+    dtype: Any,
+    _metadata: Any = None,
+) -> StoredTensor:
+    if not isinstance(dtype, Inert) or dtype.name.removeprefix("torch.") not in DTYPES:
+        raise TypeError("a tensor of unknown type")
+    return _tensor(storage, offset, shape, strides, dtype.name.removeprefix("torch."))
+
+
+def _parameter(tensor: Any, *_: Any) -> StoredTensor:
+    if not isinstance(tensor, StoredTensor):
+        raise TypeError("a parameter without a tensor")
+    return tensor
+
+
+def _mapping(items: Any = ()) -> dict[Any, Any]:
+    """OrderedDict and Counter. Python 2 wrote the former's items as pairs."""
+    pairs = list(items.items()) if isinstance(items, dict) else [tuple(pair) for pair in items]
+    if any(len(pair) != 2 or not isinstance(pair[0], str | int | float | bytes) for pair in pairs):
+        raise TypeError("a dict whose keys are neither names nor numbers")
+    return dict(pairs)
+
+
+def _default_mapping(_factory: Any = None) -> dict[Any, Any]:
+    return {}
+
+
+def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
+    """How Python 3 writes bytes for Python 2."""
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise TypeError("bytes in an unknown encoding")
+    return text.encode("latin-1")
+
+
+def _array_type(code: Any, *_: Any) -> _ArrayType:
+    if code not in _CODES:
+        raise TypeError(f"a NumPy array of type {code!r}")
+    return _ArrayType(code)
+
+
+def _scalar(kind: Any, data: Any) -> Any:
+    if not isinstance(kind, _ArrayType):
+        raise TypeError("a NumPy number of no type")
+    data = data.encode("latin-1") if isinstance(data, str) else data
+    if len(data) != kind.dtype().itemsize:
+        raise TypeError("a NumPy number of the wrong length")
+    return np.frombuffer(data, kind.dtype())[0].item()
+
+
+def _empty_array(*_: Any) -> PickledArray:
+    return PickledArray()
+
+
+def _array(data: Any, kind: Any, shape: Any, order: Any = "C") -> PickledArray:
+    dtype = kind.dtype()
+    if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
+        raise TypeError("a NumPy array whose shape and bytes disagree")
+    return PickledArray(np.frombuffer(data, dtype).reshape(shape, order="F" if order in (True, "F") else "C"))
+
+
+CONSTRUCTORS: dict[str, Callable[..., Any]] = {
+    "torch._utils._rebuild_tensor": _tensor,
+    "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a[:4]),
+    "torch._utils._rebuild_tensor_v3": _tensor_v3,
+    "torch._utils._rebuild_parameter": _parameter,
+    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.device": lambda *a: ":".join(map(str, a[:2])),
+    "collections.OrderedDict": _mapping,
+    "collections.Counter": _mapping,
+    "collections.defaultdict": _default_mapping,
+    "argparse.Namespace": lambda: _Namespace(),
+    "_codecs.encode": _encoded,
+    "numpy.dtype": _array_type,
+}
+for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    CONSTRUCTORS[f"{_module}.scalar"] = _scalar
+    CONSTRUCTORS[f"{_module}._reconstruct"] = _empty_array
+for _module in ("numpy.core.numeric", "numpy._core.numeric"):
+    CONSTRUCTORS[f"{_module}._frombuffer"] = _array
+
+
+def build_state(target: Any, state: Any) -> None:
+    """What an object gets after it is made: byte order, values, attributes.
+
+    Attributes of a dict (the version numbers that PyTorch hangs on a state dict) are dropped: they are no
+    weights.
+    """
+    if isinstance(target, _Namespace):
+        target.update(_mapping(state))
+    elif isinstance(target, _ArrayType):
+        if state[1] not in ("<", ">", "=", "|"):
+            raise TypeError("a NumPy type of unknown byte order")
+        target.order = state[1]
+    elif isinstance(target, PickledArray):
+        _version, shape, kind, fortran, data = state
+        data = data.encode("latin-1") if isinstance(data, str) else data
+        target.values = _array(data, kind, shape, fortran).values
+    elif not isinstance(target, dict):
+        raise TypeError("attributes for what can have none")

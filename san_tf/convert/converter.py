@@ -1,0 +1,134 @@
+"""One checkpoint of PyTorch to one file of Keras weights, checked after it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from san_tf.atomic import atomic_file
+from san_tf.convert.architectures import Architecture, recognise
+from san_tf.convert.checkpoint import read_checkpoint
+from san_tf.convert.state_dict import WRAPPERS, Tensors, find_state_dict
+from san_tf.convert.weight_map import Pair, assign
+from san_tf.errors import UserError
+from san_tf.models.pretrained import state_form
+from san_tf.models.resnet import form_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What a conversion did.
+
+    Attributes:
+        title: what the checkpoint was recognised as.
+        parameters: arrays copied.
+        numbers: numbers in them.
+        equal: arrays that the written file, read into the emptied network, gives back bit by bit.
+        dropped: names not copied because the caller said so.
+        others: keys of other state dicts in the same file.
+        load: the call that builds the network with these weights.
+    """
+
+    title: str
+    parameters: int
+    numbers: int
+    equal: int
+    dropped: tuple[str, ...]
+    others: tuple[str, ...]
+    load: str
+
+
+def convert_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    to: str | os.PathLike[str],
+    key: str | None = None,
+    drop_classifier: bool = False,
+    num_classes: int | None = None,
+) -> Conversion:
+    """Convert a PyTorch checkpoint to weights for `build_encoder` or the official decoder.
+
+    Args:
+        checkpoint: a `.pth`, `.pth.tar`, `.pt` or `.safetensors` file of a network known to `recognise`.
+        to: the `.weights.h5` file to write, whole or not at all.
+        key: of the state dict in the checkpoint, where it holds several.
+        drop_classifier: leave the identity classifier out; the network keeps a new, untrained one.
+        num_classes: identities of that new classifier; the checkpoint's number where None.
+
+    Returns:
+        What was done, with the check of the written file.
+
+    Raises:
+        UserError: the file cannot be read, is of no known network or does not match it; see
+            `read_checkpoint`, `recognise`, `assign`.
+
+    Example:
+        >>> done = convert_checkpoint("market.pth.tar", "market.weights.h5")
+        >>> encoder = build_encoder("resnet50", head="fc512", stride_on="3x3", weights="market.weights.h5")
+    """
+    path, to = Path(checkpoint), Path(to)
+    if not to.name.endswith(".weights.h5"):
+        raise UserError(f"{to} must be named *.weights.h5, as Keras names files of weights.")
+    if num_classes is not None and not drop_classifier:
+        raise UserError("A number of identities goes with a new classifier; add --drop_classifier.")
+    tree = read_checkpoint(path)
+    tensors = find_state_dict(tree, path, key)
+    architecture = recognise(tensors, path)
+    dropped = tuple(architecture.classifier_names) if drop_classifier else ()
+    if drop_classifier and not dropped:
+        raise UserError(f"{path} is the {architecture.title}, which has no classifier to drop.")
+
+    model = architecture.build(num_classes)
+    pairs = architecture.pairs(model)
+    assign(pairs, tensors, path, dropped)
+    with atomic_file(to) as temporary:
+        model.save_weights(temporary)
+        form = form_of(model)
+        if form is not None:
+            state_form(temporary, form)
+        equal = _read_back(model, temporary, pairs, tensors, dropped)
+
+    copied = [pair for pair in pairs if pair.name not in dropped]
+    return Conversion(
+        architecture.title,
+        len(copied),
+        sum(int(np.prod(pair.torch_shape)) for pair in copied),
+        equal,
+        tuple(name for name in dropped if name in tensors),
+        tuple(name for name in WRAPPERS if _holds_another(tree, name, key)),
+        _call(architecture, num_classes, to),
+    )
+
+
+def _read_back(
+    model: keras.Model, path: Path, pairs: list[Pair], tensors: Tensors, dropped: tuple[str, ...]
+) -> int:
+    """Clear the network, load the file, and count the parameters that are as the checkpoint has them."""
+    for variable in model.weights:
+        variable.assign(np.zeros(variable.shape, np.float32))
+    model.load_weights(path)
+    equal = [
+        np.array_equal(pair.to_torch(), tensors[pair.name].array().astype(np.float32))
+        for pair in pairs
+        if pair.name not in dropped
+    ]
+    if not all(equal):
+        raise RuntimeError(f"{path} gives back {sum(equal)} of {len(equal)} parameters")
+    return sum(equal)
+
+
+def _holds_another(tree: object, name: str, key: str | None) -> bool:
+    if not isinstance(tree, dict) or not isinstance(tree.get(name), dict) or name == key:
+        return False
+    used = key or next((wrapper for wrapper in WRAPPERS if isinstance(tree.get(wrapper), dict)), None)
+    return name != used
+
+
+def _call(architecture: Architecture, num_classes: int | None, to: Path) -> str:
+    if architecture.encoder is None:
+        return f"build_preset('san_resnet50_official', num_classes)[1].load_weights({str(to)!r})"
+    arguments = architecture.encoder | {"num_classes": num_classes or architecture.num_classes}
+    return f"build_encoder({', '.join(f'{k}={v!r}' for k, v in arguments.items())}, weights={str(to)!r})"

@@ -1,0 +1,258 @@
+"""A pickle machine that can build tensors and plain containers, and can call nothing.
+
+Python's unpickler imports whatever a pickle names and calls it. This one reads the same opcodes
+(`pickletools` splits them) but imports nothing: a name is looked up in the fixed table of `constructors`,
+each of whose entries is a few lines of our own that make a dict, a number or a `StoredTensor`. Any other name
+ends the reading with a sentence that says which name it was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import mmap
+import pickletools
+from collections.abc import Callable
+from typing import IO, Any, cast
+
+import numpy as np
+
+from san_tf.convert.constructors import CONSTRUCTORS, Inert, Named, build_state, inert
+from san_tf.convert.tensors import DTYPES, STORAGES, Storage, StorageFile, StoredTensor
+from san_tf.errors import UserError
+
+# A ResNet-50 with its optimiser's state takes some 40,000; what needs millions is no list of weights.
+MAX_OPCODES = 2_000_000
+_KEYS = (str, int, float, bytes, type(None))
+
+
+class MalformedPickle(ValueError):
+    """The bytes are no pickle that PyTorch could have written."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Frame:
+    """The stack since a mark."""
+
+    items: list[Any]
+
+
+class PickleMachine:
+    """Reads one pickle from where `file` stands.
+
+    Args:
+        file: the pickle.
+        storages: the file that holds the tensors' bytes.
+        tensors: every tensor made is appended here, to be checked when the storages are known.
+
+    Raises (on `run`):
+        UserError: the pickle names something outside the table.
+        MalformedPickle: anything else that is wrong with it.
+    """
+
+    def __init__(
+        self, file: io.BytesIO | mmap.mmap, storages: StorageFile, tensors: list[StoredTensor]
+    ) -> None:
+        self._file = file
+        self._storages = storages
+        self._tensors = tensors
+        self._stack: list[Any] = []
+        self._frames: list[_Frame] = []
+        self._memo: dict[int, Any] = {}
+
+    def run(self) -> Any:
+        """The value of the pickle; `file` then stands behind it."""
+        try:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], self._file))):
+                if count > MAX_OPCODES:
+                    raise MalformedPickle("its pickle is too long for a list of weights")
+                if opcode.name == "STOP":
+                    return self._stack.pop()
+                step = _STEPS.get(opcode.name)
+                if step is None:
+                    raise MalformedPickle(f"its pickle uses {opcode.name}, which PyTorch does not")
+                step(self, argument)
+        except UserError:
+            raise
+        except MalformedPickle:
+            raise
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
+            raise MalformedPickle(f"its pickle makes no sense ({type(error).__name__}: {error})") from error
+        raise MalformedPickle("its pickle has no end")
+
+    # --- stack ---
+    def _push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def _mark(self, _: object) -> None:
+        self._frames.append(_Frame(self._stack))
+        self._stack = []
+
+    def _since_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._frames.pop().items
+        return items
+
+    def _pop(self, _: object) -> None:
+        if self._stack:
+            self._stack.pop()
+        else:
+            self._since_mark()
+
+    def _memoize(self, index: int | None) -> None:
+        self._memo[len(self._memo) if index is None else index] = self._stack[-1]
+
+    # --- containers ---
+    def _tuple_of(self, count: int) -> None:
+        items = [self._stack.pop() for _ in range(count)]
+        self._push(tuple(reversed(items)))
+
+    def _append(self, _: object) -> None:
+        item = self._stack.pop()
+        _list(self._stack[-1]).append(item)
+
+    def _appends(self, _: object) -> None:
+        items = self._since_mark()
+        _list(self._stack[-1]).extend(items)
+
+    def _dict(self, _: object) -> None:
+        target: dict[Any, Any] = {}
+        self._set_items(target, self._since_mark())
+        self._push(target)
+
+    def _setitem(self, _: object) -> None:
+        value, key = self._stack.pop(), self._stack.pop()
+        self._set_items(self._stack[-1], [key, value])
+
+    def _setitems(self, _: object) -> None:
+        items = self._since_mark()
+        self._set_items(self._stack[-1], items)
+
+    def _set_items(self, target: Any, items: list[Any]) -> None:
+        if not isinstance(target, dict) or len(items) % 2:
+            raise MalformedPickle("its pickle puts an entry into what is no dict")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Nested tuples as keys could take for ever to hash.
+            if not isinstance(key, _KEYS):
+                raise MalformedPickle(f"its pickle has a {type(key).__name__} as the key of a dict")
+            target[key] = value
+
+    def _set_items_of_set(self, _: object) -> None:
+        items = self._since_mark()
+        if not isinstance(self._stack[-1], set) or not all(isinstance(item, _KEYS) for item in items):
+            raise MalformedPickle("its pickle has a set of something else than names and numbers")
+        self._stack[-1].update(items)
+
+    # --- names and what is done with them ---
+    def _global(self, module: Any, name: Any) -> None:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise MalformedPickle("its pickle names something by what is no name")
+        full = f"{module}.{name}"
+        if inert(full):
+            self._push(Inert(full))
+        elif full in CONSTRUCTORS:
+            self._push(Named(full))
+        else:
+            raise UserError(
+                f"{self._storages.path} holds more than weights: to load it, Python would have to run "
+                f"{full[:200]!r}. Nothing was run. If you trust whoever made it, load it where it was made "
+                "and save the weights alone: torch.save(model.state_dict(), 'weights.pth')."
+            )
+
+    def _global_line(self, argument: str) -> None:
+        module, _, name = argument.partition(" ")
+        self._global(module, name)
+
+    def _inst(self, argument: str) -> None:
+        self._global_line(argument)
+        raise MalformedPickle("its pickle makes objects as Python 2's first protocol did")
+
+    def _stack_global(self, _: object) -> None:
+        name, module = self._stack.pop(), self._stack.pop()
+        self._global(module, name)
+
+    def _reduce(self, _: object) -> None:
+        arguments, function = self._stack.pop(), self._stack.pop()
+        if not isinstance(function, Named) or not isinstance(arguments, tuple):
+            raise MalformedPickle("its pickle calls what is no function")
+        value = CONSTRUCTORS[function.name](*arguments)
+        if isinstance(value, StoredTensor):
+            self._tensors.append(value)
+        self._push(value)
+
+    def _newobj(self, _: object) -> None:
+        self._reduce(None)
+
+    def _build(self, _: object) -> None:
+        state = self._stack.pop()
+        build_state(self._stack[-1], state)
+
+    def _persistent(self, _: object) -> None:
+        """A storage: ("storage", type, key, device, elements) and, in old files, what part of another."""
+        tag, kind, key, _device, numel, *view = self._stack.pop()
+        if tag != "storage" or not isinstance(kind, Inert) or not isinstance(numel, int):
+            raise MalformedPickle("its pickle has a storage that is none")
+        name = kind.name.rpartition(".")[2]
+        if name not in STORAGES and name != "UntypedStorage":
+            raise MalformedPickle(f"its pickle has a storage of type {kind.name}")
+        dtype = STORAGES.get(name)
+        itemsize = np.dtype(DTYPES[dtype]).itemsize if dtype else 1
+        start = 0
+        if view and view[0] is not None:
+            _view_key, start, numel = view[0]
+        self._storages.itemsizes.setdefault(str(key), itemsize)
+        self._push(Storage(self._storages, str(key), dtype, start * itemsize, numel * itemsize))
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise MalformedPickle("its pickle appends to what is no list")
+    return value
+
+
+_Step = Callable[[PickleMachine, Any], object]
+_M = PickleMachine
+_STEPS: dict[str, _Step] = {
+    "PROTO": lambda m, a: None,
+    "FRAME": lambda m, a: None,
+    "MARK": _M._mark,
+    "POP": _M._pop,
+    "POP_MARK": lambda m, a: m._since_mark(),
+    "DUP": lambda m, a: m._push(m._stack[-1]),
+    "NONE": lambda m, a: m._push(None),
+    "NEWTRUE": lambda m, a: m._push(True),
+    "NEWFALSE": lambda m, a: m._push(False),
+    "EMPTY_TUPLE": lambda m, a: m._push(()),
+    "TUPLE1": lambda m, a: m._tuple_of(1),
+    "TUPLE2": lambda m, a: m._tuple_of(2),
+    "TUPLE3": lambda m, a: m._tuple_of(3),
+    "TUPLE": lambda m, a: m._push(tuple(m._since_mark())),
+    "EMPTY_LIST": lambda m, a: m._push([]),
+    "LIST": lambda m, a: m._push(m._since_mark()),
+    "APPEND": _M._append,
+    "APPENDS": _M._appends,
+    "EMPTY_DICT": lambda m, a: m._push({}),
+    "DICT": _M._dict,
+    "SETITEM": _M._setitem,
+    "SETITEMS": _M._setitems,
+    "EMPTY_SET": lambda m, a: m._push(set()),
+    "ADDITEMS": _M._set_items_of_set,
+    "GLOBAL": _M._global_line,
+    "INST": _M._inst,
+    "STACK_GLOBAL": _M._stack_global,
+    "REDUCE": _M._reduce,
+    "NEWOBJ": _M._newobj,
+    "BUILD": _M._build,
+    "BINPERSID": _M._persistent,
+    "MEMOIZE": lambda m, a: m._memoize(None),
+    "GET": lambda m, a: m._push(m._memo[a]),
+    "BINGET": lambda m, a: m._push(m._memo[a]),
+    "LONG_BINGET": lambda m, a: m._push(m._memo[a]),
+    "PUT": _M._memoize,
+    "BINPUT": _M._memoize,
+    "LONG_BINPUT": _M._memoize,
+}
+_VALUES = (
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE "
+    "BINUNICODE8 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
+)
+_STEPS.update({name: lambda m, a: m._push(a) for name in _VALUES.split()})

@@ -1,0 +1,196 @@
+"""Tensors of a checkpoint as they lie in its file: where, of which shape and type; read when asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from san_tf.errors import UserError
+
+# PyTorch's name of a type -> NumPy's code for the same bytes. bfloat16 has no code: it is widened on reading.
+DTYPES = {
+    "float32": "f4",
+    "float64": "f8",
+    "float16": "f2",
+    "bfloat16": "u2",
+    "int64": "i8",
+    "int32": "i4",
+    "int16": "i2",
+    "int8": "i1",
+    "uint8": "u1",
+    "uint16": "u2",
+    "uint32": "u4",
+    "uint64": "u8",
+    "bool": "?",
+    "complex64": "c8",
+    "complex128": "c16",
+}
+STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "ComplexFloatStorage": "complex64",
+    "ComplexDoubleStorage": "complex128",
+}
+
+
+def decode(data: bytes, dtype: str, big_endian: bool = False) -> np.ndarray:
+    """Bytes of a file as a flat array in this machine's byte order; bfloat16 becomes float32, without loss.
+
+    Args:
+        data: whole elements.
+        dtype: a key of `DTYPES`.
+        big_endian: the order of the file.
+    """
+    code = np.dtype(DTYPES[dtype]).newbyteorder(">" if big_endian else "<")
+    array = np.frombuffer(data, code)
+    array = array.astype(code.newbyteorder("="), copy=False)
+    if dtype == "bfloat16":
+        # A bfloat16 is the upper half of a float32.
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    return array
+
+
+@dataclasses.dataclass(frozen=True)
+class Extent:
+    """Where a storage's bytes lie in the file; `crc` is their CRC-32 where the file gives one."""
+
+    position: int
+    nbytes: int
+    crc: int | None = None
+
+
+class StorageFile:
+    """The storages of one checkpoint file, read one at a time.
+
+    Args:
+        path: the checkpoint.
+        big_endian: the byte order of its tensors.
+
+    By storage key, `extents` says where its bytes lie, and `itemsizes` how many an element has.
+    """
+
+    def __init__(self, path: Path, big_endian: bool = False) -> None:
+        self.path = path
+        self.big_endian = big_endian
+        self.extents: dict[str, Extent] = {}
+        self.itemsizes: dict[str, int] = {}
+        self._last: tuple[str, bytes] | None = None
+
+    def read(self, key: str) -> bytes:
+        """The bytes of a storage. The last one is kept: views that share it come in a row."""
+        if self._last is None or self._last[0] != key:
+            extent = self.extents[key]
+            with self.path.open("rb") as file:
+                file.seek(extent.position)
+                data = file.read(extent.nbytes)
+            if len(data) != extent.nbytes or (extent.crc is not None and zlib.crc32(data) != extent.crc):
+                raise UserError(f"{self.path} is damaged at storage {key}; copy it again.")
+            self._last = key, data
+        return self._last[1]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Storage:
+    """A stretch of bytes that tensors are views of, as a checkpoint's pickle names it.
+
+    Args:
+        file: holds the bytes.
+        key: of the storage in the file.
+        dtype: of its elements, a key of `DTYPES`, or None where the tensor says it.
+        start: first byte; other than 0 only for old views of storages.
+        nbytes: its length.
+    """
+
+    file: StorageFile
+    key: str
+    dtype: str | None
+    start: int
+    nbytes: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class StoredTensor:
+    """A tensor of a checkpoint; nothing of it is in memory before `array`.
+
+    Args:
+        storage: what it is a view of.
+        dtype: a key of `DTYPES`.
+        offset: of its first element in the storage, in elements.
+        shape: of the tensor.
+        strides: in elements.
+    """
+
+    storage: Storage
+    dtype: str
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def _itemsize(self) -> int:
+        return np.dtype(DTYPES[self.dtype]).itemsize
+
+    @property
+    def _span(self) -> int:
+        """Elements from the first to the last one, both counted."""
+        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
+
+    def fault(self) -> str | None:
+        """What is impossible about the tensor: reaching out of its storage, or being larger than that."""
+        storage = self.storage
+        if len(self.shape) != len(self.strides) or len(self.shape) > 32:
+            return f"a tensor has shape {self.shape[:8]} and strides {self.strides[:8]}"
+        if min((self.offset, storage.start, storage.nbytes, *self.shape, *self.strides)) < 0:
+            return "a tensor has a negative size, stride or offset"
+        extent = storage.file.extents.get(storage.key)
+        if extent is None:
+            return f"storage {storage.key!r} is missing"
+        elements = max(0, min(storage.nbytes, extent.nbytes - storage.start)) // self._itemsize
+        size = math.prod(self.shape)
+        # Strides of 0 would make terabytes of one element; no state dict needs them.
+        if size and (self.offset + self._span > elements or size > elements):
+            return f"a tensor of shape {self.shape} does not fit its storage of {elements} elements"
+        return None
+
+    def array(self) -> np.ndarray:
+        """Read the tensor: a contiguous array of its own, in this machine's byte order.
+
+        Raises:
+            UserError: the file has changed or is damaged.
+        """
+        storage = self.storage
+        if not math.prod(self.shape):
+            return decode(b"", self.dtype).reshape(self.shape)
+        first = storage.start + self.offset * self._itemsize
+        data = storage.file.read(storage.key)[first : first + self._span * self._itemsize]
+        flat = decode(data, self.dtype, storage.file.big_endian)
+        strides = [stride * flat.itemsize for stride in self.strides]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False).copy()
+
+
+@dataclasses.dataclass(eq=False)
+class PickledArray:
+    """A NumPy array inside a checkpoint's pickle; empty until the pickle fills it."""
+
+    values: np.ndarray | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return () if self.values is None else self.values.shape
+
+    def array(self) -> np.ndarray:
+        """The array, of its own."""
+        return np.empty(0) if self.values is None else self.values.copy()

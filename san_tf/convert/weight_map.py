@@ -1,0 +1,118 @@
+"""Pairs of Keras variables and PyTorch parameters, copied either way with nothing left over on a side."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from san_tf.convert.state_dict import Tensors
+from san_tf.errors import UserError
+
+NORM = ("weight", "bias", "running_mean", "running_var")
+# A PyTorch kernel's axes in Keras's order: out, in, h, w -> h, w, in, out; with one filter a channel:
+# c, 1, h, w -> h, w, c, 1; dense: out, in -> in, out.
+CONV, DEPTHWISE, DENSE = (2, 3, 1, 0), (2, 3, 0, 1), (1, 0)
+# Beyond this many names a message says how many more there are.
+LISTED = 12
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pair:
+    """A variable, the parameter it corresponds to, and that one's axes in Keras's order (None: the same)."""
+
+    variable: keras.Variable
+    name: str
+    axes: tuple[int, ...] | None = None
+
+    @property
+    def torch_shape(self) -> tuple[int, ...]:
+        """Shape of the PyTorch parameter."""
+        shape = tuple(self.variable.shape)
+        return shape if self.axes is None else tuple(shape[i] for i in np.argsort(self.axes))
+
+    def to_keras(self, values: np.ndarray) -> np.ndarray:
+        """The parameter's values as the variable holds them."""
+        values = values if self.axes is None else values.transpose(self.axes)
+        return np.ascontiguousarray(values, np.float32)
+
+    def to_torch(self) -> np.ndarray:
+        """The variable's values as the parameter holds them."""
+        values = np.asarray(keras.ops.convert_to_numpy(self.variable))
+        return np.ascontiguousarray(values if self.axes is None else values.transpose(np.argsort(self.axes)))
+
+
+def pairs_of(model: keras.Model, names: Mapping[str, str]) -> list[Pair]:
+    """The pairs of a model, in the order of `names`.
+
+    Args:
+        model: encoder or decoder.
+        names: by the name of each Keras layer with weights, what PyTorch puts before ".weight", ".bias".
+
+    Raises:
+        KeyError: a layer has no name in the table, or a name no layer: the table is not that of this model.
+    """
+    layers = {layer.name: layer for layer in model.layers if layer.weights}
+    if layers.keys() != names.keys():
+        raise KeyError(f"no correspondence for {sorted(layers.keys() ^ names.keys())}")
+    return [pair for layer, prefix in names.items() for pair in _of_layer(layers[layer], prefix)]
+
+
+def _of_layer(layer: keras.layers.Layer, prefix: str) -> list[Pair]:
+    axes: tuple[int, ...] | None = None
+    if not isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
+        depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
+        axes = DEPTHWISE if depthwise else DENSE if isinstance(layer, keras.layers.Dense) else CONV
+    # Keras lists kernel, bias; gamma, beta, moving mean, moving variance.
+    return [
+        Pair(variable, f"{prefix}.{suffix}", axes if index == 0 else None)
+        for index, (variable, suffix) in enumerate(zip(layer.weights, NORM, strict=False))
+    ]
+
+
+def assign(pairs: list[Pair], tensors: Tensors, path: str | Path, dropped: Collection[str] = ()) -> None:
+    """Copy a state dict into a model, whole or not at all.
+
+    Args:
+        pairs: from `pairs_of`.
+        tensors: the state dict.
+        path: of its file, for messages.
+        dropped: names that are not copied; the model keeps what it has there.
+
+    Raises:
+        UserError: parameters without a place, places without a parameter, other shapes, or values that are
+            not finite; all are listed.
+    """
+    wanted = {pair.name: pair for pair in pairs if pair.name not in dropped}
+    faults = []
+    unknown = [name for name in tensors if name not in wanted and name not in dropped]
+    if unknown:
+        faults.append(f"without a place: {_list(unknown)}")
+    missing = [name for name in wanted if name not in tensors]
+    if missing:
+        faults.append(f"missing: {_list(missing)}")
+    shapes = [
+        f"{name} is {tensors[name].shape} instead of {pair.torch_shape}"
+        for name, pair in wanted.items()
+        if name in tensors and tensors[name].shape != pair.torch_shape
+    ]
+    if shapes:
+        faults.append(f"of another shape: {_list(shapes)}")
+    if faults:
+        raise UserError(f"{path} does not match: parameters {'; '.join(faults)}.")
+    values = {name: pair.to_keras(tensors[name].array()) for name, pair in wanted.items()}
+    broken = [name for name, value in values.items() if not np.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{path} has parameters that are not finite: {_list(broken)}; use an earlier checkpoint."
+        )
+    for name, pair in wanted.items():
+        pair.variable.assign(values[name])
+
+
+def _list(names: list[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")

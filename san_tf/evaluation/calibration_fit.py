@@ -1,0 +1,162 @@
+"""Fits the probability of "same person" to the distances of a validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.evaluation.calibration import METHODS, Calibration, check_prior
+from san_tf.evaluation.feature_set import Distances, FeatureSet
+from san_tf.evaluation.operating_points import WISHED, operating_point
+from san_tf.evaluation.pairs import labelled_blocks
+from san_tf.evaluation.roc import roc_curve
+
+_SAMPLE = 2_000_000
+_KNOTS = 512
+
+
+def fit_calibration(
+    distances: Distances,
+    query: FeatureSet,
+    gallery: FeatureSet,
+    metric: str,
+    normalized: bool,
+    method: str = "platt",
+    prior: float = 0.5,
+    protocol: str = "market",
+    wished: Sequence[float] = WISHED,
+    seed: int = 0,
+) -> Calibration:
+    """Fit a calibration on validation people, whom the encoder was not trained on.
+
+    Different-person pairs outnumber the others a thousandfold, so each kind is weighted to `prior`: the fit
+    minimises `-prior * mean_same(log p) - (1 - prior) * mean_different(log(1 - p))`. All same-person pairs
+    are used, and of the others a random two million; the thresholds are exact, over all pairs.
+
+    Args:
+        distances: makes the blocks, of `metric`.
+        query: Q images of the validation split; only identities and cameras are looked at.
+        gallery: G images likewise.
+        metric: noted, for whoever uses the file.
+        normalized: noted likewise: whether the embeddings had length 1.
+        method: "platt": logistic in the distance (Platt, "Probabilistic Outputs for Support Vector Machines",
+            1999, with his targets, so that separable data do not end in certainty); "isotonic": any falling
+            function (Zadrozny and Elkan, "Transforming Classifier Scores", KDD 2002); it wants many pairs.
+        prior: share of same-person pairs to weight for, kept as the default of `Calibration.probability`.
+        protocol: which pairs do not count.
+        wished: false accept rates to find thresholds for.
+        seed: of the sample.
+
+    Raises:
+        UserError: unknown method, impossible prior, pairs of one kind only, or distances that do not tell
+            the two kinds apart.
+
+    Example:
+        >>> blocks = features_distances(query, gallery, "cosine")
+        >>> fit_calibration(blocks, query, gallery, "cosine", normalized=True).save("calibration.json")
+    """
+    if method not in METHODS:
+        raise UserError(f"There is no calibration {method!r}; choose one of: {', '.join(METHODS)}.")
+    check_prior(prior)
+    curve = roc_curve(distances, query, gallery, protocol)
+    same = np.repeat(curve.thresholds, np.diff(curve.true_accepts, prepend=0)).astype(np.float64)
+    different = _sample(distances, query, gallery, protocol, _SAMPLE / curve.num_different, seed)
+    if method == "platt":
+        intercept, slope = platt(same, different, prior)
+        fitted = Calibration(method, metric, normalized, intercept - _logit(prior), slope)
+        helps = slope < 0
+    else:
+        knots = isotonic(same, different, prior)
+        ratios = tuple((place, odds - _logit(prior)) for place, odds in knots)
+        fitted = Calibration(method, metric, normalized, knots=ratios)
+        helps = knots[0][1] > knots[-1][1]
+    if not helps:
+        raise UserError(
+            "Same-person pairs are not nearer than others in these features, so there is nothing to "
+            "calibrate; check features and identities."
+        )
+    return replace(
+        fitted,
+        prior=prior,
+        num_same=curve.num_same,
+        num_different=curve.num_different,
+        operating_points=tuple(operating_point(curve, far) for far in wished),
+    )
+
+
+def platt(same: np.ndarray, different: np.ndarray, prior: float) -> tuple[float, float]:
+    """Fit `log odds = intercept + slope * distance` by Newton's method; distances of both kinds, float64."""
+    distance = np.concatenate([same, different])
+    weight = np.concatenate(
+        [np.full(len(same), prior / len(same)), np.full(len(different), (1 - prior) / len(different))]
+    )
+    target = np.concatenate(
+        [
+            np.full(len(same), (len(same) + 1) / (len(same) + 2)),
+            np.full(len(different), 1 / (len(different) + 2)),
+        ]
+    )
+    # Both kinds' middles at -1 and 1, so that one scale of steps suits all distances.
+    centre, scale = (same.mean() + different.mean()) / 2, max(distance.std(), 1e-12)
+    design = np.stack([np.ones_like(distance), (distance - centre) / scale])
+    parameters = np.array([_logit(prior), 0.0])
+    loss = _log_loss(parameters @ design, target, weight)
+    for _ in range(100):
+        probability = 0.5 * (1 + np.tanh(0.5 * (parameters @ design)))
+        gradient = design @ (weight * (probability - target))
+        curvature = weight * probability * (1 - probability)
+        step = np.linalg.solve((design * curvature) @ design.T + 1e-12 * np.eye(2), gradient)
+        # Far from the minimum a whole step can overshoot.
+        for _ in range(40):
+            trial = parameters - step
+            trial_loss = _log_loss(trial @ design, target, weight)
+            if trial_loss <= loss:
+                break
+            step = step / 2
+        gained = loss - trial_loss
+        if gained >= 0:
+            parameters, loss = trial, trial_loss
+        if gained < 1e-13:
+            break
+    slope = parameters[1] / scale
+    return float(parameters[0] - slope * centre), float(slope)
+
+
+def isotonic(same: np.ndarray, different: np.ndarray, prior: float) -> list[tuple[float, float]]:
+    """Fit falling log odds, as knots of distance and log odds; distances of both kinds, float64."""
+    from sklearn.isotonic import IsotonicRegression
+
+    distance = np.concatenate([same, different])
+    label = np.repeat([1.0, 0.0], [len(same), len(different)])
+    weight = np.repeat([prior / len(same), (1 - prior) / len(different)], [len(same), len(different)])
+    model = IsotonicRegression(increasing=False).fit(distance, label, sample_weight=weight)
+    places, values = model.X_thresholds_, model.y_thresholds_
+    # Certainty is what no data give: at both ends one more pair of the other kind is thought of.
+    lowest = prior / (len(same) + 1)
+    highest = (1 - prior) / (len(different) + 1)
+    values = np.clip(values, lowest / (lowest + 1 - prior), prior / (prior + highest))
+    keep = np.unique(np.linspace(0, len(places) - 1, min(_KNOTS, len(places))).round().astype(int))
+    return [(float(place), _logit(value)) for place, value in zip(places[keep], values[keep], strict=True)]
+
+
+def _log_loss(logit: np.ndarray, target: np.ndarray, weight: np.ndarray) -> float:
+    return float(np.sum(weight * (np.logaddexp(0, logit) - target * logit)))
+
+
+def _logit(probability: float) -> float:
+    return float(np.log(probability) - np.log1p(-probability))
+
+
+def _sample(
+    distances: Distances, query: FeatureSet, gallery: FeatureSet, protocol: str, share: float, seed: int
+) -> np.ndarray:
+    """Distances of different-person pairs, each kept with probability `share`."""
+    rng = np.random.default_rng(seed)
+    kept = []
+    for _, block, _, different in labelled_blocks(distances, query, gallery, protocol):
+        others = block[different]
+        kept.append(others if share >= 1 else others[rng.random(len(others), np.float32) < share])
+    return np.concatenate(kept).astype(np.float64)

@@ -1,0 +1,273 @@
+"""The evaluation protocols of the field, each by its name, with one function for all of them.
+
+| name | gallery | removed for a query | repeated |
+|---|---|---|---|
+| `market` | all images | junk; images of its identity under its camera | no |
+| `cross-camera` | all images | junk; *all* images under its camera | no |
+| `partial` | all images (whole bodies; queries are parts) | junk | no |
+| `cuhk03` | one image an identity, drawn | as `market`, before the draw | yes |
+| `vehicleid` | one image an identity, drawn from all; the other images are the queries | junk | yes |
+
+Without camera identities (-1) nothing is known to be under one camera, so nothing is removed for it: `market`
+and `cuhk03` then rank easy pictures of the same moment too and give higher scores than with cameras;
+`cross-camera` means nothing and is refused; `partial` and `vehicleid` never look at cameras.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.evaluation.distances import distance_blocks
+from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet, rows_per_block
+from san_tf.evaluation.pairs import cameras_of_pairs
+from san_tf.evaluation.query_scores import QueryScores
+from san_tf.evaluation.ranking import RankingResult, evaluate_distances, evaluate_ranking
+from san_tf.evaluation.single_shot import cuhk03_cmcs, vehicleid_draws
+
+PROTOCOLS = ("market", "cuhk03", "vehicleid", "cross-camera", "partial")
+REPEATED = ("cuhk03", "vehicleid")
+
+
+@dataclass(frozen=True)
+class ProtocolResult:
+    """What a protocol says of a ranking; all values are shares in [0, 1].
+
+    Attributes:
+        protocol: its name.
+        cmc: `(50,)` float64, mean over the draws.
+        mAP: mean average precision, mean over the draws.
+        mINP: mean inverse negative penalty, likewise.
+        cmc_spread: `(50,)` standard deviation over the draws; zeros where nothing is drawn.
+        mAP_spread: likewise.
+        mINP_spread: likewise.
+        repeats: draws; 1 where nothing is drawn.
+        num_valid: queries with a true match (mean over the draws, rounded).
+        num_queries: all queries, likewise.
+        per_query: what each query got; of the pooled images for "vehicleid".
+        pids: the identities of those.
+        notes: sentences on what the numbers mean here, such as missing cameras.
+    """
+
+    protocol: str
+    cmc: np.ndarray
+    mAP: float
+    mINP: float
+    cmc_spread: np.ndarray
+    mAP_spread: float
+    mINP_spread: float
+    repeats: int
+    num_valid: int
+    num_queries: int
+    per_query: QueryScores
+    pids: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, protocol: str, ranking: RankingResult, pids: np.ndarray) -> ProtocolResult:
+        """The result of one ranking."""
+        return cls(
+            protocol,
+            ranking.cmc,
+            ranking.mAP,
+            ranking.mINP,
+            np.zeros_like(ranking.cmc),
+            0.0,
+            0.0,
+            1,
+            ranking.num_valid,
+            ranking.num_queries,
+            QueryScores.of(ranking),
+            pids,
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """What the command line prints as JSON."""
+        values: dict[str, Any] = {
+            "protocol": self.protocol,
+            "cmc": self.cmc.tolist(),
+            "mAP": self.mAP,
+            "mINP": self.mINP,
+            "queries": self.num_queries,
+            "queries_with_a_match": self.num_valid,
+        }
+        if self.repeats > 1:
+            values["repeats"] = self.repeats
+            values["spread"] = {
+                "cmc": self.cmc_spread.tolist(),
+                "mAP": self.mAP_spread,
+                "mINP": self.mINP_spread,
+            }
+        return values
+
+
+def evaluate_protocol(
+    query: FeatureSet,
+    gallery: FeatureSet,
+    protocol: str = "market",
+    metric: str = "euclidean",
+    repeats: int = 10,
+    seed: int = 0,
+    distances: Distances | None = None,
+) -> ProtocolResult:
+    """Rank the gallery for each query and measure the result by a protocol.
+
+    `cuhk03` is the classic protocol (Li et al., "DeepReID", CVPR 2014): the CMC of one gallery image an
+    identity, drawn anew `repeats` times; mAP and mINP are those of the whole gallery, as every toolkit
+    reports them. `vehicleid` (Liu et al., "Deep Relative Distance Learning", CVPR 2016) pools both sets: the
+    benchmark lists test images only, and the draw says which are queries.
+
+    Args:
+        query: Q images.
+        gallery: G images.
+        protocol: one of `PROTOCOLS`.
+        metric: "euclidean" or "cosine".
+        repeats: draws of the protocols that draw.
+        seed: of the draws.
+        distances: distances to use in place of the features', such as re-ranked ones; not for "vehicleid".
+
+    Raises:
+        UserError: unknown protocol, too few repeats, cameras missing where the protocol is about them, or no
+            query has a true match.
+
+    Example:
+        >>> result = evaluate_protocol(query, gallery, "cuhk03", repeats=20)
+        >>> f"{result.cmc[0]:.1%} ± {result.cmc_spread[0]:.1%}"
+        '62.3% ± 1.1%'
+    """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"There is no protocol {protocol!r}; choose one of: {', '.join(PROTOCOLS)}.")
+    if protocol in REPEATED and repeats < 1:
+        raise UserError(f"repeats is {repeats}, but the protocol {protocol} draws at least once.")
+    if protocol == "vehicleid":
+        if distances is not None:
+            raise UserError(
+                "The protocol vehicleid draws its queries anew each time, so given distances cannot be used; "
+                "leave re-ranking out."
+            )
+        return _vehicleid(query, gallery, metric, repeats, seed)
+
+    query_camids, gallery_camids = cameras_of_pairs(query, gallery, protocol)
+    if protocol == "cross-camera":
+        missing = np.count_nonzero(query.camids == UNKNOWN) + np.count_nonzero(gallery.camids == UNKNOWN)
+        if missing:
+            raise UserError(
+                f"The protocol cross-camera needs the camera of every image, and {missing} have none; give "
+                "camids, or use the protocol partial, which looks at no cameras."
+            )
+        given = distances or features_distances(query, gallery, metric)
+        distances = lambda: _other_cameras_first(given, query.camids, gallery.camids)  # noqa: E731
+    if distances is not None:
+        ranking = evaluate_distances(distances(), query.pids, query_camids, gallery.pids, gallery_camids)
+    else:
+        ranking = evaluate_ranking(
+            query.features,
+            query.pids,
+            query_camids,
+            gallery.features,
+            gallery.pids,
+            gallery_camids,
+            metric,
+        )
+    result = ProtocolResult.of(protocol, ranking, query.pids)
+    if protocol == "cuhk03":
+        blocks = (distances or features_distances(query, gallery, metric))()
+        hits = cuhk03_cmcs(
+            blocks,
+            query.pids,
+            query_camids,
+            gallery.pids,
+            gallery_camids,
+            repeats,
+            np.random.default_rng(seed),
+        )
+        result = replace(
+            result,
+            cmc=hits.cmc.mean(axis=0),
+            cmc_spread=_spread(hits.cmc),
+            repeats=repeats,
+            per_query=replace(result.per_query, rank1=hits.first),
+        )
+    return replace(result, notes=_notes(protocol, query, gallery))
+
+
+def features_distances(query: FeatureSet, gallery: FeatureSet, metric: str = "euclidean") -> Distances:
+    """Distances of features, computed anew each time they are asked for, within bounded memory."""
+    return lambda: distance_blocks(
+        query.features, gallery.features, metric, rows_per_block(len(gallery.pids))
+    )
+
+
+def _other_cameras_first(
+    distances: Distances, query_camids: np.ndarray, gallery_camids: np.ndarray
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Move images under the query's camera behind all others: there they change no match's rank."""
+    for start, block in distances():
+        own = query_camids[start : start + len(block), None] == gallery_camids
+        yield start, np.where(own, np.finfo(block.dtype).max, block)
+
+
+def _vehicleid(
+    query: FeatureSet, gallery: FeatureSet, metric: str, repeats: int, seed: int
+) -> ProtocolResult:
+    pool = query
+    if gallery is not query:
+        pool = FeatureSet(
+            np.concatenate([query.features, gallery.features]),
+            np.concatenate([query.pids, gallery.pids]),
+            np.concatenate([query.camids, gallery.camids]),
+        )
+    rankings = []
+    sums, times = np.zeros((3, len(pool))), np.zeros(len(pool))
+    for queries, drawn in vehicleid_draws(pool.pids, repeats, np.random.default_rng(seed)):
+        ranking = evaluate_ranking(
+            pool.features[queries],
+            pool.pids[queries],
+            np.zeros(len(queries), np.int64),
+            pool.features[drawn],
+            pool.pids[drawn],
+            np.ones(len(drawn), np.int64),
+            metric,
+        )
+        rankings.append(ranking)
+        sums[:, queries] += list(QueryScores.of(ranking).columns().values())
+        times[queries] += 1
+    cmc = np.array([ranking.cmc for ranking in rankings])
+    precisions = np.array([ranking.mAP for ranking in rankings])
+    penalties = np.array([ranking.mINP for ranking in rankings])
+    return ProtocolResult(
+        "vehicleid",
+        cmc.mean(axis=0),
+        float(precisions.mean()),
+        float(penalties.mean()),
+        _spread(cmc),
+        float(_spread(precisions)),
+        float(_spread(penalties)),
+        repeats,
+        round(np.mean([ranking.num_valid for ranking in rankings])),
+        round(np.mean([ranking.num_queries for ranking in rankings])),
+        # An image that was never a query has no score.
+        QueryScores(*np.divide(sums, times, out=np.full_like(sums, np.nan), where=times > 0)),
+        pool.pids,
+    )
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """Standard deviation over the draws; 0 for a single one, which says nothing of the others."""
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
+
+
+def _notes(protocol: str, query: FeatureSet, gallery: FeatureSet) -> tuple[str, ...]:
+    if protocol not in ("market", "cuhk03"):
+        return ()
+    missing = np.count_nonzero(query.camids == UNKNOWN) + np.count_nonzero(gallery.camids == UNKNOWN)
+    if not missing:
+        return ()
+    return (
+        f"{missing} of {len(query) + len(gallery)} images have no camera: no same-camera image was removed "
+        "for them, so scores are higher than they would be with cameras.",
+    )

@@ -1,0 +1,95 @@
+"""Whether a probability keeps its word: of the pairs given 70 %, 70 % must show the same person."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.evaluation.calibration import Calibration
+from san_tf.evaluation.feature_set import Distances, FeatureSet
+from san_tf.evaluation.pairs import labelled_blocks
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Predicted and observed probabilities, by bins of equal width of the predicted one.
+
+    Attributes:
+        predicted: `(B,)` mean predicted probability of each bin; NaN in an empty one.
+        observed: `(B,)` share of same-person pairs, likewise.
+        weight: `(B,)` share of all pairs, sums to 1.
+        pairs: `(B,)` int64 pairs counted.
+    """
+
+    predicted: np.ndarray
+    observed: np.ndarray
+    weight: np.ndarray
+    pairs: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error: mean |predicted - observed| (Naeini et al., AAAI 2015)."""
+        some = self.weight > 0
+        return float(np.sum(self.weight[some] * np.abs(self.predicted[some] - self.observed[some])))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        some = self.weight > 0
+        return {
+            "ece": self.ece,
+            **{
+                name: getattr(self, name)[some].tolist()
+                for name in ("predicted", "observed", "weight", "pairs")
+            },
+        }
+
+
+def reliability(
+    calibration: Calibration,
+    distances: Distances,
+    query: FeatureSet,
+    gallery: FeatureSet,
+    protocol: str = "market",
+    prior: float | None = None,
+    bins: int = 15,
+) -> Reliability:
+    """Hold a calibration against pairs that it was not fitted on.
+
+    Same-person pairs are rare among all pairs, so both kinds are weighted to `prior`: the error is that for
+    a user who meets them so often.
+
+    Args:
+        calibration: fitted on other people.
+        distances: makes the blocks, of the calibration's metric.
+        query: Q images; only identities and cameras are looked at.
+        gallery: G images likewise.
+        protocol: which pairs do not count.
+        prior: the calibration's own where None.
+        bins: of equal width.
+
+    Raises:
+        UserError: pairs of one kind only.
+
+    Example:
+        >>> f"{reliability(Calibration.load('calibration.json'), blocks, query, gallery).ece:.1%}"
+        '1.3%'
+    """
+    prior = calibration.prior if prior is None else prior
+    counts, sums = np.zeros((2, bins), np.int64), np.zeros((2, bins))
+    for _, block, same, different in labelled_blocks(distances, query, gallery, protocol):
+        for kind, chosen in enumerate((different, same)):
+            probability = calibration.probability(block[chosen], prior)
+            place = np.minimum((probability * bins).astype(np.int64), bins - 1)
+            counts[kind] += np.bincount(place, minlength=bins)
+            sums[kind] += np.bincount(place, probability, bins)
+    total = counts.sum(axis=1)
+    if not total.all():
+        raise UserError("There are pairs of one kind only; a reliability diagram needs same and different.")
+    share = np.array([1 - prior, prior]) / total
+    weight = share @ counts
+    with np.errstate(invalid="ignore"):
+        predicted, observed = (share @ sums) / weight, share[1] * counts[1] / weight
+    return Reliability(predicted, observed, weight, counts.sum(axis=0))

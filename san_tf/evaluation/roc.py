@@ -1,0 +1,174 @@
+"""The ROC curve of "same person or not?" over all pairs of query and gallery image: exact, in bounded memory.
+
+A market-sized test has 50 million pairs and a city's billions, nearly all of different people. They need not
+be kept: the curve only moves up at a distance of a pair of the *same* person, so all there is to know is how
+many different-person pairs lie below each of those. The few same-person distances are sorted once; the others
+pass by block after block and are counted, on all cores. Nothing is binned or sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.evaluation.feature_set import Distances, FeatureSet
+from san_tf.evaluation.pairs import cameras_of_pairs
+from san_tf.evaluation.roc_kernels import cell_starts, count_others
+from san_tf.evaluation.threads import finish_blocks, ranges
+from san_tf.evaluation.true_matches import TrueMatches
+from san_tf.synthesis.parallel import core_count
+
+
+@dataclass(frozen=True)
+class RocCurve:
+    """Accepting pairs up to a distance: who is let in rightly, and who wrongly.
+
+    Attributes:
+        thresholds: `(T,)` the different distances of same-person pairs, rising; a pair is accepted if its
+            distance is at most the threshold. No other threshold gives a better point.
+        true_accepts: `(T,)` int64 same-person pairs accepted.
+        false_accepts: `(T,)` int64 different-person pairs accepted.
+        false_below: `(T,)` int64 those of them that lie strictly below the threshold.
+        num_same: same-person pairs.
+        num_different: different-person pairs.
+    """
+
+    thresholds: np.ndarray
+    true_accepts: np.ndarray
+    false_accepts: np.ndarray
+    false_below: np.ndarray
+    num_same: int
+    num_different: int
+
+    @property
+    def tar(self) -> np.ndarray:
+        """`(T,)` true accept rate, in (0, 1]."""
+        return self.true_accepts / self.num_same
+
+    @property
+    def far(self) -> np.ndarray:
+        """`(T,)` false accept rate, in [0, 1]."""
+        return self.false_accepts / self.num_different
+
+    def points(self) -> tuple[np.ndarray, np.ndarray]:
+        """The corners of the whole curve, from (0, 0) to (1, 1): false and true accept rates, `(2T + 2,)`.
+
+        Between two thresholds only the false accepts grow; at one, ties make both grow, along a straight
+        line.
+        """
+        false = np.empty(2 * len(self.thresholds) + 2)
+        true = np.empty_like(false)
+        false[0] = true[0] = 0.0
+        true[1:-1:2] = np.concatenate([[0], self.true_accepts[:-1]]) / self.num_same
+        true[2:-1:2] = self.tar
+        false[1:-1:2] = self.false_below / self.num_different
+        false[2:-1:2] = self.far
+        false[-1] = true[-1] = 1.0
+        return false, true
+
+    @property
+    def auc(self) -> float:
+        """Area under the curve: how often a same-person pair is nearer than another, ties counting half."""
+        false, true = self.points()
+        return float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2))
+
+    @property
+    def eer(self) -> float:
+        """Equal error rate: where the curve has as many false accepts as false rejects, in share."""
+        false, true = self.points()
+        excess = false - (1 - true)  # rises from -1 to 1
+        after = int(np.argmax(excess >= 0))
+        step = excess[after] - excess[after - 1]
+        share = -excess[after - 1] / step
+        return float(false[after - 1] + share * (false[after] - false[after - 1]))
+
+    def tar_at(self, far: float) -> tuple[float, float | None]:
+        """The highest true accept rate whose false accept rate is at most `far`, and its threshold.
+
+        Returns:
+            The rate, and the threshold; 0 and None if even the nearest same-person pair costs too much.
+        """
+        # Counts, not rates: 3 / 30000 must not be above 1e-4 by rounding.
+        allowed = np.floor(far * self.num_different * (1 + 1e-12))
+        within = int(np.searchsorted(self.false_accepts, allowed, side="right"))
+        if not within:
+            return 0.0, None
+        return float(self.tar[within - 1]), float(self.thresholds[within - 1])
+
+
+def roc_curve(
+    distances: Distances, query: FeatureSet, gallery: FeatureSet, protocol: str = "market"
+) -> RocCurve:
+    """Measure how well distances tell same-person pairs from others.
+
+    The distances are asked for twice: for the same-person pairs, then for the others. Memory is a block's and
+    some 40 bytes a same-person pair.
+
+    Args:
+        distances: makes the blocks, the same ones each time.
+        query: Q images; only identities and cameras are looked at.
+        gallery: G images likewise.
+        protocol: which pairs do not count, see `san_tf.evaluation.pairs`.
+
+    Raises:
+        UserError: there are no pairs of the same person, or none of different people.
+
+    Example:
+        >>> curve = roc_curve(features_distances(query, gallery), query, gallery)
+        >>> f"TAR {curve.tar_at(1e-3)[0]:.1%} at FAR 0.1 %, EER {curve.eer:.2%}"
+        'TAR 91.3 % at FAR 0.1 %, EER 2.41%'
+    """
+    query_camids, gallery_camids = cameras_of_pairs(query, gallery, protocol)
+    sought = TrueMatches.of(query.pids, query_camids, len(query), gallery.pids, gallery_camids, len(gallery))
+    same_person = []
+    for start, block in distances():
+        bounds = sought.bounds[start : start + len(block) + 1]
+        rows = np.repeat(np.arange(len(block)), np.diff(bounds))
+        same_person.append(block[rows, sought.matches[bounds[0] : bounds[-1]]])
+    thresholds, counts = np.unique(
+        np.concatenate(same_person) if same_person else np.empty(0), return_counts=True
+    )
+    if not len(thresholds):
+        raise UserError(
+            "There is no pair of query and gallery image of the same person that counts; check that both "
+            "belong together and that cameras differ."
+        )
+    up_to, below, num_different = _count_others(distances, sought, thresholds, protocol == "cross-camera")
+    if not num_different:
+        raise UserError("There is no pair of different people that counts; a ROC curve needs both kinds.")
+    return RocCurve(thresholds, np.cumsum(counts), up_to, below, int(counts.sum()), num_different)
+
+
+def _count_others(
+    distances: Distances, sought: TrueMatches, thresholds: np.ndarray, other_cameras_only: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """How many different-person pairs are at most and below each threshold, and how many there are."""
+    starts, scale = cell_starts(thresholds)
+    totals = np.zeros((2, len(thresholds) + 1), np.int64)
+    num_different = 0
+    for first, block in distances():
+        counted: list[tuple[int, np.ndarray]] = []
+
+        def count(
+            span: tuple[int, int],
+            first: int = first,
+            block: np.ndarray = block,
+            counted: list[tuple[int, np.ndarray]] = counted,
+        ) -> None:
+            own = np.zeros((2, len(thresholds) + 1), np.int64)
+            rows = slice(first + span[0], first + span[1])
+            number = count_others(
+                block[slice(*span)], sought.query_pids[rows], sought.query_camids[rows],
+                sought.gallery_pids, sought.gallery_camids, other_cameras_only,
+                thresholds, starts, scale, own[0], own[1],
+            )  # fmt: skip
+            counted.append((number, own))
+
+        finish_blocks(count, ranges(len(block), -(-len(block) // core_count())))
+        for number, own in counted:
+            num_different += number
+            totals += own
+    up_to, below = np.cumsum(totals, axis=1)[:, :-1]
+    return up_to, below, num_different

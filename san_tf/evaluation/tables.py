@@ -1,0 +1,154 @@
+"""What was measured, as tables for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from san_tf.evaluation.assessment import Assessment
+from san_tf.evaluation.camera_pairs import CameraPairs
+from san_tf.evaluation.options import Measures
+from san_tf.evaluation.protocols import ProtocolResult
+from san_tf.evaluation.roc import RocCurve
+from san_tf.evaluation.significance import Difference, Interval
+
+RANKS = (1, 5, 10, 20)
+# Wider tables of cameras than this do not fit a terminal; their worst pairs are listed instead.
+_MOST_CAMERAS = 12
+
+
+def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures, console: Console) -> None:
+    """Print what was measured, for people.
+
+    Args:
+        runs: name -> what was measured.
+        report: what `--json` prints.
+        measures: what was asked for.
+        console: prints.
+    """
+    images = report["images"]
+    compared = f"{images['query']:,} queries, {images['gallery']:,} gallery images"
+    if measures.protocol == "vehicleid":
+        compared = f"{images['query'] + images['gallery']:,} images"
+    console.print(
+        f"{compared}, {report['dimensions']:,} dimensions; protocol {measures.protocol}, {measures.metric}\n"
+    )
+    console.print(score_table(runs, measures.level))
+    console.print(
+        f"\n[dim]percent; means over the {report['queries_with_a_match']:,} queries (of "
+        f"{report['queries']:,}) that have a true match[/dim]"
+    )
+    for note in report.get("notes", ()):
+        console.print(f"[yellow]{note}[/yellow]")
+    if "difference" in report:
+        console.print()
+        values = {name: Difference(**value) for name, value in report["difference"].items()}
+        console.print(difference_table(values, measures.level))
+    for name, run in runs.items():
+        lead = f"\n[bold]{name}[/bold]" if len(runs) > 1 else ""
+        if run.roc:
+            console.print(lead)
+            console.print(roc_table(run.roc, measures.far))
+        if run.cameras:
+            console.print(lead)
+            console.print(camera_table(run.cameras))
+    kept = report.get("calibration", {})
+    if "ece" in kept:
+        console.print(f"\n{kept['file']}: expected calibration error {100 * kept['ece']:.2f} %")
+    elif kept:
+        console.print(f"\n{kept['file']} written; thresholds it vouches for:")
+        for point in kept["operating_points"]:
+            console.print(f"  {point['note']}")
+    for path in report.get("figures", ()):
+        console.print(f"[dim]{path}[/dim]")
+
+
+def score_table(runs: dict[str, Assessment], level: float) -> Table:
+    """CMC, mAP and mINP in percent, a row a run, with spread and interval beneath where there are any."""
+    table = _table("")
+    for title in (*(f"rank-{rank}" for rank in RANKS), "mAP", "mINP"):
+        table.add_column(title, justify="right")
+    for name, run in runs.items():
+        _add_scores(table, name, run.result, run.intervals, level)
+        if run.reranked:
+            _add_scores(table, f"{name}, re-ranked", run.reranked, run.reranked_intervals, level)
+    return table
+
+
+def _add_scores(
+    table: Table, name: str, result: ProtocolResult, intervals: dict[str, Interval] | None, level: float
+) -> None:
+    scores = [*(result.cmc[rank - 1] for rank in RANKS), result.mAP, result.mINP]
+    table.add_row(f"[bold]{name}[/bold]", *(f"[bold]{100 * score:.1f}[/bold]" for score in scores))
+    if result.repeats > 1:
+        spread = [*(result.cmc_spread[rank - 1] for rank in RANKS), result.mAP_spread, result.mINP_spread]
+        table.add_row(f"  ± over {result.repeats} draws", *(f"{100 * value:.1f}" for value in spread))
+    if intervals:
+        cells = {key: f"{100 * value.low:.1f}-{100 * value.high:.1f}" for key, value in intervals.items()}
+        table.add_row(
+            f"  {100 * level:g} % interval", cells["rank1"], "", "", "", cells["mAP"], cells["mINP"]
+        )
+
+
+def difference_table(differences: dict[str, Difference], level: float) -> Table:
+    """How much the first run is better than the second, in percentage points."""
+    table = _table("first less second")
+    for title in ("difference", f"{100 * level:g} % interval", "p"):
+        table.add_column(title, justify="right")
+    for key, name in (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP")):
+        value = differences[key]
+        table.add_row(
+            name,
+            f"{100 * value.mean:+.2f}",
+            f"{100 * value.low:+.2f} to {100 * value.high:+.2f}",
+            f"{value.p_value:.4f}",
+        )
+    return table
+
+
+def roc_table(curve: RocCurve, far: list[float]) -> Table:
+    """True accepts at false accept rates, with the distances that give them."""
+    table = _table("all pairs")
+    table.add_column("", justify="right")
+    table.add_column("up to distance", justify="right")
+    for rate in far:
+        tar, threshold = curve.tar_at(rate)
+        shown = "-" if threshold is None else f"{threshold:.4g}"
+        table.add_row(f"same-person pairs accepted at {100 * rate:g} % of others", f"{100 * tar:.1f}", shown)
+    table.add_row("equal error rate", f"{100 * curve.eer:.2f}", "")
+    table.add_row("area under the curve", f"{100 * curve.auc:.2f}", "")
+    return table
+
+
+def camera_table(pairs: CameraPairs) -> Table:
+    """The mAP of each pair of cameras in percent, or, of many cameras, the ten worst pairs."""
+    if max(pairs.mAP.shape) > _MOST_CAMERAS:
+        table = _table("worst pairs of cameras")
+        for title in ("query", "gallery", "rank-1", "mAP", "queries"):
+            table.add_column(title, justify="right")
+        worst = np.argsort(pairs.mAP, axis=None)[: min(10, np.count_nonzero(pairs.queries))]
+        for row, column in zip(*np.unravel_index(worst, pairs.mAP.shape), strict=True):
+            table.add_row(
+                "",
+                str(pairs.query_cameras[row]),
+                str(pairs.gallery_cameras[column]),
+                f"{100 * pairs.rank1[row, column]:.1f}",
+                f"{100 * pairs.mAP[row, column]:.1f}",
+                str(pairs.queries[row, column]),
+            )
+        return table
+    table = _table("mAP, query camera \\ gallery camera")
+    for camera in pairs.gallery_cameras:
+        table.add_column(str(camera), justify="right")
+    for camera, scores in zip(pairs.query_cameras, pairs.mAP, strict=True):
+        table.add_row(str(camera), *("-" if np.isnan(score) else f"{100 * score:.1f}" for score in scores))
+    return table
+
+
+def _table(first: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
+    table.add_column(first)
+    return table

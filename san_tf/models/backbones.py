@@ -1,0 +1,75 @@
+"""The backbones by name: how their stages are made, and which decoder goes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from san_tf.errors import UserError
+from san_tf.models.efficientnet_lite import efficientnet_lite0_stages
+from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.osnet import OSNETS, osnet_stages
+from san_tf.models.resnet import DEPTHS, ResNetForm, resnet_stages
+from san_tf.models.thin_resnet import thin_resnet_stages
+
+DecoderName = Literal["paper", "light"]
+Stages = Callable[[Tensor, int, ResNetForm, LayerFactory], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network of four stages.
+
+    Attributes:
+        stages: makes them from the image, the last stride, a ResNet's form, and the factory of layers.
+        imagenet: whether ImageNet weights can be had, see `san_tf.models.pretrained`.
+        decoder: which of `san_tf.models.presets.DECODERS` is of its size.
+    """
+
+    stages: Stages
+    imagenet: bool
+    decoder: DecoderName
+
+
+def _resnet(name: str) -> Backbone:
+    def stages(image: Tensor, last_stride: int, form: ResNetForm, factory: LayerFactory) -> list[Tensor]:
+        return resnet_stages(image, DEPTHS[name], last_stride, form, factory)
+
+    return Backbone(stages, imagenet=True, decoder="paper")
+
+
+def _osnet(name: str) -> Backbone:
+    def stages(image: Tensor, last_stride: int, _: ResNetForm, factory: LayerFactory) -> list[Tensor]:
+        if last_stride != 1:
+            raise UserError(f"{name} has no stride in its last stage to begin with; use last_stride=1.")
+        return osnet_stages(image, OSNETS[name], factory)
+
+    return Backbone(stages, imagenet=False, decoder="light")
+
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet50": _resnet("resnet50"),
+    "resnet101": _resnet("resnet101"),
+    "thin_resnet": Backbone(
+        lambda image, last_stride, _, factory: thin_resnet_stages(image, last_stride, factory),
+        imagenet=False,
+        decoder="light",
+    ),
+    "efficientnet_lite0": Backbone(
+        lambda image, last_stride, _, factory: efficientnet_lite0_stages(image, last_stride, factory),
+        imagenet=True,
+        decoder="light",
+    ),
+    **{name: _osnet(name) for name in OSNETS},
+}
+
+
+def decoder_for(backbone: str) -> DecoderName:
+    """The decoder that goes with a backbone; with one of another library, the paper's.
+
+    Example:
+        >>> decoder_for("thin_resnet"), decoder_for("keras:ConvNeXtTiny")
+        ('light', 'paper')
+    """
+    return BACKBONES[backbone].decoder if backbone in BACKBONES else "paper"

@@ -1,0 +1,168 @@
+"""Any functional Keras model as a backbone: its four stages found, its last stride and input made ours."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.models.input_adapter import InputAdapter, Preprocessing, affine_of, from_normalized
+from san_tf.models.keras_graph import config_of, no_last_stride_1, operations_of, rebuild, with_last_stride_1
+from san_tf.models.layer_factory import LayerFactory, Tensor
+
+STRIDES = (4, 8, 16, 32)
+
+
+def keras_stages(
+    image: Tensor,
+    model: keras.Model,
+    last_stride: int,
+    preprocessing: Preprocessing | None,
+    factory: LayerFactory,
+    keep_weights: bool = True,
+) -> list[Tensor]:
+    """The four stage outputs of a copy of `model`, behind its own preprocessing, which is applied once.
+
+    A stage is the last map at 1/4, 1/8, 1/16, 1/32 of the image that everything deeper is computed from (a
+    network of KerasHub that names its `pyramid_outputs` is taken at its word). Layers that only rescale the
+    input (`Rescaling`, `Normalization` at the model's start) are taken out and, together with
+    `preprocessing`, become one layer from our normalisation to what the rest expects.
+
+    Args:
+        image: `(batch, height, width, 3)`, normalised as `san_tf.normalization` does; the size must be known.
+        model: functional, without classifier; it is left as it is.
+        last_stride: of the fourth stage; 1 sets the stride of the layers between stages 3 and 4 to 1.
+        preprocessing: from RGB pixels of 0-255 to what `model` takes; None where it takes the pixels and
+            rescales them itself.
+        factory: gives the seed of new weights and the momentum of batch norms.
+        keep_weights: False draws new weights from the seed.
+
+    Raises:
+        UserError: the model has no such stages, scales nothing itself and comes without `preprocessing`, or
+            cannot be rebuilt with last stride 1.
+
+    Example:
+        >>> model = keras.applications.EfficientNetV2B0(include_top=False, weights=None)
+        >>> image = keras.Input((256, 128, 3))
+        >>> [stage.shape for stage in keras_stages(image, model, 1, None, LayerFactory())][-1]
+        (None, 16, 8, 1280)
+    """
+    config = config_of(model, tuple(image.shape[1:]), factory)
+    rebuilt = rebuild(model, config)
+    start, preprocessing = _preprocessing_of(model, rebuilt, preprocessing, keep_weights)
+    names = _pyramid_of(model) or _stage_names(rebuilt)
+    if last_stride == 1:
+        rebuilt = rebuild(model, with_last_stride_1(config, rebuilt))
+    outputs = {operation.name: operation.output for operation in operations_of(rebuilt)}
+    stages = [outputs[name] for name in names]
+    if last_stride == 1 and stages[3].shape[1:3] != stages[2].shape[1:3]:
+        raise no_last_stride_1(model)
+    if keep_weights:
+        rebuilt.set_weights(model.get_weights())
+
+    network = keras.Model(outputs[start], stages, name="backbone")
+    adapter = InputAdapter(*from_normalized(affine_of(preprocessing)), name="input_adapter")
+    return list(network(adapter(image)))
+
+
+# --- stages ---
+
+
+class _Step(NamedTuple):
+    """An operation with one output, its place, and the last place that uses the output."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    place: int
+    last_use: int
+
+
+def _steps(model: keras.Model) -> list[_Step]:
+    operations = operations_of(model)
+    place: dict[int, int] = {}
+    last_use = list(range(len(operations)))
+    for index, operation in enumerate(operations):
+        if len(operation._inbound_nodes) > 1:
+            raise UserError(
+                f"{operation.name} of {model.name} is used more than once; such a model cannot be a backbone."
+            )
+        for tensor in tf.nest.flatten(operation.input):
+            if id(tensor) in place:
+                last_use[place[id(tensor)]] = index
+        for tensor in tf.nest.flatten(operation.output):
+            place[id(tensor)] = index
+    return [
+        _Step(operation.name, tuple(operation.output.shape), index, last_use[index])
+        for index, operation in enumerate(operations)
+        if not isinstance(operation.output, (list, tuple, dict))
+    ]
+
+
+def _bottlenecks(model: keras.Model) -> list[_Step]:
+    """The steps that no connection bypasses: all that is deeper is computed from each of them."""
+    found = []
+    reach = 0
+    for step in _steps(model):
+        if reach <= step.place:
+            found.append(step)
+        reach = max(reach, step.last_use)
+    return found
+
+
+def _stage_names(model: keras.Model) -> list[str]:
+    """Names of the last bottleneck at each of the four strides."""
+    height, width = model.inputs[0].shape[1:3]
+    names = {}
+    for step in _bottlenecks(model):
+        for stride in STRIDES:
+            if len(step.shape) == 4 and step.shape[1:3] == (height // stride, width // stride):
+                names[stride] = step.name
+    missing = [stride for stride in STRIDES if stride not in names]
+    if missing:
+        raise UserError(
+            f"A backbone needs maps at 1/4, 1/8, 1/16 and 1/32 of the image; {model.name} has none at "
+            f"{' and '.join(f'1/{stride}' for stride in missing)} of {height}x{width} pixels. Use a network "
+            "without classifier that halves the map with padding."
+        )
+    return [names[stride] for stride in STRIDES]
+
+
+def _pyramid_of(model: keras.Model) -> list[str] | None:
+    """The four stages of a KerasHub backbone, by its own account; None for other models."""
+    pyramid = getattr(model, "pyramid_outputs", None)
+    if not isinstance(pyramid, dict) or not {"P2", "P3", "P4", "P5"} <= set(pyramid):
+        return None
+    names = {id(operation.output): operation.name for operation in operations_of(model)}
+    return [names[id(pyramid[level])] for level in ("P2", "P3", "P4", "P5")]
+
+
+# --- preprocessing ---
+
+
+def _preprocessing_of(
+    model: keras.Model, rebuilt: keras.Model, preprocessing: Preprocessing | None, keep_weights: bool
+) -> tuple[str, Preprocessing]:
+    """Where the network proper starts, and all that is done to pixels before."""
+    start, names = rebuilt.layers[0].name, []
+    for layer in rebuilt.layers[1:]:
+        if type(layer).__name__ not in ("Rescaling", "Normalization"):
+            break
+        names.append(layer.name)
+    if not names and preprocessing is None:
+        raise UserError(
+            f"{model.name} holds no layers that scale its input, so it must be said what it expects: pass "
+            "preprocessing, a function of RGB pixels of 0-255 such as "
+            "keras.applications.resnet.preprocess_input, or san_tf.normalization.normalize for our own."
+        )
+    source = model if keep_weights else rebuilt
+    scaling = [source.get_layer(name) for name in names]
+
+    def both(pixels):  # type: ignore[no-untyped-def]
+        pixels = pixels if preprocessing is None else preprocessing(pixels)
+        for layer in scaling:
+            pixels = layer(pixels)
+        return pixels
+
+    return names[-1] if names else start, both

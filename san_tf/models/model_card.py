@@ -1,0 +1,140 @@
+"""What a preset says of itself: where it comes from, what it may be used for, and how good it is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from san_tf.errors import UserError
+from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+
+UNTRAINED = "None: the network starts from random weights. It knows nothing until it is trained."
+UNMEASURED = "Not measured."
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelCard:
+    """The statements of a model card; each a sentence or two.
+
+    Attributes:
+        description: what the network is.
+        licence: of the weights, as an SPDX name.
+        weights: what is trained and where it comes from; says so plainly where nothing is.
+        training_data: what they were trained on.
+        scores: by name, in percent: `{"Market-1501 rank-1": 94.1}`; empty where nothing was measured.
+        measured: how the scores were measured: protocol, split, seeds, re-ranking.
+    """
+
+    description: str
+    licence: str = "apache-2.0"
+    weights: str = UNTRAINED
+    training_data: str = "None."
+    scores: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    measured: str = UNMEASURED
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], source: str) -> ModelCard:
+        """Make a card of a plain dict.
+
+        Args:
+            values: statements by name.
+            source: what they come from, for messages.
+
+        Raises:
+            UserError: an unknown name, or a statement that is no text.
+        """
+        names = {field.name for field in dataclasses.fields(cls)}
+        for name, value in values.items():
+            if name not in names:
+                raise UserError(f"{source}: a model card has no {name!r}; it has {', '.join(sorted(names))}.")
+            if name == "scores":
+                fits = isinstance(value, Mapping) and all(
+                    isinstance(key, str) and isinstance(score, (int, float)) and not isinstance(score, bool)
+                    for key, score in value.items()
+                )
+            else:
+                fits = isinstance(value, str)
+            if not fits:
+                kind = "numbers by name" if name == "scores" else "text"
+                raise UserError(f"{source}: {name} of a model card must be {kind}, not {value!r}.")
+        return cls(**({"description": "A network of san_tf."} | dict(values)))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The statements as plain values."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
+            "scores": dict(self.scores)
+        }
+
+
+def normalization_config() -> dict[str, Any]:
+    """How images are prepared, as plain values: the package has one way, see `san_tf.normalization`."""
+    return {
+        "channels": "RGB",
+        "range": [0, 255],
+        "mean": [round(float(value), 6) for value in IMAGENET_MEAN],
+        "std": [round(float(value), 6) for value in IMAGENET_STD],
+    }
+
+
+def render(title: str, card: ModelCard, encoder: Mapping[str, Any], decoder: bool) -> str:
+    """Write a model card as Markdown with the header that the hub reads.
+
+    Args:
+        title: the preset's name.
+        card: its statements.
+        encoder: arguments of `build_encoder`.
+        decoder: whether the decoder is part of it.
+    """
+    height, width = encoder["input_shape"][:2]
+    normalization = normalization_config()
+    scores = "\n".join(f"| {name} | {score:g} |" for name, score in card.scores.items())
+    table = f"| | % |\n|---|---|\n{scores}\n\n" if scores else ""
+    call = "SAN" if decoder else "build_encoder"
+    return f"""---
+license: {card.licence}
+library_name: san_tf
+pipeline_tag: image-feature-extraction
+tags:
+- person-re-identification
+- keras
+---
+
+# {title}
+
+{card.description}
+
+```python
+from san_tf.models import {call}
+
+model = {call}.from_preset("...")  # this folder, or hf://user/name
+```
+
+## Weights
+
+{card.weights}
+
+Licence: {card.licence}.
+
+## Input
+
+Crops of one person, resized to {height} x {width} (height x width), RGB. From pixels of 0-255, divided by
+255, the mean {normalization["mean"]} is taken and the rest divided by the
+deviation {normalization["std"]}: `san_tf.normalization.normalize`.
+
+Backbone `{encoder["backbone"]}`, head `{encoder["head"]}`, last stride {encoder["last_stride"]},
+{encoder["num_classes"]} training identities.
+
+## Training data
+
+{card.training_data}
+
+## Scores
+
+{table}{card.measured}
+
+## Not for
+
+Mass surveillance, tracking people without their consent or a legal basis, or decisions about a person that
+no human checks. Error rates differ between cameras and groups of people: measure them where you deploy.
+"""

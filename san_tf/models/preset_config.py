@@ -1,0 +1,143 @@
+"""What a preset's `config.json` may say: known keys of known types, and nothing that is ever run."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from san_tf.errors import UserError
+from san_tf.models.decoder import build_decoder
+from san_tf.models.encoder import build_encoder
+from san_tf.models.model_card import ModelCard, normalization_config
+from san_tf.models.san import SAN
+from san_tf.version import __version__
+
+FORMAT, VERSION = "san_tf preset", 1
+CONFIG = "config.json"
+# What an argument may not say in a config: where weights lie, or how something is computed.
+_NOT_KEPT = ("weights", "seed", "preprocessing", "stage_shapes", "encoder", "decoder", "self", "name")
+# Far above any network, far below what fills a machine's memory.
+_LARGEST = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class PresetConfig:
+    """What a preset's `config.json` holds.
+
+    Attributes:
+        encoder: arguments of `build_encoder`.
+        decoder: arguments of `build_decoder`; None for an encoder alone.
+        san: arguments of `SAN`.
+        card: the model card.
+    """
+
+    encoder: dict[str, Any]
+    decoder: dict[str, Any] | None
+    san: dict[str, Any]
+    card: ModelCard
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of `config.json` as plain values."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "san_tf": __version__,
+            "encoder": self.encoder,
+            "decoder": self.decoder,
+            "san": self.san,
+            "normalization": normalization_config(),
+            "card": self.card.as_dict(),
+        }
+
+
+def plain_arguments(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    """Those arguments of a function that a config keeps, as JSON has them: tuples become lists."""
+    names = [name for name in inspect.signature(function).parameters if name not in _not_kept(function)]
+    kept: dict[str, Any] = json.loads(json.dumps({name: values[name] for name in names if name in values}))
+    return kept
+
+
+def _not_kept(function: Callable[..., Any]) -> tuple[str, ...]:
+    # Of SAN, `weights` are the four lambdas and `seed` draws the triplets.
+    return tuple(
+        name for name in _NOT_KEPT if function is not SAN.__init__ or name not in ("weights", "seed")
+    )
+
+
+def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
+    """Read and check a preset's config.
+
+    Raises:
+        UserError: there is none, it is damaged, of a newer version, or says what no network can be.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} is no preset: there is no {CONFIG} in it.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read ({error}); copy the preset again.") from error
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError(f"{path} is not the config of a preset of san_tf.")
+    version = values.get("version")
+    if type(version) is not int or version < 1:
+        raise UserError(f"{path} names no format version; copy the preset again.")
+    if version > VERSION:
+        raise UserError(
+            f"{path} is of format version {version}, and this san_tf reads up to {VERSION}; upgrade san_tf."
+        )
+    known = {"format", "version", "san_tf", "encoder", "decoder", "san", "normalization", "card"}
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise UserError(f"{path} has an unknown entry {unknown[0]!r}.")
+    if values.get("normalization") != normalization_config():
+        raise UserError(
+            f"{path} asks for another normalisation of images than san_tf's, RGB by ImageNet's mean and "
+            "deviation; it was not written by this package."
+        )
+    decoder = values.get("decoder")
+    return PresetConfig(
+        _checked(values.get("encoder"), build_encoder.function, f"{path}: encoder"),
+        None if decoder is None else _checked(decoder, build_decoder.function, f"{path}: decoder"),
+        _checked(values.get("san", {}), SAN.__init__, f"{path}: san"),
+        ModelCard.of(_mapping(values.get("card", {}), f"{path}: card"), f"{path}: card"),
+    )
+
+
+def _mapping(values: Any, source: str) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise UserError(f"{source} must hold named values, not {values!r}.")
+    return values
+
+
+def _checked(values: Any, function: Callable[..., Any], source: str) -> dict[str, Any]:
+    """Hold named values to the names and the types of a function's arguments."""
+    parameters = inspect.signature(function).parameters
+    checked = {}
+    for name, value in _mapping(values, source).items():
+        if name not in parameters or name in _not_kept(function):
+            raise UserError(f"{source} has no {name!r}.")
+        default = parameters[name].default
+        if isinstance(default, tuple):
+            kinds = (int,) if all(isinstance(item, int) for item in default) else (int, float)
+            fits = isinstance(value, list) and len(value) == len(default)
+            fits = fits and all(_is_number(item, kinds) for item in value)
+        elif isinstance(default, (bool, str)):
+            fits = type(value) is type(default)
+        else:
+            # A size, or None for the usual one.
+            kinds = (int, float) if isinstance(default, float) else (int,)
+            fits = _is_number(value, kinds) or (value is None and default is None)
+        if not fits:
+            raise UserError(f"{source}: {name} must be of the kind of {default!r}, not {value!r}.")
+        checked[name] = tuple(value) if isinstance(value, list) else value
+    return checked
+
+
+def _is_number(value: Any, kinds: tuple[type, ...]) -> bool:
+    return type(value) in kinds and abs(value) <= _LARGEST

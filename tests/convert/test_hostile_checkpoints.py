@@ -1,0 +1,218 @@
+"""The reader of checkpoints against what attackers write and what damaged disks make of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import struct
+import sys
+import zipfile
+
+import numpy as np
+import pytest
+from checkpoint_writer import Store, legacy_checkpoint, pickled, tensor, zip_checkpoint, zip_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from san_tf.convert import checkpoint as module
+from san_tf.convert import pickle_machine, read_checkpoint, read_state_dict
+from san_tf.errors import UserError
+
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)
+FORMATS = {"zip": zip_checkpoint, "legacy": legacy_checkpoint}
+
+
+@pytest.fixture(params=FORMATS)
+def write(request, tmp_path):
+    def to_file(value, **options):
+        path = tmp_path / "model.pth"
+        path.write_bytes(FORMATS[request.param](value, **options))
+        return path
+
+    return to_file
+
+
+def raw(data, tmp_path, name="model.pth"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+class Payload:
+    """Runs `os.mkdir` when unpickled: proved by `pickle` itself before the reader sees it."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_payload_is_named_and_never_run(tmp_path, protocol):
+    trap = tmp_path / "trap"
+    code = pickle.dumps({"weight": Payload(trap)}, protocol)
+    pickle.loads(code)
+    assert trap.is_dir()  # the payload works ...
+    trap.rmdir()
+    packed = zip_of({"model/data.pkl": code})
+    head = legacy_checkpoint({})[: -len(pickled({}, {}) + pickled([], {}))]
+    for data in (packed, head + code + pickled([], {}), code):
+        with pytest.raises(UserError, match=r"'(posix|nt).mkdir'.* Nothing was run"):
+            read_checkpoint(raw(data, tmp_path))
+        assert not trap.exists()  # ... and is not run
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cbuiltins\neval\n(X\x01\x00\x00\x001tR.",
+        b"(X\x01\x00\x00\x001ibuiltins\neval\n.",  # INST
+        b"(cbuiltins\neval\nX\x01\x00\x00\x001o.",  # OBJ
+        b"\x8c\x08builtins\x8c\x04eval\x93\x8c\x011\x85R.",  # STACK_GLOBAL
+        b"\x8c\x08builtins\x94\x8c\x04eval\x94h\x00h\x01\x93)\x81.",  # by way of the memo, NEWOBJ
+        b"cbuiltins\neval\n)}\x92.",  # NEWOBJ_EX
+        b"ccollections\nOrderedDict.__init__.__globals__\n.",
+        b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.",
+        b"cbuiltins\ngetattr\n.",
+        b"ctorch.nn.modules.container\nSequential\n)\x81}b.",
+        b"cyacs.config\nCfgNode\n)\x81.",
+    ],
+)
+def test_names_outside_the_table_are_refused_however_they_are_spelt(tmp_path, code):
+    packed = zip_of({"model/data.pkl": code})
+    with pytest.raises(UserError, match=r"Python would have to run '(builtins|collections|torch|yacs)"):
+        read_checkpoint(raw(packed, tmp_path))
+
+
+def test_a_module_that_a_pickle_names_is_not_even_imported(tmp_path):
+    code = b"cantigravity\nfly\n)R."
+    assert "antigravity" not in sys.modules
+    with pytest.raises(UserError, match=r"'antigravity\.fly'"):
+        read_checkpoint(raw(zip_of({"model/data.pkl": code}), tmp_path))
+    assert "antigravity" not in sys.modules
+
+
+IMPOSSIBLE = {
+    "offset": {"offset": 1},
+    "shape": {"shape": (5, 3, 2, 2)},
+    "stride": {"strides": (12, 4, 2, 2)},
+    "huge": {"shape": (2**62,), "strides": (0,)},
+    "zero strides": {"shape": (10**6, 10**6), "strides": (0, 0)},
+    "negative stride": {"strides": (-12, 4, 2, 1)},
+    "negative offset": {"offset": -1},
+    "negative shape": {"shape": (-4, 3, 2, 2)},
+    "rank": {"shape": (1,) * 70, "strides": (1,) * 70},
+    "strides missing": {"strides": (1,)},
+    "float": {"offset": 0.0},
+    "true": {"offset": True},
+    "no storage": {"storage": [1.0]},
+    "claims more": {
+        "storage": Store("0", KERNEL.reshape(-1), numel=10**12),
+        "shape": (10**12,),
+        "strides": (1,),
+    },
+    "other type": {"storage": Store("0", KERNEL.reshape(-1), "DoubleStorage")},
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_tensors_that_reach_out_of_their_storage_are_refused(write, name):
+    with pytest.raises(UserError, match="damaged or no PyTorch checkpoint"):
+        read_checkpoint(write({"a": tensor(KERNEL, "0", **IMPOSSIBLE[name])}))
+
+
+def test_zip_bombs_are_refused_unread(tmp_path):
+    value = {"a": tensor(np.zeros(10**6, np.float32), "0")}
+    bomb = zip_checkpoint(value, compression=zipfile.ZIP_DEFLATED)
+    assert len(bomb) < 10_000
+    with pytest.raises(UserError, match="is compressed"):
+        read_checkpoint(raw(bomb, tmp_path))
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path):
+    # Many entries of the directory that point to one stretch of the file.
+    data = zip_checkpoint({"a": tensor(np.zeros(4096, np.float32), "0")})
+    start = data.index(b"PK\x01\x02")
+    end = data.index(b"PK\x05\x06")
+    entries = data[start:end]
+    one = entries[entries.index(b"model/data/0") - 46 :][: 46 + len("model/data/0")]
+    more = b"".join(one.replace(b"data/0", b"data/%d" % index) for index in range(1, 9))
+    fields = list(struct.unpack("<4s4H2IH", data[end:]))
+    fields[3] += 8
+    fields[4] += 8
+    fields[5] += len(more)
+    packed = data[:start] + entries + more + struct.pack("<4s4H2IH", *fields)
+    with pytest.raises(UserError, match=r"damaged"):
+        read_checkpoint(raw(packed, tmp_path))
+
+
+def test_a_pickle_too_long_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle_machine, "MAX_OPCODES", 1000)
+    with pytest.raises(UserError, match="too long"):
+        read_checkpoint(raw(zip_checkpoint([0] * 1001), tmp_path))
+    monkeypatch.setattr(module, "MAX_PICKLE", 1000)
+    with pytest.raises(UserError, match="too long"):
+        read_checkpoint(raw(zip_checkpoint("x" * 1000), tmp_path))
+
+
+def test_nested_keys_are_not_hashed(tmp_path):
+    # t1 = (t0, t0), t2 = (t1, t1), ...: hash(t60) would take 2**60 steps.
+    code = b")" + b"2\x86" * 60
+    packed = zip_of({"model/data.pkl": b"}(" + code + b"Nu."})
+    with pytest.raises(UserError, match="tuple as the key"):
+        read_checkpoint(raw(packed, tmp_path))
+
+
+# --- damage ---
+SAMPLES = [
+    writer({"state_dict": {"a": tensor(KERNEL, "0"), "b": tensor(np.arange(4), "1")}, "epoch": 3})
+    for writer in FORMATS.values()
+]
+
+
+@settings(max_examples=600, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, data):
+    sample = bytearray(data.draw(st.sampled_from(SAMPLES)))
+    # The head and the pickle are where damage is interesting; bytes of tensors take any value.
+    for _ in range(data.draw(st.integers(0, 4))):
+        place = data.draw(st.integers(0, len(sample) - 1))
+        sample[place] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        sample = sample[: data.draw(st.integers(0, len(sample)))]
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, len(sample)))
+        sample[place:place] = data.draw(st.binary(max_size=8))
+    path = raw(bytes(sample), tmp_path)
+    try:
+        arrays = read_state_dict(path)
+    except UserError:
+        return
+    assert sum(array.nbytes for array in arrays.values()) <= 4 * len(sample)
+
+
+@settings(max_examples=600, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    code=st.lists(
+        st.sampled_from([bytes([b]) for b in b"().0125]}NtauebRQJKMXcq\x85\x86\x88\x94h\x81\x8c\x93gpj"])
+        | st.binary(max_size=3)
+        | st.sampled_from(
+            [
+                b"ccollections\nOrderedDict\n",
+                b"ctorch._utils\n_rebuild_tensor_v2\n",
+                b"cnumpy\ndtype\n",
+                b"cnumpy.core.multiarray\nscalar\n",
+                b"ctorch\nFloatStorage\n",
+                b"ctorch\nSize\n",
+            ]
+        ),
+        max_size=40,
+    )
+)
+def test_random_programs_are_read_or_refused_and_nothing_else(tmp_path, code):
+    path = raw(zip_of({"model/data.pkl": b"".join(code) + b"."}), tmp_path)
+    with contextlib.suppress(UserError):
+        read_checkpoint(path)

@@ -1,0 +1,282 @@
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from san_tf.errors import UserError
+from san_tf.models import SAN, LossWeights, ModelCard, build_decoder, build_encoder, hub, save_to_preset
+from san_tf.models.presets import PRESETS, card_of
+
+SHAPE = (32, 16, 3)
+CARD = {
+    "description": "A network of a test.",
+    "licence": "cc-by-4.0",
+    "weights": "Random, seed 1.",
+    "training_data": "None at all.",
+    "scores": {"Nowhere-1 rank-1": 12.5},
+    "measured": "Guessed.",
+}
+IMAGES = np.random.default_rng(0).normal(size=(2, *SHAPE)).astype(np.float32)
+
+
+def network(seed=1, num_classes=4, **arguments):
+    encoder = build_encoder("thin_resnet", SHAPE, num_classes, weights=None, seed=seed, **arguments)
+    decoder = build_decoder([x.shape for x in encoder.output["stages"]], (8, 6, 6, 4, 4), seed=seed)
+    return SAN(encoder, decoder, LossWeights(1.0, 0.5, 0.25, 0.125), margin=0.5, smoothing=0.0, seed=7)
+
+
+@pytest.fixture(scope="module")
+def san():
+    """With moving statistics that are not those of the start."""
+    model = network()
+    rng = np.random.default_rng(3)
+    model.set_weights([w + 0.1 * rng.random(w.shape) for w in model.get_weights()])
+    return model
+
+
+@pytest.fixture
+def folder(san, tmp_path):
+    return san.save_to_preset(tmp_path / "mine", CARD)
+
+
+def assert_equal(a, b):
+    for x, y in zip(a.get_weights(), b.get_weights(), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_san_comes_back_to_the_bit(san, folder):
+    again = SAN.from_preset(str(folder))
+    assert_equal(san, again)
+    assert {k: v for k, v in again.get_config().items() if k not in ("encoder", "decoder")} == {
+        k: v for k, v in san.get_config().items() if k not in ("encoder", "decoder")
+    }
+    np.testing.assert_array_equal(again(IMAGES)["texture"], san(IMAGES)["texture"])
+    assert_equal(build_encoder.from_preset(str(folder)), san.encoder)
+    names = {path.name for path in folder.iterdir()}
+    assert (
+        names == {"config.json", "encoder.safetensors", "decoder.safetensors", "README.md"} == set(hub.FILES)
+    )
+
+
+def test_an_encoder_alone_and_the_baseline_made_of_it(san, tmp_path):
+    folder = save_to_preset(san.encoder, tmp_path / "encoder", ModelCard(**CARD))
+    assert not (folder / "decoder.safetensors").exists()
+    assert_equal(build_encoder.from_preset(str(folder)), san.encoder)
+    baseline = SAN.from_preset(str(folder))
+    assert baseline.decoder is None
+    # What came from a preset can be saved again.
+    again = save_to_preset(baseline, tmp_path / "again")
+    assert_equal(build_encoder.from_preset(str(again)), san.encoder)
+
+
+def test_other_identities_keep_all_but_the_classifier(san, folder):
+    other = SAN.from_preset(str(folder), num_classes=9, seed=5)
+    assert other.encoder.output["logits"].shape == (None, 9)
+    np.testing.assert_array_equal(other.encoder(IMAGES)["embedding"], san.encoder(IMAGES)["embedding"])
+    np.testing.assert_array_equal(other(IMAGES)["texture"], san(IMAGES)["texture"])
+    start = build_encoder("thin_resnet", SHAPE, 9, weights=None, seed=5)
+    np.testing.assert_array_equal(
+        other.encoder.get_layer("classifier").get_weights()[0], start.get_layer("classifier").get_weights()[0]
+    )
+
+
+def test_another_image_size_and_no_weights(san, folder):
+    larger = build_encoder.from_preset(str(folder), input_shape=(64, 32, 3))
+    assert_equal(larger, san.encoder)
+    assert larger.output["stages"][3].shape[1:3] == (4, 2)
+    fresh = build_encoder.from_preset(str(folder), load_weights=False, seed=1)
+    assert_equal(fresh, build_encoder("thin_resnet", SHAPE, 4, weights=None, seed=1))
+
+
+def test_somebody_elses_backbone_by_name_brings_its_preprocessing(tmp_path):
+    encoder = build_encoder("keras:MobileNet", (32, 32, 3), 3, weights=None, seed=1)
+    encoder.get_layer("input_adapter").set_weights([2.0 * np.eye(3), np.ones(3)])
+    again = build_encoder.from_preset(str(save_to_preset(encoder, tmp_path / "mobile")))
+    assert_equal(encoder, again)
+
+
+def test_the_card_says_all_of_it(folder):
+    text = (folder / "README.md").read_text()
+    assert text.startswith("---\nlicense: cc-by-4.0\n") and "# mine" in text
+    for statement in (*[v for v in CARD.values() if isinstance(v, str)], "| Nowhere-1 rank-1 | 12.5 |"):
+        assert statement in text
+    assert "32 x 16" in text and "0.485" in text and "thin_resnet" in text
+    config = json.loads((folder / "config.json").read_text())
+    assert config["card"] == CARD and config["normalization"]["mean"] == [0.485, 0.456, 0.406]
+
+
+def test_saving_replaces_a_preset_and_nothing_else(san, folder, tmp_path):
+    other = network(seed=2, num_classes=3)
+    other.save_to_preset(folder)
+    assert_equal(SAN.from_preset(str(folder)), other)
+    assert "Not described." in (folder / "README.md").read_text()
+    precious = tmp_path / "photos"
+    precious.mkdir()
+    (precious / "a.jpg").write_bytes(b"x")
+    with pytest.raises(UserError, match="no preset"):
+        san.save_to_preset(precious)
+    assert [path.name for path in precious.iterdir()] == ["a.jpg"]
+
+
+def test_what_cannot_be_described_or_used_is_not_saved(san, tmp_path):
+    with pytest.raises(UserError, match="not built by build_encoder"):
+        save_to_preset(keras.Model.from_config(san.encoder.get_config()), tmp_path / "x")
+    image = keras.Input((32, 32, 3))
+    x = keras.layers.Rescaling(1.0)(image)
+    for _ in range(5):
+        x = keras.layers.Conv2D(4, 3, 2, "same")(x)
+    with pytest.raises(UserError, match="given as an object"):
+        save_to_preset(build_encoder(keras.Model(image, x), (32, 32, 3), 3), tmp_path / "x")
+    broken = network()
+    broken.encoder.get_layer("stem_conv").kernel.assign(np.full((3, 3, 3, 32), np.nan))
+    with pytest.raises(UserError, match="stem_conv/kernel is not finite"):
+        save_to_preset(broken, tmp_path / "x")
+    with pytest.raises(UserError, match="has no 'author'"):
+        save_to_preset(san, tmp_path / "x", {"author": "me"})
+    with pytest.raises(UserError, match="scores of a model card must be numbers by name"):
+        save_to_preset(san, tmp_path / "x", {"scores": {"rank-1": "high"}})
+    assert not list(tmp_path.iterdir())
+
+
+def change(folder, **values):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for key, value in values.items():
+        part, _, name = key.partition("__")
+        if name:
+            config[part][name] = value
+        else:
+            config[part] = value
+    path.write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"version": 2}, "format version 2.*upgrade"),
+        ({"version": "1"}, "no format version"),
+        ({"format": "keras"}, "not the config of a preset"),
+        ({"code": "import os"}, "unknown entry 'code'"),
+        ({"normalization": {"mean": [0, 0, 0]}}, "another normalisation"),
+        ({"encoder__weights": "/etc/passwd"}, "encoder has no 'weights'"),
+        ({"encoder__preprocessing": "os.system"}, "encoder has no 'preprocessing'"),
+        ({"decoder__stage_shapes": [[1]]}, "decoder has no 'stage_shapes'"),
+        ({"san__encoder": {"class_name": "Lambda"}}, "san has no 'encoder'"),
+        ({"encoder__backbone": "keras:../../x"}, "no '../../x'"),
+        ({"encoder__backbone": "os.system"}, "Unknown backbone 'os.system'"),
+        ({"encoder__backbone": ["resnet50"]}, "backbone must be of the kind"),
+        ({"encoder__num_classes": "4"}, "num_classes must be of the kind"),
+        ({"encoder__num_classes": True}, "num_classes must be of the kind"),
+        ({"encoder__num_classes": 10**12}, "num_classes must be of the kind"),
+        ({"encoder__input_shape": [32, 16]}, "input_shape must be of the kind"),
+        ({"encoder__input_shape": [33, 16, 3]}, "input_shape must be"),
+        ({"decoder__widths": [8, 6, 6, 4, "4"]}, "widths must be of the kind"),
+        ({"san__margin": "wide"}, "margin must be of the kind"),
+        ({"san__smoothing": 2.0}, "smoothing must lie"),
+        ({"encoder": None}, "encoder must hold named values"),
+        ({"card": {"description": 3}}, "description of a model card must be text"),
+        ({"encoder__head": "fc512"}, "encoder.safetensors does not hold the weights of the encoder"),
+        ({"encoder__num_classes": 5}, "encoder.safetensors does not hold"),
+        ({"decoder__widths": [8, 6, 6, 4, 8]}, "decoder.safetensors does not hold"),
+    ],
+)
+def test_a_config_that_says_what_cannot_be_is_refused(folder, values, word):
+    change(folder, **values)
+    with pytest.raises(UserError, match=word) as error:
+        SAN.from_preset(str(folder))
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_folders_are_named(folder, tmp_path):
+    with pytest.raises(
+        UserError, match=r"There is no preset 'san_huge'.*san_resnet50_paper.*san_light.*hf://"
+    ):
+        SAN.from_preset("san_huge")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty is no preset: there is no config.json"):
+        build_encoder.from_preset(str(tmp_path / "empty"))
+    whole = (folder / "encoder.safetensors").read_bytes()
+    (folder / "encoder.safetensors").write_bytes(whole[:1000])
+    with pytest.raises(UserError, match=r"encoder.safetensors"):
+        build_encoder.from_preset(str(folder))
+    (folder / "encoder.safetensors").unlink()
+    with pytest.raises(UserError, match=r"lacks encoder.safetensors"):
+        build_encoder.from_preset(str(folder))
+    for text in ("{", "[]", "[" * 100_000, "\xff"):
+        (folder / "config.json").write_bytes(text.encode("latin1"))
+        with pytest.raises(UserError, match=r"config.json"):
+            build_encoder.from_preset(str(folder))
+
+
+# --- named presets ---
+
+
+@pytest.mark.parametrize("name", ["san_light", "san_efficientnet_lite0"])
+def test_a_named_preset_builds_without_weights_and_its_card_is_written(name, tmp_path):
+    encoder = build_encoder.from_preset(name, 3, load_weights=False, seed=1, input_shape=(32, 32, 3))
+    arguments = PRESETS[name]["encoder"] | {"num_classes": 3, "weights": None, "input_shape": (32, 32, 3)}
+    assert encoder.output["logits"].shape == (None, 3)
+    assert_equal(encoder, build_encoder(**arguments, seed=1))
+    save_to_preset(encoder, tmp_path / name, card_of(name))
+    assert card_of(name).description in (tmp_path / name / "README.md").read_text()
+
+
+def test_build_encoder_is_still_the_function_it_was():
+    assert build_encoder.__name__ == "build_encoder" and "SA-Enc" not in (build_encoder.__doc__ or "")
+    assert list(inspect.signature(build_encoder).parameters)[:3] == ["backbone", "input_shape", "num_classes"]
+
+
+# --- the hub ---
+
+
+def test_a_preset_on_the_hub_is_fetched_whole_and_only_its_files(san, folder, monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    asked = []
+
+    def snapshot_download(name, revision, allow_patterns):
+        asked.append((name, revision, allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert_equal(SAN.from_preset("hf://somebody/a-network"), san)
+    build_encoder.from_preset("hf://somebody/a-network@v1.0")
+    files = list(hub.FILES)
+    assert asked == [("somebody/a-network", None, files), ("somebody/a-network", "v1.0", files)]
+
+
+def test_offline_the_hub_is_one_sentence(tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=r"^hf://somebody/a-network could not be fetched \(") as error:
+        SAN.from_preset("hf://somebody/a-network")
+    assert "\n" not in str(error.value)
+
+
+def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match=r"pip install 'san-tf\[hub\]'"):
+        SAN.from_preset("hf://somebody/a-network")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "hf://",
+        "hf://name",
+        "hf://../x",
+        "hf://a/..",
+        "hf://a/b/c",
+        "hf://a/b@../c",
+        "hf:///etc/passwd",
+        "hf://a/b\n",
+    ],
+)
+def test_what_is_no_address_reaches_nobody(address, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(UserError, match="no address on the hub"):
+        SAN.from_preset(address)
