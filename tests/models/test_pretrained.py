@@ -5,16 +5,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from legacy_h5 import save_weights_to_hdf5_group
 
 from san_tf.errors import UserError
-from san_tf.keras_compat import KERAS_3
 from san_tf.models import build_encoder, pretrained
 from san_tf.normalization import normalize
-
-if KERAS_3:
-    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
-else:
-    from keras.src.saving.legacy.hdf5_format import save_weights_to_hdf5_group
 
 SHAPE = (96, 96, 3)
 
