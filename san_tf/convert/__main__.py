@@ -55,6 +55,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--num_classes", "--num-classes", type=int, metavar="N", help="identities of that new classifier"
     )
+    parser.add_argument(
+        "--backbone_only",
+        "--backbone-only",
+        action="store_true",
+        help="leave out all behind the last feature map: the file then serves encoders of any head and "
+        "number of identities, as pretrained weights of an experiment (--weights)",
+    )
     return parser.parse_args(argv)
 
 
@@ -62,10 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert as the command line says and tell what was done."""
     arguments = _parse(argv)
     back = arguments.checkpoint.endswith(".weights.h5")
-    if back and (arguments.key or arguments.drop_classifier or arguments.num_classes):
-        raise UserError(
-            "Going back to PyTorch takes no --key, --drop_classifier or --num_classes; leave them out."
-        )
+    others = (arguments.key, arguments.drop_classifier, arguments.num_classes, arguments.backbone_only)
+    if back and any(others):
+        raise UserError("Going back to PyTorch takes --to alone; leave the other flags out.")
     import_tensorflow()
     if back:
         _back(arguments)
@@ -77,15 +83,21 @@ def _forth(arguments: argparse.Namespace) -> None:
     from san_tf.convert.converter import convert_checkpoint
 
     done = convert_checkpoint(
-        arguments.checkpoint, arguments.to, arguments.key, arguments.drop_classifier, arguments.num_classes
+        arguments.checkpoint,
+        arguments.to,
+        arguments.key,
+        arguments.drop_classifier,
+        arguments.num_classes,
+        arguments.backbone_only,
     )
     print(f"Recognised: {done.title}.")
     print(f"Converted: {done.parameters} arrays, {done.numbers:,} numbers, each to exactly one place.")
     if done.dropped:
-        print(f"Left out as asked: {', '.join(done.dropped)}; the network has a new, untrained classifier.")
+        print(f"Left out as asked: {', '.join(done.dropped)}; what stands in their place is untrained.")
     print(
-        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of {done.parameters} "
-        "arrays bit by bit. Outputs were not compared: that needs the model's own code; san_tf's tests do it."
+        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of "
+        f"{done.parameters} arrays bit by bit. Outputs were not compared: that needs the model's own code; "
+        "the tests of san_tf do it."
     )
     for other in done.others:
         print(f"The checkpoint also holds {other}: convert it with --key {other}.")

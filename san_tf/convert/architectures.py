@@ -11,7 +11,7 @@ import numpy as np
 
 from san_tf.convert.names import Names, bnneck_names, decoder_names, head_names, osnet_names, resnet_names
 from san_tf.convert.state_dict import Tensors
-from san_tf.convert.weight_map import Pair, pairs_of
+from san_tf.convert.weight_map import NORM, Pair, pairs_of
 from san_tf.errors import UserError
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
@@ -56,6 +56,14 @@ class Architecture:
         """What PyTorch may call the classifier's parameters."""
         prefix = self.names.get("classifier")
         return (f"{prefix}.weight", f"{prefix}.bias") if prefix else ()
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """What PyTorch calls all parameters behind stage 4."""
+        heads = [
+            self.names[layer] for layer in ("fc", "fc_bn", "neck_bn", "classifier") if layer in self.names
+        ]
+        return tuple(f"{prefix}.{suffix}" for prefix in heads for suffix in NORM)
 
 
 DECODER = Architecture("decoder of the public SAN code", None, decoder_names())
@@ -109,9 +117,10 @@ def _fastreid(tensors: Tensors, path: str | Path) -> Architecture:
             raise UserError(
                 f"{path} was trained with another normalisation ({name}); it cannot be converted."
             )
-    # Versions before 1.0 kept the classifier in a layer of its own.
-    if "heads.classifier.weight" in tensors:
-        tensors["heads.weight"] = tensors.pop("heads.classifier.weight")
+    # Names of the first versions.
+    for old, new in (("heads.classifier.weight", "heads.weight"), ("heads.bnneck.", "heads.bottleneck.")):
+        for name in [name for name in tensors if name.startswith(old)]:
+            tensors[name.replace(old, new, 1)] = tensors.pop(name)
     form = {"backbone": backbone, "head": "bnneck", "last_stride": 1, "stride_on": "3x3"}
     names = resnet_names(backbone, "backbone.") | bnneck_names()
     return _encoder(f"BoT {backbone} of fast-reid", form | {"pool_padding": "end"}, names, tensors, path)

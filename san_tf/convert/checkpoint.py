@@ -73,8 +73,8 @@ def read_checkpoint(path: str | Path) -> Any:
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise UserError(f"{path} is a folder; name the checkpoint file in it.")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is a folder or a device; name the checkpoint file.")
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(512)
@@ -171,9 +171,9 @@ def _read_legacy(path: Path, mapped: mmap.mmap, size: int) -> Any:
     if version != PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
         raise MalformedPickle("its head is not that of torch.save")
     storages.big_endian = system.get("little_endian") is False
-    for key in map(str, keys):
-        if key not in storages.itemsizes:
-            raise MalformedPickle(f"nothing in it uses storage {key!r}")
+    for key in keys:
+        if not isinstance(key, str) or key not in storages.itemsizes:
+            raise MalformedPickle("it lists a storage that nothing in it uses")
         head = mapped.read(8)
         if len(head) != 8:
             raise MalformedPickle("it ends early")

@@ -57,12 +57,17 @@ def inert(name: str) -> bool:
     return name in _INERT
 
 
+def _check_sizes(sizes: Any) -> None:
+    """Few and small enough that multiplying them takes no time."""
+    if len(sizes) > 128 or any(type(n) is not int or abs(n) >= 1 << 63 for n in sizes):
+        raise TypeError("sizes that are no sizes")
+
+
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
     shape, strides = tuple(shape), tuple(strides)
-    if any(type(value) is not int for value in (offset, *shape, *strides)):
-        raise TypeError("a tensor's shape, strides and offset are integers")
+    _check_sizes((offset, *shape, *strides))
     dtype = dtype or storage.dtype
     if dtype is None:
         raise TypeError("a tensor without a type")
@@ -92,10 +97,13 @@ def _parameter(tensor: Any, *_: Any) -> StoredTensor:
 
 def _mapping(items: Any = ()) -> dict[Any, Any]:
     """OrderedDict and Counter. Python 2 wrote the former's items as pairs."""
-    pairs = list(items.items()) if isinstance(items, dict) else [tuple(pair) for pair in items]
-    if any(len(pair) != 2 or not isinstance(pair[0], str | int | float | bytes) for pair in pairs):
-        raise TypeError("a dict whose keys are neither names nor numbers")
-    return dict(pairs)
+    if isinstance(items, dict):
+        return dict(items)
+    if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in items):
+        raise TypeError("a dict made of what are no pairs")
+    if any(not isinstance(name, str) for name, _ in items):
+        raise TypeError("a dict whose keys are no names")
+    return {name: value for name, value in items}
 
 
 def _default_mapping(_factory: Any = None) -> dict[Any, Any]:
@@ -104,14 +112,15 @@ def _default_mapping(_factory: Any = None) -> dict[Any, Any]:
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
     """How Python 3 writes bytes for Python 2."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+    if not isinstance(text, str) or not isinstance(encoding, str) or encoding not in ("latin1", "latin-1"):
         raise TypeError("bytes in an unknown encoding")
     return text.encode("latin-1")
 
 
 def _array_type(code: Any, *_: Any) -> _ArrayType:
-    if code not in _CODES:
-        raise TypeError(f"a NumPy array of type {code!r}")
+    # Asked in this order: to hash or print a nest of tuples can take for ever.
+    if not isinstance(code, str) or code not in _CODES:
+        raise TypeError("a NumPy type that is no number's")
     return _ArrayType(code)
 
 
@@ -124,14 +133,23 @@ def _scalar(kind: Any, data: Any) -> Any:
     return np.frombuffer(data, kind.dtype())[0].item()
 
 
+def _device(kind: Any, index: Any = 0) -> str:
+    if not isinstance(kind, str) or type(index) is not int:
+        raise TypeError("a device without a name")
+    return f"{kind}:{index}"
+
+
 def _empty_array(*_: Any) -> PickledArray:
     return PickledArray()
 
 
 def _array(data: Any, kind: Any, shape: Any, order: Any = "C") -> PickledArray:
     dtype = kind.dtype()
-    if any(type(n) is not int or n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(data):
+    _check_sizes(shape)
+    if len(shape) > 32 or min((0, *shape)) < 0 or math.prod(shape) * dtype.itemsize != len(data):
         raise TypeError("a NumPy array whose shape and bytes disagree")
+    if not data:
+        return PickledArray(np.empty(shape, dtype))
     return PickledArray(np.frombuffer(data, dtype).reshape(shape, order="F" if order in (True, "F") else "C"))
 
 
@@ -141,7 +159,7 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
     "torch.Size": lambda sizes=(): tuple(sizes),
-    "torch.device": lambda *a: ":".join(map(str, a[:2])),
+    "torch.device": _device,
     "collections.OrderedDict": _mapping,
     "collections.Counter": _mapping,
     "collections.defaultdict": _default_mapping,

@@ -48,6 +48,7 @@ def convert_checkpoint(
     key: str | None = None,
     drop_classifier: bool = False,
     num_classes: int | None = None,
+    backbone_only: bool = False,
 ) -> Conversion:
     """Convert a PyTorch checkpoint to weights for `build_encoder` or the official decoder.
 
@@ -57,6 +58,9 @@ def convert_checkpoint(
         key: of the state dict in the checkpoint, where it holds several.
         drop_classifier: leave the identity classifier out; the network keeps a new, untrained one.
         num_classes: identities of that new classifier; the checkpoint's number where None.
+
+        backbone_only: leave out all that comes behind stage 4; the file then serves encoders of any head and
+            number of identities.
 
     Returns:
         What was done, with the check of the written file.
@@ -77,18 +81,23 @@ def convert_checkpoint(
     tree = read_checkpoint(path)
     tensors = find_state_dict(tree, path, key)
     architecture = recognise(tensors, path)
-    dropped = tuple(architecture.classifier_names) if drop_classifier else ()
-    if drop_classifier and not dropped:
-        raise UserError(f"{path} is the {architecture.title}, which has no classifier to drop.")
+    if drop_classifier and backbone_only:
+        raise UserError("--backbone_only leaves the classifier out too; give one of the two.")
+    if architecture.encoder is None and (drop_classifier or backbone_only):
+        raise UserError(f"{path} is the {architecture.title}, which has no classifier to leave out.")
+    dropped: tuple[str, ...] = architecture.classifier_names if drop_classifier else ()
+    if backbone_only:
+        dropped = architecture.head_names
 
     model = architecture.build(num_classes)
-    pairs = architecture.pairs(model)
+    pairs = [pair for pair in architecture.pairs(model) if pair.name not in dropped or not backbone_only]
     assign(pairs, tensors, path, dropped)
+    form = form_of(model)
+    if backbone_only:
+        model = keras.Model(model.input, model.output["stages"])
     with atomic_file(to) as temporary:
         model.save_weights(temporary)
-        form = form_of(model)
-        if form is not None:
-            state_form(temporary, form)
+        state_form(temporary, form, trunk=backbone_only)
         equal = _read_back(model, temporary, pairs, tensors, dropped)
 
     copied = [pair for pair in pairs if pair.name not in dropped]
@@ -99,7 +108,7 @@ def convert_checkpoint(
         equal,
         tuple(name for name in dropped if name in tensors),
         tuple(name for name in WRAPPERS if _holds_another(tree, name, key)),
-        _call(architecture, num_classes, to),
+        _call(architecture, num_classes, to, backbone_only),
     )
 
 
@@ -127,8 +136,12 @@ def _holds_another(tree: object, name: str, key: str | None) -> bool:
     return name != used
 
 
-def _call(architecture: Architecture, num_classes: int | None, to: Path) -> str:
+def _call(architecture: Architecture, num_classes: int | None, to: Path, backbone_only: bool) -> str:
     if architecture.encoder is None:
         return f"build_preset('san_resnet50_official', num_classes)[1].load_weights({str(to)!r})"
-    arguments = architecture.encoder | {"num_classes": num_classes or architecture.num_classes}
+    arguments = dict(architecture.encoder)
+    if backbone_only:
+        del arguments["head"]
+    else:
+        arguments["num_classes"] = num_classes or architecture.num_classes
     return f"build_encoder({', '.join(f'{k}={v!r}' for k, v in arguments.items())}, weights={str(to)!r})"

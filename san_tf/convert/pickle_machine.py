@@ -23,6 +23,11 @@ from san_tf.errors import UserError
 
 # A ResNet-50 with its optimiser's state takes some 40,000; what needs millions is no list of weights.
 MAX_OPCODES = 2_000_000
+# Bytes that the constructors may go through in all: some times what the longest pickle holds.
+MAX_WORK = 1 << 28
+# Numbers as keys collide where an attacker wants; an optimiser has one a parameter.
+MAX_NUMBER_KEYS = 20_000
+MAX_BITS = 4096
 _KEYS = (str, int, float, bytes, type(None))
 
 
@@ -59,6 +64,8 @@ class PickleMachine:
         self._stack: list[Any] = []
         self._frames: list[_Frame] = []
         self._memo: dict[int, Any] = {}
+        self._work = 0
+        self._number_keys = 0
 
     def run(self) -> Any:
         """The value of the pickle; `file` then stands behind it."""
@@ -72,12 +79,10 @@ class PickleMachine:
                 if step is None:
                     raise MalformedPickle(f"its pickle uses {opcode.name}, which PyTorch does not")
                 step(self, argument)
-        except UserError:
-            raise
-        except MalformedPickle:
+        except (UserError, MalformedPickle):
             raise
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError) as error:
-            raise MalformedPickle(f"its pickle makes no sense ({type(error).__name__}: {error})") from error
+            raise MalformedPickle(f"its pickle makes no sense ({str(error)[:100]})") from error
         raise MalformedPickle("its pickle has no end")
 
     # --- stack ---
@@ -131,16 +136,27 @@ class PickleMachine:
         if not isinstance(target, dict) or len(items) % 2:
             raise MalformedPickle("its pickle puts an entry into what is no dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Nested tuples as keys could take for ever to hash.
-            if not isinstance(key, _KEYS):
-                raise MalformedPickle(f"its pickle has a {type(key).__name__} as the key of a dict")
+            self._check_key(key)
             target[key] = value
+
+    def _check_key(self, key: Any) -> None:
+        # Nested tuples as keys could take for ever to hash.
+        if not isinstance(key, _KEYS):
+            raise MalformedPickle(f"its pickle has a {type(key).__name__} as the key of a dict")
+        if not isinstance(key, str):
+            self._number_keys += 1
+        # Python takes integers modulo 2**61 - 1 for their hash.
+        large = isinstance(key, int) and key.bit_length() > 60
+        if large or self._number_keys > MAX_NUMBER_KEYS:
+            raise MalformedPickle("its pickle has more or larger numbers as keys than a list of weights")
 
     def _set_items_of_set(self, _: object) -> None:
         items = self._since_mark()
-        if not isinstance(self._stack[-1], set) or not all(isinstance(item, _KEYS) for item in items):
-            raise MalformedPickle("its pickle has a set of something else than names and numbers")
-        self._stack[-1].update(items)
+        if not isinstance(self._stack[-1], set):
+            raise MalformedPickle("its pickle adds to what is no set")
+        for item in items:
+            self._check_key(item)
+            self._stack[-1].add(item)
 
     # --- names and what is done with them ---
     def _global(self, module: Any, name: Any) -> None:
@@ -174,6 +190,7 @@ class PickleMachine:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, Named) or not isinstance(arguments, tuple):
             raise MalformedPickle("its pickle calls what is no function")
+        self._spend(arguments)
         value = CONSTRUCTORS[function.name](*arguments)
         if isinstance(value, StoredTensor):
             self._tensors.append(value)
@@ -184,12 +201,29 @@ class PickleMachine:
 
     def _build(self, _: object) -> None:
         state = self._stack.pop()
+        self._spend((state, *state) if isinstance(state, tuple) else (state,))
         build_state(self._stack[-1], state)
+
+    def _integer(self, value: Any) -> None:
+        if isinstance(value, int) and value.bit_length() > MAX_BITS:
+            raise MalformedPickle("its pickle has a number of thousands of digits")
+        self._push(value)
+
+    def _spend(self, arguments: tuple[Any, ...]) -> None:
+        """A pickle can hand one long list to a constructor a million times; an honest one does not."""
+        self._work += 64 * len(arguments)
+        for argument in arguments:
+            if isinstance(argument, str | bytes | bytearray):
+                self._work += len(argument)
+            elif isinstance(argument, list | tuple | dict | set):
+                self._work += 64 * len(argument)
+        if self._work > MAX_WORK:
+            raise MalformedPickle("its pickle is too much work for a list of weights")
 
     def _persistent(self, _: object) -> None:
         """A storage: ("storage", type, key, device, elements) and, in old files, what part of another."""
         tag, kind, key, _device, numel, *view = self._stack.pop()
-        if tag != "storage" or not isinstance(kind, Inert) or not isinstance(numel, int):
+        if tag != "storage" or not isinstance(kind, Inert) or not isinstance(key, str):
             raise MalformedPickle("its pickle has a storage that is none")
         name = kind.name.rpartition(".")[2]
         if name not in STORAGES and name != "UntypedStorage":
@@ -199,8 +233,10 @@ class PickleMachine:
         start = 0
         if view and view[0] is not None:
             _view_key, start, numel = view[0]
-        self._storages.itemsizes.setdefault(str(key), itemsize)
-        self._push(Storage(self._storages, str(key), dtype, start * itemsize, numel * itemsize))
+        if type(start) is not int or type(numel) is not int:
+            raise MalformedPickle("its pickle has a storage without a size")
+        self._storages.itemsizes.setdefault(key, itemsize)
+        self._push(Storage(self._storages, key, dtype, start * itemsize, numel * itemsize))
 
 
 def _list(value: Any) -> list[Any]:
@@ -252,7 +288,8 @@ _STEPS: dict[str, _Step] = {
     "LONG_BINPUT": _M._memoize,
 }
 _VALUES = (
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE "
+    "BININT BININT1 BININT2 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE "
     "BINUNICODE8 STRING BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8"
 )
 _STEPS.update({name: lambda m, a: m._push(a) for name in _VALUES.split()})
+_STEPS.update({name: _M._integer for name in ("INT", "LONG", "LONG1", "LONG4")})

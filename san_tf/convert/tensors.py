@@ -54,7 +54,7 @@ def decode(data: bytes, dtype: str, big_endian: bool = False) -> np.ndarray:
         big_endian: the order of the file.
     """
     code = np.dtype(DTYPES[dtype]).newbyteorder(">" if big_endian else "<")
-    array = np.frombuffer(data, code)
+    array = np.frombuffer(data, code) if data else np.empty(0, code)
     array = array.astype(code.newbyteorder("="), copy=False)
     if dtype == "bfloat16":
         # A bfloat16 is the upper half of a float32.

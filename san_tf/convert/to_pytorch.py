@@ -100,9 +100,10 @@ def _network_of(path: Path) -> keras.Model:
     with h5py.File(path, "r") as file:
         file.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
     dense = {shape for shape in shapes if len(shape) == 2}
-    if not dense:
+    convolutions = sum(len(shape) == 4 for shape in shapes)
+    if not dense and convolutions:
         return DECODER.build()
-    backbone = _CONVOLUTIONS.get(sum(len(shape) == 4 for shape in shapes))
+    backbone = _CONVOLUTIONS.get(convolutions)
     head: Head = "fc512" if (2048, 512) in dense and len(dense) == 2 else "plain"
     classifiers = dense - {(2048, 512)} if head == "fc512" else dense
     if backbone is None or len(classifiers) != 1:

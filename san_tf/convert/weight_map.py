@@ -41,7 +41,7 @@ class Pair:
 
     def to_torch(self) -> np.ndarray:
         """The variable's values as the parameter holds them."""
-        values = np.asarray(self.variable)
+        values = self.variable.numpy()
         return np.ascontiguousarray(values if self.axes is None else values.transpose(np.argsort(self.axes)))
 
 

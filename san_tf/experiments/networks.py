@@ -36,6 +36,8 @@ def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.
         num_classes,
         head=recipe.model.head,
         last_stride=recipe.model.last_stride,
+        stride_on=recipe.model.stride_on,
+        pool_padding=recipe.model.pool_padding,
         weights=recipe.model.weights if weights else None,
         seed=recipe.seed,
     )
@@ -58,6 +60,8 @@ def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
         # It has no identities to tell apart; the classifier is there because an encoder has one.
         num_classes=1,
         last_stride=recipe.model.last_stride,
+        stride_on=recipe.model.stride_on,
+        pool_padding=recipe.model.pool_padding,
         weights=recipe.model.weights if weights else None,
         seed=recipe.seed + _GENERATOR_STREAM,
     )

@@ -49,10 +49,15 @@ class ModelRecipe:
     backbone: str = "resnet50"
     """Which network makes the features: one of `san_tf.models.backbones` (resnet50, resnet101, thin_resnet,
     efficientnet_lite0 and others) or `keras:` and a name of keras.applications (keras:EfficientNetV2B0)."""
-    head: Literal["plain", "fc512"] = "plain"
-    """`plain`: the pooled feature map is the embedding; `fc512`: Linear, batch norm and ReLU behind it."""
+    head: Literal["plain", "fc512", "bnneck"] = "plain"
+    """`plain`: the pooled feature map is the embedding; `fc512`: Linear, batch norm and ReLU behind it;
+    `bnneck`: a batch norm behind it, in front of which the triplet loss acts."""
     last_stride: Literal[1, 2] = 1
     """Stride of the backbone's last stage; 1 doubles the feature map."""
+    stride_on: Literal["1x1", "3x3"] = "1x1"
+    """Where a ResNet's blocks have their stride: `3x3` for weights that come from PyTorch."""
+    pool_padding: Literal["both", "end"] = "both"
+    """Where a ResNet's first pooling is padded: `end` for weights of fast-reid."""
     skips: bool = False
     """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
     sketch: int = 0

@@ -44,7 +44,8 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
             _copy_from_applications(encoder, _application(backbone, path))
         elif path.name.endswith(".weights.h5"):
             _check_form(encoder, path)
-            encoder.load_weights(path)
+            whole = keras.Model(encoder.input, encoder.output["stages"]) if _is_trunk(path) else encoder
+            whole.load_weights(path)
         else:
             raise UserError(f"{path} must be named *.weights.h5, as Keras names the files of save_weights.")
     except (ValueError, KeyError, OSError) as error:
@@ -74,10 +75,23 @@ def is_of_applications(path: str | os.PathLike[str]) -> bool:
         ) from error
 
 
-def state_form(path: str | os.PathLike[str], form: ResNetForm) -> None:
-    """Write into a weights file which form of ResNet it is for: weights of all forms have the same shapes."""
+def state_form(path: str | os.PathLike[str], form: ResNetForm | None, trunk: bool = False) -> None:
+    """Write into a weights file what its shapes do not tell, for `load_weights` to heed.
+
+    Args:
+        path: the file.
+        form: of the ResNet it is for: weights of all forms have the same shapes.
+        trunk: whether it holds the backbone alone, for encoders of any head and number of identities.
+    """
     with h5py.File(path, "a") as file:
-        file.attrs["stride_on"], file.attrs["pool_padding"] = form
+        file.attrs["trunk"] = trunk
+        if form is not None:
+            file.attrs["stride_on"], file.attrs["pool_padding"] = form
+
+
+def _is_trunk(path: Path) -> bool:
+    with h5py.File(path, "r") as file:
+        return bool(file.attrs.get("trunk", False))
 
 
 def _check_form(encoder: keras.Model, path: Path) -> None:

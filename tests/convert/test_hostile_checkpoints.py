@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -166,6 +167,43 @@ def test_nested_keys_are_not_hashed(tmp_path):
         read_checkpoint(raw(packed, tmp_path))
 
 
+NEST = b")" + b"2\x86" * 60  # t1 = (t0, t0), t2 = (t1, t1), ...: walking t60 takes 2**60 steps
+LONG = b"(" + b"K\x00" * 100_000 + b"l"  # a list of 100,000 numbers
+ORDERED = b"ccollections\nOrderedDict\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        b"cnumpy\ndtype\n" + NEST + b"\x85R.",  # hashed or printed
+        b"ctorch\ndevice\n" + NEST + b"\x85R.",  # printed
+        b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\n" + NEST + b"X\x03\x00\x00\x00cpuK\x04tQ.",
+        ORDERED + b"(" + NEST + b"N\x86l\x85R.",
+        NEST + b"(" + b"Nu.",
+        # One long list, gone through a hundred thousand times.
+        LONG + b"q\x000" + (b"ctorch\nSize\n" + b"h\x00\x85R0") * 100_000 + b"N.",
+        b"X"
+        + struct.pack("<I", 10**6)
+        + b"x" * 10**6
+        + b"q\x000"
+        + (b"c_codecs\nencode\nh\x00\x85R0") * 10**5
+        + b"N.",
+        # Products of numbers of a million digits.
+        b"\x8b" + struct.pack("<i", 10**6) + b"\x01" * 10**6 + b".",
+        # Numbers that all hash to 0: multiples of 2**61 - 1.
+        b"}("
+        + b"".join(b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(1, 50_000))
+        + b"u.",
+    ],
+    ids=["dtype", "device", "storage", "pairs", "key", "list", "text", "digits", "collisions"],
+)
+def test_work_without_end_is_refused_at_once(tmp_path, code):
+    start = time.process_time()
+    with pytest.raises(UserError, match="damaged or no PyTorch checkpoint"):
+        read_checkpoint(raw(zip_of({"model/data.pkl": code}), tmp_path))
+    assert time.process_time() - start < 10
+
+
 # --- damage ---
 SAMPLES = [
     writer({"state_dict": {"a": tensor(KERNEL, "0"), "b": tensor(np.arange(4), "1")}, "epoch": 3})
@@ -173,7 +211,7 @@ SAMPLES = [
 ]
 
 
-@settings(max_examples=600, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, data):
     sample = bytearray(data.draw(st.sampled_from(SAMPLES)))
@@ -194,7 +232,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, data):
     assert sum(array.nbytes for array in arrays.values()) <= 4 * len(sample)
 
 
-@settings(max_examples=600, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=600, deadline=5000, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     code=st.lists(
         st.sampled_from([bytes([b]) for b in b"().0125]}NtauebRQJKMXcq\x85\x86\x88\x94h\x81\x8c\x93gpj"])
