@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import rich
 from rich.console import Console
 from simple_parsing import DashVariant
 
@@ -228,11 +227,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def action() -> None:
         options = parse(argv)
-        # What is going on belongs to the screen, not to the result that may be piped on: all progress bars.
-        rich.reconfigure(stderr=True)
+        # What is going on belongs to the screen, not to the result that may be piped on; as the bars do.
+        screen = Console(stderr=True)
+
+        def say(text: str) -> None:
+            if screen.is_terminal:
+                screen.print(f"[dim]{text} ...[/dim]")
+
         try:
-            with rich.get_console().status("Starting") as status:
-                runs, report = evaluate(options, lambda text: status.update(f"{text} ..."))
+            runs, report = evaluate(options, say)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Stopped; start again with the same command.") from None
         if options.files.json:

@@ -133,10 +133,10 @@ def _scalar(kind: Any, data: Any) -> Any:
     return np.frombuffer(data, kind.dtype())[0].item()
 
 
-def _device(kind: Any, index: Any = 0) -> str:
-    if not isinstance(kind, str) or type(index) is not int:
+def _device(kind: Any, index: Any = None) -> str:
+    if not isinstance(kind, str) or type(index) not in (int, type(None)):
         raise TypeError("a device without a name")
-    return f"{kind}:{index}"
+    return kind if index is None else f"{kind}:{index}"
 
 
 def _empty_array(*_: Any) -> PickledArray:

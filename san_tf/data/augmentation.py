@@ -74,8 +74,8 @@ class Augmentation:
     saturation: float = 0.25
     hue: float = 0.03
     dye: float = 0.0
-    dye_chroma: tuple[float, float] = (0.6, 2.0)
-    dye_tint: float = 0.35
+    dye_chroma: tuple[float, float] = (0.6, 1.8)
+    dye_tint: float = 0.2
     low_resolution: float = 0.0
     smallest_scale: float = 0.4
     noise: float = 0.0
@@ -108,8 +108,8 @@ class Augmentation:
         """
         return cls(
             erasing=0.0,
-            jitter=0.3,
-            dye=0.7,
+            jitter=0.2,
+            dye=0.5,
             low_resolution=0.3,
             smallest_scale=0.4,
             noise=0.4,

@@ -1,1 +1,1 @@
-"""Embedding, distances and the Market-1501 ranking protocol."""
+"""Embedding, distances, rankings by every protocol of the field, verification and calibration."""

@@ -103,7 +103,7 @@ def assess(query: FeatureSet, gallery: FeatureSet, measures: Measures, say: Say)
     curve = None
     if measures.roc:
         say("Comparing all pairs")
-        distances = features_distances(query, gallery, measures.metric)
+        distances = features_distances(query, gallery, measures.metric, "Comparing all pairs")
         curve = roc_curve(distances, query, gallery, measures.protocol)
     cameras = None
     if measures.cameras:

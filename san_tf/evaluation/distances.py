@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -44,11 +45,18 @@ class FeatureRows:
         Raises:
             UserError: a row is not finite.
         """
-        return self._prepared(self.features[start:stop], np.arange(start, stop))
+        block = self._prepared(self.features[start:stop], np.arange(start, stop))
+        self._release_pages()
+        return block
 
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the same of chosen rows."""
-        return self._prepared(self.features[indices], indices)
+        rows = np.empty((len(indices), self.features.shape[1]), self.features.dtype)
+        # One row of a memory map brings in some 64 kB around it: take few at a time.
+        for start in range(0, len(indices), 512):
+            rows[start : start + 512] = self.features[indices[start : start + 512]]
+            self._release_pages()
+        return self._prepared(rows, indices)
 
     def _prepared(self, rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # Contiguous rows of the right type that are not normalised are not copied, those of a memory map that
@@ -61,6 +69,13 @@ class FeatureRows:
             rows = l2_normalized(rows)
             squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
         return rows, squares
+
+    def _release_pages(self) -> None:
+        """Give back what was read of a read-only memory map: it counts as this process's memory."""
+        pages = getattr(self.features, "_mmap", None)
+        read_only = getattr(self.features, "mode", "") == "r"
+        if pages is not None and read_only and hasattr(mmap, "MADV_DONTNEED"):
+            pages.madvise(mmap.MADV_DONTNEED)
 
     @property
     def rows_a_block(self) -> int:

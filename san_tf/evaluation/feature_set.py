@@ -12,8 +12,8 @@ UNKNOWN = -1
 # Distances block by block, as often as asked: pairs of the first query's index and `(rows, G)` distances.
 Distances = Callable[[], Iterable[tuple[int, np.ndarray]]]
 
-# Distances held at a time: 128 MB of float32, however large the gallery is.
-_VALUES_PER_BLOCK = 2**25
+# Distances held at a time: 256 MB of float32, however large the gallery is.
+_VALUES_PER_BLOCK = 2**26
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FeatureSet:
 
 
 def rows_per_block(gallery_size: int) -> int:
-    """How many queries to take at a time, so that their distances to the whole gallery fit 128 MB."""
+    """How many queries to take at a time, so that their distances to the whole gallery fit 256 MB."""
     return max(1, min(256, _VALUES_PER_BLOCK // max(gallery_size, 1)))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from san_tf.compiled import compiled
 from san_tf.evaluation.distance_kernels import direct_distance
 from san_tf.evaluation.list_kernels import insert
-from san_tf.synthesis.compiled import compiled
 
 _STRIP = 128
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from threading import Lock
 
 import numpy as np
-from rich.progress import track
 
 from san_tf.evaluation import neighbour_kernels as kernels
 from san_tf.evaluation.distances import FeatureRows, feature_rows
+from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.threads import finish_blocks, ranges, run_blocks
 
 # Images a side of a tile: 4 MB of float32.
@@ -48,7 +48,7 @@ def nearest_neighbours(
     gallery: np.ndarray,
     number: int,
     metric: str = "euclidean",
-    description: str = "Comparing all pairs",
+    description: str | None = "Comparing all pairs",
 ) -> Neighbours:
     """Find the `number` nearest images of each, itself included.
 
@@ -58,7 +58,7 @@ def nearest_neighbours(
         number: of neighbours, cut to Q + G.
         metric: "euclidean", or "cosine": Euclidean between rows divided by their lengths, the order is the
             same.
-        description: of the progress bar.
+        description: of the progress bar; None for no bar.
 
     Raises:
         UserError: unknown metric, wrong shapes, or features that are not finite.
@@ -94,7 +94,7 @@ def nearest_neighbours(
 
     pairs = _pairs(len(blocks))
     total = len(blocks) * (len(blocks) + 1) // 2
-    for _ in track(run_blocks(scan, pairs), description, total=total, transient=True):
+    for _ in with_bar(run_blocks(scan, pairs), description, total):
         pass
     nearest = np.zeros((images, number), np.int32)
     if lists:

@@ -43,7 +43,9 @@ def far_upper_bound(false_accepts: int, num_different: int, confidence: float = 
     """One-sided upper bound of a rate of which `false_accepts` in `num_different` were seen.
 
     The exact bound of Clopper and Pearson (1934). Without any false accept it is the rule of three: 3 / n at
-    95 %. It takes pairs as independent. They share images and people, so the truth is somewhat wider.
+    95 %. It takes pairs as independent and the threshold as chosen beforehand. Pairs share images and people,
+    and `operating_point` chooses by the same pairs, so the truth is somewhat wider: where much depends on it,
+    measure the threshold again on other people.
 
     Example:
         >>> round(far_upper_bound(0, 3000), 6)

@@ -25,6 +25,7 @@ from san_tf.errors import UserError
 from san_tf.evaluation.distances import distance_blocks
 from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet, rows_per_block
 from san_tf.evaluation.pairs import cameras_of_pairs
+from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.ranking import RankingResult, evaluate_distances, evaluate_ranking
 from san_tf.evaluation.single_shot import cuhk03_cmcs, vehicleid_draws
@@ -195,10 +196,21 @@ def evaluate_protocol(
     return replace(result, notes=_notes(protocol, query, gallery))
 
 
-def features_distances(query: FeatureSet, gallery: FeatureSet, metric: str = "euclidean") -> Distances:
-    """Distances of features, computed anew each time they are asked for, within bounded memory."""
-    return lambda: distance_blocks(
-        query.features, gallery.features, metric, rows_per_block(len(gallery.pids))
+def features_distances(
+    query: FeatureSet, gallery: FeatureSet, metric: str = "euclidean", description: str | None = None
+) -> Distances:
+    """Distances of features, computed anew each time they are asked for, within bounded memory.
+
+    Args:
+        query: Q images.
+        gallery: G images.
+        metric: "euclidean" or "cosine".
+        description: of the progress bar; None for no bar.
+    """
+    block = rows_per_block(len(gallery))
+    total = -(-len(query) // block)
+    return lambda: with_bar(
+        distance_blocks(query.features, gallery.features, metric, block), description, total
     )
 
 

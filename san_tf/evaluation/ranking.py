@@ -18,6 +18,7 @@ from san_tf.errors import UserError
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import FeatureRows, feature_rows
 from san_tf.evaluation.inputs import checked_distances
+from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.ranked_lists import TopMatches, top_matches
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
@@ -165,7 +166,10 @@ def evaluate_ranking(
     _measure_matches(query, gallery, sought, cosine, block)
     # Never more than the sure bound of D roundings. The direct measure rounds too, in float64.
     rounding = min(dimensions, 8.0 * dimensions**0.5) * (np.finfo(query.dtype).eps / 2 + 2.0**-53)
-    for first in range(0, len(gallery), gallery.rows_a_block):
+    firsts = range(0, len(gallery), gallery.rows_a_block)
+    # A bar for what takes seconds: two cores multiply some 1e11 numbers a second.
+    shown = "Ranking" if len(query) * len(gallery) * dimensions > 2e11 else None
+    for first in with_bar(firsts, shown, len(firsts)):
         rows, squares = gallery.block(first, min(first + gallery.rows_a_block, len(gallery)))
 
         def count(
@@ -227,6 +231,8 @@ def evaluate_distances(
                     f"A distance of query {broken} is not a number; look for NaN in the features."
                 )
 
+        if not missing[first : first + len(checked)].all():
+            raise UserError(f"The distances from query {first} on are there twice; give each query's once.")
         missing[first : first + len(checked)] = False
         finish_blocks(count, ranges(len(checked), 64))
     if missing.any():

@@ -12,6 +12,9 @@ from san_tf.evaluation.calibration import Calibration
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.pairs import labelled_blocks
 
+# Probabilities are float64: a block's worth of them at once would be twice a block.
+_CHUNK = 2**20
+
 
 @dataclass(frozen=True)
 class Reliability:
@@ -81,10 +84,12 @@ def reliability(
     counts, sums = np.zeros((2, bins), np.int64), np.zeros((2, bins))
     for _, block, same, different in labelled_blocks(distances, query, gallery, protocol):
         for kind, chosen in enumerate((different, same)):
-            probability = calibration.probability(block[chosen], prior)
-            place = np.minimum((probability * bins).astype(np.int64), bins - 1)
-            counts[kind] += np.bincount(place, minlength=bins)
-            sums[kind] += np.bincount(place, probability, bins)
+            values = block[chosen]
+            for start in range(0, len(values), _CHUNK):
+                probability = calibration.probability(values[start : start + _CHUNK], prior)
+                place = np.minimum((probability * bins).astype(np.int64), bins - 1)
+                counts[kind] += np.bincount(place, minlength=bins)
+                sums[kind] += np.bincount(place, probability, bins)
     total = counts.sum(axis=1)
     if not total.all():
         raise UserError("There are pairs of one kind only; a reliability diagram needs same and different.")

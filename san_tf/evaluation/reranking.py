@@ -17,14 +17,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from rich.progress import track
 
+from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.evaluation import reranking_kernels as kernels
 from san_tf.evaluation.distances import BLOCK_BYTES
 from san_tf.evaluation.neighbours import Neighbours, nearest_neighbours
+from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.threads import finish_blocks, ranges
-from san_tf.synthesis.parallel import core_count
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ class Reranking:
         """Compare all images and describe each by its neighbours; ids are not needed.
 
         Time is that of half a matrix product of all images with all; memory some 1 to 2 kB an image beside
-        the features, which are copied once if they are not float32 (or float64 both) or are to be normalised.
+        the features, which are copied once if they are a memory map, not float32 (or float64 both), or to be
+        normalised.
 
         Args:
             query_features: `(Q, D)` numbers.
@@ -138,7 +139,7 @@ class Reranking:
         squares, gallery_squares = (np.einsum("nd,nd->n", side, side) for side in (query, gallery))
         step = max(256, BLOCK_BYTES // gallery[0].nbytes)
         starts = range(0, len(query), block)
-        for first in track(starts, description or "", transient=True, disable=description is None):
+        for first in with_bar(starts, description, len(starts)):
             distances = np.empty((min(block, len(query) - first), len(gallery)), query.dtype)
 
             def fill(span: tuple[int, int], first: int = first, distances: np.ndarray = distances) -> None:

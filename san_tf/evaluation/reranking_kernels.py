@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from san_tf.compiled import compiled
 from san_tf.evaluation.distance_kernels import direct_distance
-from san_tf.synthesis.compiled import compiled
 
 
 @compiled

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from san_tf.synthesis.compiled import compiled
+from san_tf.compiled import compiled
 
 CELLS = 2**16
 

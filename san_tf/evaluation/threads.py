@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
-from san_tf.synthesis.parallel import core_count
+from san_tf.cores import core_count
 
 Item = TypeVar("Item")
+
+
+@functools.cache
+def _libraries() -> ThreadpoolController:
+    # Looking for them takes milliseconds, and NumPy's BLAS has been there from the start.
+    return ThreadpoolController()
 
 
 def run_blocks(function: Callable[[Item], object], items: Iterable[Item]) -> Iterator[None]:
@@ -29,7 +36,7 @@ def run_blocks(function: Callable[[Item], object], items: Iterable[Item]) -> Ite
     """
     threads = core_count()
     items = iter(items)
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+    with _libraries().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
         try:
             running = {pool.submit(function, item) for item in itertools.islice(items, 2 * threads)}
             while running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +10,19 @@ import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.data.records import Records
-from san_tf.evaluation.ranking import RankingResult, TopMatches, evaluate_ranking, top_matches
+from san_tf.evaluation.feature_set import FeatureSet
+from san_tf.evaluation.options import Preparation
+from san_tf.evaluation.preparation import prepared
+from san_tf.evaluation.ranking import (
+    RankingResult,
+    TopMatches,
+    evaluate_distances,
+    evaluate_ranking,
+    top_matches,
+)
+from san_tf.evaluation.reranking import Reranking
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.recipe import EvaluationRecipe
 
 
 @dataclass(frozen=True)
@@ -40,16 +52,38 @@ class Features:
         """Features beside the records they describe."""
         return cls(query_features, query.pids, query.camids, features, gallery.pids, gallery.camids)
 
-    def ranking(self) -> RankingResult:
-        """CMC, mAP, mINP by the Market-1501 protocol."""
-        return evaluate_ranking(
-            self.query,
-            self.query_pids,
-            self.query_camids,
-            self.gallery,
-            self.gallery_pids,
-            self.gallery_camids,
+    def rankings(self, evaluation: EvaluationRecipe) -> Iterator[tuple[str, RankingResult]]:
+        """CMC, mAP, mINP by the Market-1501 protocol, as the recipe compares embeddings.
+
+        Yields:
+            What to add to the method's name, and its result: plain, then re-ranked where that is asked for.
+
+        Raises:
+            UserError: a value that cannot be, or no query has a true match.
+        """
+        query, gallery = prepared(
+            FeatureSet(self.query, self.query_pids, self.query_camids),
+            FeatureSet(self.gallery, self.gallery_pids, self.gallery_camids),
+            Preparation(
+                camera_bias_removal=evaluation.camera_bias_removal,
+                database_augmentation=evaluation.database_augmentation,
+                query_expansion=evaluation.query_expansion,
+                alpha=evaluation.alpha,
+            ),
         )
+        ids = query.pids, query.camids, gallery.pids, gallery.camids
+        metric = evaluation.metric
+        yield "", evaluate_ranking(query.features, *ids[:2], gallery.features, *ids[2:], metric)
+        if evaluation.rerank:
+            reranking = Reranking.of(
+                query.features,
+                gallery.features,
+                evaluation.k1,
+                evaluation.k2,
+                evaluation.lambda_value,
+                metric,
+            )
+            yield ", re-ranked", evaluate_distances(reranking.blocks(), *ids)
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
         """The first k gallery images of some queries."""

@@ -136,6 +136,24 @@ class EvaluationRecipe:
     """Scale embeddings to unit length before comparing them."""
     flip_average: bool = False
     """Average the embeddings of an image and its mirror image."""
+    metric: Literal["euclidean", "cosine"] = "euclidean"
+    """What embeddings are compared by."""
+    camera_bias_removal: bool = False
+    """Subtract from each embedding the mean embedding of its camera."""
+    database_augmentation: int = 0
+    """Nearest gallery images added to each gallery image; 0 for none."""
+    query_expansion: int = 0
+    """Nearest gallery images added to each query; 0 for none."""
+    alpha: float = 3.0
+    """Exponent of the similarity in both; 0 for plain averages."""
+    rerank: bool = False
+    """Measure each method after k-reciprocal re-ranking too."""
+    k1: int = 20
+    """Re-ranking: neighbours that must be mutual."""
+    k2: int = 6
+    """Re-ranking: neighbours over which each image's list is averaged."""
+    lambda_value: float = 0.3
+    """Re-ranking: weight of the original distance."""
 
 
 @dataclass(frozen=True)
@@ -177,7 +195,7 @@ class Recipe:
         ):
             if value < 2:
                 raise UserError(f"{name} is {value}, but a triplet needs at least 2; raise it.")
-        for part in (self.data, self.losses, self.training, self.generator):
+        for part in (self.data, self.losses, self.training, self.generator, self.evaluation):
             for item in dataclasses.fields(part):
                 value = getattr(part, item.name)
                 if isinstance(value, (int, float)) and value < 0:
@@ -189,9 +207,13 @@ class Recipe:
             ("epochs", self.training.epochs),
             ("generator_epochs", self.generator.generator_epochs),
             ("generator_batch", self.generator.generator_batch),
+            ("k1", self.evaluation.k1),
+            ("k2", self.evaluation.k2),
         ):
             if value < 1:
                 raise UserError(f"{name} is {value}, but it must be at least 1.")
+        if self.evaluation.lambda_value > 1:
+            raise UserError(f"lambda_value is {self.evaluation.lambda_value}, but a weight is at most 1.")
 
 
 def updated(recipe: Recipe, values: dict[str, Any], source: str) -> Recipe:

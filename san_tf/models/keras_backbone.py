@@ -55,7 +55,11 @@ def keras_stages(
     start, preprocessing = _preprocessing_of(model, rebuilt, preprocessing, keep_weights)
     names = _pyramid_of(model) or _stage_names(rebuilt)
     if last_stride == 1:
-        rebuilt = rebuild(model, with_last_stride_1(config, rebuilt))
+        dense = with_last_stride_1(config, rebuilt)
+        try:
+            rebuilt = rebuild(model, dense)
+        except UserError as error:
+            raise no_last_stride_1(model) from error
     outputs = {operation.name: output_of(operation) for operation in operations_of(rebuilt)}
     stages = [outputs[name] for name in names]
     if last_stride == 1 and stages[3].shape[1:3] != stages[2].shape[1:3]:
@@ -146,9 +150,11 @@ def _preprocessing_of(
     model: keras.Model, rebuilt: keras.Model, preprocessing: Preprocessing | None, keep_weights: bool
 ) -> tuple[str, Preprocessing]:
     """Where the network proper starts, and all that is done to pixels before."""
+    # One after the other, with nothing beside them that sees the image as it comes.
+    path = {step.name for step in _bottlenecks(rebuilt)}
     start, names = rebuilt.layers[0].name, []
     for layer in rebuilt.layers[1:]:
-        if type(layer).__name__ not in ("Rescaling", "Normalization"):
+        if type(layer).__name__ not in ("Rescaling", "Normalization") or layer.name not in path:
             break
         names.append(layer.name)
     if not names and preprocessing is None:

@@ -133,6 +133,9 @@ def with_last_stride_1(config: dict[str, Any], model: keras.Model) -> dict[str, 
             continue
         if len(source.shape) != 4 or len(output.shape) != 4:
             continue
+        if type(operation).__name__.startswith("Global"):
+            # Squeeze-and-excitation, whose single place is as large as the last map of a tiny image.
+            continue
         if type(operation).__name__ == "ZeroPadding2D":
             pads[id(output)] = operation.name
         elif output.shape[1:3] == size and source.shape[1:3] != size:

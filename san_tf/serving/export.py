@@ -20,12 +20,14 @@ import tensorflow as tf
 from san_tf.atomic import atomic_folder
 from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
+from san_tf.evaluation.calibration import Calibration
 from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 from san_tf.version import __version__
 
 # `assets.extra` is the place TensorFlow Serving leaves to whoever exports.
 METADATA_FILE = Path("assets.extra") / "san_tf.json"
+CALIBRATION_FILE = Path("assets.extra") / "calibration.json"
 
 
 def export_encoder(
@@ -36,6 +38,7 @@ def export_encoder(
     flip: bool = False,
     metadata: Mapping[str, Any] | None = None,
     *,
+    calibration: Calibration | None = None,
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -56,6 +59,8 @@ def export_encoder(
         normalize: scale embeddings to Euclidean length 1.
         flip: average the embeddings of the image and its mirror image (before the scaling); twice the cost.
         metadata: noted in the export beside sizes and versions: recipe, scores; anything JSON can hold.
+        calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
+            as `assets.extra/calibration.json`, see `read_calibration`.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -129,6 +134,8 @@ def export_encoder(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         (temporary / METADATA_FILE).parent.mkdir()
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
+        if calibration:
+            calibration.save(temporary / CALIBRATION_FILE)
     return folder
 
 
@@ -154,6 +161,24 @@ def read_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} is no export of this package: {path} cannot be read.") from error
     return notes
+
+
+def read_calibration(folder: str | os.PathLike[str]) -> Calibration | None:
+    """Return the calibration that goes with an export; None if it was exported without one.
+
+    Args:
+        folder: `<path>/<version>` as `export_encoder` returned it.
+
+    Raises:
+        UserError: the file cannot be used.
+
+    Example:
+        >>> calibration = read_calibration("saved_models/market/1")
+        >>> calibration.same_person(embeddings_of_camera_1, embeddings_of_camera_2, prior=0.001)
+        array([0.93, 0.02])
+    """
+    path = Path(folder) / CALIBRATION_FILE
+    return Calibration.load(path) if path.is_file() else None
 
 
 def _embedding(encoder: keras.Model) -> keras.KerasTensor:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from san_tf.compiled import compiled
 from san_tf.errors import UserError
-from san_tf.synthesis.compiled import compiled
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,18 +21,12 @@ from typing import IO, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.synthesis.plans import CropSpec
 
 # A worker is handed whole people, until they make at least this many crops.
 CHUNK = 12
-
-
-def core_count() -> int:
-    """Return how many cores this process may use, at least 1."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _start_worker() -> subprocess.Popen[bytes]:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from san_tf.compiled import compiled
 from san_tf.errors import UserError
 from san_tf.synthesis.body import BodyShape, joints, load_body, shaped
-from san_tf.synthesis.compiled import compiled
 
 
 @dataclass(frozen=True, eq=False)

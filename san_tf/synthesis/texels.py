@@ -13,9 +13,9 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
+from san_tf.compiled import compiled
 from san_tf.errors import UserError
 from san_tf.synthesis.body import load_body
-from san_tf.synthesis.compiled import compiled
 from san_tf.synthesis.mesh import vertex_normals
 
 # Bilinear lookups at 256 x 256, and a few halvings of the texture, stay inside this border.

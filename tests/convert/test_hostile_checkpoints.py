@@ -194,8 +194,9 @@ ORDERED = b"ccollections\nOrderedDict\n"
         b"}("
         + b"".join(b"\x8a\x0b" + (i * (2**61 - 1)).to_bytes(11, "little") + b"N" for i in range(1, 50_000))
         + b"u.",
+        b"}(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(30_000)) + b"u.",
     ],
-    ids=["dtype", "device", "storage", "pairs", "key", "list", "text", "digits", "collisions"],
+    ids=["dtype", "device", "storage", "pairs", "key", "list", "text", "digits", "collisions", "numbers"],
 )
 def test_work_without_end_is_refused_at_once(tmp_path, code):
     start = time.process_time()

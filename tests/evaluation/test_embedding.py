@@ -43,3 +43,24 @@ def test_keras_model_runs_in_inference_mode_and_gives_float32():
 def test_empty_dataset_is_refused():
     with pytest.raises(ValueError, match="no images to embed"):
         embed(first_column, tf.data.Dataset.from_tensor_slices(images(0)).batch(3))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_five_crops_are_averaged_as_one_after_the_other(flip):
+    # Of 18 x 9 pixels, windows of 16 x 8: one pixel of play across, two down.
+    pixels = np.random.default_rng(0).standard_normal((4, 18, 9, 3)).astype(np.float32)
+    expected = []
+    for image in pixels:
+        total = np.zeros(3)
+        for top, left in ((0, 0), (0, 1), (2, 0), (2, 1), (1, 0)):
+            view = tf.image.resize(image[top : top + 16, left : left + 8], (18, 9)).numpy()
+            views = [view, view[:, ::-1]] if flip else [view]
+            total += np.mean([v[:, 0].sum(axis=0) for v in views], axis=0) / 5
+        expected.append(total)
+    dataset = tf.data.Dataset.from_tensor_slices(pixels).batch(3)
+    np.testing.assert_allclose(embed(first_column, dataset, flip, crops=5), expected, atol=1e-4)
+
+
+def test_other_numbers_of_crops_are_refused():
+    with pytest.raises(ValueError, match="crops must be 1 or 5"):
+        embed(first_column, tf.data.Dataset.from_tensor_slices(images()).batch(3), crops=2)

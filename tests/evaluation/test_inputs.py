@@ -44,6 +44,8 @@ def test_mistakes_are_named():
         evaluate_distances([(1, square)], *labels, *labels)
     with pytest.raises(UserError, match="no distances of query 2; give every query's"):
         evaluate_distances([(0, square[:2])], *labels, *labels)
+    with pytest.raises(UserError, match="distances from query 1 on are there twice"):
+        evaluate_distances([(0, square[:2]), (1, square[:2])], *labels, *labels)
     square[1, 0] = np.nan
     with pytest.raises(UserError, match="A distance of query 1 is not a number"):
         evaluate_distances([(0, square)], *labels, *labels)

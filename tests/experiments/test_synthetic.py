@@ -58,6 +58,45 @@ def test_results_have_a_row_a_method_and_say_how_they_came_about(finished: Path)
     assert results["seconds"]["train"] > 0
 
 
+def test_evaluation_flags_and_a_calibration_reach_results_and_export(
+    finished: Path, run_synthetic, tmp_path: Path
+):
+    from san_tf import evaluate
+    from san_tf.serving import read_calibration
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = json.loads((run / "results.json").read_text())["rows"]
+    flags = [
+        "--metric=cosine",
+        "--rerank",
+        "--k1=4",
+        "--k2=2",
+        "--camera_bias_removal",
+        "--query_expansion=2",
+    ]
+    assert run_synthetic(run, "--stage=evaluate", *flags) == 0
+    rows = json.loads((run / "results.json").read_text())["rows"]
+    plain = [row["method"] for row in before]
+    assert [row["method"] for row in rows] == [n for name in plain for n in (name, f"{name}, re-ranked")]
+    assert [row["mAP"] for row in rows[::2]] != [row["mAP"] for row in before]
+    assert [row["mAP"] for row in rows[1::2]] != [row["mAP"] for row in rows[::2]]
+    # The run's own features, calibrated by the command that takes those of any toolkit; those of the one
+    # method here that was not trained for a single epoch.
+    features, calibration = run / "features" / "colour_histogram.npz", run / "calibration.json"
+    with pytest.raises(SystemExit) as leaving:
+        evaluate.main(
+            [f"--query={features}", f"--gallery={features}", "--metric=cosine", f"--calibrate={calibration}"]
+        )
+    assert leaving.value.code == 0
+    assert run_synthetic(run, "--stage=export", *flags) == 0
+    newest = max((run / "saved_model").iterdir(), key=lambda path: int(path.name))
+    stored = read_calibration(newest)
+    assert stored is not None and stored.metric == "cosine"
+    calibration.write_text("[]")
+    assert run_synthetic(run, "--stage=export", *flags) == 2
+
+
 def test_one_pseudo_texture_for_each_training_image(finished: Path, smoke_data: Path):
     from san_tf.data.builders import find_builder
     from san_tf.data.records import Records

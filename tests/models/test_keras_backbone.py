@@ -199,6 +199,20 @@ def test_a_san_trains_behind_one():
     assert build_decoder(shapes, (8, 8, 4, 4, 4)).output["texture"].shape == (None, 32, 32, 3)
 
 
+def test_the_smallest_image_is_large_enough():
+    # Its last map is a single place, as is that of every squeeze-and-excitation.
+    encoder = build_encoder("keras:MobileNetV3Small", (32, 32, 3), 4, weights=None)
+    assert [stage.shape[1] for stage in encoder.output["stages"]] == [8, 4, 2, 2]
+
+
+def test_last_stride_1_is_refused_where_a_sum_then_no_longer_fits():
+    def last(x):
+        return L.Add()([L.Conv2D(6, 1, 2)(x), L.Reshape((2, 1, 6))(L.Dense(12)(L.Flatten()(x)))])
+
+    with pytest.raises(UserError, match="use last_stride=2"):
+        build_encoder(tiny(last=last), SHAPE, 5, last_stride=1)
+
+
 def test_the_seed_decides_the_weights():
     a, b, other = (
         build_encoder("keras:MobileNetV3Small", SHAPE, 4, weights=None, seed=seed) for seed in (1, 1, 2)
@@ -239,6 +253,19 @@ def test_keras_hub_says_itself_where_its_stages_are():
     dense = build_encoder(model, SHAPE, 4, last_stride=1, preprocessing=normalize)
     assert [stage.shape[-1] for stage in dense.output["stages"]] == [64, 8, 12, 20]
     assert dense.output["stages"][3].shape[1:3] == (4, 2)
+
+
+def test_a_scaling_beside_the_raw_image_is_no_preprocessing():
+    image = keras.Input(SHAPE)
+    x = L.Concatenate()([L.Rescaling(0.01)(image), image])
+    for index in range(5):
+        x = L.Conv2D(4, 3, 2, "same", name=f"half{index}")(x)
+    model = keras.Model(image, x)
+    with pytest.raises(UserError, match="holds no layers that scale its input"):
+        build_encoder(model, SHAPE, 5, last_stride=2)
+    encoder = build_encoder(model, SHAPE, 5, last_stride=2, preprocessing=normalize)
+    expected = keras.Model(image, x)(normalize(PIXELS))
+    np.testing.assert_allclose(encoder(normalize(PIXELS))["stages"][3], expected, atol=1e-5)
 
 
 class Subclassed(keras.Model):

@@ -17,8 +17,9 @@ import tensorflow as tf
 from san_tf import atomic
 from san_tf.data.images import decode_image, resize_image
 from san_tf.errors import UserError
+from san_tf.evaluation.calibration import Calibration
 from san_tf.normalization import normalize
-from san_tf.serving import export_encoder, next_version, read_metadata
+from san_tf.serving import export_encoder, next_version, read_calibration, read_metadata
 
 SIZE = (32, 16)
 C_PROGRAM = Path(__file__).with_name("load_saved_model.c")
@@ -232,6 +233,24 @@ def test_metadata(exported: Path, tmp_path: Path) -> None:
     assert json.loads((exported / "assets.extra" / "san_tf.json").read_text()) == notes
     with pytest.raises(UserError, match="is no export of this package"):
         read_metadata(tmp_path)
+
+
+def test_a_calibration_goes_along_and_comes_back(
+    encoder: keras.Model, exported: Path, tmp_path: Path
+) -> None:
+    calibration = Calibration("platt", "cosine", True, 4.0, -9.0, prior=0.01, num_same=7, num_different=900)
+    folder = export_encoder(encoder, tmp_path, SIZE, calibration=calibration)
+    assert read_calibration(folder) == calibration
+    assert read_calibration(exported) is None
+    # What it says of embeddings that the export itself gives.
+    served = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    embeddings = served(images=tf.constant(batch()))["embedding"].numpy()
+    distances = 1 - (embeddings[:1] * embeddings).sum(axis=1)
+    expected = calibration.probability(distances)
+    np.testing.assert_allclose(calibration.same_person(embeddings, embeddings[:1]), expected, atol=1e-5)
+    (folder / "assets.extra" / "calibration.json").write_text("{}")
+    with pytest.raises(UserError, match="no calibration"):
+        read_calibration(folder)
 
 
 def test_existing_version_is_refused_unless_asked_for(encoder: keras.Model, tmp_path: Path) -> None:

@@ -13,12 +13,14 @@ from matplotlib.figure import Figure
 
 from san_tf.errors import UserError
 from san_tf.visualization import style
+from san_tf.visualization.camera_matrix import camera_matrix
 from san_tf.visualization.contact_sheet import contact_sheet
 from san_tf.visualization.curves import _spread, cmc_curves, loss_curves
 from san_tf.visualization.embedding_map import _apart, embedding_coordinates, embedding_map
 from san_tf.visualization.ranked_lists import ranked_lists
 from san_tf.visualization.reposed import render_texture, reposed
 from san_tf.visualization.textures import texture_panels
+from san_tf.visualization.verification import reliability_diagram, roc_curves
 
 RNG = np.random.default_rng(0)
 CROPS = RNG.integers(0, 256, (6, 32, 16, 3), np.uint8)
@@ -41,6 +43,7 @@ def test_nothing_touches_pyplot():
     code = """
 import sys, numpy as np
 from san_tf.visualization import contact_sheet, curves, embedding_map, ranked_lists, reposed, textures
+from san_tf.visualization import assessment_figures, camera_matrix, verification
 crop = np.zeros((32, 16, 3), np.uint8)
 contact_sheet.contact_sheet([[crop]])
 curves.cmc_curves({"a": np.array([0.5, 1.0])})
@@ -269,3 +272,54 @@ def test_hues_are_distinct():
     assert colors.min() >= 0 and colors.max() <= 1
     gap = np.linalg.norm(colors[:, None] - colors, axis=-1) + np.eye(24)
     assert gap.min() > 0.04
+
+
+def test_camera_matrix_shows_percent_and_leaves_unmeasured_pairs_empty():
+    table = np.array([[np.nan, 0.914, 0.2], [0.5, np.nan, 0.75]])
+    figure = camera_matrix(table, table / 2, np.full((2, 3), 40), ["a", "b"], ["x", "y", "z"], "Cameras")
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["rank-1", "mAP"]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["91", "20", "50", "75"]
+    assert [text.get_text() for text in figure.axes[1].texts] == ["46", "10", "25", "38"]
+    np.testing.assert_array_equal(shown(figure.axes[0]).mask, np.isnan(table))
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["x", "y", "z"]
+    pale = camera_matrix(table, table, np.full((2, 3), 9), ["a", "b"], ["x", "y", "z"])
+    assert pale.axes[0].texts[0].get_alpha() < figure.axes[0].texts[0].get_alpha() == 1
+
+
+def test_camera_matrix_refuses_what_does_not_fit():
+    table = np.full((2, 2), 0.5)
+    with pytest.raises(UserError, match="mAP must be"):
+        camera_matrix(table, table[:1], table, "ab", "ab")
+    with pytest.raises(UserError, match="rank-1 must be shares"):
+        camera_matrix(table * 100, table, table, "ab", "ab")
+    with pytest.raises(UserError, match="queries must be"):
+        camera_matrix(table, table, np.ones(2), "ab", "ab")
+
+
+def test_roc_curves_are_drawn_through_their_points():
+    far, tar = np.array([0, 0.001, 0.01, 1.0]), np.array([0, 0.6, 0.8, 1.0])
+    figure = roc_curves({"a": (far, tar), "b": (far, far)}, {"a": 0.19}, lowest=1e-4, title="ROC")
+    lines = [line for line in figure.axes[0].lines if len(line.get_xdata()) == 2000]
+    x, y = lines[0].get_data()
+    # Straight between the corners, in rates: halfway from 0.001 to 0.01 lies 0.7.
+    assert np.interp(0.0055, x, y) == pytest.approx(0.7, abs=1e-3)
+    assert np.interp(0.0005, x, y) == pytest.approx(0.3, abs=1e-3)
+    assert y[-1] == 1.0
+    np.testing.assert_allclose(*lines[1].get_data())
+    marks = [line.get_data() for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [tuple(map(float, np.ravel(mark))) for mark in marks] == [(0.19, 0.81)]
+    assert "equal error 19.00 %" in texts(figure)
+    for bad in ({}, {"a": (far, tar[::-1])}, {"a": (far[:2], tar)}, {"a": (far[:1], tar[:1])}):
+        with pytest.raises(UserError, match="ROC curve"):
+            roc_curves(bad)
+
+
+def test_reliability_diagram_puts_bins_where_they_belong():
+    predicted, observed = np.array([0.1, np.nan, 0.8]), np.array([0.25, np.nan, 0.6])
+    figure = reliability_diagram(predicted, observed, np.array([0.7, 0.0, 0.3]), 0.165, "Reliability")
+    points = next(line for line in figure.axes[0].lines if line.get_marker() == "o")
+    np.testing.assert_array_equal(points.get_xydata(), [[0.1, 0.25], [0.8, 0.6]])
+    assert [bar.get_height() for bar in figure.axes[1].patches] == [0.7, 0.0, 0.3]
+    assert figure.axes[0].texts[0].get_text() == "expected calibration error 16.5 %"
+    with pytest.raises(UserError, match="bins"):
+        reliability_diagram(predicted, observed[:2], predicted)

@@ -42,8 +42,8 @@ def run(experiment: Experiment) -> None:
             features = [_embed(experiment, encoder, records) for records in (query, gallery)]
         described = Features.of(query, features[0], gallery, features[1])
         described.save(experiment, method)
-        result = described.ranking()
-        rows.append({**result.row(method), "cmc": result.cmc.round(6).tolist()})
+        for addition, result in described.rankings(experiment.recipe.evaluation):
+            rows.append({**result.row(method + addition), "cmc": result.cmc.round(6).tolist()})
     _write(experiment, rows)
     experiment.console.print(table_of(rows))
 

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import numpy as np
 import tensorflow as tf
 
+from san_tf.evaluation.calibration import Calibration
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
 from san_tf.experiments.networks import encoder_of, load_weights
@@ -18,9 +19,13 @@ from san_tf.serving.export import export_encoder, next_version
 def run(experiment: Experiment) -> None:
     """Export the trained encoder and ask the export for the embeddings that `evaluate` measured.
 
+    A `calibration.json` in the run directory, from `python -m san_tf.evaluate --calibrate`, goes along.
+
     Raises:
-        UserError: there are no trained weights, or the place cannot be written.
+        UserError: there are no trained weights, the calibration is none, or the place cannot be written.
     """
+    stored = experiment.run.path / "calibration.json"
+    calibration = Calibration.load(stored) if stored.is_file() else None
     recipe = experiment.recipe
     encoder = encoder_of(recipe, reid_records(experiment, "train").num_identities, weights=False)
     load_weights(encoder, weights_path(experiment, "SAN"))
@@ -31,6 +36,7 @@ def run(experiment: Experiment) -> None:
         normalize=recipe.evaluation.normalize,
         flip=recipe.evaluation.flip_average,
         metadata={"experiment": experiment.name, "recipe": asdict(recipe)},
+        calibration=calibration,
         version=next_version(experiment.run.saved_model),
     )
     images = reid_records(experiment, "query").images[:16]
@@ -39,3 +45,5 @@ def run(experiment: Experiment) -> None:
     difference = float(np.abs(answer - Features.load(experiment, "SAN").query[:16]).max())
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     experiment.say(f"{folder} ({size / 1e6:.1f} MB): same embeddings as evaluated, to {difference:.0e}")
+    if calibration:
+        experiment.say(f"with {stored}: {calibration.method}, {len(calibration.operating_points)} thresholds")

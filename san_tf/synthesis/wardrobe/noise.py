@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from san_tf.synthesis.compiled import compiled
+from san_tf.compiled import compiled
 
 Array = NDArray[np.float32]
 
