@@ -113,6 +113,16 @@ def optimizer_variables(optimizer: Any, trainable: Iterable[Any]) -> NamedVariab
     return named
 
 
+def input_of(operation: Any) -> Any:
+    """What a layer that was called once was called on; Keras 2 names a nested model's own input `input`."""
+    return operation.input if KERAS_3 else operation.get_input_at(0)
+
+
+def output_of(operation: Any) -> Any:
+    """What a layer that was called once gave there; Keras 2 names a nested model's own output `output`."""
+    return operation.output if KERAS_3 else operation.get_output_at(0)
+
+
 def write_out_silently(archive: keras.export.ExportArchive, folder: Path) -> None:
     """Write an archive without a report on the screen; Keras 2 has no argument for it."""
     if KERAS_3:

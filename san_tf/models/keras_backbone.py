@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import input_of, output_of
 from san_tf.models.input_adapter import InputAdapter, Preprocessing, affine_of, from_normalized
 from san_tf.models.keras_graph import config_of, no_last_stride_1, operations_of, rebuild, with_last_stride_1
 from san_tf.models.layer_factory import LayerFactory, Tensor
@@ -59,7 +60,7 @@ def keras_stages(
             rebuilt = rebuild(model, dense)
         except UserError as error:
             raise no_last_stride_1(model) from error
-    outputs = {operation.name: operation.output for operation in operations_of(rebuilt)}
+    outputs = {operation.name: output_of(operation) for operation in operations_of(rebuilt)}
     stages = [outputs[name] for name in names]
     if last_stride == 1 and stages[3].shape[1:3] != stages[2].shape[1:3]:
         raise no_last_stride_1(model)
@@ -92,15 +93,15 @@ def _steps(model: keras.Model) -> list[_Step]:
             raise UserError(
                 f"{operation.name} of {model.name} is used more than once; such a model cannot be a backbone."
             )
-        for tensor in tf.nest.flatten(operation.input):
+        for tensor in tf.nest.flatten(input_of(operation)):
             if id(tensor) in place:
                 last_use[place[id(tensor)]] = index
-        for tensor in tf.nest.flatten(operation.output):
+        for tensor in tf.nest.flatten(output_of(operation)):
             place[id(tensor)] = index
     return [
-        _Step(operation.name, tuple(operation.output.shape), index, last_use[index])
+        _Step(operation.name, tuple(output_of(operation).shape), index, last_use[index])
         for index, operation in enumerate(operations)
-        if not isinstance(operation.output, (list, tuple, dict))
+        if not isinstance(output_of(operation), (list, tuple, dict))
     ]
 
 
@@ -138,7 +139,7 @@ def _pyramid_of(model: keras.Model) -> list[str] | None:
     pyramid = getattr(model, "pyramid_outputs", None)
     if not isinstance(pyramid, dict) or not {"P2", "P3", "P4", "P5"} <= set(pyramid):
         return None
-    names = {id(operation.output): operation.name for operation in operations_of(model)}
+    names = {id(output_of(operation)): operation.name for operation in operations_of(model)}
     return [names[id(pyramid[level])] for level in ("P2", "P3", "P4", "P5")]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import input_of, output_of
 from san_tf.models.layer_factory import LayerFactory
 
 POOLINGS = ("MaxPooling2D", "AveragePooling2D")
@@ -127,7 +128,7 @@ def with_last_stride_1(config: dict[str, Any], model: keras.Model) -> dict[str, 
     size = tuple(math.ceil(side / 32) for side in model.inputs[0].shape[1:3])
     pads: dict[int, str] = {}
     for operation in operations_of(model)[1:]:
-        source, output = operation.input, operation.output
+        source, output = input_of(operation), output_of(operation)
         if isinstance(source, (list, tuple, dict)) or isinstance(output, (list, tuple, dict)):
             continue
         if len(source.shape) != 4 or len(output.shape) != 4:

@@ -103,7 +103,7 @@ def state_of(encoder):
     for layer in encoder.layers:
         if layer.name.endswith("_conv"):
             conv, norm = efficientnet_lite_weights._torch_names(layer.name.removesuffix("_conv"))
-            height, width, a, b = layer.kernel.shape
+            height, width, a, b = layer.get_weights()[0].shape
             depthwise = layer.name.endswith("_depthwise_conv")
             kernel = (a, b, height, width) if depthwise else (b, a, height, width)
             norms = [f"{norm}.{kind}" for kind in ("weight", "bias", "running_mean", "running_var")]
@@ -117,9 +117,9 @@ def test_each_array_finds_its_place():
     encoder = build_encoder("efficientnet_lite0", (32, 32, 3), 5, weights=None)
     state = state_of(encoder)
     copy_state_dict(encoder, state, "x.pth")
-    expand = encoder.get_layer("block3_expand_conv").kernel
+    expand = encoder.get_layer("block3_expand_conv").get_weights()[0]
     np.testing.assert_array_equal(expand[0, 0, 5, 7], state["_blocks.3._expand_conv.weight"][7, 5, 0, 0])
-    depthwise = encoder.get_layer("block3_depthwise_conv").kernel
+    depthwise = encoder.get_layer("block3_depthwise_conv").get_weights()[0]
     np.testing.assert_array_equal(
         depthwise[1, 4, 9, 0], state["_blocks.3._depthwise_conv.weight"][9, 0, 1, 4]
     )

@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.src.legacy.saving import legacy_h5_format
+from legacy_h5 import save_weights_to_hdf5_group
 
 from san_tf.errors import UserError
 from san_tf.models import SAN, build_decoder, build_encoder
@@ -158,7 +158,7 @@ def test_a_file_that_keras_downloaded_is_read_by_name(tmp_path):
     fix(model)
     path = tmp_path / "weights_mobilenet_v3_small_224_1.0_float_no_top_v2.h5"
     with h5py.File(path, "w") as file:
-        legacy_h5_format.save_weights_to_hdf5_group(file, model)
+        save_weights_to_hdf5_group(file, model)
     expected = np.array(model(preprocessing(PIXELS.copy())))
     ours = build_encoder("keras:MobileNetV3Small", SHAPE, 5, last_stride=2, weights=path)(normalize(PIXELS))
     np.testing.assert_allclose(ours["stages"][3], expected, atol=1e-4 * np.abs(expected).max())

@@ -48,7 +48,8 @@ def assert_equal(a, b):
 
 def test_a_san_comes_back_to_the_bit(san, folder):
     again = SAN.from_preset(str(folder))
-    assert_equal(san, again)
+    for part in ("encoder", "decoder"):
+        assert_equal(getattr(san, part), getattr(again, part))
     assert {k: v for k, v in again.get_config().items() if k not in ("encoder", "decoder")} == {
         k: v for k, v in san.get_config().items() if k not in ("encoder", "decoder")
     }
