@@ -9,7 +9,7 @@ from san_tf.experiments.experiment import main as run_experiment
 from san_tf.experiments.recipe import DataRecipe, GeneratorRecipe, ModelRecipe, Recipe
 
 RECIPE = Recipe(
-    # 929 people instead of the demo's 500, and about 1,500 steps: photographs show what fewer have not taught.
+    # 929 people instead of the demo's 500, and 1,450 steps: what fewer have not taught shows on photographs.
     data=DataRecipe(dataset="", pit="pit/paper", image_size=(128, 64)),
     model=ModelRecipe(backbone="thin_resnet", sketch=256),
     generator=GeneratorRecipe(generator_epochs=10, generator_learning_rate=3e-3),
