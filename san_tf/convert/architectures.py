@@ -10,13 +10,13 @@ import keras
 import numpy as np
 
 from san_tf.convert.names import Names, bnneck_names, decoder_names, head_names, osnet_names, resnet_names
-from san_tf.convert.state_dict import Tensors
 from san_tf.convert.weight_map import NORM, Pair, pairs_of
 from san_tf.errors import UserError
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
 from san_tf.models.osnet import OSNETS
 from san_tf.models.presets import PRESETS
+from san_tf.torch_files.state_dict import Tensors
 
 TORCHVISION_DEPTHS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
 # fast-reid keeps its normalisation beside the weights: that of san_tf.normalization, of pixels of 0-255.

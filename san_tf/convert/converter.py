@@ -11,12 +11,12 @@ import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.convert.architectures import Architecture, recognise
-from san_tf.convert.checkpoint import read_checkpoint
-from san_tf.convert.state_dict import WRAPPERS, Tensors, find_state_dict
 from san_tf.convert.weight_map import Pair, assign
 from san_tf.errors import UserError
 from san_tf.models.pretrained import state_form
 from san_tf.models.resnet import form_of
+from san_tf.torch_files.checkpoint import read_checkpoint
+from san_tf.torch_files.state_dict import WRAPPERS, Tensors, find_state_dict
 
 
 @dataclasses.dataclass(frozen=True)

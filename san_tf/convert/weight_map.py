@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from san_tf.convert.state_dict import Tensors
 from san_tf.errors import UserError
+from san_tf.torch_files.state_dict import Tensors
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 # A PyTorch kernel's axes in Keras's order: out, in, h, w -> h, w, in, out; with one filter a channel:

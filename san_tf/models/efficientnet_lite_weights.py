@@ -40,7 +40,7 @@ def load_efficientnet_lite0(encoder: keras.Model) -> None:
         UserError: the package is missing, or its file is not what it was.
     """
     # The reader is no part of the models; only this wants it.
-    from san_tf.convert import read_state_dict
+    from san_tf.torch_files import read_state_dict
 
     path = packaged_weights()
     copy_state_dict(encoder, read_state_dict(path), path)

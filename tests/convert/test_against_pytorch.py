@@ -19,12 +19,12 @@ torch = pytest.importorskip("torch", reason="comparisons with PyTorch need the e
 from torch_models import SANDecoder, TorchvisionResNet, from_source, randomise  # noqa: E402
 
 from san_tf.convert.architectures import recognise  # noqa: E402
-from san_tf.convert.checkpoint import read_checkpoint  # noqa: E402
 from san_tf.convert.converter import convert_checkpoint  # noqa: E402
-from san_tf.convert.state_dict import find_state_dict  # noqa: E402
 from san_tf.convert.to_pytorch import convert_weights  # noqa: E402
 from san_tf.models import build_encoder  # noqa: E402
 from san_tf.models.presets import build_preset  # noqa: E402
+from san_tf.torch_files.checkpoint import read_checkpoint  # noqa: E402
+from san_tf.torch_files.state_dict import find_state_dict  # noqa: E402
 
 TORCHREID, FASTREID = os.environ.get("SAN_TF_TORCHREID"), os.environ.get("SAN_TF_FASTREID")
 needs_torchreid = pytest.mark.skipif(not TORCHREID, reason="SAN_TF_TORCHREID names no checkout")

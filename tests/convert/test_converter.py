@@ -12,16 +12,16 @@ from checkpoint_writer import legacy_checkpoint, tensor, zip_checkpoint
 
 from san_tf.convert.__main__ import main
 from san_tf.convert.architectures import Architecture, recognise
-from san_tf.convert.checkpoint import read_checkpoint
 from san_tf.convert.converter import convert_checkpoint
 from san_tf.convert.names import bnneck_names, decoder_names, head_names, osnet_names, resnet_names
-from san_tf.convert.state_dict import find_state_dict, read_state_dict
-from san_tf.convert.tensors import PickledArray
 from san_tf.convert.to_pytorch import convert_weights, to_state_dict, write_state_dict
 from san_tf.convert.weight_map import assign
 from san_tf.errors import UserError
 from san_tf.models import build_decoder, build_encoder
 from san_tf.models.osnet import OSNETS
+from san_tf.torch_files.checkpoint import read_checkpoint
+from san_tf.torch_files.state_dict import find_state_dict, read_state_dict
+from san_tf.torch_files.tensors import PickledArray
 
 # Arrays, trainable numbers and CRC-32 of the sorted names and shapes of the peers' own state dicts of 751
 # classes, without counts of batches; computed once with their code.

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from san_tf.convert.architectures import DECODER, recognise
-from san_tf.convert.tensors import PickledArray
 from san_tf.convert.to_pytorch import to_state_dict
 from san_tf.convert.weight_map import assign
 from san_tf.models import build_decoder
 from san_tf.models.presets import build_preset
+from san_tf.torch_files.tensors import PickledArray
 
 TOLERANCE = 1e-4
 SMALL = [(8, 8, 6), (4, 4, 8), (2, 2, 10), (2, 2, 12)]

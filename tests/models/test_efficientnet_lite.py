@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_sample_images
 
-from san_tf.convert import read_state_dict
 from san_tf.errors import UserError
 from san_tf.models import build_decoder, build_encoder, efficientnet_lite_weights
 from san_tf.models.efficientnet_lite_weights import copy_state_dict, packaged_weights
 from san_tf.normalization import normalize
+from san_tf.torch_files import read_state_dict
 
 SHAPE = (256, 128, 3)
 

@@ -17,9 +17,9 @@ from typing import IO, Any, cast
 
 import numpy as np
 
-from san_tf.convert.constructors import CONSTRUCTORS, Inert, Named, build_state, inert
-from san_tf.convert.tensors import DTYPES, STORAGES, Storage, StorageFile, StoredTensor
 from san_tf.errors import UserError
+from san_tf.torch_files.constructors import CONSTRUCTORS, Inert, Named, build_state, inert
+from san_tf.torch_files.tensors import DTYPES, STORAGES, Storage, StorageFile, StoredTensor
 
 # A ResNet-50 with its optimiser's state takes some 40,000; what needs millions is no list of weights.
 MAX_OPCODES = 2_000_000

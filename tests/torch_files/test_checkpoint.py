@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from checkpoint_writer import Call, Global, Store, legacy_checkpoint, tensor, zip_checkpoint, zip_of
 
-from san_tf.convert import read_checkpoint, read_state_dict
 from san_tf.errors import UserError
+from san_tf.torch_files import read_checkpoint, read_state_dict
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)

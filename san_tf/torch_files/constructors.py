@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from san_tf.convert.tensors import DTYPES, STORAGES, PickledArray, Storage, StoredTensor
+from san_tf.torch_files.tensors import DTYPES, STORAGES, PickledArray, Storage, StoredTensor
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any
 
 import safetensors
 
-from san_tf.convert.pickle_machine import MalformedPickle, PickleMachine
-from san_tf.convert.tensors import Extent, PickledArray, StorageFile, StoredTensor, decode
 from san_tf.errors import UserError
+from san_tf.torch_files.pickle_machine import MalformedPickle, PickleMachine
+from san_tf.torch_files.tensors import Extent, PickledArray, StorageFile, StoredTensor, decode
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001

@@ -16,9 +16,9 @@ from checkpoint_writer import Store, legacy_checkpoint, pickled, tensor, zip_che
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from san_tf.convert import checkpoint as module
-from san_tf.convert import pickle_machine, read_checkpoint, read_state_dict
 from san_tf.errors import UserError
+from san_tf.torch_files import checkpoint as module
+from san_tf.torch_files import pickle_machine, read_checkpoint, read_state_dict
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)

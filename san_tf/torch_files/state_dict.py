@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from san_tf.convert.checkpoint import read_checkpoint
-from san_tf.convert.tensors import PickledArray, StoredTensor
 from san_tf.errors import UserError
+from san_tf.torch_files.checkpoint import read_checkpoint
+from san_tf.torch_files.tensors import PickledArray, StoredTensor
 
 # Where trainers put it: torchreid, public SAN, fast-reid, timm, Lightning.
 WRAPPERS = ("state_dict", "model", "decoder_state_dict", "state_dict_ema", "model_state_dict", "net")
