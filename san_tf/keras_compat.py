@@ -123,6 +123,15 @@ def output_of(operation: Any) -> Any:
     return operation.output if KERAS_3 else operation.get_output_at(0)
 
 
+def classes_to_name(model: keras.Model) -> dict[str, type] | None:
+    """The `custom_objects` that rebuilding a model from its config takes.
+
+    Keras 3 finds classes by their modules. Keras 2 does not find those that some of its own applications
+    define, such as ConvNeXt's LayerScale.
+    """
+    return None if KERAS_3 else {type(layer).__name__: type(layer) for layer in model.layers}
+
+
 def write_out_silently(archive: keras.export.ExportArchive, folder: Path) -> None:
     """Write an archive without a report on the screen; Keras 2 has no argument for it."""
     if KERAS_3:

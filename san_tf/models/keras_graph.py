@@ -90,10 +90,8 @@ def rebuild(model: keras.Model, config: dict[str, Any]) -> keras.Model:
     Raises:
         UserError: its layers do not fit the size; the sentence names `model`.
     """
-    # Keras 2 does not find the layers that some of its own applications define, such as ConvNeXt's.
-    classes = {type(layer).__name__: type(layer) for layer in model.layers}
     try:
-        return keras.Model.from_config(copy.deepcopy(config), custom_objects=classes)
+        return keras.Model.from_config(copy.deepcopy(config), custom_objects=classes_to_name(model))
     except Exception as error:  # whatever a layer that does not know the new size may raise
         shape = next(
             settings[key]
