@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from san_tf.errors import UserError
-from san_tf.keras_compat import input_of, output_of
+from san_tf.keras_compat import classes_to_name, input_of, output_of
 from san_tf.models.layer_factory import LayerFactory
 
 POOLINGS = ("MaxPooling2D", "AveragePooling2D")
