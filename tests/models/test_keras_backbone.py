@@ -18,6 +18,11 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (2, *SHAPE)).astype(np.float3
 L = keras.layers
 
 
+@pytest.fixture(autouse=True)
+def _same_weights_each_time():
+    keras.utils.set_random_seed(0)
+
+
 def tiny(mean=(100.0, 110.0, 120.0), last=None, shape=SHAPE):
     """A network of four stages that scales its input itself, with every way of halving a map."""
     x = image = keras.Input(shape)
@@ -138,8 +143,10 @@ def test_a_model_may_have_been_built_for_another_size_and_is_left_as_it_is():
         np.testing.assert_array_equal(a, b)
 
 
+# Fifty layers of random weights enlarge roundings, most in EfficientNetV2-B0; preprocessing done twice or not at
+# all would change features by their own size.
 @pytest.mark.parametrize(
-    ("name", "tolerance"), [("ResNet50", 1e-4), ("EfficientNetV2B0", 1e-4), ("ConvNeXtTiny", 1e-4)]
+    ("name", "tolerance"), [("ResNet50", 1e-4), ("EfficientNetV2B0", 1e-3), ("ConvNeXtTiny", 1e-4)]
 )
 def test_features_equal_those_of_keras_applications(name, tolerance):
     model, preprocessing = build_application(f"keras:{name}", SHAPE, None)
