@@ -143,8 +143,8 @@ def test_a_model_may_have_been_built_for_another_size_and_is_left_as_it_is():
         np.testing.assert_array_equal(a, b)
 
 
-# Fifty layers of random weights enlarge roundings, most in EfficientNetV2-B0; preprocessing done twice or not at
-# all would change features by their own size.
+# Fifty layers of random weights enlarge roundings, most in EfficientNetV2-B0; preprocessing done twice or not
+# at all would change features by their own size.
 @pytest.mark.parametrize(
     ("name", "tolerance"), [("ResNet50", 1e-4), ("EfficientNetV2B0", 1e-3), ("ConvNeXtTiny", 1e-4)]
 )
