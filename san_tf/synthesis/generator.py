@@ -36,6 +36,8 @@ SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "market_sized": ReidConfig(
         "market_sized", 751, 750, 12_936, 3_368, 13_115, 2_798, 3_819, image_height=256
     ),
+    # For the ablation: enough identities to hold some out for validation, enough queries to tell rows apart.
+    "ablation": ReidConfig("ablation", 280, 150, 3_360, 600, 1_500, 300, 150, seed=2020),
     # To see whether everything works, in seconds; nothing can be learnt from it.
     "smoke": ReidConfig("smoke", 8, 6, 48, 12, 30, 4, 2, cameras=3),
 }

@@ -51,7 +51,7 @@ def test_records_hold_what_the_contract_says(tmp_path: Path) -> None:
 
 
 def test_named_configurations_are_those_of_the_generator() -> None:
-    assert list(Builder.builder_configs) == ["tiny", "market_sized", "smoke"]
+    assert list(Builder.builder_configs) == ["tiny", "market_sized", "ablation", "smoke"]
     assert "100 training and 60 test identities" in Builder.builder_configs["tiny"].description
 
 

@@ -123,7 +123,7 @@ def test_a_pair_carries_the_texture_it_was_painted_with() -> None:
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'huge'.*tiny, market_sized, smoke"):
+    with pytest.raises(UserError, match=r"'huge'.*tiny, market_sized, ablation, smoke"):
         generator.synthetic_reid_index("huge", "train")
     with pytest.raises(UserError, match=r"'query'.*train, test"):
         generator.pit_index("tiny", "query")

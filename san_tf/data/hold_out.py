@@ -1,0 +1,73 @@
+"""A validation set of one's own: some training identities, held out and split into query and gallery.
+
+Settings that are chosen on a benchmark's test set make its numbers too good. No re-ID benchmark ships a
+validation set with the test's protocol, so one is cut out of the training set, by identity.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from san_tf.data.records import Records
+from san_tf.errors import UserError
+
+# Separates this stream of random numbers from those of sampling and augmentation.
+_HOLD_OUT_STREAM = 3
+
+
+class HeldOut(NamedTuple):
+    """A training set in two: what is still trained on, and a query and gallery of the other identities."""
+
+    train: Records
+    query: Records
+    gallery: Records
+
+
+def hold_out(records: Records, identities: int, seed: int = 0) -> HeldOut:
+    """Split training records by identity into training and validation.
+
+    Only identities seen by at least two cameras are drawn: the others have no true match under the
+    Market-1501 protocol. As there, the query is one image for each identity and camera, the gallery the rest;
+    an identity's image that is alone before its camera is a query and leaves the gallery without it.
+
+    Args:
+        records: N training images with known cameras.
+        identities: how many to hold out, drawn at random.
+        seed: of the draw; the split depends on it, the pids, cameras and file names alone.
+
+    Returns:
+        `HeldOut`. Distractors and junk stay with the training records.
+
+    Raises:
+        UserError: fewer identities are seen by two cameras than are to be held out, or none would be left.
+
+    Example:
+        >>> split = hold_out(records, 80)
+        >>> np.intersect1d(split.train.identities, split.query.identities).size
+        0
+    """
+    if identities < 1:
+        raise UserError(
+            f"validation_identities is {identities}; hold out at least 1 identity, or none at all."
+        )
+    known = (records.pids > 0) & (records.camids >= 0)
+    pairs = np.unique(np.stack([records.pids[known], records.camids[known]], axis=1), axis=0)
+    pids, cameras = np.unique(pairs[:, 0], return_counts=True)
+    eligible = pids[cameras > 1]
+    if identities > len(eligible) or identities >= records.num_identities:
+        raise UserError(
+            f"validation_identities is {identities}, but only {len(eligible)} of the "
+            f"{records.num_identities} training identities are seen by two cameras, and some must be left to train on; hold out fewer."
+        )
+    chosen = np.random.default_rng((seed, _HOLD_OUT_STREAM)).permutation(eligible)[:identities]
+    held = np.flatnonzero(np.isin(records.pids, chosen))
+    # By identity, camera and name: the first of each pair is the query, whatever the order of the records.
+    order = np.lexsort((records.filenames[held].astype(str), records.camids[held], records.pids[held]))
+    held = held[order]
+    keys = np.stack([records.pids[held], records.camids[held]], axis=1)
+    first = np.ones(len(held), bool)
+    first[1:] = (keys[1:] != keys[:-1]).any(axis=1)
+    rest = np.setdiff1d(np.arange(len(records)), held)
+    return HeldOut(records.select(rest), records.select(held[first]), records.select(held[~first]))
