@@ -59,7 +59,8 @@ def hold_out(records: Records, identities: int, seed: int = 0) -> HeldOut:
     if identities > len(eligible) or identities >= records.num_identities:
         raise UserError(
             f"validation_identities is {identities}, but only {len(eligible)} of the "
-            f"{records.num_identities} training identities are seen by two cameras, and some must be left to train on; hold out fewer."
+            f"{records.num_identities} training identities are seen by two cameras, and some must be left to "
+            "train on; hold out fewer."
         )
     chosen = np.random.default_rng((seed, _HOLD_OUT_STREAM)).permutation(eligible)[:identities]
     held = np.flatnonzero(np.isin(records.pids, chosen))
