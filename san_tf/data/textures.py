@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import tensorflow as tf
@@ -25,16 +25,17 @@ def write_textures(
     textures: Iterable[np.ndarray],
     quality: int = 95,
 ) -> None:
-    """Write textures as JPEG files `<stem>.jpg`, all of them or none.
+    """Write textures as JPEG files, all of them or none; that of `a/1.png` is `a/1.jpg`.
 
     Args:
         folder: where; replaced if it exists.
-        filenames: N names of the images; their stems name the textures.
+        filenames: N names of the images, which may lie in folders.
         textures: N arrays `(T, T, 3)` uint8 RGB; may be a generator, so that they need not all fit in memory.
         quality: of the JPEGs, 1-100.
 
     Raises:
-        UserError: two images have the same stem, or the folder cannot be written.
+        UserError: two images differ in their suffix alone, a name leads out of the folder, or the folder
+            cannot be written.
         ValueError: a texture is not `(T, T, 3)` uint8, or there are not as many textures as names.
     """
     written: set[str] = set()
@@ -46,20 +47,31 @@ def write_textures(
                 or texture.shape != (len(texture), len(texture), 3)
             ):
                 raise ValueError(f"A texture is (T, T, 3) uint8. Received: {texture.shape} {texture.dtype}.")
-            stem = Path(filename).stem
-            if stem in written:
-                raise UserError(f"Two images are named {stem}, so their textures would overwrite each other.")
-            written.add(stem)
+            name = _bare(filename)
+            if name in written:
+                raise UserError(f"Two images are named {name}, so their textures would overwrite each other.")
+            written.add(name)
             encoded = tf.io.encode_jpeg(texture, quality=quality, chroma_downsampling=False)
-            (temporary / f"{stem}.jpg").write_bytes(encoded.numpy())
+            path = temporary / f"{name}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded.numpy())
+
+
+def _bare(filename: str) -> str:
+    """The name without its suffix, folders kept: what a texture is named by."""
+    name = PurePosixPath(filename).with_suffix("")
+    if name.is_absolute() or ".." in name.parts:
+        raise UserError(f"The image name {filename} leads out of its folder; rename the image.")
+    return str(name)
 
 
 def attach_textures(records: Records, folder: str | os.PathLike[str], allow_missing: bool = False) -> Records:
-    """Return the records with the textures of a folder, matched by the stems of the file names.
+    """Return the records with the textures of a folder, matched by the file names without their suffixes.
 
     Args:
         records: whose `filenames` name the textures.
-        folder: of `.jpg` or `.png` files, such as `write_textures` or the paper's authors make.
+        folder: of `.jpg` or `.png` files, such as `write_textures` makes; or without the folders of the
+            images' names, such as the paper's authors publish, as long as no two images then share a name.
         allow_missing: let images without a texture pass; they train without the reconstruction losses.
 
     Raises:
@@ -71,8 +83,12 @@ def attach_textures(records: Records, folder: str | os.PathLike[str], allow_miss
         raise UserError(
             f"The texture folder {folder} does not exist; paint the textures first, or check the path."
         )
-    paths = {path.stem: path for path in sorted(folder.iterdir()) if is_image(path)}
-    stems = [Path(name).stem for name in records.filenames]
+    found = [path for path in sorted(folder.rglob("*")) if is_image(path)]
+    paths = {str(PurePosixPath(path.relative_to(folder)).with_suffix("")): path for path in found}
+    stems = [_bare(name) for name in records.filenames]
+    flat = [PurePosixPath(stem).name for stem in stems]
+    if len(set(flat)) == len(flat) and not any(stem in paths for stem in stems):
+        stems = flat
     missing = [name for name, stem in zip(records.filenames, stems, strict=True) if stem not in paths]
     if missing and (not allow_missing or len(missing) == len(records)):
         first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")

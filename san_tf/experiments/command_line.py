@@ -9,15 +9,14 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NoReturn
 
 import simple_parsing
-import yaml
 from simple_parsing import DashVariant
 
 from san_tf.errors import UserError
-from san_tf.experiments.recipe import Recipe, updated
+from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe_files import read_recipe_file
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,13 @@ class Options:
     """The run directory: recipe, logs, checkpoints, figures and results."""
     data_dir: str = field(default_factory=lambda: os.environ.get("TFDS_DATA_DIR", "data"))
     """Where prepared data sets lie or are made."""
+    manual_dir: str | None = None
+    """Where the files of published benchmarks lie, as folders or archives, for the stage `prepare`; none is
+    TFDS's own place, `downloads/manual` in the data_dir."""
+    skip_corrupt: bool = False
+    """With the stage `prepare`: list damaged images of a benchmark and leave them out instead of stopping."""
+    beam_runner: str | None = None
+    """With the stage `prepare`: build data sets with this runner of Apache Beam, such as DirectRunner."""
     stage: list[str] = field(default_factory=list)
     """Run these stages only, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None
@@ -49,18 +55,6 @@ class Parser(simple_parsing.ArgumentParser):
         else:
             message = f"{message[0].upper()}{message[1:]}; see --help."
         raise UserError(message)
-
-
-def _read_recipe_file(path: str, recipe: Recipe) -> Recipe:
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"The recipe file {path} cannot be read: {error.strerror}.") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must hold named values, such as `epochs: 30`.")
-    return updated(recipe, values, path)
 
 
 def parse(
@@ -91,7 +85,7 @@ def parse(
     except argparse.ArgumentError:
         raise UserError("--config wants the name of a recipe file; see --help.") from None
     if known.config:
-        recipe = _read_recipe_file(known.config, recipe)
+        recipe = read_recipe_file(known.config, recipe)
 
     parser = Parser(
         prog=f"python -m san_tf.experiments.{name}",

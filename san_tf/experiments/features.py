@@ -5,21 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.data.records import Records
+from san_tf.errors import UserError
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.options import Preparation
+from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.preparation import prepared
-from san_tf.evaluation.ranking import (
-    RankingResult,
-    TopMatches,
-    evaluate_distances,
-    evaluate_ranking,
-    top_matches,
-)
+from san_tf.evaluation.protocols import ProtocolResult, evaluate_protocol
+from san_tf.evaluation.ranking import TopMatches, top_matches
 from san_tf.evaluation.reranking import Reranking
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.recipe import EvaluationRecipe
@@ -52,8 +50,22 @@ class Features:
         """Features beside the records they describe."""
         return cls(query_features, query.pids, query.camids, features, gallery.pids, gallery.camids)
 
-    def rankings(self, evaluation: EvaluationRecipe) -> Iterator[tuple[str, RankingResult]]:
-        """CMC, mAP, mINP by the Market-1501 protocol, as the recipe compares embeddings.
+    def sets(self) -> tuple[FeatureSet, FeatureSet]:
+        """Query and gallery as `san_tf.evaluation` takes them."""
+        return (
+            FeatureSet(self.query, self.query_pids, self.query_camids),
+            FeatureSet(self.gallery, self.gallery_pids, self.gallery_camids),
+        )
+
+    def rankings(
+        self, evaluation: EvaluationRecipe, protocol: str = "market", seed: int = 0
+    ) -> Iterator[tuple[str, ProtocolResult]]:
+        """CMC, mAP, mINP by a protocol, as the recipe compares embeddings.
+
+        Args:
+            evaluation: the recipe's part.
+            protocol: one of `san_tf.evaluation.protocols.PROTOCOLS`.
+            seed: of the galleries that a protocol draws: each method gets the same.
 
         Yields:
             What to add to the method's name, and its result: plain, then re-ranked where that is asked for.
@@ -62,8 +74,7 @@ class Features:
             UserError: a value that cannot be, or no query has a true match.
         """
         query, gallery = prepared(
-            FeatureSet(self.query, self.query_pids, self.query_camids),
-            FeatureSet(self.gallery, self.gallery_pids, self.gallery_camids),
+            *self.sets(),
             Preparation(
                 camera_bias_removal=evaluation.camera_bias_removal,
                 database_augmentation=evaluation.database_augmentation,
@@ -71,9 +82,8 @@ class Features:
                 alpha=evaluation.alpha,
             ),
         )
-        ids = query.pids, query.camids, gallery.pids, gallery.camids
-        metric = evaluation.metric
-        yield "", evaluate_ranking(query.features, *ids[:2], gallery.features, *ids[2:], metric)
+        asked = protocol, evaluation.metric, evaluation.repeats, seed
+        yield "", evaluate_protocol(query, gallery, *asked)
         if evaluation.rerank:
             reranking = Reranking.of(
                 query.features,
@@ -81,34 +91,60 @@ class Features:
                 evaluation.k1,
                 evaluation.k2,
                 evaluation.lambda_value,
-                metric,
+                evaluation.metric,
             )
-            yield ", re-ranked", evaluate_distances(reranking.blocks(), *ids)
+            yield ", re-ranked", evaluate_protocol(query, gallery, *asked, distances=reranking.blocks)
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
-        """The first k gallery images of some queries."""
+        """The first k gallery images of some queries, by the Market-1501 protocol."""
+        query, gallery = self.sets()
+        query_camids, gallery_camids = cameras_of_pairs(query.select(queries), gallery, "market")
         return top_matches(
             self.query[queries],
             self.query_pids[queries],
-            self.query_camids[queries],
+            query_camids,
             self.gallery,
             self.gallery_pids,
-            self.gallery_camids,
+            gallery_camids,
             k,
         )
 
-    def save(self, experiment: Experiment, method: str) -> None:
-        """Write `features/<method>.npz`, whole or not at all."""
-        with atomic_file(features_path(experiment, method)) as temporary, temporary.open("wb") as file:
+    def save(self, experiment: Experiment, method: str, tested: str) -> None:
+        """Write the features of a method on the data set `tested`, whole or not at all."""
+        path = features_path(experiment, method, tested)
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **vars(self))
 
     @classmethod
-    def load(cls, experiment: Experiment, method: str) -> Features:
-        """Read what `save` wrote."""
-        with np.load(features_path(experiment, method)) as data:
+    def load(cls, experiment: Experiment, method: str, tested: str) -> Features:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: it is not there.
+        """
+        path = features_path(experiment, method, tested)
+        if not path.is_file():
+            raise UserError(f"There are no features at {path}; run --stage evaluate with these flags.")
+        with np.load(path) as data:
             return cls(**data)
 
 
-def features_path(experiment: Experiment, method: str) -> Path:
-    """Where a method's features lie in the run."""
-    return experiment.run.path / "features" / f"{method.lower().replace(' ', '_')}.npz"
+def features_path(experiment: Experiment, method: str, tested: str) -> Path:
+    """Where a method's features of a test set lie in the run.
+
+    That is `features/san.npz` for the experiment's own data set, `features/san_msmt17-v2.npz` for another.
+    """
+    name = method.lower().replace(" ", "_")
+    other = "" if tested == experiment.recipe.data.dataset else f"_{tested.replace('/', '-')}"
+    return experiment.run.path / "features" / f"{name}{other}.npz"
+
+
+def row_of(method: str, result: ProtocolResult, tested: str) -> dict[str, Any]:
+    """The row that `results.json` holds for a method on a test set; spreads where galleries were drawn."""
+    measures = {f"rank{rank}": float(result.cmc[rank - 1]) for rank in (1, 5, 10, 20)}
+    measures |= {"mAP": result.mAP, "mINP": result.mINP}
+    row: dict[str, Any] = {"method": method, **measures, "cmc": result.cmc.round(6).tolist()}
+    row |= {"test": tested, "protocol": result.protocol}
+    if result.repeats > 1:
+        row |= {"repeats": result.repeats, "rank1_spread": float(result.cmc_spread[0])}
+    return row

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from san_tf.addons import OPTIMIZERS, TRIPLET_LOSSES, check_choice
 from san_tf.errors import UserError
@@ -20,12 +20,15 @@ class DataRecipe:
 
     dataset: str = "synthetic_reid/tiny"
     """The re-ID data set: the name of a builder in `datasets/`, with `/config` where it has several."""
+    train: tuple[str, ...] = ()
+    """Data sets to train on instead, several joined as one; no two share an identity or a camera."""
     pit: str = "pit/tiny"
     """The paired image-texture data set that teaches the texture generator."""
     backgrounds: str | None = None
     """A folder of photographs to render people in front of; procedural streets without it."""
     image_size: tuple[int, int] = (256, 128)
-    """Height and width of the network's input in pixels; textures are height x height. Multiples of 32."""
+    """Height and width of the network's input in pixels, multiples of 32; with a decoder, whose textures are
+    height x height, the height is twice the width."""
     identities_per_batch: int = 16
     """P of the P x K batch."""
     images_per_identity: int = 4
@@ -100,6 +103,8 @@ class TrainingRecipe:
     """`adam`, or one of TensorFlow Addons, such as `tfa.LAMB`, whose weight decay is always `decoupled`."""
     epochs: int = 320
     """Passes over the training identities, warm-up included."""
+    baseline: bool = True
+    """Also train the same encoder without the decoder, to compare; `--baseline false` saves its time."""
     steps_per_epoch: int = 0
     """Steps an epoch; 0 for as many as show each image about once."""
     schedule: Literal["steps", "cosine"] = "steps"
@@ -126,12 +131,27 @@ class GeneratorRecipe:
     """`image`: each image's own, as in the paper; `identity`: the mean over all images of its identity."""
     generator_learning_rate: float = 1e-3
     """Highest learning rate of its cosine schedule."""
+    generator_weights: str | None = None
+    """Weights of a trained generator: `texture_generator.weights.h5` of another run with these networks, or a
+    PyTorch checkpoint of the public SAN code, converted on the spot (with `--texture_layout other`)."""
+    textures: str | None = None
+    """A folder of ready textures instead, named after their images, as the paper's authors publish them (with
+    `--texture_layout other`)."""
+    texture_layout: Literal["san_tf", "other"] = "san_tf"
+    """`other`, such as SMPL's: textures keep their sides when their images are mirrored, because where left
+    and right lie in them is not known here, and no pairs of this package's layout can join the batches."""
 
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """How embeddings are compared."""
+    """What is tested on, and how embeddings are compared."""
 
+    test: tuple[str, ...] = ()
+    """Data sets to test on instead of the experiment's own, each with its own rows in the results."""
+    protocol: Literal["own", "market", "cuhk03", "vehicleid", "cross-camera", "partial"] = "own"
+    """Which images count, see `san_tf.evaluation.protocols`; `own`: each test set's, `market` for most."""
+    repeats: int = 10
+    """Random galleries of the protocols `cuhk03` and `vehicleid`, drawn from the seed."""
     normalize: bool = True
     """Scale embeddings to unit length before comparing them."""
     flip_average: bool = False
@@ -179,16 +199,42 @@ class Recipe:
         """Side of the square texture: four doublings of the last stage's map, whose stride is 16 or 32."""
         return self.data.image_size[0] // (1 if self.model.last_stride == 1 else 2)
 
+    @property
+    def training_sets(self) -> tuple[str, ...]:
+        """The data sets that are trained on, by name; none where only textures are painted."""
+        return self.data.train or ((self.data.dataset,) if self.data.dataset else ())
+
+    @property
+    def test_sets(self) -> tuple[str, ...]:
+        """The data sets that are tested on, by name."""
+        return self.evaluation.test or ((self.data.dataset,) if self.data.dataset else ())
+
+    @property
+    def with_decoder(self) -> bool:
+        """Whether there is anything for a decoder to learn: one of its losses has a weight."""
+        return self.losses.lambda_reconstruction > 0 or self.losses.lambda_texture_triplet > 0
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether images with their true textures are needed: to train the generator, or in the batches."""
+        ready = self.generator.textures or self.generator.generator_weights
+        return self.with_decoder and (not ready or self.data.pit_per_batch > 0)
+
     def check(self) -> None:
         """Raise `UserError` at the first value that cannot work."""
         check_choice("optimizer", self.training.optimizer, "adam", OPTIMIZERS)
         check_choice("triplet", self.losses.triplet, "batch-hard", TRIPLET_LOSSES)
         height, width = self.data.image_size
-        if height != 2 * width or height % 32:
+        if self.with_decoder and (height != 2 * width or height % 32):
             raise UserError(
                 f"image_size {height} {width} does not fit: the height must be twice the width and a multiple"
                 " of 32, such as 256 128 or 128 64."
             )
+        if min(height, width) < 32 or height % 32 or width % 32:
+            raise UserError(
+                f"image_size {height} {width} does not fit: both must be multiples of 32, such as 256 256."
+            )
+        self._check_textures()
         for name, value in (
             ("identities_per_batch", self.data.identities_per_batch),
             ("images_per_identity", self.data.images_per_identity),
@@ -207,6 +253,7 @@ class Recipe:
             ("epochs", self.training.epochs),
             ("generator_epochs", self.generator.generator_epochs),
             ("generator_batch", self.generator.generator_batch),
+            ("repeats", self.evaluation.repeats),
             ("k1", self.evaluation.k1),
             ("k2", self.evaluation.k2),
         ):
@@ -215,57 +262,19 @@ class Recipe:
         if self.evaluation.lambda_value > 1:
             raise UserError(f"lambda_value is {self.evaluation.lambda_value}, but a weight is at most 1.")
 
-
-def updated(recipe: Recipe, values: dict[str, Any], source: str) -> Recipe:
-    """Return `recipe` with the values of a recipe file.
-
-    Args:
-        recipe: the recipe to start from.
-        values: nested as the dataclasses are (`{"training": {"epochs": 3}}`) or flat (`{"epochs": 3}`).
-        source: the file's name, for error messages.
-
-    Raises:
-        UserError: a key that no part of the recipe has, or a value of another type.
-
-    Example:
-        >>> updated(Recipe(), {"epochs": 3}, "recipe.yaml").training.epochs
-        3
-    """
-    parts = {item.name for item in dataclasses.fields(recipe)} - {"seed"}
-    owner = {item.name: part for part in parts for item in dataclasses.fields(getattr(recipe, part))}
-    for key, value in values.items():
-        if key in parts:
-            if not isinstance(value, dict):
-                raise UserError(f"{source}: {key} must hold named values, but it is {value!r}.")
-            unknown = sorted(name for name in value if owner.get(name) != key)
-            if unknown:
-                raise UserError(f"{source}: {key} has no value named {unknown[0]!r}; --help lists the names.")
-            recipe = updated(recipe, value, source)
-        elif key in owner:
-            part = getattr(recipe, owner[key])
-            typed = _typed(key, value, getattr(part, key), source)
-            recipe = dataclasses.replace(recipe, **{owner[key]: dataclasses.replace(part, **{key: typed})})
-        elif key == "seed":
-            recipe = dataclasses.replace(recipe, seed=_typed(key, value, recipe.seed, source))
-        else:
-            raise UserError(f"{source}: a recipe has no value named {key!r}; --help lists the names.")
-    return recipe
-
-
-def _typed(key: str, value: Any, current: Any, source: str) -> Any:
-    """Hold a value from a file to the type of the value it replaces."""
-    if isinstance(current, tuple) and isinstance(value, (list, tuple)):
-        if len(value) != len(current) or not all(isinstance(item, int) for item in value):
-            raise UserError(f"{source}: {key} must be {len(current)} whole numbers, but it is {value!r}.")
-        return tuple(value)
-    if isinstance(current, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(current, float) and isinstance(value, str):
-        # YAML reads 8e-4 as text; a person who writes it means a number.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if current is not None and type(value) is not type(current) and value is not None:
-        raise UserError(f"{source}: {key} must be of the kind of {current!r}, but it is {value!r}.")
-    return value
+    def _check_textures(self) -> None:
+        generator = self.generator
+        if generator.textures and generator.generator_weights:
+            raise UserError("--textures leaves --generator_weights nothing to paint; give one of the two.")
+        if generator.texture_layout == "san_tf" or not self.with_decoder:
+            return
+        if not (generator.textures or generator.generator_weights):
+            raise UserError(
+                "The generator trained here paints this package's layout; --texture_layout other goes with"
+                " --textures or --generator_weights."
+            )
+        if self.data.pit_per_batch:
+            raise UserError(
+                f"pit_per_batch is {self.data.pit_per_batch}, but the textures of these pairs lie otherwise"
+                " than those of texture_layout other; add --pit_per_batch 0."
+            )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from san_tf.data.builders import find_builder
+from san_tf.data.joining import joined
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
@@ -19,10 +20,12 @@ def open_builder(experiment: Experiment, name: str) -> Any:
     data_dir = experiment.options.data_dir
     builder = find_builder(dataset, config or None, data_dir)
     backgrounds = experiment.recipe.data.backgrounds
+    rendered = builder.builder_config
     if backgrounds is None:
         return builder
-    rendered = builder.builder_config
     if not hasattr(rendered, "rendering"):
+        if experiment.recipe.data.train or experiment.recipe.evaluation.test:
+            return builder
         raise UserError(f"--backgrounds is for data sets that are rendered, not for {dataset}; leave it out.")
     folder = str(Path(backgrounds).resolve())
     # A configuration of its own, so that it never passes for the data set with procedural streets.
@@ -35,12 +38,14 @@ def open_builder(experiment: Experiment, name: str) -> Any:
 
 
 def reid_records(experiment: Experiment, split: str) -> Records:
-    """A split of the re-ID data set: `train`, `query` or `gallery`.
+    """The images to train on, of one data set or several joined; `query`, `gallery` of the first test set.
 
     Raises:
-        UserError: it is not prepared; the sentence says how.
+        UserError: one is not prepared; the sentence says how.
     """
-    return Records.from_tfds(open_builder(experiment, experiment.recipe.data.dataset), split)
+    recipe = experiment.recipe
+    names = recipe.training_sets if split == "train" else recipe.test_sets[:1]
+    return joined({name: Records.from_tfds(open_builder(experiment, name), split) for name in names})
 
 
 def pit_records(experiment: Experiment, split: str) -> Records:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from san_tf.experiments.experiment import Stage
+from san_tf.experiments.chains import WITH_TEXTURES
 from san_tf.experiments.experiment import main as run_experiment
 from san_tf.experiments.recipe import (
     DataRecipe,
@@ -38,18 +38,7 @@ RECIPE = Recipe(
     evaluation=EvaluationRecipe(flip_average=True),
 )
 
-_DATA = ("data",)
-_GENERATOR = ("seed", "data", "model", "generator")
-_TRAIN = (*_GENERATOR, "losses", "training")
-STAGES = (
-    Stage("prepare", _DATA),
-    Stage("texture-generator", _GENERATOR),
-    Stage("pseudo-textures", _GENERATOR),
-    Stage("train", _TRAIN),
-    Stage("evaluate", (*_TRAIN, "evaluation")),
-    Stage("export", (*_TRAIN, "evaluation")),
-    Stage("report", (*_TRAIN, "evaluation")),
-)
+STAGES = WITH_TEXTURES
 
 
 def main(argv: Sequence[str] | None = None) -> None:

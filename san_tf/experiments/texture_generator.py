@@ -16,7 +16,8 @@ from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.networks import load_weights, texture_generator_of
+from san_tf.experiments.networks import load_weights
+from san_tf.experiments.ready_generator import network_of
 from san_tf.normalization import texture_to_uint8
 from san_tf.synthesis.texels import texel_map
 
@@ -37,7 +38,7 @@ def load_texture_generator(experiment: Experiment) -> keras.Model:
         raise UserError(
             f"There is no trained texture generator at {path}; run --stage prepare texture-generator first."
         )
-    generator = texture_generator_of(experiment.recipe, weights=False)
+    generator = network_of(experiment.recipe)
     load_weights(generator, path)
     return generator
 

@@ -12,7 +12,8 @@ import pytest
 from san_tf.errors import UserError
 from san_tf.experiments import synthetic
 from san_tf.experiments.command_line import parse, run_as_command
-from san_tf.experiments.recipe import Recipe, updated
+from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe_files import updated
 
 STAGES = ("prepare", "pseudo-textures", "train")
 

@@ -15,10 +15,11 @@ from san_tf.data.records import Records
 from san_tf.evaluation.color_histogram import color_histograms
 from san_tf.evaluation.embedding import embed
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.features import Features
+from san_tf.experiments.features import Features, row_of
 from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.records import reid_records
-from san_tf.experiments.stages.train import METHODS, weights_path
+from san_tf.experiments.stages.train import methods_of, weights_path
+from san_tf.experiments.targets import targets
 
 UNTRAINED, HISTOGRAM = "untrained", "colour histogram"
 
@@ -29,21 +30,28 @@ def run(experiment: Experiment) -> None:
     Raises:
         UserError: the data or the trained weights are missing.
     """
-    query, gallery = reid_records(experiment, "query"), reid_records(experiment, "gallery")
+    recipe = experiment.recipe
     classes = reid_records(experiment, "train").num_identities
+    encoders = {}
+    for method in methods_of(recipe):
+        encoders[method] = encoder_of(recipe, classes, weights=False)
+        load_weights(encoders[method], weights_path(experiment, method))
+    encoders[UNTRAINED] = encoder_of(recipe, classes)
     rows: list[dict[str, Any]] = []
-    for method in (*METHODS, UNTRAINED, HISTOGRAM):
-        if method == HISTOGRAM:
-            features = [_histograms(experiment, records) for records in (query, gallery)]
-        else:
-            encoder = encoder_of(experiment.recipe, classes, weights=method == UNTRAINED)
-            if method != UNTRAINED:
-                load_weights(encoder, weights_path(experiment, method))
-            features = [_embed(experiment, encoder, records) for records in (query, gallery)]
-        described = Features.of(query, features[0], gallery, features[1])
-        described.save(experiment, method)
-        for addition, result in described.rankings(experiment.recipe.evaluation):
-            rows.append({**result.row(method + addition), "cmc": result.cmc.round(6).tolist()})
+    for target in targets(experiment):
+        sides, notes = (target.query, target.gallery), set()
+        for method in (*methods_of(recipe), UNTRAINED, HISTOGRAM):
+            if method == HISTOGRAM:
+                features = [_histograms(experiment, records) for records in sides]
+            else:
+                features = [_embed(experiment, encoders[method], records) for records in sides]
+            described = Features.of(target.query, features[0], target.gallery, features[1])
+            described.save(experiment, method, target.name)
+            for addition, result in described.rankings(recipe.evaluation, target.protocol, recipe.seed):
+                rows.append(row_of(method + addition, result, target.name))
+                notes |= set(result.notes)
+        for note in sorted(notes):
+            experiment.say(f"{target.name}: {note}")
     _write(experiment, rows)
     experiment.console.print(table_of(rows))
 
@@ -82,10 +90,14 @@ def _write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """The rows of `results.json` as a table for the terminal, in percent."""
     table = Table(box=None, padding=(0, 2), header_style="bold")
+    several = len({row["test"] for row in rows}) > 1
+    if several:
+        table.add_column("test set")
     table.add_column("method")
     columns = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
     for title in columns.values():
         table.add_column(title, justify="right")
     for row in rows:
-        table.add_row(row["method"], *(f"{100 * row[key]:.1f}" for key in columns))
+        names = [row["test"], row["method"]] if several else [row["method"]]
+        table.add_row(*names, *(f"{100 * row[key]:.1f}" for key in columns))
     return table

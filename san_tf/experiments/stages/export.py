@@ -1,4 +1,4 @@
-"""`export`: SAN's encoder as a SavedModel that answers in TensorFlow alone; the decoder stays behind."""
+"""`export`: the encoder as a SavedModel that answers in TensorFlow alone; the decoder stays behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
 from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.records import reid_records
-from san_tf.experiments.stages.train import weights_path
+from san_tf.experiments.stages.train import methods_of, weights_path
 from san_tf.serving.export import export_encoder, next_version
 
 
@@ -22,13 +22,16 @@ def run(experiment: Experiment) -> None:
     A `calibration.json` in the run directory, from `python -m san_tf.evaluate --calibrate`, goes along.
 
     Raises:
-        UserError: there are no trained weights, the calibration is none, or the place cannot be written.
+        UserError: there are no trained weights or features, the calibration is none, or the place cannot be
+            written.
     """
     stored = experiment.run.path / "calibration.json"
     calibration = Calibration.load(stored) if stored.is_file() else None
     recipe = experiment.recipe
     encoder = encoder_of(recipe, reid_records(experiment, "train").num_identities, weights=False)
-    load_weights(encoder, weights_path(experiment, "SAN"))
+    method = methods_of(recipe)[0]
+    load_weights(encoder, weights_path(experiment, method))
+    evaluated = Features.load(experiment, method, recipe.test_sets[0]).query
     folder = export_encoder(
         encoder,
         experiment.run.saved_model,
@@ -42,7 +45,7 @@ def run(experiment: Experiment) -> None:
     images = reid_records(experiment, "query").images[:16]
     served = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
     answer = served(image_bytes=tf.constant(list(images)))["embedding"].numpy()
-    difference = float(np.abs(answer - Features.load(experiment, "SAN").query[:16]).max())
+    difference = float(np.abs(answer - evaluated[:16]).max())
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     experiment.say(f"{folder} ({size / 1e6:.1f} MB): same embeddings as evaluated, to {difference:.0e}")
     if calibration:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from san_tf.data.builders import quiet_tfds
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.records import open_builder
+from san_tf.experiments.preparation import prepared_builder
 from san_tf.synthesis.generator import export_market
 
 
 def run(experiment: Experiment) -> None:
-    """Prepare the re-ID data set and the paired data; with `--export_folder`, write the former there too.
+    """Prepare the data sets to train and test on and the paired data; export the first if asked to.
 
     Raises:
-        UserError: there is no data set of that name, or a folder cannot be written.
+        UserError: there is no data set of that name, its files are missing or damaged, or a folder cannot be
+            written.
     """
     recipe, options = experiment.recipe, experiment.options
-    for name in dict.fromkeys(name for name in (recipe.data.dataset, recipe.data.pit) if name):
-        builder = open_builder(experiment, name)
-        with quiet_tfds():
-            builder.download_and_prepare()
+    names = [*recipe.training_sets, *recipe.test_sets, *([recipe.data.pit] if recipe.needs_pairs else [])]
+    for name in dict.fromkeys(names):
+        builder = prepared_builder(experiment, name)
         counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
         experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
     if options.export_folder:

@@ -9,9 +9,11 @@ import numpy as np
 
 from san_tf.data.images import decode_image
 from san_tf.data.records import Records
-from san_tf.data.textures import write_textures
+from san_tf.data.textures import attach_textures, write_textures
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.ready_generator import input_size
 from san_tf.experiments.records import reid_records
+from san_tf.experiments.stages.texture_generator import NO_TEXTURES
 from san_tf.experiments.texture_generator import load_texture_generator, paint
 from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
@@ -19,18 +21,28 @@ from san_tf.visualization.style import save_figure
 
 def folder_of(experiment: Experiment) -> Path:
     """Where the pseudo textures of the training images lie: a folder of files named after them."""
+    if experiment.recipe.generator.textures:
+        return Path(experiment.recipe.generator.textures)
     return experiment.run.path / "pseudo_textures"
 
 
 def run(experiment: Experiment) -> None:
-    """Paint the training images; with `--images`, the crops of that folder, into `painted/<its name>`.
+    """Paint the training images, or find their ready textures.
+
+    With `--images`, paint the crops of that folder instead, into `painted/<its name>`.
 
     Raises:
         UserError: the texture generator is not trained, the folder or an image is missing or damaged.
     """
     if experiment.options.images:
         _paint_folder(experiment, Path(experiment.options.images))
-    elif experiment.recipe.data.dataset:
+    elif not experiment.recipe.with_decoder:
+        experiment.say(NO_TEXTURES)
+    elif experiment.recipe.generator.textures:
+        folder = folder_of(experiment)
+        records = attach_textures(reid_records(experiment, "train"), folder)
+        experiment.say(f"{len(records):,} ready textures in {folder}, one for each training image")
+    elif experiment.recipe.training_sets:
         records = reid_records(experiment, "train")
         by_identity = experiment.recipe.generator.pseudo_textures == "identity"
         _paint(experiment, records, folder_of(experiment), by_identity)
@@ -40,7 +52,7 @@ def run(experiment: Experiment) -> None:
 
 def _paint(experiment: Experiment, records: Records, folder: Path, by_identity: bool = False) -> None:
     generator = load_texture_generator(experiment)
-    textures = paint(generator, records, experiment.recipe.data.image_size, "  painting")
+    textures = paint(generator, records, input_size(generator), "  painting")
     if by_identity:
         textures = identity_means(textures, records.pids)
     write_textures(folder, records.filenames, textures)

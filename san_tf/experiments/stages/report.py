@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from san_tf.experiments.features import Features
 from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages.evaluate import table_of
-from san_tf.experiments.stages.train import METHODS, weights_path
+from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
 from san_tf.experiments.texture_generator import load_texture_generator, paint, true_textures
 from san_tf.models.san import SAN
 from san_tf.visualization.contact_sheet import contact_sheet
@@ -43,17 +44,31 @@ def run(experiment: Experiment) -> None:
 
 def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     yield "losses", loss_curves(experiment.run.metrics.path, title="Losses")
-    yield "textures", _textures(experiment)
-    if not experiment.recipe.data.dataset:
+    recipe = experiment.recipe
+    ours = recipe.with_decoder and recipe.generator.texture_layout == "san_tf"
+    if ours and not (recipe.generator.textures or recipe.generator.generator_weights):
+        yield "textures", _textures(experiment)
+    if not recipe.test_sets:
         return
+    method = methods_of(recipe)[0]
     query, gallery = reid_records(experiment, "query"), reid_records(experiment, "gallery")
     results = json.loads(experiment.run.results_path.read_text())
-    yield "cmc", cmc_curves({row["method"]: np.array(row["cmc"]) for row in results["rows"]}, title="CMC")
+    yield "cmc", cmc_curves(_curves(results["rows"]), title="CMC")
     yield "people", _people(experiment)
-    features = Features.load(experiment, "SAN")
+    features = Features.load(experiment, method, recipe.test_sets[0])
     yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)
-    yield "reposed", _reposed(experiment, query)
+    if ours:
+        # Puts textures on this package's body.
+        yield "reposed", _reposed(experiment, query)
     yield "embedding_map", _embedding_map(experiment, features, gallery)
+
+
+def _curves(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """The CMC of each row, by its method, and its test set where there are several."""
+    several = len({row["test"] for row in rows}) > 1
+    return {
+        f"{row['method']}, {row['test']}" if several else row["method"]: np.array(row["cmc"]) for row in rows
+    }
 
 
 def _pictures(experiment: Experiment, records: Records) -> np.ndarray:
@@ -89,17 +104,22 @@ def _people(experiment: Experiment) -> Figure:
         rows.append(
             [_pictures(experiment, train.select(index))[0] if len(index) else None for index in first]
         )
-    names = [f"person {pid}" for pid in chosen]
-    return contact_sheet(rows, names, [f"camera {camera + 1}" for camera in cameras], "Training data")
+    names = [f"identity {pid}" for pid in chosen]
+    return contact_sheet(rows, names, [_camera(camera) for camera in cameras], "Training data")
+
+
+def _camera(camid: int) -> str:
+    return f"camera {camid + 1}" if camid >= 0 else "camera unknown"
 
 
 def _ranked_lists(experiment: Experiment, features: Features, query: Records, gallery: Records) -> Figure:
     chosen = _spread(len(query), 8)
     top = features.top(10, chosen)
     found = [list(_pictures(experiment, gallery.select(indices))) for indices in top.indices]
-    names = [f"{query.pids[i]}, camera {query.camids[i] + 1}" for i in chosen]
-    cameras = [[f"camera {gallery.camids[i] + 1}" for i in indices] for indices in top.indices]
-    title = "SAN: queries and the first ten of the gallery (same camera left out)"
+    names = [f"{query.pids[i]}, {_camera(query.camids[i])}" for i in chosen]
+    cameras = [[_camera(gallery.camids[i]) for i in indices] for indices in top.indices]
+    method = methods_of(experiment.recipe)[0]
+    title = f"{method}: queries and the first ten of the gallery (same camera left out)"
     shown = list(_pictures(experiment, query.select(chosen)))
     return ranked_lists(shown, found, top.correct, names, cameras, title)
 
@@ -125,5 +145,5 @@ def _embedding_map(experiment: Experiment, features: Features, gallery: Records)
         gallery.camids[chosen],
         _pictures(experiment, gallery.select(chosen)),
         seed=experiment.recipe.seed,
-        title="SAN: people it was not trained on, by embedding",
+        title=f"{methods_of(experiment.recipe)[0]}: identities it was not trained on, by embedding",
     )

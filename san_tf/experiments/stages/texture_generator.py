@@ -13,6 +13,7 @@ from san_tf.data.pipeline import pit_dataset
 from san_tf.data.records import Records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.networks import save_weights, texture_generator_of
+from san_tf.experiments.ready_generator import ready_generator
 from san_tf.experiments.records import pit_records
 from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
 from san_tf.training.loop import train
@@ -20,13 +21,28 @@ from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision
 from san_tf.training.schedules import WarmupCosine
 
+NO_TEXTURES = "not needed: this recipe has no decoder to learn textures"
+
 
 def run(experiment: Experiment) -> None:
-    """Train the texture generator and measure its textures of people it has never seen.
+    """Train the texture generator and measure its textures of people it has never seen; or take a ready one.
 
     Raises:
-        UserError: the paired data are not prepared, or the loss became NaN.
+        UserError: the paired data are not prepared, the loss became NaN, or ready weights do not fit.
     """
+    recipe = experiment.recipe
+    if not recipe.with_decoder:
+        experiment.say(NO_TEXTURES)
+    elif recipe.generator.textures:
+        experiment.say(f"not needed: the textures of {recipe.generator.textures} are ready")
+    elif recipe.generator.generator_weights:
+        save_weights(ready_generator(recipe), weights_path(experiment))
+        experiment.say(f"{recipe.generator.generator_weights} taken as {weights_path(experiment)}")
+    else:
+        _train(experiment)
+
+
+def _train(experiment: Experiment) -> None:
     recipe = experiment.recipe
     pairs = pit_records(experiment, "train")
     set_precision(recipe.model.precision)

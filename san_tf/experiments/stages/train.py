@@ -11,6 +11,7 @@ from san_tf.data.records import Records
 from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import attach_textures
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.layouts import mirror_map_of
 from san_tf.experiments.networks import decoder_of, encoder_of, save_weights
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
@@ -22,6 +23,17 @@ from san_tf.training.precision import set_precision
 from san_tf.training.schedules import WarmupCosine, WarmupSteps
 
 METHODS = ("SAN", "baseline")
+NO_DECODER = (
+    "no decoder: both its losses weigh nothing in this recipe, so the encoder is trained on identity and"
+    " triplet loss alone"
+)
+
+
+def methods_of(recipe: Recipe) -> tuple[str, ...]:
+    """The methods that a recipe trains, the exported one first: without decoder the baseline alone."""
+    if not recipe.with_decoder:
+        return METHODS[1:]
+    return METHODS if recipe.training.baseline else METHODS[:1]
 
 
 def weights_path(experiment: Experiment, method: str, part: str = "encoder") -> Path:
@@ -37,7 +49,9 @@ def run(experiment: Experiment) -> None:
     """
     set_precision(experiment.recipe.model.precision)
     records = reid_records(experiment, "train")
-    for method in METHODS:
+    if not experiment.recipe.with_decoder:
+        experiment.say(NO_DECODER)
+    for method in methods_of(experiment.recipe):
         _train(experiment, records, method)
 
 
@@ -49,9 +63,10 @@ def _train(experiment: Experiment, records: Records, method: str) -> None:
     steps = recipe.training.steps_per_epoch or steps
     encoder = encoder_of(recipe, records.num_identities)
     with_decoder = method == "SAN"
-    pairs = None
+    pairs = mirror_map = None
     if with_decoder:
         records = attach_textures(records, pseudo_textures.folder_of(experiment))
+        mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
     model = SAN(
@@ -77,6 +92,7 @@ def _train(experiment: Experiment, records: Records, method: str) -> None:
             data.images_per_identity,
             data.image_size,
             recipe.texture_size if with_decoder else None,
+            mirror_map=mirror_map,
             augmentation=Augmentation(
                 flip=data.flip, translation=data.translation, erasing=data.erasing, jitter=data.jitter
             ),

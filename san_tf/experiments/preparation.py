@@ -1,0 +1,38 @@
+"""Makes the data sets of an experiment: renders them, or reads the files of a published benchmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from san_tf.data.builders import quiet_tfds
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.records import open_builder
+
+
+def manual_dir(experiment: Experiment) -> Path:
+    """Where the files of published benchmarks lie: `--manual_dir`, or TFDS's own place in the data_dir."""
+    options = experiment.options
+    return Path(options.manual_dir or Path(options.data_dir) / "downloads" / "manual")
+
+
+def prepared_builder(experiment: Experiment, name: str) -> Any:
+    """The builder of a data set, prepared: now, if it is not yet.
+
+    Args:
+        experiment: says where, and how.
+        name: of a builder, with `/config` or without.
+
+    Raises:
+        UserError: there is no such data set, or its files are missing, damaged, or not those published.
+    """
+    import tensorflow_datasets as tfds
+
+    options = experiment.options
+    builder = open_builder(experiment, name)
+    if builder.is_prepared():
+        return builder
+    config = tfds.download.DownloadConfig(manual_dir=manual_dir(experiment), beam_runner=options.beam_runner)
+    with quiet_tfds():
+        builder.download_and_prepare(download_config=config)
+    return builder

@@ -1,0 +1,56 @@
+"""The data sets an experiment tests on, and the protocol that each is tested by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from san_tf.data.records import Records
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.preparation import prepared_builder
+
+
+@dataclass(frozen=True)
+class Target:
+    """A data set that is tested on.
+
+    Attributes:
+        name: of its builder, with `/config` where the recipe says so.
+        protocol: one of `san_tf.evaluation.protocols.PROTOCOLS`.
+        query: the images to find.
+        gallery: the images to find them in.
+    """
+
+    name: str
+    protocol: str
+    query: Records
+    gallery: Records
+
+
+def targets(experiment: Experiment) -> Iterator[Target]:
+    """The test sets of the recipe, read one after the other, for several benchmarks do not fit in memory.
+
+    One that is not prepared is prepared now: a trained encoder can be tried on other data sets at any time.
+
+    Raises:
+        UserError: the files of a data set are missing or damaged.
+    """
+    for name in experiment.recipe.test_sets:
+        builder = prepared_builder(experiment, name)
+        query, gallery = (Records.from_tfds(builder, split) for split in ("query", "gallery"))
+        yield Target(name, protocol_of(name, experiment.recipe.evaluation.protocol), query, gallery)
+
+
+def protocol_of(name: str, asked: str = "own") -> str:
+    """The protocol to test a data set by: the one asked for, or the benchmark's own.
+
+    Example:
+        >>> protocol_of("cuhk03/labeled_classic"), protocol_of("partial_reid"), protocol_of("market1501")
+        ('cuhk03', 'partial', 'market')
+    """
+    if asked != "own":
+        return asked
+    dataset, _, config = name.partition("/")
+    if dataset == "cuhk03" and "classic" in config:
+        return "cuhk03"
+    return "partial" if dataset == "partial_reid" else "market"
