@@ -30,10 +30,9 @@ class Options:
     manual_dir: str | None = None
     """Where the files of published benchmarks lie, as folders or archives, for the stage `prepare`; none is
     TFDS's own place, `downloads/manual` in the data_dir."""
-    skip_corrupt: bool = False
-    """With the stage `prepare`: list damaged images of a benchmark and leave them out instead of stopping."""
     beam_runner: str | None = None
-    """With the stage `prepare`: build data sets with this runner of Apache Beam, such as DirectRunner."""
+    """With the stage `prepare`: build benchmarks with this runner of Apache Beam, such as DirectRunner (wants
+    `pip install "san-tf[tfds]"`); the data set is the same without."""
     stage: list[str] = field(default_factory=list)
     """Run these stages only, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None

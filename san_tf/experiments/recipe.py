@@ -22,6 +22,11 @@ class DataRecipe:
     """The re-ID data set: the name of a builder in `datasets/`, with `/config` where it has several."""
     train: tuple[str, ...] = ()
     """Data sets to train on instead, several joined as one; no two share an identity or a camera."""
+    skip_corrupt: bool = False
+    """List damaged images of a benchmark and leave them out; without it, the first one stops `prepare`."""
+    check_counts: bool = True
+    """Hold a benchmark against its published numbers of images; `false` for a part of it, or your own images
+    in its layout."""
     pit: str = "pit/tiny"
     """The paired image-texture data set that teaches the texture generator."""
     backgrounds: str | None = None
