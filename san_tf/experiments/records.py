@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from san_tf.benchmarks.preparation import open_benchmark
 from san_tf.data.builders import find_builder
 from san_tf.data.joining import joined
 from san_tf.data.records import Records
@@ -19,12 +20,16 @@ def open_builder(experiment: Experiment, name: str) -> Any:
     dataset, _, config = name.partition("/")
     data_dir = experiment.options.data_dir
     builder = find_builder(dataset, config or None, data_dir)
-    backgrounds = experiment.recipe.data.backgrounds
+    data = experiment.recipe.data
     rendered = builder.builder_config
+    if hasattr(rendered, "check_counts") and (data.skip_corrupt or not data.check_counts):
+        return open_benchmark(name, data_dir, data.skip_corrupt, data.check_counts)
+    backgrounds = data.backgrounds
     if backgrounds is None:
         return builder
     if not hasattr(rendered, "rendering"):
-        if experiment.recipe.data.train or experiment.recipe.evaluation.test:
+        if experiment.recipe.needs_pairs:
+            # They stand behind the people of the paired data.
             return builder
         raise UserError(f"--backgrounds is for data sets that are rendered, not for {dataset}; leave it out.")
     folder = str(Path(backgrounds).resolve())
