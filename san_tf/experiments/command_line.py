@@ -57,7 +57,12 @@ class Parser(simple_parsing.ArgumentParser):
 
 
 def parse(
-    name: str, description: str, recipe: Recipe, stages: Sequence[str], argv: Sequence[str] | None = None
+    name: str,
+    description: str,
+    recipe: Recipe,
+    stages: Sequence[str],
+    argv: Sequence[str] | None = None,
+    options_class: type[Options] = Options,
 ) -> tuple[Options, Recipe]:
     """Read the command line of the experiment `name`.
 
@@ -69,6 +74,7 @@ def parse(
         recipe: the experiment's own recipe.
         stages: the stages that `--stage` may name, in order.
         argv: the arguments; `sys.argv[1:]` where None.
+        options_class: for an experiment with options of its own.
 
     Returns:
         The options and the recipe, checked.
@@ -97,7 +103,7 @@ def parse(
     parser.add_argument(
         "--config", metavar="FILE", help="a recipe file (YAML); flags win over it", default=argparse.SUPPRESS
     )
-    parser.add_arguments(Options, dest="options", default=Options(workdir=f"runs/{name}"))
+    parser.add_arguments(options_class, dest="options", default=options_class(workdir=f"runs/{name}"))
     parser.add_arguments(Recipe, dest="recipe", default=recipe)
     arguments = parser.parse_args(argv)
     options: Options = arguments.options

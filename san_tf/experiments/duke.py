@@ -1,6 +1,6 @@
 """DukeMTMC-reID by the paper's recipe, from a copy that you already hold.
 
-Its authors withdrew DukeMTMC in 2019, because the people in it were not asked; it is not distributed any more,
+Its authors withdrew DukeMTMC in 2019, because the people in it had not been asked; it is distributed no more,
 and this package does not tell where copies are. Ask yourself whether you need it.
 
 Command: python -m san_tf.experiments.duke --data_dir DATA --manual_dir FOLDER

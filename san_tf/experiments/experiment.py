@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +96,13 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
 
 
 def main(
-    name: str, description: str, recipe: Recipe, stages: Sequence[Stage], argv: Sequence[str] | None = None
+    name: str,
+    description: str,
+    recipe: Recipe,
+    stages: Sequence[Stage],
+    argv: Sequence[str] | None = None,
+    options_class: type[Options] = Options,
+    run_all: Callable[[Experiment, Sequence[Stage]], None] = run_stages,
 ) -> None:
     """Parse the command line, open the run directory, run the stages: the body of every experiment's `main`.
 
@@ -106,14 +112,17 @@ def main(
         recipe: the experiment's own recipe.
         stages: in order.
         argv: the arguments; `sys.argv[1:]` where None.
+        options_class: for an experiment with options of its own.
+        run_all: for one that does more than run the stages once.
     """
 
     def action() -> None:
-        options, chosen = parse(name, description, recipe, [stage.name for stage in stages], argv)
+        names = [stage.name for stage in stages]
+        options, chosen = parse(name, description, recipe, names, argv, options_class)
         import_tensorflow()
         from san_tf.training.run_directory import RunDirectory
 
         run = RunDirectory(options.workdir)
-        run_stages(Experiment(name, chosen, options, run), stages)
+        run_all(Experiment(name, chosen, options, run), stages)
 
     run_as_command(action)

@@ -17,9 +17,7 @@ from san_tf.experiments.chains import WITH_TEXTURES
 from san_tf.experiments.experiment import main as run_experiment
 from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe
 
-RECIPE = Recipe(
-    data=DataRecipe(dataset="market1501", pit="pit/paper"), model=ModelRecipe(weights="imagenet")
-)
+RECIPE = Recipe(data=DataRecipe(dataset="market1501", pit="pit/paper"), model=ModelRecipe(weights="imagenet"))
 STAGES = WITH_TEXTURES
 
 

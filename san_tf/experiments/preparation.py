@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from san_tf.data.builders import quiet_tfds
+from san_tf.benchmarks.preparation import prepare_benchmark
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.records import open_builder
 
@@ -26,13 +26,11 @@ def prepared_builder(experiment: Experiment, name: str) -> Any:
     Raises:
         UserError: there is no such data set, or its files are missing, damaged, or not those published.
     """
-    import tensorflow_datasets as tfds
-
-    options = experiment.options
     builder = open_builder(experiment, name)
-    if builder.is_prepared():
-        return builder
-    config = tfds.download.DownloadConfig(manual_dir=manual_dir(experiment), beam_runner=options.beam_runner)
-    with quiet_tfds():
-        builder.download_and_prepare(download_config=config)
+    if not builder.is_prepared():
+        # Beam is for what is read from disk: rendering has processes of its own.
+        published = hasattr(builder.builder_config, "check_counts")
+        prepare_benchmark(
+            builder, manual_dir(experiment), experiment.options.beam_runner if published else None
+        )
     return builder

@@ -27,6 +27,11 @@ class DataRecipe:
     check_counts: bool = True
     """Hold a benchmark against its published numbers of images; `false` for a part of it, or your own images
     in its layout."""
+    folder: str | None = None
+    """Of the data set `custom`: the folder or archive with your images."""
+    pattern: str | None = None
+    """Of the data set `custom`: a regular expression of the images' whole paths in there, with the group
+    `identity` and, where known, `camera` and `split`; without it, the configuration says how names read."""
     pit: str = "pit/tiny"
     """The paired image-texture data set that teaches the texture generator."""
     backgrounds: str | None = None

@@ -16,30 +16,52 @@ from san_tf.experiments.experiment import Experiment
 
 
 def open_builder(experiment: Experiment, name: str) -> Any:
-    """The TFDS builder of `name` or `name/config`, prepared or not, in the experiment's `data_dir`."""
+    """The TFDS builder of `name` or `name/config`, prepared or not, in the experiment's `data_dir`.
+
+    Raises:
+        UserError: there is no such data set, or the recipe asks of it what it cannot do.
+    """
     dataset, _, config = name.partition("/")
-    data_dir = experiment.options.data_dir
+    data, data_dir = experiment.recipe.data, experiment.options.data_dir
     builder = find_builder(dataset, config or None, data_dir)
-    data = experiment.recipe.data
-    rendered = builder.builder_config
-    if hasattr(rendered, "check_counts") and (data.skip_corrupt or not data.check_counts):
-        return open_benchmark(name, data_dir, data.skip_corrupt, data.check_counts)
-    backgrounds = data.backgrounds
-    if backgrounds is None:
-        return builder
-    if not hasattr(rendered, "rendering"):
-        if experiment.recipe.needs_pairs:
-            # They stand behind the people of the paired data.
+    kind = builder.builder_config
+    if hasattr(kind, "check_counts"):
+        own = custom_config(kind, data.folder, data.pattern) if dataset == "custom" else None
+        if own is None and not data.skip_corrupt and data.check_counts:
             return builder
+        return open_benchmark(name, data_dir, data.skip_corrupt, data.check_counts, own)
+    if data.backgrounds is None:
+        return builder
+    if not hasattr(kind, "rendering"):
         raise UserError(f"--backgrounds is for data sets that are rendered, not for {dataset}; leave it out.")
-    folder = str(Path(backgrounds).resolve())
+    folder = str(Path(data.backgrounds).resolve())
     # A configuration of its own, so that it never passes for the data set with procedural streets.
     own = dataclasses.replace(
-        rendered,
-        name=f"{rendered.name}_photographs_{zlib.crc32(folder.encode()):08x}",
-        rendering=dataclasses.replace(rendered.rendering, backgrounds=folder),
+        kind,
+        name=f"{kind.name}_photographs_{zlib.crc32(folder.encode()):08x}",
+        rendering=dataclasses.replace(kind.rendering, backgrounds=folder),
     )
     return type(builder)(config=own, data_dir=data_dir)
+
+
+def custom_config(kind: Any, folder: str | None, pattern: str | None) -> Any:
+    """The configuration of `custom` for somebody's folder, named after it: no two pass for one another.
+
+    Args:
+        kind: the configuration that says how names read.
+        folder: the recipe's.
+        pattern: the recipe's; it takes the place of the configuration's.
+
+    Raises:
+        UserError: no folder is named.
+    """
+    if folder is None:
+        raise UserError("The data set custom wants the folder or archive with your images; add --folder.")
+    place = str(Path(folder).resolve())
+    changes: dict[str, str | None] = {"place": place, "description": f"Images in {place}."}
+    if pattern is not None:
+        changes |= {"pattern": pattern, "table": None}
+    return kind.changed(f"{kind.name}_{zlib.crc32(f'{place} {pattern}'.encode()):08x}", **changes)
 
 
 def reid_records(experiment: Experiment, split: str) -> Records:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from san_tf.benchmarks.builder import SKIPPED
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.preparation import prepared_builder
@@ -21,6 +24,10 @@ def run(experiment: Experiment) -> None:
         builder = prepared_builder(experiment, name)
         counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
         experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
+        skipped = Path(builder.data_path, SKIPPED)
+        if skipped.is_file():
+            number = len(skipped.read_text().splitlines())
+            experiment.say(f"{number} damaged images were left out; {skipped} names them")
     if options.export_folder:
         dataset, _, config = recipe.data.dataset.partition("/")
         if dataset != "synthetic_reid":

@@ -27,6 +27,8 @@ from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
 from san_tf.visualization.textures import texture_panels
 
+_FEWEST_ON_A_MAP = 4
+
 
 def run(experiment: Experiment) -> None:
     """Draw the figures of the run; those of re-identification only where the recipe names a re-ID data set.
@@ -60,7 +62,8 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     if ours:
         # Puts textures on this package's body.
         yield "reposed", _reposed(experiment, query)
-    yield "embedding_map", _embedding_map(experiment, features, gallery)
+    if np.count_nonzero(gallery.pids > 0) >= _FEWEST_ON_A_MAP:
+        yield "embedding_map", _embedding_map(experiment, features, gallery)
 
 
 def _curves(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:

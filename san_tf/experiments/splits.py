@@ -1,0 +1,98 @@
+"""One experiment on several splits of a benchmark: a network each, and the mean of their scores."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from san_tf.experiments.experiment import Experiment, Stage, run_stages
+
+MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
+
+
+def run_splits(experiment: Experiment, stages: Sequence[Stage], data_sets: Mapping[str, str]) -> None:
+    """Run the stages once for each split, in a run directory each, and average what was measured.
+
+    Splits share people of the training set, not of the test set, so each needs a network of its own. The
+    texture generator sees none of them: the first split's serves all.
+
+    Args:
+        experiment: its run directory gets one folder a split, and `results.json` with the means once every
+            split has been evaluated.
+        stages: in order.
+        data_sets: the data set of each split, by the name of its folder.
+
+    Raises:
+        UserError: see `run_stages`.
+    """
+    from san_tf.training.run_directory import RunDirectory
+
+    results: dict[str, list[dict[str, Any]]] = {}
+    recipe = experiment.recipe
+    for folder, data_set in data_sets.items():
+        experiment.console.print(f"[bold]{data_set}[/bold]")
+        run = RunDirectory(experiment.run.path / folder)
+        data = dataclasses.replace(recipe.data, dataset=data_set)
+        one = dataclasses.replace(
+            experiment,
+            run=run,
+            recipe=dataclasses.replace(recipe, data=data),
+            name=f"{experiment.name}/{folder}",
+        )
+        run_stages(one, stages)
+        weights = run.path / "weights" / "texture_generator.weights.h5"
+        if not (recipe.generator.generator_weights or recipe.generator.textures) and weights.is_file():
+            generator = dataclasses.replace(recipe.generator, generator_weights=str(weights.resolve()))
+            recipe = dataclasses.replace(recipe, generator=generator)
+        if run.results_path.is_file():
+            results[data_set] = json.loads(run.results_path.read_text())["rows"]
+    if len(results) == len(data_sets):
+        rows = mean_rows(list(results.values()))
+        experiment.run.write_results(
+            {"experiment": experiment.name, "splits": list(results), "rows": rows, "rows_of_splits": results}
+        )
+        experiment.console.print(table_of(rows))
+
+
+def mean_rows(splits: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Average the rows of `results.json` over splits.
+
+    Args:
+        splits: the rows of each; the same methods in each, in the same order.
+
+    Returns:
+        A row a method: means, and `spread`, the standard deviation over the splits (0 for a single one).
+
+    Example:
+        >>> mean_rows([[{"method": "SAN", "rank1": 0.5, ...}], [{"method": "SAN", "rank1": 0.7, ...}]])
+        [{'method': 'SAN', 'splits': 2, 'rank1': 0.6, ..., 'spread': {'rank1': 0.141, ...}}]
+    """
+    means = []
+    for rows in zip(*splits, strict=True):
+        values = {key: np.array([row[key] for row in rows]) for key in MEASURES}
+        row: dict[str, Any] = {"method": rows[0]["method"], "splits": len(rows)}
+        row |= {key: float(value.mean()) for key, value in values.items()}
+        row["cmc"] = np.mean([row["cmc"] for row in rows], axis=0).round(6).tolist()
+        row["spread"] = {
+            key: float(value.std(ddof=1)) if len(rows) > 1 else 0.0 for key, value in values.items()
+        }
+        means.append(row)
+    return means
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The mean rows as a table for the terminal, in percent, with their spread over the splits."""
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    table.add_column(f"mean of {rows[0]['splits']} splits")
+    columns = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for row in rows:
+        shown = [f"{100 * row[key]:.1f} ± {100 * row['spread'][key]:.1f}" for key in columns]
+        table.add_row(row["method"], *shown)
+    return table
