@@ -1,0 +1,1 @@
+"""Published benchmarks as they lie on a user's disk: found, checked, counted, and read without unpacking."""

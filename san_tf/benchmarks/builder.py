@@ -1,0 +1,139 @@
+"""What the builders of published benchmarks share: records, checks, counts, one machine or many."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from san_tf.benchmarks.checking import admitted, checked_images
+from san_tf.benchmarks.files import Files
+from san_tf.benchmarks.layout import Counts, Layout
+from san_tf.benchmarks.manual_folder import find_copy
+from san_tf.benchmarks.samples import Sample, Source, check_counts
+
+# In the folder of a data set that was built without its damaged images: their names, one a line.
+SKIPPED = "skipped.txt"
+
+
+@dataclasses.dataclass(kw_only=True)
+class BenchmarkConfig(tfds.core.BuilderConfig):
+    """Builder configuration of a benchmark.
+
+    Attributes:
+        check_counts: hold the copy against the published numbers of images and identities; off for a part of
+            a benchmark, or data of one's own in its layout.
+        skip_corrupt: leave damaged images out and list them in `skipped.txt`; else one stops the build.
+    """
+
+    check_counts: bool = True
+    skip_corrupt: bool = False
+
+    def changed(self, name: str, **values: Any) -> BenchmarkConfig:
+        """The same configuration with other values, under a name of its own, as TFDS demands.
+
+        Example:
+            >>> config.changed("standard_mine", check_counts=False)
+        """
+        return dataclasses.replace(self, name=name, **values)  # type: ignore[call-arg]  # name is TFDS's
+
+    def without_corrupt(self) -> BenchmarkConfig:
+        """The configuration that leaves damaged images out: its data set is another one, so is its name."""
+        return self.changed(f"{self.name}_skip_corrupt", skip_corrupt=True)
+
+    def uncounted(self) -> BenchmarkConfig:
+        """The configuration that takes any number of images and identities."""
+        return self.changed(f"{self.name}_uncounted", check_counts=False)
+
+
+class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """Base of the builders of published benchmarks.
+
+    A subclass gives `VERSION`, `RELEASE_NOTES`, `BUILDER_CONFIGS`, `MANUAL_DOWNLOAD_INSTRUCTIONS` and the
+    methods below. Records hold `image` (bytes as stored), `pid`, `camid` (from 0) and `filename`.
+
+    A build is atomic, not resumable: TFDS writes into a folder `incomplete.*` and renames it at the end, so a
+    reader never meets half a data set, and what an interruption costs is the minute that a build takes.
+    """
+
+    @abc.abstractmethod
+    def _layout(self) -> Layout:
+        """The layout of the chosen configuration."""
+
+    @abc.abstractmethod
+    def _sources(self, files: Files, manual_dir: Path) -> Mapping[str, Sequence[Source]]:
+        """The images of each of the splits `train`, `query` and `gallery`.
+
+        Args:
+            files: the copy that was found.
+            manual_dir: where it lies, for what a configuration wants besides.
+        """
+
+    def _published(self) -> Mapping[str, Counts]:
+        """The published numbers of the chosen configuration."""
+        return self._layout().counts
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        layout = self._layout()
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "pid": np.int64,
+                    "camid": np.int64,
+                    "filename": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "pid"),
+            homepage=layout.homepage,
+            license=layout.terms,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        layout = self._layout()
+        manual_dir = manual_folder(dl_manager)
+        splits = self._sources(find_copy(manual_dir, layout), manual_dir)
+        if self.builder_config.check_counts:
+            check_counts(layout.name, splits, self._published())
+        return {split: self._generate_examples(split, sources) for split, sources in splits.items()}
+
+    def _generate_examples(self, split: str, sources: Sequence[Source]) -> Any:
+        return self._examples(split, sources)
+
+    def _examples(self, split: str, sources: Sequence[Source]) -> Iterator[tuple[str, dict[str, Any]]]:
+        total = sum(len(samples) for _, samples in sources)
+        with tfds.core.utils.tqdm(desc=f"Checking {split}", total=total, unit=" images") as bar:
+            for files, samples in sources:
+                for item in checked_images(files, samples):
+                    bar.update()
+                    if admitted(files, item, self.builder_config.skip_corrupt):
+                        yield item.sample.filename, record(item.sample, item.content)
+                    else:
+                        self._skipped.append(f"{files.describe(item.sample.path)} {item.problem}")
+
+    def _download_and_prepare(
+        self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
+    ) -> None:
+        self._skipped: list[str] = []
+        super()._download_and_prepare(dl_manager, download_config)
+        if self.builder_config.skip_corrupt:
+            # TFDS renames this folder when all is written, so the list appears with the data.
+            Path(self.data_dir, SKIPPED).write_text("".join(f"{line}\n" for line in self._skipped))
+
+
+def record(sample: Sample, content: bytes) -> dict[str, Any]:
+    """The record of an image."""
+    return {"image": content, "pid": sample.pid, "camid": sample.camid, "filename": sample.filename}
+
+
+def manual_folder(dl_manager: tfds.download.DownloadManager) -> Path:
+    """The manual folder, there or not."""
+    try:
+        return Path(dl_manager.manual_dir)
+    except AssertionError:  # missing or empty: `find_copy` says it better
+        return Path(dl_manager._manual_dir)

@@ -1,0 +1,145 @@
+"""A read-only tree of files: a folder here, an archive in `archives`; what reads them cannot tell."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from san_tf.errors import UserError
+
+# No image of 4096x4096 pixels, and no list, needs more.
+MAX_FILE_BYTES = 64 * 2**20
+
+
+class Files(abc.ABC):
+    """Files by their paths relative to a root, written with `/`.
+
+    Hidden files and what file managers leave behind (`Thumbs.db`, `__MACOSX`) are not there. Objects can be
+    pickled, and read from several threads at once.
+
+    Attributes:
+        place: the folder or archive, for messages.
+        random_access: whether reading one file costs no more than that file.
+    """
+
+    place: Path
+    random_access = True
+
+    @abc.abstractmethod
+    def paths(self, under: str = "") -> list[str]:
+        """The files in the folder `under` and in its subfolders, sorted; empty if there is no such folder."""
+
+    @abc.abstractmethod
+    def has(self, path: str) -> bool:
+        """Whether a file or folder is there."""
+
+    @abc.abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes of a file, from its folder or archive entry, without reading it."""
+
+    @abc.abstractmethod
+    def rooted(self, folder: str) -> Files:
+        """The same tree seen from one of its folders."""
+
+    @abc.abstractmethod
+    def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
+        """A file on disk for libraries that must seek; out of an archive a temporary one, removed after."""
+
+    @abc.abstractmethod
+    def _read(self, path: str) -> bytes: ...
+
+    def read(self, path: str) -> bytes:
+        """Read a whole file.
+
+        Raises:
+            UserError: it is missing, larger than 64 MB, or cannot be read.
+        """
+        try:
+            if self.size(path) > MAX_FILE_BYTES:
+                raise UserError(f"{self.describe(path)} is larger than 64 MB, so it is no image; remove it.")
+            return self._read(path)
+        except (FileNotFoundError, KeyError):
+            raise UserError(f"{self.describe(path)} is missing; copy the benchmark again.") from None
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise UserError(
+                f"{self.describe(path)} cannot be read ({reason}); copy it again or mend its permissions."
+            ) from error
+
+    def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
+        """Yield for each path its index in `paths` and a function that reads it, in the cheapest order.
+
+        The functions may be called in any thread, soon.
+        """
+        for index, path in enumerate(paths):
+            yield index, lambda path=path: self.read(path)  # type: ignore[misc]
+
+    def describe(self, path: str) -> str:
+        """The file as a user would look for it."""
+        return str(self.place / path)
+
+
+def is_litter(path: str) -> bool:
+    """Whether a path is hidden, or what a file manager leaves behind.
+
+    Example:
+        >>> is_litter("query/Thumbs.db"), is_litter("__MACOSX/query/._0001.jpg"), is_litter("query/0001.jpg")
+        (True, True, False)
+    """
+    parts = path.split("/")
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts) or parts[-1] == "Thumbs.db"
+
+
+class FolderFiles(Files):
+    """Files in a folder.
+
+    Args:
+        folder: the root; links are followed there and in the folders asked for by name.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.place = Path(folder)
+
+    def paths(self, under: str = "") -> list[str]:
+        """See `Files.paths`."""
+        top = self.place / under
+        if not top.is_dir():
+            return []
+        found: list[str] = []
+        for folder, folders, names in os.walk(top, onerror=_refuse):
+            folders[:] = [name for name in folders if not is_litter(name)]
+            start = Path(folder).relative_to(self.place).as_posix()
+            prefix = "" if start == "." else f"{start}/"
+            found.extend(prefix + name for name in names if not is_litter(name))
+        return sorted(found)
+
+    def has(self, path: str) -> bool:
+        """See `Files.has`."""
+        return (self.place / path).exists()
+
+    def size(self, path: str) -> int:
+        """See `Files.size`."""
+        return (self.place / path).stat().st_size
+
+    def rooted(self, folder: str) -> FolderFiles:
+        """See `Files.rooted`."""
+        return FolderFiles(self.place / folder)
+
+    @contextlib.contextmanager
+    def local(self, path: str) -> Iterator[Path]:
+        """See `Files.local`."""
+        if not (self.place / path).is_file():
+            raise UserError(f"{self.describe(path)} is missing; copy the benchmark again.")
+        yield self.place / path
+
+    def _read(self, path: str) -> bytes:
+        return (self.place / path).read_bytes()
+
+
+def _refuse(error: OSError) -> None:
+    raise UserError(
+        f"The folder {error.filename} cannot be read ({error.strerror}); mend its permissions."
+    ) from error

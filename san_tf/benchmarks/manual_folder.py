@@ -1,0 +1,154 @@
+"""Finds a benchmark in the folder where a user put it, or says in one sentence what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from san_tf.benchmarks.archives import open_archive
+from san_tf.benchmarks.files import Files, FolderFiles, is_litter
+from san_tf.benchmarks.layout import ARCHIVE_SUFFIXES, Layout, listed
+from san_tf.errors import UserError
+
+# How deep a misplaced copy is looked for, and among how many folders.
+_DEPTH = 3
+_FOLDERS = 2000
+
+
+def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
+    """Return the files of a benchmark.
+
+    Looked for are, in this order, its folder, its archive, and its parts in `folder` itself.
+
+    Args:
+        folder: the manual folder.
+        layout: what to look for.
+
+    Returns:
+        The files, rooted where the layout's parts are.
+
+    Raises:
+        UserError: it is missing, incomplete, empty, elsewhere than it should be, or an archive that is
+            damaged or unsafe; the sentence says which and what to do.
+
+    Example:
+        >>> find_copy("downloads", MARKET1501).paths("query")[0]
+        'query/0001_c1s1_001051_00.jpg'
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(
+            f"The folder {folder}, where {layout.name} is looked for, does not exist; {_put_there(layout)}"
+        )
+    for name in layout.folders:
+        if (folder / name).is_dir():
+            return _complete(FolderFiles(folder / name), layout)
+    for name in layout.folders:
+        for suffix in ARCHIVE_SUFFIXES:
+            if (folder / f"{name}{suffix}").is_file():
+                return _in_archive(folder / f"{name}{suffix}", layout)
+    here = FolderFiles(folder)
+    if layout.parts and _missing(here, layout) != layout.parts:
+        return _complete(here, layout)
+    raise UserError(_absent(folder, layout))
+
+
+def _complete(files: Files, layout: Layout) -> Files:
+    """Return `files` if all parts are there."""
+    missing = _missing(files, layout)
+    if not missing:
+        return files
+    place = Path(files.place)
+    if not any(place.iterdir()):
+        raise UserError(f"{place} is empty; copy {layout.name} there again.")
+    nested = next(_complete_folders(place, layout), None)
+    if nested is not None:
+        raise UserError(
+            f"{layout.name} lies too deep, in {nested}; move what is in there to {place}, or name "
+            f"{nested} as the manual folder."
+        )
+    raise UserError(
+        f"The copy of {layout.name} in {place} has no {listed(missing)}; copy it again, with "
+        f"{listed(layout.parts)}."
+    )
+
+
+def _in_archive(archive: Path, layout: Layout) -> Files:
+    """Return the files of an archive, which may have the benchmark's folder around them or not."""
+    files = open_archive(archive)
+    roots = {path.split("/")[0] for path in files.paths() if "/" in path}
+    for root in (*(name for name in layout.folders if name in roots), ""):
+        rooted = files.rooted(root) if root else files
+        if not _missing(rooted, layout):
+            return rooted
+    if not files.paths():
+        raise UserError(f"The archive {archive} is empty; copy {layout.name} again.")
+    for path in files.paths():
+        parent = path
+        while "/" in parent:
+            parent = parent.rpartition("/")[0]
+            if layout.parts and parent.endswith(f"/{layout.parts[0]}"):
+                nested = parent.removesuffix(f"/{layout.parts[0]}")
+                raise UserError(
+                    f"{layout.name} lies in {nested} in {archive}, but is looked for in {layout.folders[0]} "
+                    "there; unpack it and pack that folder alone."
+                )
+    root = next((root for root in layout.folders if root in roots), "")
+    missing = _missing(files.rooted(root) if root else files, layout)
+    raise UserError(
+        f"The archive {archive} has no {listed(missing)}, so it is no complete copy of {layout.name}; copy "
+        f"it again, with {listed(layout.parts)}."
+    )
+
+
+def _missing(files: Files, layout: Layout) -> tuple[str, ...]:
+    return tuple(part for part in layout.parts if not files.has(part))
+
+
+def _complete_folders(top: Path, layout: Layout) -> Iterator[Path]:
+    """Folders below `top`, the nearest first, that hold all parts."""
+    if not layout.parts:
+        return
+    level, seen = [top], 0
+    for _ in range(_DEPTH):
+        below: list[Path] = []
+        for folder in level:
+            try:
+                below += [entry for entry in sorted(folder.iterdir()) if _is_folder(entry)]
+            except OSError:
+                continue
+        seen += len(below)
+        if seen > _FOLDERS:
+            return
+        yield from (folder for folder in below if not _missing(FolderFiles(folder), layout))
+        level = below
+
+
+def _is_folder(path: Path) -> bool:
+    return not is_litter(path.name) and path.is_dir()
+
+
+def _absent(folder: Path, layout: Layout) -> str:
+    """Why `find_copy` found nothing."""
+    expected = folder / layout.folders[0]
+    elsewhere = next(_complete_folders(folder, layout), None)
+    if elsewhere is not None:
+        return (
+            f"{layout.name} lies in {elsewhere}, but is looked for in {expected}; rename or move it, or name "
+            f"{elsewhere} as the manual folder."
+        )
+    archives = [
+        path.name for path in sorted(folder.iterdir()) if path.name.lower().endswith(ARCHIVE_SUFFIXES)
+    ]
+    if archives:
+        return (
+            f"{folder} holds no {layout.name}; if {archives[0]} is its archive, rename that to "
+            f"{layout.folders[0]}{''.join(Path(archives[0]).suffixes[-1:])}, else {_put_there(layout)}"
+        )
+    return f"{folder} holds no {layout.name}; {_put_there(layout)}"
+
+
+def _put_there(layout: Layout) -> str:
+    """The next step, as the end of a sentence, and where the benchmark comes from."""
+    return " ".join(filter(None, [f"put {layout.expected} there.", layout.asked_for_at, layout.terms]))

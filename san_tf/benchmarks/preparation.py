@@ -1,0 +1,75 @@
+"""Opens a benchmark's builder as an experiment wants it, and prepares it from the copy a user has."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from san_tf.data.builders import find_builder, quiet_tfds
+from san_tf.errors import UserError
+
+
+def open_benchmark(
+    name: str, data_dir: str | Path | None = None, skip_corrupt: bool = False, check_counts: bool = True
+) -> Any:
+    """Return the builder of a benchmark, prepared or not.
+
+    Args:
+        name: of a builder in `datasets/`, with `/config` where another than its first is wanted.
+        data_dir: where prepared data sets lie; see `find_builder`.
+        skip_corrupt: damaged images are left out, and the data set has `_skip_corrupt` in its name.
+        check_counts: the published numbers must be there; without, the data set has `_uncounted` in its name.
+
+    Raises:
+        UserError: there is no such data set or configuration.
+
+    Example:
+        >>> builder = open_benchmark("market1501/distractors_500k", "data")
+        >>> prepare_benchmark(builder, "downloads")
+        >>> gallery = Records.from_tfds(builder, "gallery")
+    """
+    dataset, _, config = name.partition("/")
+    builder = find_builder(dataset, config or None, data_dir)
+    if skip_corrupt or not check_counts:
+        changed = builder.builder_config
+        if not hasattr(changed, "check_counts"):
+            raise UserError(
+                f"{dataset} is no benchmark that is read from a copy, so its images cannot be left out."
+            )
+        if skip_corrupt:
+            changed = changed.without_corrupt()
+        if not check_counts:
+            changed = changed.uncounted()
+        with quiet_tfds():
+            builder = type(builder)(config=changed, data_dir=None if data_dir is None else str(data_dir))
+    return builder
+
+
+def prepare_benchmark(
+    builder: Any, manual_dir: str | os.PathLike[str] | None = None, beam_runner: Any = None
+) -> None:
+    """Build the data set, unless it is built already.
+
+    A build leaves all or nothing, so one that was interrupted is simply started again.
+
+    Args:
+        builder: of `open_benchmark`.
+        manual_dir: where the copy of the benchmark lies; None takes TFDS's own place for such copies,
+            `downloads/manual` in the folder of data sets.
+        beam_runner: the name of an Apache Beam runner ("DirectRunner") or a runner, to spread the work over
+            its workers; None does without Beam.
+
+    Raises:
+        UserError: the copy is missing, incomplete, damaged or unsafe, or Apache Beam is not installed.
+    """
+    from tensorflow_datasets.core.download import DownloadConfig
+
+    with quiet_tfds():
+        builder.download_and_prepare(
+            download_config=DownloadConfig(
+                manual_dir=None if manual_dir is None else os.fspath(manual_dir),
+                beam_runner=beam_runner,
+                try_download_gcs=False,
+            )
+        )
