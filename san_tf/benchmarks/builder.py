@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
-from san_tf.benchmarks.checking import admitted, checked_images
+from san_tf.benchmarks.checking import checked_images
 from san_tf.benchmarks.files import Files
 from san_tf.benchmarks.layout import Counts, Layout
 from san_tf.benchmarks.manual_folder import find_copy
-from san_tf.benchmarks.samples import Sample, Source, check_counts
+from san_tf.benchmarks.records import record, refuse_corrupt
+from san_tf.benchmarks.samples import Source, check_counts
 
 # In the folder of a data set that was built without its damaged images: their names, one a line.
 SKIPPED = "skipped.txt"
@@ -90,7 +92,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 }
             ),
             supervised_keys=("image", "pid"),
-            homepage=layout.homepage,
+            homepage=layout.homepage or None,
             license=layout.terms,
         )
 
@@ -103,32 +105,46 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return {split: self._generate_examples(split, sources) for split, sources in splits.items()}
 
     def _generate_examples(self, split: str, sources: Sequence[Source]) -> Any:
+        if self._by_beam:
+            from san_tf.benchmarks.beam_pipeline import CheckedExamples
+
+            return CheckedExamples(sources, self._problems_file(split))
         return self._examples(split, sources)
 
     def _examples(self, split: str, sources: Sequence[Source]) -> Iterator[tuple[str, dict[str, Any]]]:
         total = sum(len(samples) for _, samples in sources)
+        problems: list[str] = []
         with tfds.core.utils.tqdm(desc=f"Checking {split}", total=total, unit=" images") as bar:
             for files, samples in sources:
-                for item in checked_images(files, samples):
+                for sample, content, problem in checked_images(files, samples):
                     bar.update()
-                    if admitted(files, item, self.builder_config.skip_corrupt):
-                        yield item.sample.filename, record(item.sample, item.content)
-                    else:
-                        self._skipped.append(f"{files.describe(item.sample.path)} {item.problem}")
+                    if problem is None:
+                        yield sample.filename, record(sample, content)
+                        continue
+                    problems.append(f"{files.describe(sample.path)} {problem}")
+                    if not self.builder_config.skip_corrupt:
+                        refuse_corrupt(problems)
+        self._problems_file(split).write_text("".join(f"{problem}\n" for problem in problems))
 
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        self._skipped: list[str] = []
+        # Asking for a runner is asking for Beam: the same data set under the same name, by other means.
+        self._by_beam = bool(download_config.beam_runner or download_config.beam_options)
         super()._download_and_prepare(dl_manager, download_config)
-        if self.builder_config.skip_corrupt:
+        problems = []
+        for split in self.info.splits:
+            file = self._problems_file(split)
+            problems += file.read_text().splitlines()
+            file.unlink()
+        if not self.builder_config.skip_corrupt:
+            refuse_corrupt(problems)
+        elif problems:
             # TFDS renames this folder when all is written, so the list appears with the data.
-            Path(self.data_dir, SKIPPED).write_text("".join(f"{line}\n" for line in self._skipped))
+            epath.Path(self.data_dir, SKIPPED).write_text("".join(f"{problem}\n" for problem in problems))
 
-
-def record(sample: Sample, content: bytes) -> dict[str, Any]:
-    """The record of an image."""
-    return {"image": content, "pid": sample.pid, "camid": sample.camid, "filename": sample.filename}
+    def _problems_file(self, split: str) -> epath.Path:
+        return epath.Path(self.data_dir) / f"problems-{split}.txt"
 
 
 def manual_folder(dl_manager: tfds.download.DownloadManager) -> Path:

@@ -14,7 +14,6 @@ from san_tf.benchmarks.samples import Sample
 from san_tf.cores import core_count
 from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
-from san_tf.errors import UserError
 
 MAX_SIDE = 4096
 # Images read ahead: enough to keep the threads busy, little enough to keep the memory constant.
@@ -88,25 +87,6 @@ def checked_images(files: Files, samples: Sequence[Sample], threads: int | None 
         finally:
             for future in pending:
                 future.cancel()
-
-
-def admitted(files: Files, checked: Checked, skip_corrupt: bool) -> bool:
-    """Whether an image goes into the data set.
-
-    Args:
-        files: where it comes from, for the message.
-        checked: the image.
-        skip_corrupt: leave damaged ones out.
-
-    Raises:
-        UserError: it is damaged, and damaged ones are not to be left out.
-    """
-    if checked.problem is None or skip_corrupt:
-        return checked.problem is None
-    raise UserError(
-        f"The image {files.describe(checked.sample.path)} {checked.problem}; copy it again, or leave such "
-        "images out with skip_corrupt."
-    )
 
 
 def _check(sample: Sample, read: Callable[[], bytes]) -> Checked:

@@ -17,7 +17,7 @@ class NamePattern:
 
     Attributes:
         expression: matches a whole file name (without folders), with the groups `pid` and `camera`.
-        cameras: how many there are; they are numbered from 1.
+        cameras: how many there are; they are numbered from 1. 0 where names tell no camera.
         example: a name, for messages.
 
     Example:
@@ -30,11 +30,14 @@ class NamePattern:
     example: str
 
     def parse(self, name: str) -> tuple[int, int] | None:
-        """Identity and camera (from 0) of a file name, None if the benchmark has no such name."""
+        """Identity and camera (from 0, -1 if untold) of a file name; None if it is no such name."""
         match = re.fullmatch(self.expression, name)
-        if match is None or not 1 <= int(match["camera"]) <= self.cameras:
+        if match is None:
             return None
-        return int(match["pid"]), int(match["camera"]) - 1
+        camid = int(match["camera"]) - 1 if self.cameras else -1
+        if self.cameras and not 0 <= camid < self.cameras:
+            return None
+        return int(match["pid"]), camid
 
 
 def samples_in(files: Files, folder: str, benchmark: str, pattern: NamePattern) -> list[Sample]:

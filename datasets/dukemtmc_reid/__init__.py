@@ -1,0 +1,1 @@
+"""The `dukemtmc_reid` data set."""

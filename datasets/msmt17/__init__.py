@@ -1,0 +1,1 @@
+"""The `msmt17` data set."""

@@ -1,0 +1,1 @@
+"""The `partial_reid` data set."""

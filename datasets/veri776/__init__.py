@@ -1,0 +1,1 @@
+"""The `veri776` data set."""
