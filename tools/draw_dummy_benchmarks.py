@@ -11,7 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
+import scipy.io
 
 DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 
@@ -33,7 +35,8 @@ def figure(pid: int, camera: int, height: int = 16, width: int = 8) -> np.ndarra
 
 def encoded(image: np.ndarray, suffix: str = ".jpg") -> bytes:
     """The bytes of an image file."""
-    return cv2.imencode(suffix, image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 70])[1].tobytes()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, 70] if suffix == ".jpg" else []
+    return cv2.imencode(suffix, image[..., ::-1], quality)[1].tobytes()
 
 
 def write_images(folder: Path, names: Iterable[tuple[str, int, int]]) -> None:
@@ -104,7 +107,70 @@ def partial_reid(folder: Path) -> None:
         write_images(folder / "Partial_REID" / f"{kind}_body_images", names)
 
 
-BENCHMARKS = (market1501, dukemtmc_reid, veri776, msmt17, partial_reid)
+def cuhk03(folder: Path) -> None:
+    """Five camera pairs of a few people each, two of whom are tested by the protocols."""
+    people = {1: 3, 2: 2, 3: 1, 4: 1, 5: 1}
+    (folder / "cuhk03_release").mkdir(parents=True)
+    names = []
+    # MATLAB puts a page of text before the HDF5 part.
+    with h5py.File(
+        folder / "cuhk03_release" / "cuhk-03.mat", "w", libver="latest", userblock_size=512
+    ) as file:
+        empty = file.create_dataset("#refs#/empty", data=np.zeros(2, np.uint64)).ref
+        for kind in ("labeled", "detected"):
+            cells = []
+            for pair, number in people.items():
+                cell = np.empty((10, number), h5py.ref_dtype)
+                for (shot, person), _ in np.ndenumerate(np.empty(cell.shape)):
+                    place = f"#refs#/{kind}_{pair}_{person}_{shot}"
+                    there = shot in (0, 1, 5, 6)
+                    image = figure(100 * pair + person, 2 * pair + shot + (kind == "labeled"))
+                    cell[shot, person] = empty
+                    if there:
+                        array = image.transpose(2, 1, 0)
+                        cell[shot, person] = file.create_dataset(place, data=array).ref
+                    if there and kind == "labeled":
+                        name = f"{pair}_{person + 1:03d}_{1 if shot < 5 else 2}_{shot + 1:02d}.png"
+                        names.append((pair, person, shot, name))
+                cells.append(file.create_dataset(f"#refs#/{kind}_{pair}", data=cell).ref)
+            file.create_dataset(kind, data=np.array([cells], h5py.ref_dtype))
+        tested = np.array([[1, 2], [3, 1]], float)  # person 3 of pair 1 and person 1 of pair 2
+        sets = [
+            file.create_dataset(f"#refs#/set_{i}", data=tested[:, :: 1 - 2 * (i % 2)]).ref for i in range(20)
+        ]
+        file.create_dataset("testsets", data=np.array([sets], h5py.ref_dtype))
+    names.sort(key=lambda item: item[3])
+    labels = [10 * pair + person + 1 for pair, person, _, _ in names]
+    tested_labels = (13, 21)
+    for kind in ("labeled", "detected"):
+        test = [i for i, label in enumerate(labels, 1) if label in tested_labels]
+        queries = [i for i in test if names[i - 1][2] in (0, 5)]
+        column = "{}_idx".format
+        protocol = {
+            "filelist": np.array([[name] for *_, name in names], object),
+            "labels": np.array(labels, float)[:, None],
+            "camId": np.array([1 if shot < 5 else 2 for _, _, shot, _ in names], float)[:, None],
+            column("train"): np.array([i for i in range(1, len(labels) + 1) if i not in test], float)[
+                :, None
+            ],
+            column("query"): np.array(queries, float)[:, None],
+            column("gallery"): np.array([i for i in test if i not in queries], float)[:, None],
+        }
+        scipy.io.savemat(folder / f"cuhk03_new_protocol_config_{kind}.mat", protocol, do_compression=True)
+
+
+def custom(folder: Path) -> None:
+    """Two training identities and a test identity, named in each of the three ways."""
+    images = [(split, p, c) for split, people in (("train", (2, 7)), ("query", (5,)), ("gallery", (5, 8)))
+              for p in people for c in (1, 3)]  # fmt: skip
+    write_images(folder / "names", ((f"{split}/{p:04d}_c{c}_{split}.jpg", p, c) for split, p, c in images))
+    write_images(folder / "folders", ((f"{split}/person {p}/{c}.jpg", p, c) for split, p, c in images))
+    write_images(folder / "table", ((f"{split}-{p}-{c}.png", p, c) for split, p, c in images))
+    rows = (f"{split}-{p}-{c}.png,{p},{c if c > 1 else ''},{split}\n" for split, p, c in images)
+    (folder / "table" / "images.csv").write_text("path,identity,camera,split\n" + "".join(rows))
+
+
+BENCHMARKS = (market1501, dukemtmc_reid, veri776, msmt17, partial_reid, cuhk03, custom)
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ LAYOUT = Layout(
     homepage="",
     terms=(
         "DukeMTMC was withdrawn by its authors over the consent of the people filmed, so it cannot be asked"
-        " for any more: this reads a copy you already hold. It was released for academic research only, under a"
-        " licence that asks for a citation of both papers."
+        " for any more: this reads a copy you already hold. It was released for academic research only, under"
+        " a licence that asks for a citation of both papers."
     ),
     counts={
         "train": Counts(16_522, 702),

@@ -83,7 +83,7 @@ class Builder(BenchmarkBuilder):
 def _listed(files: Files, name: str, folder: str) -> list[Sample]:
     """The images that a list names. Identities begin at 0 there, which is a distractor here: 1 is added."""
     samples = []
-    for number, line in enumerate(files.read(name).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(files.require(name).decode(errors="replace").splitlines(), 1):
         match = _LINE.fullmatch(line.strip())
         if match is None or not 1 <= int(match["camera"]) <= CAMERAS:
             raise UserError(

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import os
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 from san_tf.benchmarks.archive_index import Entry, archive_errors_named
-from san_tf.benchmarks.files import Files
+from san_tf.benchmarks.files import DamagedFileError, Files
 from san_tf.errors import UserError
 
 
@@ -89,8 +91,10 @@ class ArchiveFiles(Files):
             yield target
 
     def _read(self, path: str) -> bytes:
-        with archive_errors_named(self.place):
-            return self._content(self._entry(path))
+        try:
+            return self._content(self._entries[self._full(path)])
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            raise DamagedFileError("is damaged") from None
 
     def _entry(self, path: str) -> Entry:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,17 +70,12 @@ class _Check(beam.DoFn):
     def process(self, chunk: tuple[Files, Sequence[Sample]]) -> Iterator[Any]:
         """Yield keys and examples, and sentences on the side."""
         # TensorFlow starts in the worker, not in the process that only plans.
-        from san_tf.benchmarks.checking import image_problem
+        from san_tf.benchmarks.checking import read_checked
         from san_tf.benchmarks.records import record
 
         files, samples = chunk
         for sample in samples:
-            try:
-                content = files.read(sample.path)
-            except UserError as error:
-                yield beam.pvalue.TaggedOutput(_PROBLEMS, str(error))
-                continue
-            problem = image_problem(content)
+            _, content, problem = read_checked(sample, functools.partial(files.read, sample.path))
             if problem is None:
                 yield sample.filename, record(sample, content)
             else:

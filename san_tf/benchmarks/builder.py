@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,10 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             manual_dir: where it lies, for what a configuration wants besides.
         """
 
+    def _find(self, manual_dir: Path) -> Files:
+        """The copy in the manual folder."""
+        return find_copy(manual_dir, self._layout())
+
     def _published(self) -> Mapping[str, Counts]:
         """The published numbers of the chosen configuration."""
         return self._layout().counts
@@ -99,7 +104,7 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         layout = self._layout()
         manual_dir = manual_folder(dl_manager)
-        splits = self._sources(find_copy(manual_dir, layout), manual_dir)
+        splits = self._sources(self._find(manual_dir), manual_dir)
         if self.builder_config.check_counts:
             check_counts(layout.name, splits, self._published())
         return {split: self._generate_examples(split, sources) for split, sources in splits.items()}
@@ -131,7 +136,9 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> None:
         # Asking for a runner is asking for Beam: the same data set under the same name, by other means.
         self._by_beam = bool(download_config.beam_runner or download_config.beam_options)
-        super()._download_and_prepare(dl_manager, download_config)
+        # What a build holds open until its end, such as a file that was unpacked for it.
+        with contextlib.ExitStack() as self._held:
+            super()._download_and_prepare(dl_manager, download_config)
         problems = []
         for split in self.info.splits:
             file = self._problems_file(split)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from san_tf.benchmarks.files import Files
+from san_tf.benchmarks.files import DamagedFileError, Files
 from san_tf.benchmarks.samples import Sample
 from san_tf.cores import core_count
 from san_tf.data.headers import read_header
@@ -72,14 +72,14 @@ def checked_images(files: Files, samples: Sequence[Sample], threads: int | None 
         threads: how many read and decode; None takes twice the cores, because some wait for the disk.
 
     Raises:
-        UserError: a file is missing or cannot be read.
+        UserError: an archive ends before its end.
     """
     number = threads or 2 * core_count()
     with ThreadPoolExecutor(number) as pool:
         pending: deque[Future[Checked]] = deque()
         try:
             for index, read in files.stream([sample.path for sample in samples]):
-                pending.append(pool.submit(_check, samples[index], read))
+                pending.append(pool.submit(read_checked, samples[index], read))
                 if len(pending) >= _AHEAD + number:
                     yield pending.popleft().result()
             while pending:
@@ -89,6 +89,15 @@ def checked_images(files: Files, samples: Sequence[Sample], threads: int | None 
                 future.cancel()
 
 
-def _check(sample: Sample, read: Callable[[], bytes]) -> Checked:
-    content = read()
+def read_checked(sample: Sample, read: Callable[[], bytes]) -> Checked:
+    """Read an image and look at it.
+
+    Args:
+        sample: which.
+        read: reads it.
+    """
+    try:
+        content = read()
+    except DamagedFileError as error:
+        return Checked(sample, b"", str(error))
     return Checked(sample, content, image_problem(content))

@@ -14,6 +14,10 @@ from san_tf.errors import UserError
 MAX_FILE_BYTES = 64 * 2**20
 
 
+class DamagedFileError(ValueError):
+    """One file is damaged, and the others may be well. The message is half a sentence, such as "is empty"."""
+
+
 class Files(abc.ABC):
     """Files by their paths relative to a root, written with `/`.
 
@@ -55,19 +59,27 @@ class Files(abc.ABC):
         """Read a whole file.
 
         Raises:
-            UserError: it is missing, larger than 64 MB, or cannot be read.
+            DamagedFileError: it is missing, larger than 64 MB, damaged, or cannot be read.
         """
         try:
             if self.size(path) > MAX_FILE_BYTES:
-                raise UserError(f"{self.describe(path)} is larger than 64 MB, so it is no image; remove it.")
+                raise DamagedFileError("is larger than 64 MB")
             return self._read(path)
         except (FileNotFoundError, KeyError):
-            raise UserError(f"{self.describe(path)} is missing; copy the benchmark again.") from None
+            raise DamagedFileError("is missing") from None
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise UserError(
-                f"{self.describe(path)} cannot be read ({reason}); copy it again or mend its permissions."
-            ) from error
+            raise DamagedFileError(f"cannot be read ({error.strerror or error})") from error
+
+    def require(self, path: str) -> bytes:
+        """Read a file that nothing can do without.
+
+        Raises:
+            UserError: in place of `DamagedFileError`, the whole sentence.
+        """
+        try:
+            return self.read(path)
+        except DamagedFileError as error:
+            raise UserError(f"{self.describe(path)} {error}; copy the benchmark again.") from error
 
     def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         """Yield for each path its index in `paths` and a function that reads it, in the cheapest order.

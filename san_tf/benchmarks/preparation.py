@@ -11,7 +11,11 @@ from san_tf.errors import UserError
 
 
 def open_benchmark(
-    name: str, data_dir: str | Path | None = None, skip_corrupt: bool = False, check_counts: bool = True
+    name: str,
+    data_dir: str | Path | None = None,
+    skip_corrupt: bool = False,
+    check_counts: bool = True,
+    config: Any = None,
 ) -> Any:
     """Return the builder of a benchmark, prepared or not.
 
@@ -20,6 +24,7 @@ def open_benchmark(
         data_dir: where prepared data sets lie; see `find_builder`.
         skip_corrupt: damaged images are left out, and the data set has `_skip_corrupt` in its name.
         check_counts: the published numbers must be there; without, the data set has `_uncounted` in its name.
+        config: a `BenchmarkConfig` of one's own, such as a `CustomConfig`, in place of one by name.
 
     Raises:
         UserError: there is no such data set or configuration.
@@ -29,10 +34,10 @@ def open_benchmark(
         >>> prepare_benchmark(builder, "downloads")
         >>> gallery = Records.from_tfds(builder, "gallery")
     """
-    dataset, _, config = name.partition("/")
-    builder = find_builder(dataset, config or None, data_dir)
-    if skip_corrupt or not check_counts:
-        changed = builder.builder_config
+    dataset, _, named = name.partition("/")
+    builder = find_builder(dataset, named or None, data_dir)
+    if config is not None or skip_corrupt or not check_counts:
+        changed = builder.builder_config if config is None else config
         if not hasattr(changed, "check_counts"):
             raise UserError(
                 f"{dataset} is no benchmark that is read from a copy, so its images cannot be left out."

@@ -1,0 +1,1 @@
+"""The `cuhk03` data set."""
