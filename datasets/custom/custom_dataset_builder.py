@@ -68,8 +68,8 @@ class Builder(BenchmarkBuilder):
         if unknown:
             warnings.warn(
                 f"{unknown:,} of {len(samples):,} images have no camera, so the evaluation cannot leave out"
-                " gallery images by the query's own camera: pictures of the same moment count, and scores come"
-                " out higher.",
+                " gallery images by the query's own camera: pictures of the same moment count, and scores"
+                " come out higher.",
                 stacklevel=2,
             )
         return splits

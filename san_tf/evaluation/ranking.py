@@ -139,7 +139,7 @@ def evaluate_ranking(
     Args:
         query_features: `(Q, D)` numbers.
         query_pids: `(Q,)` int identities.
-        query_camids: `(Q,)` int cameras.
+        query_camids: `(Q,)` int cameras; -1 is unknown, and equals no camera.
         gallery_features: `(G, D)`; may be a memory map, which is read block by block and never copied whole.
         gallery_pids: `(G,)` int.
         gallery_camids: `(G,)` int.

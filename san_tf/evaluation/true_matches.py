@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from san_tf.evaluation import ranking_kernels as kernels
+from san_tf.evaluation.feature_set import told_apart
 from san_tf.evaluation.inputs import checked_ids
 
 
@@ -39,11 +40,15 @@ class TrueMatches:
         gallery_camids: np.ndarray,
         size: int,
     ) -> TrueMatches:
-        """Check the ids and list the matches of `number` queries among `size` images."""
+        """Check the ids and list the matches of `number` queries among `size` images.
+
+        Unknown cameras (-1) are told apart: two images of unknown cameras are never taken for images of one.
+        """
         query_pids = checked_ids("query pids", query_pids, number)
         query_camids = checked_ids("query camids", query_camids, number)
         gallery_pids = checked_ids("gallery pids", gallery_pids, size)
         gallery_camids = checked_ids("gallery camids", gallery_camids, size)
+        query_camids, gallery_camids = told_apart(query_camids, gallery_camids)
         order = np.argsort(gallery_pids, kind="stable")
         ordered = gallery_pids[order]
         same = np.stack([np.searchsorted(ordered, query_pids, side) for side in ("left", "right")], axis=1)

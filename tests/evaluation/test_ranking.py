@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from san_tf.errors import UserError
 from san_tf.evaluation import distances as distances_module
 from san_tf.evaluation.distances import distance_blocks
-from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking
+from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking, top_matches
 
 PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "ranking.npz"
 
@@ -250,3 +250,19 @@ def test_distances_equal_a_loop(metric):
 def test_distances_come_in_blocks():
     blocks = list(distance_blocks(np.ones((10, 3)), np.ones((7, 3)), block=4))
     assert [(start, rows.shape) for start, rows in blocks] == [(0, (4, 7)), (4, (4, 7)), (8, (2, 7))]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_images_of_unknown_cameras_are_not_taken_for_images_of_one_camera(known):
+    # Gallery: the query's person at distances 1 and 9, another person at 4. With all cameras unknown both
+    # matches count: AP = (1/1 + 2/3) / 2 = 5/6. With the query's camera known to be that of the first, it is
+    # removed, and the other match is second: AP = 1/2.
+    query_camids, gallery_camids = (
+        (np.array([2]), np.array([2, -1, -1])) if known else (-np.ones(1), -np.ones(3))
+    )
+    gallery = np.array([[1.0], [2.0], [3.0]])
+    ids = (np.array([7]), query_camids, gallery, np.array([7, 5, 7]), gallery_camids)
+    result = evaluate_ranking(np.zeros((1, 1)), *ids)
+    assert result.mAP == pytest.approx(1 / 2 if known else 5 / 6)
+    top = top_matches(np.zeros((1, 1)), *ids, k=3)
+    assert top.indices.tolist() == [[1, 2, -1] if known else [0, 1, 2]]
