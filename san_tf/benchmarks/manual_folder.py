@@ -84,22 +84,24 @@ def _in_archive(archive: Path, layout: Layout) -> Files:
             return rooted
     if not files.paths():
         raise UserError(f"The archive {archive} is empty; copy {layout.name} again.")
-    for path in files.paths():
-        parent = path
-        while "/" in parent:
-            parent = parent.rpartition("/")[0]
-            if layout.parts and parent.endswith(f"/{layout.parts[0]}"):
-                nested = parent.removesuffix(f"/{layout.parts[0]}")
-                raise UserError(
-                    f"{layout.name} lies in {nested} in {archive}, but is looked for in {layout.folders[0]} "
-                    "there; unpack it and pack that folder alone."
-                )
+    for nested in sorted(_folders_around(files, layout.parts[0])) if layout.parts else ():
+        if not _missing(files.rooted(nested), layout):
+            raise UserError(
+                f"{layout.name} lies in {nested} in {archive}, but is looked for in {layout.folders[0]} "
+                "there; unpack it and pack that folder alone."
+            )
     root = next((root for root in layout.folders if root in roots), "")
     missing = _missing(files.rooted(root) if root else files, layout)
     raise UserError(
         f"The archive {archive} has no {listed(missing)}, so it is no complete copy of {layout.name}; copy "
         f"it again, with {listed(layout.parts)}."
     )
+
+
+def _folders_around(files: Files, part: str) -> set[str]:
+    """Folders that hold the file or folder `part`."""
+    found = (f"/{path}/".partition(f"/{part}/") for path in files.paths())
+    return {before.strip("/") for before, here, _ in found if here} - {""}
 
 
 def _missing(files: Files, layout: Layout) -> tuple[str, ...]:

@@ -70,6 +70,8 @@ def prepare_benchmark(
     """
     from tensorflow_datasets.core.download import DownloadConfig
 
+    if isinstance(beam_runner, str):
+        beam_runner = _runner(beam_runner)
     with quiet_tfds():
         builder.download_and_prepare(
             download_config=DownloadConfig(
@@ -78,3 +80,15 @@ def prepare_benchmark(
                 try_download_gcs=False,
             )
         )
+
+
+def _runner(name: str) -> Any:
+    """An Apache Beam runner by its name."""
+    try:
+        from apache_beam.runners import create_runner
+    except ImportError as error:
+        raise UserError("Apache Beam is not installed; pip install 'san-tf[tfds]' brings it.") from error
+    try:
+        return create_runner(name)
+    except (ValueError, ImportError) as error:
+        raise UserError(f"Apache Beam has no runner {name!r}; DirectRunner works on this machine.") from error
