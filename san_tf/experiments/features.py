@@ -18,9 +18,11 @@ from san_tf.evaluation.ranking import (
     TopMatches,
     evaluate_distances,
     evaluate_ranking,
+    rank_matches,
     top_matches,
 )
 from san_tf.evaluation.reranking import Reranking
+from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.recipe import EvaluationRecipe
 
@@ -61,16 +63,7 @@ class Features:
         Raises:
             UserError: a value that cannot be, or no query has a true match.
         """
-        query, gallery = prepared(
-            FeatureSet(self.query, self.query_pids, self.query_camids),
-            FeatureSet(self.gallery, self.gallery_pids, self.gallery_camids),
-            Preparation(
-                camera_bias_removal=evaluation.camera_bias_removal,
-                database_augmentation=evaluation.database_augmentation,
-                query_expansion=evaluation.query_expansion,
-                alpha=evaluation.alpha,
-            ),
-        )
+        query, gallery = self._prepared(evaluation)
         ids = query.pids, query.camids, gallery.pids, gallery.camids
         metric = evaluation.metric
         yield "", evaluate_ranking(query.features, *ids[:2], gallery.features, *ids[2:], metric)
@@ -84,6 +77,24 @@ class Features:
                 metric,
             )
             yield ", re-ranked", evaluate_distances(reranking.blocks(), *ids)
+
+    def matches(self, evaluation: EvaluationRecipe) -> TrueMatches:
+        """Where the true matches stand in the plain ranking, for a breakdown of it."""
+        query, gallery = self._prepared(evaluation)
+        ids = query.pids, query.camids, gallery.features, gallery.pids, gallery.camids
+        return rank_matches(query.features, *ids, evaluation.metric)
+
+    def _prepared(self, evaluation: EvaluationRecipe) -> tuple[FeatureSet, FeatureSet]:
+        return prepared(
+            FeatureSet(self.query, self.query_pids, self.query_camids),
+            FeatureSet(self.gallery, self.gallery_pids, self.gallery_camids),
+            Preparation(
+                camera_bias_removal=evaluation.camera_bias_removal,
+                database_augmentation=evaluation.database_augmentation,
+                query_expansion=evaluation.query_expansion,
+                alpha=evaluation.alpha,
+            ),
+        )
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
         """The first k gallery images of some queries."""

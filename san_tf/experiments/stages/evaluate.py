@@ -33,19 +33,38 @@ def run(experiment: Experiment) -> None:
     classes = reid_records(experiment, "train").num_identities
     rows: list[dict[str, Any]] = []
     for method in (*METHODS, UNTRAINED, HISTOGRAM):
-        if method == HISTOGRAM:
-            features = [_histograms(experiment, records) for records in (query, gallery)]
-        else:
-            encoder = encoder_of(experiment.recipe, classes, weights=method == UNTRAINED)
-            if method != UNTRAINED:
-                load_weights(encoder, weights_path(experiment, method))
-            features = [_embed(experiment, encoder, records) for records in (query, gallery)]
-        described = Features.of(query, features[0], gallery, features[1])
-        described.save(experiment, method)
+        described = describe(experiment, method, query, gallery, classes)
         for addition, result in described.rankings(experiment.recipe.evaluation):
             rows.append({**result.row(method + addition), "cmc": result.cmc.round(6).tolist()})
-    _write(experiment, rows)
+    write_results(experiment, rows)
     experiment.console.print(table_of(rows))
+
+
+def describe(
+    experiment: Experiment, method: str, query: Records, gallery: Records, classes: int
+) -> Features:
+    """Describe query and gallery by a method, and write its features to the run.
+
+    Args:
+        experiment: whose recipe and run.
+        method: trained in this run, or `UNTRAINED`, or `HISTOGRAM`.
+        query: images.
+        gallery: images.
+        classes: training identities.
+
+    Raises:
+        UserError: the trained weights are missing.
+    """
+    if method == HISTOGRAM:
+        features = [_histograms(experiment, records) for records in (query, gallery)]
+    else:
+        encoder = encoder_of(experiment.recipe, classes, weights=method == UNTRAINED)
+        if method != UNTRAINED:
+            load_weights(encoder, weights_path(experiment, method))
+        features = [_embed(experiment, encoder, records) for records in (query, gallery)]
+    described = Features.of(query, features[0], gallery, features[1])
+    described.save(experiment, method)
+    return described
 
 
 def _embed(experiment: Experiment, encoder: keras.Model, records: Records) -> np.ndarray:
@@ -60,7 +79,8 @@ def _histograms(experiment: Experiment, records: Records) -> np.ndarray:
     )
 
 
-def _write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
+def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Write `results.json`: the rows, how they came about, and what else is given."""
     run = experiment.run
     generator = run.path / "texture_generator.json"
     experiment.run.write_results(
@@ -75,6 +95,7 @@ def _write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
                 marker.stem: run.seconds(marker.stem)
                 for marker in sorted((run.path / "stages").glob("*.json"))
             },
+            **more,
         }
     )
 

@@ -35,23 +35,39 @@ def run(experiment: Experiment) -> None:
     Raises:
         UserError: data or pseudo textures are missing, too few identities for a batch, or a NaN loss.
     """
-    set_precision(experiment.recipe.model.precision)
     records = reid_records(experiment, "train")
     for method in METHODS:
-        _train(experiment, records, method)
+        train_method(
+            experiment, records, method, pseudo_textures.folder_of(experiment) if method == "SAN" else None
+        )
 
 
-def _train(experiment: Experiment, records: Records, method: str) -> None:
+def train_method(experiment: Experiment, records: Records, method: str, textures: Path | None) -> None:
+    """Train one method by the experiment's recipe and write its weights to the experiment's run directory.
+
+    Start weights, batches and augmentation depend on the recipe's seed alone, so they are the same for every
+    method.
+
+    Args:
+        experiment: whose recipe and run.
+        records: training images.
+        method: names checkpoints, logs and weights.
+        textures: folder of the textures to paint, named after the images; None trains the encoder alone.
+
+    Raises:
+        UserError: textures are missing, too few identities for a batch, or a NaN loss.
+    """
     recipe = experiment.recipe
+    set_precision(recipe.model.precision)
     data = recipe.data
     # First of all, because it finds at once that there are too few identities for a batch.
     steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
     steps = recipe.training.steps_per_epoch or steps
     encoder = encoder_of(recipe, records.num_identities)
-    with_decoder = method == "SAN"
+    with_decoder = textures is not None
     pairs = None
-    if with_decoder:
-        records = attach_textures(records, pseudo_textures.folder_of(experiment))
+    if textures is not None:
+        records = attach_textures(records, textures)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
     model = SAN(
