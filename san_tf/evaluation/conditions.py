@@ -1,4 +1,4 @@
-"""mAP under conditions: how well those matches are found that see the other side, another pose, half a person.
+"""mAP under conditions: how well matches are found that see the other side, another pose, half a person.
 
 One number hides whether an encoder knows a person's back from the front or merely finds the next frame of the
 same view. For a condition, only the true matches that fulfil it together with the query count as matches; the
@@ -19,8 +19,8 @@ from san_tf.evaluation.ranking import RankingResult, score_matches
 from san_tf.evaluation.true_matches import TrueMatches
 
 SAME_SIDE, OPPOSITE_SIDES = 60.0, 120.0
-# Below 0.85 lies a twentieth of the test images of synthetic_reid/tiny, and a quarter of its queries have a match
-# of which that holds for one of the two; fixed by these counts before any method was measured.
+# Below 0.85 lies a twentieth of the test images of synthetic_reid/tiny, and a quarter of its queries have a
+# match of which that holds for one of the two; fixed by these counts before any method was measured.
 WHOLE, OCCLUDED = 0.9, 0.85
 
 
@@ -48,8 +48,8 @@ class Seen:
         missing = [name for name in ("yaw", "pose", "visibility") if name not in extras]
         if missing:
             raise UserError(
-                f"A breakdown by condition needs the column {missing[0]}, which these records have not; use a "
-                "rendered data set, such as synthetic_reid."
+                f"A breakdown by condition needs the column {missing[0]}, which these records have not; use "
+                "a rendered data set, such as synthetic_reid."
             )
         return cls(*(np.asarray(extras[name]) for name in ("yaw", "pose", "visibility")))
 

@@ -109,7 +109,7 @@ def main(
     """
 
     def action() -> None:
-        options, chosen = parse(name, description, recipe, [stage.name for stage in stages], argv)
+        options, chosen = parse(name, description, recipe, [stage.name for stage in stages], argv, Options)
         import_tensorflow()
         from san_tf.training.run_directory import RunDirectory
 

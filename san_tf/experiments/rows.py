@@ -20,8 +20,8 @@ class Row:
     Attributes:
         name: of its folder, and for `--rows`.
         title: in tables and figures.
-        textures: what the decoder learns to paint: "pseudo", what the texture generator painted of each image;
-            "true", the very texture the person was rendered with; "none" for an encoder without decoder.
+        textures: what the decoder learns to paint: "pseudo", what the texture generator painted of each
+            image; "true", the very texture the person was rendered with; "none" for an encoder alone.
         changes: recipe values that differ from the common recipe; all others are the same in every row.
         trained: whether there is anything to train. What is not trained does not depend on the seed either.
     """
@@ -50,8 +50,8 @@ ROWS: tuple[Row, ...] = (
     Row("san_basic_tr", "SAN-basic + L_TR", "pseudo", _NO_PIT),
     Row("san_basic_pit", "SAN-basic + PIT", "pseudo", _NO_TR),
     Row(ALL, "SAN (all)", "pseudo"),
-    # Differs from `san_basic_tr` in the textures alone. PIT pairs would add true textures of other people, and
-    # then a difference could be theirs.
+    # Differs from `san_basic_tr` in the textures alone. PIT pairs would add true textures of other people,
+    # and then a difference could be theirs.
     Row("oracle", "oracle: true textures + L_TR", "true", _NO_PIT),
 )
 
@@ -69,18 +69,20 @@ def rows_named(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
     return [row for row in rows if not names or row.name in names]
 
 
-def differing_values(recipes: Sequence[Recipe]) -> list[str]:
-    """Names of the recipe values, the seed aside, that are not the same in all of these recipes.
+def differing_values(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the values, the seed aside, that are not the same in all of these recipes.
+
+    Args:
+        recipes: as nested mappings: `dataclasses.asdict(recipe)`, or what a run wrote of it.
 
     Example:
-        >>> differing_values([row.recipe(Recipe(), 0) for row in ROWS])
-        ['pit_per_batch', 'lambda_texture_triplet']
+        >>> differing_values([asdict(row.recipe(Recipe(), 0)) for row in ROWS])
+        ['data.pit_per_batch', 'losses.lambda_texture_triplet']
     """
     columns: dict[str, list[Any]] = {}
     for recipe in recipes:
-        for part in dataclasses.fields(recipe):
-            value = getattr(recipe, part.name)
-            if dataclasses.is_dataclass(value):
-                for item in dataclasses.fields(value):
-                    columns.setdefault(item.name, []).append(getattr(value, item.name))
+        for part, values in recipe.items():
+            if isinstance(values, Mapping):
+                for name, value in values.items():
+                    columns.setdefault(f"{part}.{name}", []).append(value)
     return [name for name, values in columns.items() if any(value != values[0] for value in values)]

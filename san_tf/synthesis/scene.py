@@ -171,7 +171,7 @@ def _compose(
     hidden: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, float, Surface]:
-    """Paint far to near; returns `(H, W, 3)` linear light, the visible share of the person, and what of it."""
+    """Paint far to near; returns `(H, W, 3)` linear light, the visible share of the person, and what of."""
     camera, light = here.camera, here.light
     size = WORKING_SIZE if spec.image_height > 128 else SMALL_WORKING_SIZE
     if spec.backgrounds is None:

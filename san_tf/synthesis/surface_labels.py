@@ -19,7 +19,7 @@ from san_tf.synthesis.texels import texel_map
 
 LABELS: tuple[str, ...] = ("background", *PARTS[1:], "hair, skirt or bag")
 BACKGROUND, EXTRA = 0, len(LABELS) - 1
-# A cell shows the person if so much of it does: with a majority, half of the legs and arms would be background.
+# A cell shows the person if so much of it does: by majority, half of the legs and arms were background.
 _LEAST = 0.25
 
 

@@ -40,9 +40,7 @@ def run(experiment: Experiment) -> None:
     experiment.console.print(table_of(rows))
 
 
-def describe(
-    experiment: Experiment, method: str, query: Records, gallery: Records, classes: int
-) -> Features:
+def describe(experiment: Experiment, method: str, query: Records, gallery: Records, classes: int) -> Features:
     """Describe query and gallery by a method, and write its features to the run.
 
     Args:

@@ -1,4 +1,4 @@
-"""`true-textures`: the textures that training people were rendered with, which a perfect generator would paint."""
+"""`true-textures`: those that training people were rendered with; a perfect generator would paint them."""
 
 from __future__ import annotations
 
