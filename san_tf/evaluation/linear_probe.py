@@ -178,7 +178,7 @@ def probe_places(
     classes = np.unique(part[learning])
     counts = np.equal(part[learning][..., None], classes).sum(0)
     known = np.where(on_body[learning][..., None], position[learning], np.nan).astype(np.float64)
-    seen = np.isfinite(known).all(-1)
+    seen = np.asarray(np.isfinite(known).all(-1))
     sums, number = np.where(seen[..., None], known, 0).sum(0), seen.sum(0)[..., None]
     # A place where nobody was seen to learn from gets the mean over all places.
     mean = np.where(number > 0, sums / np.maximum(number, 1), sums.sum((0, 1)) / number.sum())
