@@ -2,9 +2,10 @@
 
 All scores are means over the texels of a mask, so that the emptiness between the islands of a UV layout
 neither helps nor harms. SSIM is that of Wang et al., "Image quality assessment: from error visibility to
-structural similarity", IEEE TIP 2004 (Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03). GMSD is that of
-Xue et al., "Gradient magnitude similarity deviation: a highly efficient perceptual image quality index", IEEE
-TIP 2014 (Prewitt gradients of the luminance at half size, c 170): a perceptual score without a learnt network.
+structural similarity", IEEE TIP 2004 (Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03). GMSD is that
+of Xue et al., "Gradient magnitude similarity deviation: a highly efficient perceptual image quality index",
+IEEE TIP 2014 (Prewitt gradients of the luminance at half size, c 170): a perceptual score without a learnt
+network.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def color_error(image: np.ndarray, box: Sequence[int], texture: np.ndarray, garm
         )
     seen = np.median(image[top:bottom, left:right].reshape(-1, 3), axis=0)
     painted = np.median(texture[garment_region(garment, len(texture))], axis=0)
-    first, second = cv2.cvtColor(np.float32([[seen, painted]]) / 255, cv2.COLOR_RGB2LAB)[0]
+    first, second = cv2.cvtColor(np.array([[seen, painted]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
     return float(np.linalg.norm(first - second))
 
 

@@ -29,9 +29,9 @@ def scores_path(experiment: Experiment) -> Path:
     return experiment.run.path / "probe.json"
 
 
-def predictions_path(experiment: Experiment) -> Path:
-    """Where the parts predicted for some images lie in the run."""
-    return experiment.run.path / "probe.npz"
+def predictions_path(folder: Path) -> Path:
+    """Where the parts predicted for some images lie in a run directory."""
+    return folder / "probe.npz"
 
 
 def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None:
@@ -61,7 +61,7 @@ def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None
     places, _ = probe_places(labels.part, labels.position, labels.on_body, learning)
     sides = probe_sides(embeddings, labelled.front, labelled.back, yaw, pids, learning)
     shown = shown_images(labels.on_body, pids, learning)
-    with atomic_file(predictions_path(experiment)) as temporary, temporary.open("wb") as file:
+    with atomic_file(predictions_path(experiment.run.path)) as temporary, temporary.open("wb") as file:
         np.savez(file, index=shown, predicted=predicted[shown])
     scores = {"cells": cells.as_dict(), "place_alone": places.as_dict(), "sides": sides.as_dict()}
     with atomic_file(scores_path(experiment)) as temporary:

@@ -16,7 +16,7 @@ _TOWARDS, _AWAY = 0.3, -0.3
 
 
 def views(yaw: np.ndarray, visibility: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks `(N,)` of the views of a person: each image has one of front, side, back, and may be occluded too.
+    """Masks `(N,)` of the views of a person: each image has front, side or back, and may be occluded too.
 
     Args:
         yaw: `(N,)` degrees, 0 faces the camera.
