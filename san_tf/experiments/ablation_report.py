@@ -131,7 +131,7 @@ def _body_parts(
             for batch in inference_dataset(part, experiment.recipe.data.image_size, normalized=False)
         ]
     )
-    title = "Body parts read off the last feature map by a linear probe, people it has not seen"
+    title = "Body parts that a linear probe reads off the last feature map"
     return cell_label_pictures(
         list(images[shown]), {"truth": list(labelled.labels.part[shown]), **maps}, LABELS, title
     )

@@ -49,10 +49,7 @@ def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None
     encoder = encoder_of(experiment.recipe, reid_records(experiment, "train").num_identities, weights=False)
     load_weights(encoder, weights_path(experiment, method))
     records = labelled.records(query, gallery)
-    maps, embeddings = (
-        np.concatenate(outputs)
-        for outputs in zip(*(_outputs(experiment, encoder, part) for part in records), strict=True)
-    )
+    maps, embeddings = _outputs(experiment, encoder, records)
     pids = np.concatenate([part.pids for part in records])
     yaw = np.concatenate([Seen.of(part.extras).yaw for part in records])
     learning = split_people(pids)
@@ -80,12 +77,17 @@ def shown_images(on_body: np.ndarray, pids: np.ndarray, learning: np.ndarray) ->
     return np.array([np.flatnonzero(pids == pid)[cells[pids == pid].argmax()] for pid in people])
 
 
-def _outputs(experiment: Experiment, encoder: keras.Model, records: Records) -> tuple[np.ndarray, np.ndarray]:
+def _outputs(
+    experiment: Experiment, encoder: keras.Model, records: list[Records]
+) -> tuple[np.ndarray, np.ndarray]:
     """Last feature maps `(N, h, w, C)` and embeddings `(N, D)` float32 in inference mode."""
     seen = keras.Model(encoder.input, (encoder.output["stages"][-1], encoder.output["embedding"]))
-    run = tf.function(lambda images: seen(images, training=False), reduce_retracing=True)
-    batches = inference_dataset(records, experiment.recipe.data.image_size, 128)
-    maps, embeddings = zip(*(run(images) for images in batches), strict=True)
+    size = experiment.recipe.data.image_size
+    run = tf.function(
+        lambda images: seen(images, training=False), [tf.TensorSpec((None, *size, 3), tf.float32)]
+    )
+    batches = (images for part in records for images in inference_dataset(part, size, 128))
+    maps, embeddings = zip(*map(run, batches), strict=True)
     return (
         np.concatenate([value.numpy() for value in maps]).astype(np.float32),
         np.concatenate([value.numpy() for value in embeddings]).astype(np.float32),

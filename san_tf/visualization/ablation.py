@@ -26,7 +26,8 @@ def runs_chart(
 ) -> Figure:
     """Draw each run as a dot and each row's mean as a tick, one chart a measure.
 
-    A row that lies far below the others is named at the edge instead of squeezing them together.
+    A row that lies more than 15 points from the baseline is named at the edge instead of squeezing the others
+    together.
 
     Args:
         rows: R titles.
@@ -67,8 +68,8 @@ def _draw_runs(
     axes: Axes, name: str, scores: Sequence[np.ndarray], rows: Sequence[str], baseline: str | None
 ) -> None:
     means = np.array([runs.mean() for runs in scores])
-    # Rows within 15 points of the best share the scale; a histogram of colours is a reference, not a rival.
-    near = means > means.max() - 15
+    reference = means[rows.index(baseline)] if baseline in rows else np.median(means)
+    near = np.abs(means - reference) <= 15
     shown = np.concatenate([runs for runs, inside in zip(scores, near, strict=True) if inside])
     low, high = float(shown.min()), float(shown.max())
     margin = max(0.12 * (high - low), 0.4)
@@ -82,14 +83,16 @@ def _draw_runs(
     axes.tick_params(axis="x", colors=style.MUTED, labelsize=style.SMALL, length=0, pad=4)
     axes.set_yticks([])
     axes.set_title(f"{name}, %", loc="left", fontsize=style.LABEL, color=style.INK, fontweight="bold", pad=6)
-    if baseline in rows and near[rows.index(baseline)]:
+    if baseline in rows:
         axes.axvline(means[rows.index(baseline)], color=style.MUTED, linewidth=1.0, linestyle=(0, (4, 3)))
     for row, runs in enumerate(scores):
         color = style.SERIES[row % len(style.SERIES)]
         if not near[row]:
+            below = means[row] < reference
             axes.annotate(
-                f"◂ {means[row]:.1f}", (0, row), xycoords=("axes fraction", "data"), fontsize=style.SMALL,
-                color=color, va="center",
+                f"◂ {means[row]:.1f}" if below else f"{means[row]:.1f} ▸", (0 if below else 1, row),
+                xycoords=("axes fraction", "data"), fontsize=style.SMALL, color=color, va="center",
+                ha="left" if below else "right",
             )  # fmt: skip
             continue
         axes.plot([runs.min(), runs.max()], [row, row], color=color, linewidth=1.4, alpha=0.5)
@@ -208,11 +211,11 @@ def cell_label_pictures(
     legend = 0.2 * -(-len(used) // per_line) + 0.15
     figure = style.new_figure(left + across + 0.1, head + (len(maps) + 1) * (_CELL + 0.06) + legend, title)
     lines: dict[str, Sequence[np.ndarray] | None] = {"image": None, **maps}
-    for line, (name, values) in enumerate(lines.items()):
+    for line, (name, cells) in enumerate(lines.items()):
         top = head + line * (_CELL + 0.06)
         style.write(figure, name, left - 0.1, top + _CELL / 2, style.SMALL, style.INK, "right")
         for n, picture in enumerate(pictures):
-            shown = picture if values is None else _painted_over(picture, values[n], colors)
+            shown = picture if cells is None else _painted_over(picture, cells[n], colors)
             style.show_picture(figure, shown, left + n * (wide + 0.06), top, wide, _CELL)
     bottom = head + (len(maps) + 1) * (_CELL + 0.06) + 0.08
     for number, label in enumerate(used):
