@@ -11,15 +11,11 @@ cell in the image tells much already (heads are at the top), so scores mean some
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from san_tf.errors import UserError
-
-# Strengths of ridge regression to choose from, in shares of the number of rows; features have variance 1.
-_STRENGTHS = np.logspace(-6, 1, 15)
-_FOLDS = 5
+from san_tf.evaluation.ridge import explained, fit_ridge, spread_of
 
 
 @dataclass(frozen=True)
@@ -49,67 +45,6 @@ class CellScores:
     def as_dict(self) -> dict[str, float]:
         """The scores by name."""
         return asdict(self)
-
-
-class Ridge(NamedTuple):
-    """A fitted linear map; `predict` applies it."""
-
-    center: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
-    offset: np.ndarray
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """From `(N, D)` to `(N, K)` float64."""
-        return (features - self.center) / self.scale @ self.weights + self.offset
-
-
-def fit_ridge(features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> Ridge:
-    """Ridge regression, its strength chosen by cross-validation over whole groups.
-
-    Args:
-        features: `(N, D)`.
-        targets: `(N, K)`.
-        groups: `(N,)` int: rows of one group, such as a person, are never on both sides of a fold.
-
-    Raises:
-        UserError: there are fewer than two groups.
-    """
-    names, group = np.unique(groups, return_inverse=True)
-    if len(names) < 2:
-        raise UserError(f"A linear probe needs at least two people to learn from, not {len(names)}.")
-    features, targets = features.astype(np.float64), targets.astype(np.float64)
-    errors = np.zeros(len(_STRENGTHS))
-    fold = group % min(_FOLDS, len(names))
-    for number in range(fold.max() + 1):
-        inside = fold != number
-        for index, fitted in enumerate(_ridges(features[inside], targets[inside], _STRENGTHS)):
-            errors[index] += ((fitted.predict(features[~inside]) - targets[~inside]) ** 2).sum()
-    return _ridges(features, targets, _STRENGTHS[[errors.argmin()]])[0]
-
-
-def _ridges(features: np.ndarray, targets: np.ndarray, strengths: np.ndarray) -> list[Ridge]:
-    """One map a strength, all from one eigendecomposition."""
-    center, scale = features.mean(0), _scale(features)
-    x, offset = (features - center) / scale, targets.mean(0)
-    values, vectors = np.linalg.eigh(x.T @ x)
-    projected = vectors.T @ (x.T @ (targets - offset))
-    values = np.maximum(values, 0.0)[:, None]
-    return [
-        Ridge(center, scale, vectors @ (projected / (values + strength * len(x))), offset)
-        for strength in strengths
-    ]
-
-
-def _scale(features: np.ndarray) -> np.ndarray:
-    spread = features.std(0)
-    # A feature that never changes says nothing, and rounding must not be blown up to variance 1.
-    return np.where(spread > 1e-9 * np.abs(features).max(initial=1e-300), spread, 1.0)
-
-
-def explained(predicted: np.ndarray, true: np.ndarray) -> float:
-    """R2: the share of the variance of `(N, K)` targets, all columns together, that predictions explain."""
-    return float(1 - ((predicted - true) ** 2).sum() / ((true - true.mean(0)) ** 2).sum())
 
 
 def split_people(pids: np.ndarray, seed: int = 0) -> np.ndarray:
@@ -277,22 +212,20 @@ def probe_sides(
         raise UserError(
             "A probe of the sides needs two people seen from front or back on each side; add images."
         )
-    colors = np.hstack([seen, unseen])
-    both = fit_ridge(features[learnt], colors[learnt], pids[learnt]).predict(features[tested])
-    copied = fit_ridge(seen[learnt], unseen[learnt], pids[learnt]).predict(seen[tested])
-    width = front.shape[1]
-    return SideScores(
-        explained(both[:, :width], seen[tested]),
-        explained(both[:, width:], unseen[tested]),
-        explained(copied, unseen[tested]),
-    )
+
+    def score(source: np.ndarray, target: np.ndarray) -> float:
+        # Each with a strength of its own: what cannot be known would shrink what can.
+        fitted = fit_ridge(source[learnt], target[learnt], pids[learnt])
+        return explained(fitted.predict(source[tested]), target[tested])
+
+    return SideScores(score(features, seen), score(features, unseen), score(seen, unseen))
 
 
 def _part_scores(rows: np.ndarray, labels: np.ndarray, learnt: np.ndarray) -> np.ndarray:
     """`(N, classes)` log-odds of multinomial logistic regression, columns in the order of the labels."""
     from sklearn.linear_model import LogisticRegression
 
-    known, scale = rows[learnt], _scale(rows[learnt])
+    known, scale = rows[learnt], spread_of(rows[learnt])
     center = known.mean(0)
     model = LogisticRegression(C=0.1, max_iter=300).fit((known - center) / scale, labels[learnt])
     scores = model.decision_function((rows - center) / scale)
