@@ -131,9 +131,14 @@ class AugmentationPlan(NamedTuple):
     dye: Any  # (n, 3, 4) float32: like color, of the texture
 
 
-def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int) -> np.ndarray:
-    """Return `(*shape, draws)` float64 uniform numbers of one epoch for `plan_augmentation`."""
-    return np.random.default_rng((seed, epoch, _STREAM)).random((*shape, _DRAWS))
+def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> np.ndarray:
+    """Return `(*shape, draws)` float64 uniform numbers of one epoch for `plan_augmentation`.
+
+    Parts of a batch (re-ID images, and image-texture pairs after them) have streams of their own, so that
+    mixing pairs in leaves the re-ID images as they were.
+    """
+    stream = (seed, epoch, _STREAM, part) if part else (seed, epoch, _STREAM)
+    return np.random.default_rng(stream).random((*shape, _DRAWS))
 
 
 def plan_augmentation(

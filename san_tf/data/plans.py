@@ -52,15 +52,12 @@ def plan_rows(
     def plan_epoch(epoch: int) -> list[np.ndarray]:
         epoch = int(epoch)
         orders = [part.order(epoch) for part in parts]
-        draws = draw_epoch((steps, sum(order.shape[1] for order in orders)), seed, epoch)
         columns: list[list[np.ndarray]] = []
-        row = 0
         for number, (part, order) in enumerate(zip(parts, orders, strict=True)):
             shape = order.shape
-            own_draws = draws[:, row : row + shape[1]].reshape(-1, draws.shape[-1])
-            row += shape[1]
+            draws = draw_epoch(shape, seed, epoch, number)
             texture = part.records.texture_index[order]
-            plan = plan_augmentation(part.augmentation, own_draws, image_size)
+            plan = plan_augmentation(part.augmentation, draws.reshape(-1, draws.shape[-1]), image_size)
             columns.append([
                 order.astype(np.int64) + image_offsets[number],
                 part.labels[order].astype(np.int32),

@@ -158,10 +158,33 @@ def evaluate_ranking(
         >>> f"{result.rank1:.1%} {result.mAP:.1%}"
         '96.1% 88.0%'
     """
+    ids = query_pids, query_camids, gallery_features, gallery_pids, gallery_camids
+    return score_matches(rank_matches(query_features, *ids, metric, block))
+
+
+def rank_matches(
+    query_features: np.ndarray,
+    query_pids: np.ndarray,
+    query_camids: np.ndarray,
+    gallery_features: np.ndarray,
+    gallery_pids: np.ndarray,
+    gallery_camids: np.ndarray,
+    metric: str = "euclidean",
+    block: int = 256,
+) -> TrueMatches:
+    """Find where the true matches of each query stand in its ranking; args as of `evaluate_ranking`.
+
+    Returns:
+        The true matches, nearest first, each with the number of images before it that are not of the query's
+        identity: all that CMC, mAP and mINP need, of all matches or of some (see `conditions`).
+
+    Raises:
+        UserError: unknown metric, features that are not finite, or ids that do not fit.
+    """
     query, gallery = feature_rows(query_features, gallery_features, metric)
     sought = TrueMatches.of(query_pids, query_camids, len(query), gallery_pids, gallery_camids, len(gallery))
     if not len(sought.matches):
-        return _result(sought)
+        return sought
     cosine, dimensions = metric == "cosine", query.features.shape[1]
     _measure_matches(query, gallery, sought, cosine, block)
     # Never more than the sure bound of D roundings. The direct measure rounds too, in float64.
@@ -191,7 +214,7 @@ def evaluate_ranking(
                 )  # fmt: skip
 
         finish_blocks(count, ranges(len(query), block))
-    return _result(sought)
+    return sought
 
 
 def evaluate_distances(
@@ -237,10 +260,15 @@ def evaluate_distances(
         finish_blocks(count, ranges(len(checked), 64))
     if missing.any():
         raise UserError(f"There are no distances of query {int(np.argmax(missing))}; give every query's.")
-    return _result(sought)
+    return score_matches(sought)
 
 
-def _result(sought: TrueMatches) -> RankingResult:
+def score_matches(sought: TrueMatches) -> RankingResult:
+    """Measure rankings whose true matches have been found.
+
+    Raises:
+        UserError: no query has a true match.
+    """
     precisions, penalties = np.full((2, len(sought.same)), np.nan)
     first_ranks = np.full(len(sought.same), -1, np.int64)
     kernels.score(sought.bounds, sought.counts, precisions, penalties, first_ranks)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,3 +62,23 @@ class TrueMatches:
             query_pids, query_camids, gallery_pids, gallery_camids, order, same, gallery_pids == -1, bounds,
             matches, distances, counts,
         )  # fmt: skip
+
+    @property
+    def owners(self) -> np.ndarray:
+        """`(M,)` int64: the query of each match."""
+        return np.repeat(np.arange(len(self.same)), np.diff(self.bounds))
+
+    def only(self, kept: np.ndarray) -> TrueMatches:
+        """Leave matches out, as if they were junk: neither found nor in the way.
+
+        Args:
+            kept: `(M,)` bool. The counts of a ranked match are of other identities alone, so they stay right.
+        """
+        bounds = np.concatenate([[0], np.cumsum(kept)])[self.bounds]
+        return replace(
+            self,
+            bounds=bounds.astype(np.int64),
+            matches=self.matches[kept],
+            distances=self.distances[kept],
+            counts=self.counts[kept],
+        )

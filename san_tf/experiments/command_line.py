@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import simple_parsing
 from simple_parsing import DashVariant
@@ -41,6 +41,9 @@ class Options:
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
 
 
+OptionsKind = TypeVar("OptionsKind", bound=Options)
+
+
 class Parser(simple_parsing.ArgumentParser):
     """An argument parser whose errors are one sentence with the next step, not a page of usage."""
 
@@ -62,8 +65,8 @@ def parse(
     recipe: Recipe,
     stages: Sequence[str],
     argv: Sequence[str] | None = None,
-    options_class: type[Options] = Options,
-) -> tuple[Options, Recipe]:
+    kind: type[OptionsKind] = Options,  # type: ignore[assignment]  # mypy does not take a default for a variable
+) -> tuple[OptionsKind, Recipe]:
     """Read the command line of the experiment `name`.
 
     Flags win over the recipe file named by `--config`, which wins over `recipe`.
@@ -74,7 +77,7 @@ def parse(
         recipe: the experiment's own recipe.
         stages: the stages that `--stage` may name, in order.
         argv: the arguments; `sys.argv[1:]` where None.
-        options_class: for an experiment with options of its own.
+        kind: the dataclass of the options, for experiments that have more of them.
 
     Returns:
         The options and the recipe, checked.
@@ -103,10 +106,10 @@ def parse(
     parser.add_argument(
         "--config", metavar="FILE", help="a recipe file (YAML); flags win over it", default=argparse.SUPPRESS
     )
-    parser.add_arguments(options_class, dest="options", default=options_class(workdir=f"runs/{name}"))
+    parser.add_arguments(kind, dest="options", default=kind(workdir=f"runs/{name}"))
     parser.add_arguments(Recipe, dest="recipe", default=recipe)
     arguments = parser.parse_args(argv)
-    options: Options = arguments.options
+    options: OptionsKind = arguments.options
     recipe = arguments.recipe
     unknown = [stage for stage in options.stage if stage not in stages]
     if unknown:
@@ -119,11 +122,14 @@ def parse(
     return options, recipe
 
 
-def import_tensorflow() -> None:
+def import_tensorflow(threads: int = 0) -> None:
     """Import TensorFlow and start its devices without its notes on oneDNN and missing GPUs.
 
     It writes them before any of its settings can silence it, and nobody can act on them; what it writes is
     shown if the import fails.
+
+    Args:
+        threads: cores that each of TensorFlow's operations may use; 0 for all.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     screen = os.dup(2)
@@ -132,6 +138,8 @@ def import_tensorflow() -> None:
         try:
             import tensorflow as tf
 
+            if threads:
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.list_logical_devices()
         except BaseException:
             notes.seek(0)

@@ -17,8 +17,9 @@ from san_tf.evaluation.options import Preparation
 from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.preparation import prepared
 from san_tf.evaluation.protocols import ProtocolResult, evaluate_protocol
-from san_tf.evaluation.ranking import TopMatches, top_matches
+from san_tf.evaluation.ranking import TopMatches, rank_matches, top_matches
 from san_tf.evaluation.reranking import Reranking
+from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.recipe import EvaluationRecipe
 
@@ -73,15 +74,7 @@ class Features:
         Raises:
             UserError: a value that cannot be, or no query has a true match.
         """
-        query, gallery = prepared(
-            *self.sets(),
-            Preparation(
-                camera_bias_removal=evaluation.camera_bias_removal,
-                database_augmentation=evaluation.database_augmentation,
-                query_expansion=evaluation.query_expansion,
-                alpha=evaluation.alpha,
-            ),
-        )
+        query, gallery = self._prepared(evaluation)
         asked = protocol, evaluation.metric, evaluation.repeats, seed
         yield "", evaluate_protocol(query, gallery, *asked)
         if evaluation.rerank:
@@ -94,6 +87,23 @@ class Features:
                 evaluation.metric,
             )
             yield ", re-ranked", evaluate_protocol(query, gallery, *asked, distances=reranking.blocks)
+
+    def matches(self, evaluation: EvaluationRecipe) -> TrueMatches:
+        """Where the true matches stand in the plain ranking, for a breakdown of it."""
+        query, gallery = self._prepared(evaluation)
+        ids = query.pids, query.camids, gallery.features, gallery.pids, gallery.camids
+        return rank_matches(query.features, *ids, evaluation.metric)
+
+    def _prepared(self, evaluation: EvaluationRecipe) -> tuple[FeatureSet, FeatureSet]:
+        return prepared(
+            *self.sets(),
+            Preparation(
+                camera_bias_removal=evaluation.camera_bias_removal,
+                database_augmentation=evaluation.database_augmentation,
+                query_expansion=evaluation.query_expansion,
+                alpha=evaluation.alpha,
+            ),
+        )
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
         """The first k gallery images of some queries, by the Market-1501 protocol."""

@@ -68,6 +68,20 @@ def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
     return SANPG(encoder, decoder_of(recipe, encoder))
 
 
+def start_from_generator(
+    encoder: keras.Model, decoder: keras.Model | None, recipe: Recipe, path: Path
+) -> None:
+    """Give an encoder, and its decoder if there is one, the weights of a texture generator of the recipe.
+
+    The head keeps its own: a generator has none.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another architecture.
+    """
+    # The generator's layers are the encoder's own, so that what is loaded lands there.
+    load_weights(SANPG(encoder, decoder or decoder_of(recipe, encoder)), path)
+
+
 def save_weights(model: keras.Model, path: Path) -> None:
     """Write a model's weights as a Keras `.weights.h5` file, whole or not at all."""
     with atomic_file(path) as temporary:

@@ -22,6 +22,8 @@ class DataRecipe:
     """The re-ID data set: the name of a builder in `datasets/`, with `/config` where it has several."""
     train: tuple[str, ...] = ()
     """Data sets to train on instead, several joined as one; no two share an identity or a camera."""
+    validation_identities: int = 0
+    """Training identities that are held out, to choose settings on; see `on`."""
     skip_corrupt: bool = False
     """List damaged images of a benchmark and leave them out; without it, the first one stops `prepare`."""
     check_counts: bool = True
@@ -113,6 +115,9 @@ class TrainingRecipe:
     """`adam`, or one of TensorFlow Addons, such as `tfa.LAMB`, whose weight decay is always `decoupled`."""
     epochs: int = 320
     """Passes over the training identities, warm-up included."""
+    start: Literal["weights", "texture-generator"] = "weights"
+    """What networks start from: `weights`, those of the model; `texture-generator`: encoder and decoder from
+    the trained texture generator, which has seen no identity, so the baseline starts from it as well."""
     baseline: bool = True
     """Also train the same encoder without the decoder, to compare; `--baseline false` saves its time."""
     steps_per_epoch: int = 0
@@ -156,6 +161,9 @@ class GeneratorRecipe:
 class EvaluationRecipe:
     """What is tested on, and how embeddings are compared."""
 
+    on: Literal["test", "validation"] = "test"
+    """`validation`: test on the identities that `validation_identities` holds out, and leave the test sets
+    alone, for results on which settings are chosen are no results."""
     test: tuple[str, ...] = ()
     """Data sets to test on instead of the experiment's own, each with its own rows in the results."""
     protocol: Literal["own", "market", "cuhk03", "vehicleid", "cross-camera", "partial"] = "own"
@@ -243,6 +251,10 @@ class Recipe:
         if min(height, width) < 32 or height % 32 or width % 32:
             raise UserError(
                 f"image_size {height} {width} does not fit: both must be multiples of 32, such as 256 256."
+            )
+        if self.evaluation.on == "validation" and not self.data.validation_identities:
+            raise UserError(
+                "--on validation wants identities held out; add --validation_identities, such as 80."
             )
         self._check_textures()
         for name, value in (

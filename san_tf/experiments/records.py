@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from san_tf.benchmarks.preparation import open_benchmark
 from san_tf.data.builders import find_builder
+from san_tf.data.hold_out import hold_out
 from san_tf.data.joining import joined
 from san_tf.data.records import Records
 from san_tf.errors import UserError
@@ -67,11 +69,23 @@ def custom_config(kind: Any, folder: str | None, pattern: str | None) -> Any:
 def reid_records(experiment: Experiment, split: str) -> Records:
     """The images to train on, of one data set or several joined; `query`, `gallery` of the first test set.
 
+    What the recipe holds out is left out of the former, and with `on="validation"` is the latter.
+
     Raises:
         UserError: one is not prepared; the sentence says how.
     """
     recipe = experiment.recipe
-    names = recipe.training_sets if split == "train" else recipe.test_sets[:1]
+    if split != "train" and recipe.evaluation.on == "test":
+        return _joined(experiment, recipe.test_sets[:1], split)
+    train = _joined(experiment, recipe.training_sets, "train")
+    if not recipe.data.validation_identities:
+        return train
+    # Not drawn from the recipe's seed: runs of several seeds are compared on the same people.
+    held_out = hold_out(train, recipe.data.validation_identities)
+    return getattr(held_out, split)
+
+
+def _joined(experiment: Experiment, names: Sequence[str], split: str) -> Records:
     return joined({name: Records.from_tfds(open_builder(experiment, name), split) for name in names})
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from san_tf.data.records import Records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.preparation import prepared_builder
+from san_tf.experiments.records import reid_records
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,24 @@ class Target:
 
 
 def targets(experiment: Experiment) -> Iterator[Target]:
-    """The test sets of the recipe, read one after the other, for several benchmarks do not fit in memory.
+    """The test sets of the recipe, or what it holds out for validation.
+
+    They are read one after the other, for several benchmarks do not fit in memory.
 
     One that is not prepared is prepared now: a trained encoder can be tried on other data sets at any time.
 
     Raises:
         UserError: the files of a data set are missing or damaged.
     """
-    for name in experiment.recipe.test_sets:
+    recipe = experiment.recipe
+    if recipe.evaluation.on == "validation":
+        query, gallery = (reid_records(experiment, split) for split in ("query", "gallery"))
+        yield Target(recipe.test_sets[0], protocol_of("", recipe.evaluation.protocol), query, gallery)
+        return
+    for name in recipe.test_sets:
         builder = prepared_builder(experiment, name)
         query, gallery = (Records.from_tfds(builder, split) for split in ("query", "gallery"))
-        yield Target(name, protocol_of(name, experiment.recipe.evaluation.protocol), query, gallery)
+        yield Target(name, protocol_of(name, recipe.evaluation.protocol), query, gallery)
 
 
 def protocol_of(name: str, asked: str = "own") -> str:

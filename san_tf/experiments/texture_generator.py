@@ -27,6 +27,23 @@ def weights_path(experiment: Experiment) -> Path:
     return experiment.run.path / "weights" / "texture_generator.weights.h5"
 
 
+def start_weights(experiment: Experiment) -> Path:
+    """The generator's weights from which SAN and its baseline may start.
+
+    Raises:
+        UserError: the recipe's ready generator is not one of this package's networks.
+    """
+    ready = experiment.recipe.generator.generator_weights
+    if ready is None:
+        return weights_path(experiment)
+    if not ready.endswith(".weights.h5"):
+        raise UserError(
+            f"--start texture-generator cannot start this recipe's network from {ready}, a PyTorch"
+            " checkpoint of another one; give a .weights.h5 file of this package, or --start weights."
+        )
+    return Path(ready)
+
+
 def load_texture_generator(experiment: Experiment) -> keras.Model:
     """The trained texture generator of the run.
 

@@ -136,7 +136,7 @@ def window_view(camera: Camera, window: Window, size: tuple[int, int]) -> View:
 
 def draw_figure(
     canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light
-) -> np.ndarray:
+) -> rasterizer.Frame:
     """Draw a person into a window of the camera's frame.
 
     Args:
@@ -147,7 +147,8 @@ def draw_figure(
         light: sun and sky.
 
     Returns:
-        `(H, W)` float32: how much of each pixel the person covers.
+        What the rasterizer made: `alpha` says how much of each pixel the person covers, `mesh` (0 is the
+        body) and `uv` what of the person is there.
     """
     lamps = rasterizer.Light(
         direction=tuple(light.direction),
@@ -160,7 +161,7 @@ def draw_figure(
     alpha = frame.alpha[..., None]
     canvas *= 1 - alpha
     canvas += alpha * frame.rgb
-    return frame.alpha
+    return frame
 
 
 def cast_shadow(canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light) -> None:

@@ -31,12 +31,27 @@ class Shot:
         yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
         action: one of `plans.ACTIONS`.
         visibility: share of the person's silhouette that is inside the crop and not hidden, 0..1.
+        surface: what of the person each pixel shows, at the size the picture was drawn at.
     """
 
     image: np.ndarray
     yaw: float
     action: str
     visibility: float
+    surface: Surface
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """What of the person is seen where, behind whatever stands in front.
+
+    Attributes:
+        mesh: `(H, W)` int16: 0 the body, above it hair, skirts and bags, -1 where the person is not seen.
+        uv: `(H, W, 2)` float32 texture coordinates where `mesh` is 0.
+    """
+
+    mesh: np.ndarray
+    uv: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,14 +152,14 @@ def draw_shot(spec: CropSpec) -> Shot:
     if track.random() < here.camera.crowd:
         others = [_companion(spec, here, x, z, track, rng) for _ in range(1 if track.random() < 0.75 else 2)]
     hidden = rng.random() < here.camera.occlusion
-    radiance, visibility = _compose(spec, here, window, figure, others, hidden, rng)
+    radiance, visibility, surface = _compose(spec, here, window, figure, others, hidden, rng)
     if visibility < 0.4 and spec.badness == 0.0:
         # Nobody would label this crop; the street clears.
         far = [other for other in others if other.z < figure.z]
-        radiance, visibility = _compose(spec, here, window, figure, far, False, rng)
+        radiance, visibility, surface = _compose(spec, here, window, figure, far, False, rng)
     size = (spec.image_height, spec.image_height // 2)
     image = develop(radiance, here.sensor, here.gain, window.height, size, rng)
-    return Shot(image, yaw, action, visibility)
+    return Shot(image, yaw, action, visibility, surface)
 
 
 def _compose(
@@ -155,8 +170,8 @@ def _compose(
     others: list[Figure],
     hidden: bool,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, float]:
-    """Paint far to near; returns `(H, W, 3)` linear light and the visible share of the person."""
+) -> tuple[np.ndarray, float, Surface]:
+    """Paint far to near; returns `(H, W, 3)` linear light, the visible share of the person, and what of."""
     camera, light = here.camera, here.light
     size = WORKING_SIZE if spec.image_height > 128 else SMALL_WORKING_SIZE
     if spec.backgrounds is None:
@@ -173,15 +188,19 @@ def _compose(
     layers += [(one.z, one) for one in figures]
     seen = np.zeros(size, np.float32)
     whole = 0.0
+    mesh, uv = np.full(size, -1, np.int16), np.full((*size, 2), -1, np.float32)
     for _, layer in sorted(layers, key=lambda pair: pair[0]):
         if isinstance(layer, Thing):
             alpha = draw_thing(canvas, layer, camera, window, light)
         else:
-            alpha = draw_figure(canvas, layer, camera, window, light)
-        if layer is figure and alpha is not None:
-            seen, whole = alpha.copy(), float(alpha.sum())
-        elif alpha is not None:
+            frame = draw_figure(canvas, layer, camera, window, light)
+            alpha = frame.alpha
+            if layer is figure:
+                seen, whole, mesh, uv = alpha.copy(), float(alpha.sum()), frame.mesh, frame.uv
+                continue
+        if alpha is not None:
             seen *= 1 - alpha
+    surface = Surface(np.where(seen > 0.5, mesh, np.int16(-1)), uv)
     if whole == 0.0:
-        return canvas, 0.0
-    return canvas, figure.share_inside(camera, window) * float(seen.sum()) / whole
+        return canvas, 0.0, surface
+    return canvas, figure.share_inside(camera, window) * float(seen.sum()) / whole, surface

@@ -73,7 +73,7 @@ def test_people_stand_on_the_ground_and_cover_the_window() -> None:
     assert abs(figure.points()[:, 1].min()) < 0.08
     window = _window(figure, here.camera)
     canvas = render_place(here.place, here.camera, window, here.light, (128, 64))
-    alpha = draw_figure(canvas, figure, here.camera, window, here.light)
+    alpha = draw_figure(canvas, figure, here.camera, window, here.light).alpha
     assert 0.1 < alpha.mean() < 0.7
     assert figure.share_inside(here.camera, window) == 1.0
     half = dataclasses.replace(window, height=window.height / 2)

@@ -19,7 +19,7 @@ from san_tf.experiments.features import Features, row_of
 from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.train import methods_of, weights_path
-from san_tf.experiments.targets import targets
+from san_tf.experiments.targets import Target, targets
 
 UNTRAINED, HISTOGRAM = "untrained", "colour histogram"
 
@@ -32,28 +32,58 @@ def run(experiment: Experiment) -> None:
     """
     recipe = experiment.recipe
     classes = reid_records(experiment, "train").num_identities
-    encoders = {}
-    for method in methods_of(recipe):
-        encoders[method] = encoder_of(recipe, classes, weights=False)
-        load_weights(encoders[method], weights_path(experiment, method))
-    encoders[UNTRAINED] = encoder_of(recipe, classes)
+    methods = (*methods_of(recipe), UNTRAINED, HISTOGRAM)
+    encoders = {method: encoder_for(experiment, method, classes) for method in methods}
     rows: list[dict[str, Any]] = []
     for target in targets(experiment):
-        sides, notes = (target.query, target.gallery), set()
-        for method in (*methods_of(recipe), UNTRAINED, HISTOGRAM):
-            if method == HISTOGRAM:
-                features = [_histograms(experiment, records) for records in sides]
-            else:
-                features = [_embed(experiment, encoders[method], records) for records in sides]
-            described = Features.of(target.query, features[0], target.gallery, features[1])
-            described.save(experiment, method, target.name)
+        notes: set[str] = set()
+        for method, encoder in encoders.items():
+            described = describe(experiment, method, encoder, target)
             for addition, result in described.rankings(recipe.evaluation, target.protocol, recipe.seed):
                 rows.append(row_of(method + addition, result, target.name))
                 notes |= set(result.notes)
         for note in sorted(notes):
             experiment.say(f"{target.name}: {note}")
-    _write(experiment, rows)
+    write_results(experiment, rows)
     experiment.console.print(table_of(rows))
+
+
+def encoder_for(experiment: Experiment, method: str, classes: int) -> keras.Model | None:
+    """The encoder of a method: trained in this run, or `UNTRAINED`; None for `HISTOGRAM`, which has none.
+
+    Args:
+        experiment: whose recipe and run.
+        method: as it was trained.
+        classes: training identities.
+
+    Raises:
+        UserError: the trained weights are missing.
+    """
+    if method == HISTOGRAM:
+        return None
+    encoder = encoder_of(experiment.recipe, classes, weights=method == UNTRAINED)
+    if method != UNTRAINED:
+        load_weights(encoder, weights_path(experiment, method))
+    return encoder
+
+
+def describe(experiment: Experiment, method: str, encoder: keras.Model | None, target: Target) -> Features:
+    """Describe query and gallery by a method, and write its features to the run.
+
+    Args:
+        experiment: whose recipe and run.
+        method: names the features.
+        encoder: from `encoder_for`; None describes by colour histograms.
+        target: the test set.
+    """
+    sides = target.query, target.gallery
+    if encoder is None:
+        features = [_histograms(experiment, records) for records in sides]
+    else:
+        features = [_embed(experiment, encoder, records) for records in sides]
+    described = Features.of(target.query, features[0], target.gallery, features[1])
+    described.save(experiment, method, target.name)
+    return described
 
 
 def _embed(experiment: Experiment, encoder: keras.Model, records: Records) -> np.ndarray:
@@ -68,7 +98,8 @@ def _histograms(experiment: Experiment, records: Records) -> np.ndarray:
     )
 
 
-def _write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
+def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: Any) -> None:
+    """Write `results.json`: the rows, how they came about, and what else is given."""
     run = experiment.run
     generator = run.path / "texture_generator.json"
     experiment.run.write_results(
@@ -83,6 +114,7 @@ def _write(experiment: Experiment, rows: list[dict[str, Any]]) -> None:
                 marker.stem: run.seconds(marker.stem)
                 for marker in sorted((run.path / "stages").glob("*.json"))
             },
+            **more,
         }
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,6 +17,7 @@ from san_tf.experiments.networks import save_weights, texture_generator_of
 from san_tf.experiments.ready_generator import ready_generator
 from san_tf.experiments.records import pit_records
 from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
+from san_tf.experiments.texture_measures import texture_scores
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision
@@ -81,10 +83,13 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
     true = true_textures(unseen, recipe.texture_size)
     mean = true_textures(pairs, recipe.texture_size).mean(0, keepdims=True, dtype=np.float64)
     painted = np.stack(list(paint(model, unseen, recipe.data.image_size)))
-    scores = {
+    guess = np.broadcast_to(np.rint(mean).astype(np.uint8), true.shape)
+    scores: dict[str, Any] = {
         "pairs": len(unseen),
         "l1": float(texture_l1(painted, true).mean()),
         "l1_of_mean_texture": float(texture_l1(mean, true).mean()),
+        "painted": texture_scores(painted, true, unseen.extras),
+        "mean_texture": texture_scores(guess, true, unseen.extras),
     }
     with atomic_file(experiment.run.path / "texture_generator.json") as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")

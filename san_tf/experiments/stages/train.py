@@ -12,10 +12,11 @@ from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import attach_textures
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.layouts import mirror_map_of
-from san_tf.experiments.networks import decoder_of, encoder_of, save_weights
+from san_tf.experiments.networks import decoder_of, encoder_of, save_weights, start_from_generator
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
+from san_tf.experiments.texture_generator import start_weights
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
@@ -47,31 +48,58 @@ def run(experiment: Experiment) -> None:
     Raises:
         UserError: data or pseudo textures are missing, too few identities for a batch, or a NaN loss.
     """
-    set_precision(experiment.recipe.model.precision)
     records = reid_records(experiment, "train")
     if not experiment.recipe.with_decoder:
         experiment.say(NO_DECODER)
     for method in methods_of(experiment.recipe):
-        _train(experiment, records, method)
+        train_method(
+            experiment, records, method, pseudo_textures.folder_of(experiment) if method == "SAN" else None
+        )
 
 
-def _train(experiment: Experiment, records: Records, method: str) -> None:
+def train_method(
+    experiment: Experiment,
+    records: Records,
+    method: str,
+    textures: Path | None,
+    generator: Path | None = None,
+) -> None:
+    """Train one method by the experiment's recipe and write its weights to the experiment's run directory.
+
+    Start weights, batches and augmentation depend on the recipe's seed alone, so they are the same for every
+    method.
+
+    Args:
+        experiment: whose recipe and run.
+        records: training images.
+        method: names checkpoints, logs and weights.
+        textures: folder of the textures to paint, named after the images; None trains the encoder alone.
+        generator: weights of the texture generator to start from, where the recipe says so; None takes those
+            of the experiment.
+
+    Raises:
+        UserError: textures are missing, too few identities for a batch, or a NaN loss.
+    """
     recipe = experiment.recipe
+    set_precision(recipe.model.precision)
     data = recipe.data
     # First of all, because it finds at once that there are too few identities for a batch.
     steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
     steps = recipe.training.steps_per_epoch or steps
     encoder = encoder_of(recipe, records.num_identities)
-    with_decoder = method == "SAN"
+    with_decoder = textures is not None
+    decoder = decoder_of(recipe, encoder) if with_decoder else None
+    if recipe.training.start == "texture-generator":
+        start_from_generator(encoder, decoder, recipe, generator or start_weights(experiment))
     pairs = mirror_map = None
-    if with_decoder:
-        records = attach_textures(records, pseudo_textures.folder_of(experiment))
+    if textures is not None:
+        records = attach_textures(records, textures)
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
     model = SAN(
         encoder,
-        decoder_of(recipe, encoder) if with_decoder else None,
+        decoder,
         LossWeights(
             recipe.losses.lambda_identity,
             recipe.losses.lambda_triplet,

@@ -1,0 +1,131 @@
+"""The paper's ablation on rendered people: what each part of SAN gives, and why.
+
+Data, texture generator and textures are made once and shared; each row then trains from the same start, on
+the same batches, once a seed, in `<workdir>/<row>/seed_<n>/`. What is done is skipped. Several processes may
+work in one workdir: each takes the runs that no other is at. `--stage report` gathers whatever is finished.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from san_tf.errors import UserError
+from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
+from san_tf.experiments.experiment import Experiment, Stage, run_stages
+from san_tf.experiments.recipe import (
+    DataRecipe,
+    EvaluationRecipe,
+    GeneratorRecipe,
+    LossRecipe,
+    ModelRecipe,
+    Recipe,
+    TrainingRecipe,
+)
+from san_tf.experiments.rows import ROWS, rows_named
+
+# The parts that every row has; `rows.ROWS` says what each leaves out.
+RECIPE = Recipe(
+    data=DataRecipe(
+        dataset="synthetic_reid/ablation", image_size=(128, 64), erasing=0.0, jitter=0.5, pit_per_batch=16
+    ),
+    model=ModelRecipe(backbone="thin_resnet", head="fc512", sketch=256),
+    losses=LossRecipe(
+        lambda_identity=1.0, lambda_triplet=0.1, lambda_reconstruction=0.1, lambda_texture_triplet=0.02
+    ),
+    training=TrainingRecipe(
+        epochs=16,
+        schedule="cosine",
+        warmup_epochs=0.5,
+        learning_rate=3e-3,
+        weight_decay=1e-2,
+        decay="decoupled",
+    ),
+    generator=GeneratorRecipe(generator_epochs=20, generator_learning_rate=3e-3, pseudo_textures="identity"),
+    evaluation=EvaluationRecipe(flip_average=True),
+)
+
+_DATA, _GENERATOR = ("data",), ("seed", "data", "model", "generator")
+SHARED = (
+    Stage("prepare", _DATA),
+    Stage("texture-generator", _GENERATOR),
+    Stage("pseudo-textures", _GENERATOR),
+    Stage("true-textures", _DATA),
+    Stage("surface-labels", _DATA),
+)
+RUNS, REPORT = "runs", "report"
+
+
+@dataclass(frozen=True)
+class AblationOptions(Options):
+    """Where the ablation runs and which part of it; nothing here changes a result."""
+
+    rows: list[str] = field(default_factory=list)
+    """Run these rows only; without it, all of them."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds of the runs of each row; --seed is that of the texture generator, which all share."""
+    threads: int = 0
+    """Cores that an operation of TensorFlow may use, so that runs fit side by side; 0 for all."""
+
+
+def _check(options: AblationOptions) -> None:
+    rows_named(options.rows)
+    if not options.seeds or min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
+        raise UserError(f"--seeds wants different whole numbers from 0, not {options.seeds}.")
+    if options.threads < 0:
+        raise UserError(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
+
+
+def _make_shared(experiment: Experiment) -> None:
+    """Do the stages that all rows share; a second process waits until the first has done them."""
+    from san_tf.file_lock import file_lock
+
+    path = experiment.run.path / ".lock"
+    with file_lock(path) as mine:
+        if mine:
+            run_stages(experiment, SHARED)
+            return
+    experiment.console.print("Waiting for another process that makes what all rows share.")
+    with file_lock(path, wait=True):
+        run_stages(experiment, SHARED)
+
+
+def _do_runs(experiment: Experiment, options: AblationOptions) -> None:
+    from san_tf.experiments.row_runs import RowRun
+
+    # Seeds outside, so that a table with all rows is there early.
+    for number in range(len(options.seeds)):
+        for row in rows_named(options.rows):
+            seeds = row.seeds(options.seeds)
+            if number < len(seeds) and not RowRun(experiment, row, seeds[number]).do():
+                experiment.console.print(
+                    f"[bold]{row.name}, seed {seeds[number]}[/bold]  [dim]another process is at it[/dim]"
+                )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the ablation; see `--help`."""
+
+    def action() -> None:
+        names = [*(stage.name for stage in SHARED), RUNS, REPORT]
+        options, recipe = parse("ablation", __doc__ or "", RECIPE, names, argv, AblationOptions)
+        _check(options)
+        import_tensorflow(options.threads)
+        from san_tf.training.run_directory import RunDirectory
+
+        experiment = Experiment("ablation", recipe, options, RunDirectory(options.workdir))
+        asked = options.stage or names
+        if any(stage.name in asked for stage in SHARED):
+            _make_shared(experiment)
+        if RUNS in asked:
+            _do_runs(experiment, options)
+        if REPORT in asked:
+            from san_tf.experiments.ablation_report import report
+
+            report(experiment, ROWS)
+
+    run_as_command(action)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""The rows of the ablation: which parts of SAN each has, as changes to one common recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from san_tf.errors import UserError
+from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe_files import updated
+
+Textures = Literal["none", "pseudo", "true"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: of its folder, and for `--rows`.
+        title: in tables and figures.
+        textures: what the decoder learns to paint: "pseudo", what the texture generator painted of each
+            image; "true", the very texture the person was rendered with; "none" for an encoder alone.
+        changes: recipe values that differ from the common recipe; all others are the same in every row.
+        trained: whether there is anything to train. What is not trained does not depend on the seed either.
+    """
+
+    name: str
+    title: str
+    textures: Textures = "none"
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    trained: bool = True
+
+    def recipe(self, common: Recipe, seed: int) -> Recipe:
+        """The common recipe with this row's changes, and the seed of a run."""
+        return dataclasses.replace(updated(common, dict(self.changes), f"row {self.name}"), seed=seed)
+
+    def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
+        """The seeds to run of those asked for: one is enough where nothing is trained."""
+        return seeds if self.trained else seeds[:1]
+
+
+HISTOGRAM, BASELINE, ALL = "histogram", "baseline", "san"
+_NO_TR, _NO_PIT = {"lambda_texture_triplet": 0.0}, {"pit_per_batch": 0}
+ROWS: tuple[Row, ...] = (
+    Row(HISTOGRAM, "colour histogram", trained=False),
+    Row(BASELINE, "baseline", changes=_NO_PIT),
+    Row("san_basic", "SAN-basic (+ L_Rec)", "pseudo", _NO_TR | _NO_PIT),
+    Row("san_basic_tr", "SAN-basic + L_TR", "pseudo", _NO_PIT),
+    Row("san_basic_pit", "SAN-basic + PIT", "pseudo", _NO_TR),
+    Row(ALL, "SAN (all)", "pseudo"),
+    # Differs from `san_basic_tr` in the textures alone. PIT pairs would add true textures of other people,
+    # and then a difference could be theirs.
+    Row("oracle", "oracle: true textures + L_TR", "true", _NO_PIT),
+)
+
+
+def rows_named(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
+    """The rows of these names in the table's order; all where no name is given.
+
+    Raises:
+        UserError: there is no row of a name.
+    """
+    known = [row.name for row in rows]
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no row {name!r}; choose from {', '.join(known)}.")
+    return [row for row in rows if not names or row.name in names]
+
+
+def differing_values(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the values, the seed aside, that are not the same in all of these recipes.
+
+    Args:
+        recipes: as nested mappings: `dataclasses.asdict(recipe)`, or what a run wrote of it.
+
+    Example:
+        >>> differing_values([asdict(row.recipe(Recipe(), 0)) for row in ROWS])
+        ['data.pit_per_batch', 'losses.lambda_texture_triplet']
+    """
+    columns: dict[str, list[Any]] = {}
+    for recipe in recipes:
+        for part, values in recipe.items():
+            if isinstance(values, Mapping):
+                for name, value in values.items():
+                    columns.setdefault(f"{part}.{name}", []).append(value)
+    return [name for name, values in columns.items() if any(value != values[0] for value in values)]

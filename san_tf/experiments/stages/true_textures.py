@@ -1,0 +1,64 @@
+"""`true-textures`: those that training people were rendered with; a perfect generator would paint them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+from rich.progress import track
+
+from san_tf.data.records import Records
+from san_tf.data.textures import write_textures
+from san_tf.errors import UserError
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.records import reid_records
+from san_tf.synthesis.generator import identity_texture
+
+
+def folder_of(experiment: Experiment) -> Path:
+    """Where the true textures of the training images lie: a folder of files named after them."""
+    return experiment.run.path / "true_textures"
+
+
+def rendered_config(experiment: Experiment) -> str:
+    """The configuration of `synthetic_reid` that the recipe names.
+
+    Raises:
+        UserError: the recipe names another data set, of which nobody knows the truth.
+    """
+    dataset, _, config = experiment.recipe.data.dataset.partition("/")
+    if dataset != "synthetic_reid":
+        raise UserError(
+            f"Nobody knows the true surface of the people in {dataset or 'no data set'}; use --dataset"
+            " synthetic_reid/tiny or another of its configurations."
+        )
+    return config or "tiny"
+
+
+def run(experiment: Experiment) -> None:
+    """Write each training image's true texture.
+
+    Raises:
+        UserError: the data set is not rendered, or not prepared.
+    """
+    config = rendered_config(experiment)
+    records = reid_records(experiment, "train")
+    write_textures(
+        folder_of(experiment),
+        records.filenames,
+        _textures(config, records, experiment.recipe.texture_size),
+    )
+    experiment.say(
+        f"{records.num_identities:,} textures of {len(records):,} images in {folder_of(experiment)}"
+    )
+
+
+def _textures(config: str, records: Records, size: int) -> Iterator[np.ndarray]:
+    painted = {
+        pid: cv2.resize(identity_texture(config, int(pid)), (size, size), interpolation=cv2.INTER_AREA)
+        for pid in track(np.unique(records.pids), "  dressing", transient=True)
+    }
+    for pid in records.pids:
+        yield painted[pid]

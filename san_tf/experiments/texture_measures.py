@@ -1,0 +1,74 @@
+"""Scores of painted textures, by what the image shows of the person: front, back, side, or half of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from san_tf.evaluation.conditions import OCCLUDED, OPPOSITE_SIDES, SAME_SIDE, yaw_difference
+from san_tf.evaluation.texture_scores import detail, gmsd, ssim
+from san_tf.experiments.texture_generator import texture_l1
+from san_tf.synthesis.texels import texel_map
+
+# How far a surface must turn to the camera to be seen, and away from it to be hidden: cosines.
+_TOWARDS, _AWAY = 0.3, -0.3
+
+
+def views(yaw: np.ndarray, visibility: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks `(N,)` of the views of a person: each image has front, side or back, and may be occluded too.
+
+    Args:
+        yaw: `(N,)` degrees, 0 faces the camera.
+        visibility: `(N,)` share of the person that is seen.
+    """
+    turned = yaw_difference(yaw, np.array(0.0))
+    return {
+        "all": np.ones(len(yaw), bool),
+        "front": turned <= SAME_SIDE,
+        "side": (turned > SAME_SIDE) & (turned < OPPOSITE_SIDES),
+        "back": turned >= OPPOSITE_SIDES,
+        "occluded": np.asarray(visibility) < OCCLUDED,
+    }
+
+
+def texture_scores(
+    painted: np.ndarray, true: np.ndarray, extras: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, float]]:
+    """Score textures by view.
+
+    Args:
+        painted: `(N, T, T, 3)` uint8.
+        true: `(N, T, T, 3)` uint8.
+        extras: `yaw` and `visibility`, `(N,)` each.
+
+    Returns:
+        By view: `pairs`; `l1`, mean absolute difference as a share of the range; `l1_seen` and `l1_hidden`,
+        the same on the surface that faces the camera (the person upright) and on the one that faces away;
+        `ssim`, `gmsd` and `detail` of `san_tf.evaluation.texture_scores`. A view without pairs is left out.
+    """
+    texels = texel_map(painted.shape[1])
+    inside = texels.inside
+    angle = np.deg2rad(np.asarray(extras["yaw"], np.float64))
+    facing = np.stack([np.sin(angle), np.zeros(len(angle)), np.cos(angle)]).T @ texels.normal[inside].T
+    difference = (
+        np.abs(painted[:, inside].astype(np.float32) - true[:, inside].astype(np.float32)).mean(2) / 255
+    )
+    columns = {
+        "l1": texture_l1(painted, true),
+        **{
+            name: (difference * part).sum(1) / np.maximum(part.sum(1), 1)
+            for name, part in (("l1_seen", facing > _TOWARDS), ("l1_hidden", facing < _AWAY))
+        },
+        "ssim": ssim(painted, true, inside),
+        "gmsd": gmsd(painted, true, inside),
+        "detail": detail(painted, true, inside),
+    }
+    return {
+        view: {
+            "pairs": int(chosen.sum()),
+            **{name: float(np.nanmean(column[chosen])) for name, column in columns.items()},
+        }
+        for view, chosen in views(extras["yaw"], extras["visibility"]).items()
+        if chosen.any()
+    }
