@@ -43,7 +43,7 @@ def shared(ablate: Ablate, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str | None]]:
-    """Puts start weights in the place of trained ones; lists row, seed and folder of textures of each call."""
+    """Puts start weights in the place of trained ones; lists row, seed and textures of each call."""
     calls: list[tuple[str, int, str | None]] = []
 
     def pretend(experiment, records, method, textures):
@@ -98,7 +98,7 @@ def test_a_stopped_ablation_goes_on_with_what_is_left(
     capsys.readouterr()
     monkeypatch.setattr(row_runs, "train_method", pretend)
     assert ablate(shared, *chosen) == 0
-    # Seeds outside, rows inside; what was done is not done again, and the generator's textures are the decoder's.
+    # Seeds outside, rows inside; what was done is not done again; textures are the generator's.
     assert trained[1:] == [
         ("san_basic", 0, "pseudo_textures"),
         ("baseline", 1, None),
