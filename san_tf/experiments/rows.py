@@ -44,6 +44,7 @@ class Row:
 
 HISTOGRAM, BASELINE, ALL = "histogram", "baseline", "san"
 _NO_TR, _NO_PIT = {"lambda_texture_triplet": 0.0}, {"pit_per_batch": 0}
+_STARTED = {"start": "texture-generator"}
 ROWS: tuple[Row, ...] = (
     Row(HISTOGRAM, "colour histogram", trained=False),
     Row(BASELINE, "baseline", changes=_NO_PIT),
@@ -54,6 +55,9 @@ ROWS: tuple[Row, ...] = (
     # Differs from `san_basic_tr` in the textures alone. PIT pairs would add true textures of other people,
     # and then a difference could be theirs.
     Row("oracle", "oracle: true textures + L_TR", "true", _NO_PIT),
+    # What painting teaches before the first identity is seen: encoder and decoder start from the generator.
+    Row("baseline_started", "baseline, started from SAN-PG", changes=_NO_PIT | _STARTED),
+    Row("san_started", "SAN (all), started from SAN-PG", "pseudo", _STARTED),
 )
 
 
