@@ -245,8 +245,9 @@ class Recipe:
         height, width = self.data.image_size
         if self.with_decoder and (height != 2 * width or height % 32):
             raise UserError(
-                f"image_size {height} {width} does not fit: the height must be twice the width and a multiple"
-                " of 32, such as 256 128 or 128 64."
+                f"image_size {height} {width} does not fit a decoder: the height must be twice the width and"
+                " a multiple of 32, such as 256 128; or leave the decoder out with --lambda_reconstruction 0"
+                " --lambda_texture_triplet 0."
             )
         if min(height, width) < 32 or height % 32 or width % 32:
             raise UserError(

@@ -19,7 +19,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from san_tf.errors import UserError
 from san_tf.experiments.chains import WITHOUT_TEXTURES
+from san_tf.experiments.experiment import Experiment, Stage, run_stages
 from san_tf.experiments.experiment import main as run_experiment
 from san_tf.experiments.recipe import DataRecipe, LossRecipe, ModelRecipe, Recipe
 
@@ -31,9 +33,23 @@ RECIPE = Recipe(
 STAGES = WITHOUT_TEXTURES
 
 
+def run(experiment: Experiment, stages: Sequence[Stage]) -> None:
+    """Run the stages.
+
+    Raises:
+        UserError: the recipe has a decoder after all, or see `run_stages`.
+    """
+    if experiment.recipe.with_decoder and not experiment.recipe.generator.textures:
+        raise UserError(
+            "Vehicles have no human body whose texture a decoder could learn; add --lambda_reconstruction 0"
+            " --lambda_texture_triplet 0, or bring --textures of your own."
+        )
+    run_stages(experiment, stages)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the experiment; see `--help`."""
-    run_experiment("veri776", __doc__ or "", RECIPE, STAGES, argv)
+    run_experiment("veri776", __doc__ or "", RECIPE, STAGES, argv, run_all=run)
 
 
 if __name__ == "__main__":
