@@ -60,6 +60,33 @@ def test_nothing_is_left_of_a_failed_writing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_names_with_folders(tmp_path, picture):
+    names = ["market/1.jpg", "msmt/1.jpg", "msmt/2.png"]
+    records = Records.from_columns([picture(i) for i in range(3)], [1, 2, 3], filenames=names)
+    write_textures(tmp_path / "t", names, textures(3))
+    assert {str(path.relative_to(tmp_path / "t")) for path in (tmp_path / "t").rglob("*.jpg")} == {
+        "market/1.jpg", "msmt/1.jpg", "msmt/2.jpg",
+    }  # fmt: skip
+    attached = attach_textures(records, tmp_path / "t")
+    assert attached.textures[1] == (tmp_path / "t" / "msmt" / "1.jpg").read_bytes()
+    with pytest.raises(UserError, match=r"\.\./1\.jpg leads out of its folder"):
+        write_textures(tmp_path / "other", ["../1.jpg"], textures(1))
+    assert not (tmp_path / "other").exists() and not (tmp_path / "1.jpg").exists()
+
+
+def test_textures_without_the_folders_of_their_images(tmp_path, picture):
+    # As somebody publishes them who does not know in which folders others keep the images.
+    write_textures(tmp_path / "t", ["1.jpg", "2.jpg"], textures(2))
+    images = [picture(i) for i in range(2)]
+    different = Records.from_columns(images, [1, 2], filenames=["market/1.jpg", "msmt/2.png"])
+    attached = attach_textures(different, tmp_path / "t")
+    assert attached.textures[1] == (tmp_path / "t" / "2.jpg").read_bytes()
+    # Two images of one name: whose texture 1.jpg is cannot be told.
+    alike = Records.from_columns(images, [1, 2], filenames=["market/1.jpg", "msmt/1.jpg"])
+    with pytest.raises(UserError, match="for 2 of 2"):
+        attach_textures(alike, tmp_path / "t")
+
+
 @pytest.mark.skipif(not REAL.is_dir(), reason="the paper's authors' textures are not beside this checkout")
 def test_textures_of_the_authors_of_the_paper_attach():
     records = Records.from_folder(REAL / "market1501_crops")

@@ -15,20 +15,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf.experiments import cuhk03, custom, duke, market, msmt17, partial_reid, veri776
+from san_tf.benchmarks.preparation import open_benchmark
+from san_tf.data.builders import find_builder
+from san_tf.data.records import Records
+from san_tf.experiments import cuhk03, custom, duke, market, msmt17, partial_reid, synthetic, veri776
 from san_tf.experiments.command_line import Options
 from san_tf.experiments.experiment import Stage
 from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe_files import read_recipe_file
 from san_tf.models.backbones import BACKBONES, Backbone
 from san_tf.models.layer_factory import LayerFactory, Tensor
 from san_tf.models.resnet import ResNetForm
+from san_tf.synthesis.generator import export_market
 from san_tf.visualization import style
 
 ROOT = Path(__file__).resolve().parents[2]
 DATASETS = ROOT / "datasets"
 PUBLISHED = ("market1501", "dukemtmc_reid", "cuhk03", "msmt17", "partial_reid", "veri776")
+LIGHT = ROOT / "experiments" / "market" / "light.yaml"
 TINY = (
-    f"--config={ROOT / 'experiments' / 'market' / 'light.yaml'}",
+    f"--config={LIGHT}",
     "--check_counts=false",
     "--backbone=four_layers",
     "--pit=pit/smoke",
@@ -250,6 +256,26 @@ def test_training_on_several_data_sets(run: Run, generator: str, tmp_path: Path)
         file.visititems(lambda _, item: shapes.append(item.shape) if hasattr(item, "shape") else None)
     # Two identities of each: a classifier of four.
     assert (512, 4) in shapes
+
+
+def test_market_on_an_exported_folder_is_the_synthetic_data_set(run: Run, smoke_data: Path, tmp_path: Path):
+    export_market("smoke", tmp_path / "manual" / "Market-1501-v15.09.15", progress=False)
+    flags = ["--stage=prepare", "--lambda_reconstruction=0", "--lambda_texture_triplet=0"]
+    places = [f"--data_dir={tmp_path / 'data'}", *flags]
+    assert run(market, tmp_path / "run", *places, manual_dir=tmp_path / "manual") == 0
+    exported = open_benchmark("market1501", tmp_path / "data", check_counts=False)
+    rendered = find_builder("synthetic_reid", "smoke", smoke_data)
+    # Same records in the same order: the two experiments see the same batches and give the same numbers.
+    for split in ("train", "query", "gallery"):
+        ours, theirs = (Records.from_tfds(builder, split, verify=False) for builder in (exported, rendered))
+        for column in ("images", "pids", "camids", "filenames"):
+            np.testing.assert_array_equal(getattr(ours, column), getattr(theirs, column))
+
+
+def test_the_light_recipe_is_that_of_the_synthetic_experiment():
+    light = read_recipe_file(str(LIGHT), market.RECIPE)
+    data = dataclasses.replace(light.data, dataset=synthetic.RECIPE.data.dataset)
+    assert dataclasses.replace(light, data=data) == synthetic.RECIPE
 
 
 MODULES = (market, duke, cuhk03, msmt17, partial_reid, veri776, custom)
