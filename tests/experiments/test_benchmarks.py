@@ -258,6 +258,36 @@ def test_training_on_several_data_sets(run: Run, generator: str, tmp_path: Path)
     assert (512, 4) in shapes
 
 
+def test_damaged_images_and_wrong_numbers(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    manual = tmp_path / "manual"
+    shutil.copytree(DATASETS / "market1501" / "dummy_data", manual)
+    image = manual / "Market-1501-v15.09.15" / "bounding_box_train" / "0002_c1s1_000453_03.jpg"
+    image.write_bytes(image.read_bytes()[:200])
+    places = [f"--data_dir={tmp_path / 'data'}", "--stage=prepare", "--lambda_reconstruction=0"]
+    places += ["--lambda_texture_triplet=0"]
+
+    def prepare(*flags: str) -> tuple[int, str, str]:
+        code = run(market, tmp_path / "run", *places, *flags, manual_dir=manual)
+        said = capsys.readouterr()
+        return code, said.out, said.err.strip().splitlines()[-1] if code else ""
+
+    code, _, message = prepare("--check_counts=true")
+    assert code == 2
+    assert "12,936 are published" in message
+    # Nothing was made, so a stage that did not end holds no recipe fast.
+    shutil.rmtree(tmp_path / "run")
+    code, _, message = prepare()
+    assert code == 2
+    assert message.startswith("Error: ") and image.name in message
+    shutil.rmtree(tmp_path / "run")
+    code, told, _ = prepare("--skip_corrupt")
+    assert code == 0
+    assert "1 damaged images were left out" in " ".join(told.split())
+    # Another data set, under another name: nobody takes it for the benchmark.
+    skipped = list((tmp_path / "data" / "market1501").glob("*skip_corrupt*/*/skipped.txt"))
+    assert image.name in skipped[0].read_text()
+
+
 def test_market_on_an_exported_folder_is_the_synthetic_data_set(run: Run, smoke_data: Path, tmp_path: Path):
     export_market("smoke", tmp_path / "manual" / "Market-1501-v15.09.15", progress=False)
     flags = ["--stage=prepare", "--lambda_reconstruction=0", "--lambda_texture_triplet=0"]
