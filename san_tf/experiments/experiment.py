@@ -90,7 +90,13 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
             run.reset(stage.name)
         experiment.console.print(title)
         run.begin(stage.name, fields)
-        stage.work(experiment)
+        try:
+            stage.work(experiment)
+        except BaseException:
+            if not (run.path / "checkpoints" / stage.name).exists():
+                # There is nothing to go on from, so another recipe may have its turn in this directory.
+                run.reset(stage.name)
+            raise
         run.mark_done(stage.name)
         experiment.console.print(f"  [dim]{run.seconds(stage.name):.0f} s[/dim]")
 

@@ -6,12 +6,8 @@ as folders, is no part of a recipe; see `san_tf.experiments.command_line.Options
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
-
-from san_tf.addons import OPTIMIZERS, TRIPLET_LOSSES, check_choice
-from san_tf.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -240,64 +236,6 @@ class Recipe:
 
     def check(self) -> None:
         """Raise `UserError` at the first value that cannot work."""
-        check_choice("optimizer", self.training.optimizer, "adam", OPTIMIZERS)
-        check_choice("triplet", self.losses.triplet, "batch-hard", TRIPLET_LOSSES)
-        height, width = self.data.image_size
-        if self.with_decoder and (height != 2 * width or height % 32):
-            raise UserError(
-                f"image_size {height} {width} does not fit a decoder: the height must be twice the width and"
-                " a multiple of 32, such as 256 128; or leave the decoder out with --lambda_reconstruction 0"
-                " --lambda_texture_triplet 0."
-            )
-        if min(height, width) < 32 or height % 32 or width % 32:
-            raise UserError(
-                f"image_size {height} {width} does not fit: both must be multiples of 32, such as 256 256."
-            )
-        if self.evaluation.on == "validation" and not self.data.validation_identities:
-            raise UserError(
-                "--on validation wants identities held out; add --validation_identities, such as 80."
-            )
-        self._check_textures()
-        for name, value in (
-            ("identities_per_batch", self.data.identities_per_batch),
-            ("images_per_identity", self.data.images_per_identity),
-        ):
-            if value < 2:
-                raise UserError(f"{name} is {value}, but a triplet needs at least 2; raise it.")
-        for part in (self.data, self.losses, self.training, self.generator, self.evaluation):
-            for item in dataclasses.fields(part):
-                value = getattr(part, item.name)
-                if isinstance(value, (int, float)) and value < 0:
-                    raise UserError(f"{item.name} is {value}, but it cannot be negative.")
-        for name in ("translation", "flip", "erasing", "jitter"):
-            if getattr(self.data, name) > 1:
-                raise UserError(f"{name} is {getattr(self.data, name)}, but a probability is at most 1.")
-        for name, value in (
-            ("epochs", self.training.epochs),
-            ("generator_epochs", self.generator.generator_epochs),
-            ("generator_batch", self.generator.generator_batch),
-            ("repeats", self.evaluation.repeats),
-            ("k1", self.evaluation.k1),
-            ("k2", self.evaluation.k2),
-        ):
-            if value < 1:
-                raise UserError(f"{name} is {value}, but it must be at least 1.")
-        if self.evaluation.lambda_value > 1:
-            raise UserError(f"lambda_value is {self.evaluation.lambda_value}, but a weight is at most 1.")
+        from san_tf.experiments.recipe_checks import check_recipe
 
-    def _check_textures(self) -> None:
-        generator = self.generator
-        if generator.textures and generator.generator_weights:
-            raise UserError("--textures leaves --generator_weights nothing to paint; give one of the two.")
-        if generator.texture_layout == "san_tf" or not self.with_decoder:
-            return
-        if not (generator.textures or generator.generator_weights):
-            raise UserError(
-                "The generator trained here paints this package's layout; --texture_layout other goes with"
-                " --textures or --generator_weights."
-            )
-        if self.data.pit_per_batch:
-            raise UserError(
-                f"pit_per_batch is {self.data.pit_per_batch}, but the textures of these pairs lie otherwise"
-                " than those of texture_layout other; add --pit_per_batch 0."
-            )
+        check_recipe(self)
