@@ -6,11 +6,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import COPIES, cut, pack
+from benchmark_copies import COPIES, build, cut, pack, sentence, written
 
 from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark
 from san_tf.data.records import Records
-from san_tf.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 ASKED_FOR = {
@@ -22,27 +21,6 @@ ASKED_FOR = {
     "partial_reid": "ICCV_2015_paper.html",
     "cuhk03": "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
 }
-
-
-def build(name: str, downloads: Path, **options):
-    builder = open_benchmark(name, downloads.parent / "data", check_counts=False, **options)
-    prepare_benchmark(builder, downloads)
-    return builder
-
-
-def sentence(name: str, downloads: Path, **options) -> str:
-    """What a user is told; and nothing half-built is left."""
-    builder = open_benchmark(name, downloads.parent / "data", **{"check_counts": False, **options})
-    before = set((downloads.parent / "data").rglob("*.tfrecord*"))
-    with pytest.raises(UserError) as caught:
-        prepare_benchmark(builder, downloads)
-    assert set((downloads.parent / "data").rglob("*.tfrecord*")) == before
-    return str(caught.value)
-
-
-def written(builder) -> dict[str, bytes]:
-    """The files of a data set; TFDS orders records by a hash of their names."""
-    return {path.name: path.read_bytes() for path in Path(builder.data_path).glob("*.tfrecord*")}
 
 
 @pytest.mark.parametrize("name", COPIES)
