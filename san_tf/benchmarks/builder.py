@@ -158,5 +158,5 @@ def manual_folder(dl_manager: tfds.download.DownloadManager) -> Path:
     """The manual folder, there or not."""
     try:
         return Path(dl_manager.manual_dir)
-    except AssertionError:  # missing or empty: `find_copy` says it better
+    except (AssertionError, OSError):  # missing, empty or no folder: `find_copy` says it better
         return Path(dl_manager._manual_dir)

@@ -22,7 +22,7 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
     Looked for are, in this order, its folder, its archive, and its parts in `folder` itself.
 
     Args:
-        folder: the manual folder.
+        folder: the manual folder; an archive in its place is taken for the benchmark's.
         layout: what to look for.
 
     Returns:
@@ -37,6 +37,8 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
         'query/0001_c1s1_001051_00.jpg'
     """
     folder = Path(folder)
+    if folder.is_file() and folder.name.lower().endswith(ARCHIVE_SUFFIXES):
+        return _in_archive(folder, layout)
     if not folder.is_dir():
         raise UserError(
             f"The folder {folder}, where {layout.name} is looked for, does not exist; {_put_there(layout)}"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from benchmark_copies import COPIES, build, cut, pack, sentence, written
 
-from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark
+from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark, terms_of
 from san_tf.data.records import Records
+from san_tf.errors import UserError
 
 SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 ASKED_FOR = {
@@ -192,3 +193,33 @@ def test_unknown_camera(copy_of):
     assert "0001_c7s1_001051_00.jpg is not named as Market-1501 names its images" in sentence(
         "market1501", downloads
     )
+
+
+def test_an_archive_in_place_of_the_folder(copy_of, tmp_path):
+    downloads = copy_of("veri776")
+    archive = pack(downloads / "VeRi", ".zip").rename(tmp_path / "anything.zip")
+    builder = open_benchmark("veri776", tmp_path / "data", check_counts=False)
+    prepare_benchmark(builder, archive)
+    assert builder.info.splits["train"].num_examples == 4
+    assert "does not exist" in sentence("veri776", tmp_path / "other.zip", skip_corrupt=True)
+
+
+def test_a_folder_of_data_sets_that_cannot_be_written(copy_of, tmp_path):
+    (tmp_path / "file").touch()
+    builder = open_benchmark("veri776", tmp_path / "file" / "data", check_counts=False)
+    with pytest.raises(
+        UserError, match=r"veri776/standard_uncounted/1\.0\.0 cannot be written to .*file/data"
+    ):
+        prepare_benchmark(builder, copy_of("veri776"))
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_terms_are_told(name):
+    terms = terms_of(open_benchmark(name))
+    assert terms.endswith(".") and len(terms) > 50
+    assert ("withdrawn" in terms) == (name == "dukemtmc_reid")
+
+
+def test_what_is_no_benchmark_has_nothing_to_leave_out():
+    with pytest.raises(UserError, match="synthetic_reid is no benchmark that is read from a copy"):
+        open_benchmark("synthetic_reid/tiny", skip_corrupt=True)
