@@ -142,8 +142,9 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         problems = []
         for split in self.info.splits:
             file = self._problems_file(split)
-            problems += file.read_text().splitlines()
-            file.unlink()
+            if file.exists():  # else TFDS was told to take some examples only
+                problems += file.read_text().splitlines()
+                file.unlink()
         if not self.builder_config.skip_corrupt:
             refuse_corrupt(problems)
         elif problems:

@@ -206,7 +206,7 @@ def test_a_truncated_archive_is_never_taken_for_a_whole_one(archive, share):
     part = archive.with_name(f"part{next(NUMBERS)}{archive.suffix}")
     part.write_bytes(whole[: int(len(whole) * share)])
     if archive.suffix == ".tar":
-        # Behind the last block of a file stand blocks of zeros, and the first of them tells that it was the last.
+        # Behind the last block of a file stand blocks of zeros; the first tells that it was the last.
         length = (-(-len(whole.rstrip(b"\0")) // tarfile.BLOCKSIZE) + 1) * tarfile.BLOCKSIZE
         if int(len(whole) * share) >= length:
             return

@@ -114,6 +114,18 @@ def test_half_written(name, copy_of):
     assert f"The archive {archive} has no {parts[-1]}" in sentence(name, downloads)
 
 
+def test_parts_without_their_folder(copy_of):
+    downloads = copy_of("msmt17/v1")
+    (downloads / "MSMT17_V1").rename(downloads.parent / "parts")
+    (downloads.parent / "parts" / "list_val.txt").unlink()
+    assert f"in {downloads.parent / 'parts'} has no list_val.txt; copy" in sentence(
+        "msmt17/v1", downloads.parent / "parts"
+    )
+    # Somebody's folder `train` among other downloads is not taken for a broken copy.
+    (downloads / "train").mkdir()
+    assert f"{downloads} holds no MSMT17 V1; put the folder MSMT17_V1" in sentence("msmt17/v1", downloads)
+
+
 @pytest.mark.parametrize("name", COPIES)
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
 def test_truncated_archive(name, suffix, copy_of):
@@ -216,7 +228,7 @@ def test_a_folder_of_data_sets_that_cannot_be_written(copy_of, tmp_path):
 @pytest.mark.parametrize("name", COPIES)
 def test_terms_are_told(name):
     terms = terms_of(open_benchmark(name))
-    assert terms.endswith(".") and len(terms) > 50
+    assert terms.endswith(".") and len(terms) > 30
     assert ("withdrawn" in terms) == (name == "dukemtmc_reid")
 
 
