@@ -23,9 +23,10 @@ LAYOUT = Layout(
     folders=("cuhk03_release",),
     parts=(MAT,),
     homepage="http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
-    terms=(
-        "That page tells its terms. For the 767/700 protocol put cuhk03_new_protocol_config_labeled.mat and "
-        f"cuhk03_new_protocol_config_detected.mat of {PROTOCOLS} beside that folder."
+    terms="The page of its authors tells the terms.",
+    besides=(
+        "For the 767/700 protocol put cuhk03_new_protocol_config_labeled.mat and "
+        f"cuhk03_new_protocol_config_detected.mat of {PROTOCOLS} beside it."
     ),
 )
 COUNTS = {

@@ -142,8 +142,9 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         problems = []
         for split in self.info.splits:
             file = self._problems_file(split)
-            problems += file.read_text().splitlines()
-            file.unlink()
+            if file.exists():  # else TFDS was told to take some examples only
+                problems += file.read_text().splitlines()
+                file.unlink()
         if not self.builder_config.skip_corrupt:
             refuse_corrupt(problems)
         elif problems:
@@ -158,5 +159,5 @@ def manual_folder(dl_manager: tfds.download.DownloadManager) -> Path:
     """The manual folder, there or not."""
     try:
         return Path(dl_manager.manual_dir)
-    except AssertionError:  # missing or empty: `find_copy` says it better
+    except (AssertionError, OSError):  # missing, empty or no folder: `find_copy` says it better
         return Path(dl_manager._manual_dir)

@@ -32,6 +32,7 @@ class Layout:
         homepage: where the benchmark is described and asked for.
         terms: one or two sentences on licence and consent, shown wherever the benchmark is named.
         counts: published numbers by split.
+        besides: a sentence on what else has to be put there, for some configurations.
 
     Example:
         >>> Layout("Market-1501", ("Market-1501-v15.09.15",), ("query",), "https://...", "For research.")
@@ -43,6 +44,7 @@ class Layout:
     homepage: str
     terms: str
     counts: Mapping[str, Counts] = field(default_factory=dict)
+    besides: str = ""
 
     @property
     def expected(self) -> str:
@@ -53,12 +55,17 @@ class Layout:
     @property
     def instructions(self) -> str:
         """What a user has to do by hand, for TFDS's `MANUAL_DOWNLOAD_INSTRUCTIONS`."""
-        return f"{self.name}: put {self.expected} into the manual folder. {self.asked_for_at} {self.terms}"
+        return f"{self.name}: {self.put_there('in the manual folder')}"
 
-    @property
-    def asked_for_at(self) -> str:
-        """Where the benchmark comes from, as a sentence; empty for data that is nobody's but the user's."""
-        return f"It is asked for at {self.homepage} ." if self.homepage else ""
+    def put_there(self, place: str) -> str:
+        """The next step of a user who has no copy yet, and where to ask for one, as the end of a sentence.
+
+        Example:
+            >>> layout.put_there("there")[:23]
+            'put the folder Market-1'
+        """
+        source = f"It is asked for at {self.homepage} ." if self.homepage else ""
+        return " ".join(filter(None, [f"put {self.expected} {place}.", self.besides, source, self.terms]))
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:

@@ -22,7 +22,7 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
     Looked for are, in this order, its folder, its archive, and its parts in `folder` itself.
 
     Args:
-        folder: the manual folder.
+        folder: the manual folder; an archive in its place is taken for the benchmark's.
         layout: what to look for.
 
     Returns:
@@ -37,9 +37,12 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
         'query/0001_c1s1_001051_00.jpg'
     """
     folder = Path(folder)
+    if folder.is_file() and folder.name.lower().endswith(ARCHIVE_SUFFIXES):
+        return _in_archive(folder, layout)
     if not folder.is_dir():
         raise UserError(
-            f"The folder {folder}, where {layout.name} is looked for, does not exist; {_put_there(layout)}"
+            f"The folder {folder}, where {layout.name} is looked for, does not exist; "
+            + layout.put_there("there")
         )
     for name in layout.folders:
         if (folder / name).is_dir():
@@ -49,7 +52,8 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
             if (folder / f"{name}{suffix}").is_file():
                 return _in_archive(folder / f"{name}{suffix}", layout)
     here = FolderFiles(folder)
-    if layout.parts and _missing(here, layout) != layout.parts:
+    # One `train` among other downloads is no copy; most of the parts are.
+    if layout.parts and len(_missing(here, layout)) <= len(layout.parts) // 3:
         return _complete(here, layout)
     raise UserError(_absent(folder, layout))
 
@@ -146,11 +150,6 @@ def _absent(folder: Path, layout: Layout) -> str:
     if archives:
         return (
             f"{folder} holds no {layout.name}; if {archives[0]} is its archive, rename that to "
-            f"{layout.folders[0]}{''.join(Path(archives[0]).suffixes[-1:])}, else {_put_there(layout)}"
+            f"{layout.folders[0]}{''.join(Path(archives[0]).suffixes[-1:])}, else {layout.put_there('there')}"
         )
-    return f"{folder} holds no {layout.name}; {_put_there(layout)}"
-
-
-def _put_there(layout: Layout) -> str:
-    """The next step, as the end of a sentence, and where the benchmark comes from."""
-    return " ".join(filter(None, [f"put {layout.expected} there.", layout.asked_for_at, layout.terms]))
+    return f"{folder} holds no {layout.name}; {layout.put_there('there')}"

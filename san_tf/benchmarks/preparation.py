@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +69,14 @@ def prepare_benchmark(
             its workers; None does without Beam.
 
     Raises:
-        UserError: the copy is missing, incomplete, damaged or unsafe, or Apache Beam is not installed.
+        UserError: the copy is missing, incomplete, damaged or unsafe, the folder of data sets cannot be
+            written, or Apache Beam is not installed.
     """
     from tensorflow_datasets.core.download import DownloadConfig
 
     if isinstance(beam_runner, str):
         beam_runner = _runner(beam_runner)
-    with quiet_tfds():
+    with quiet_tfds(), _disk_errors_named(builder):
         builder.download_and_prepare(
             download_config=DownloadConfig(
                 manual_dir=None if manual_dir is None else os.fspath(manual_dir),
@@ -80,6 +84,37 @@ def prepare_benchmark(
                 try_download_gcs=False,
             )
         )
+
+
+def terms_of(builder: Any) -> str:
+    """Licence and consent of a benchmark in a sentence or two, to be shown to whoever builds it.
+
+    Example:
+        >>> terms_of(open_benchmark("dukemtmc_reid"))[:41]
+        'DukeMTMC was withdrawn by its authors ove'
+    """
+    return builder.info.redistribution_info.license or ""
+
+
+@contextlib.contextmanager
+def _disk_errors_named(builder: Any) -> Iterator[None]:
+    """Turn what a full or closed disk raises into a sentence that names the folder of data sets."""
+    from tensorflow import errors
+
+    try:
+        yield
+    except (OSError, errors.OpError) as error:
+        full = isinstance(error, errors.ResourceExhaustedError) or getattr(error, "errno", 0) in (
+            errno.ENOSPC,
+            errno.EDQUOT,
+        )
+        reason = (
+            "the disk is full" if full else getattr(error, "strerror", None) or str(error).splitlines()[0]
+        )
+        raise UserError(
+            f"{builder.info.full_name} cannot be written to {builder.data_path} ({reason}); free some space "
+            "or choose another folder of data sets."
+        ) from error
 
 
 def _runner(name: str) -> Any:

@@ -61,5 +61,6 @@ def check_counts(name: str, splits: Mapping[str, Sequence[Source]], published: M
             )
     if wrong:
         raise UserError(
-            f"The copy of {name} in {files.place} has {listed(wrong)}; copy it again, completely."
+            f"The copy of {name} in {files.place} has {listed(wrong)}; copy it again, or switch "
+            "check_counts off to take it as it is."
         )

@@ -21,7 +21,7 @@ def builder_folders() -> dict[str, Path]:
 
     Example:
         >>> list(builder_folders())
-        ['pit', 'synthetic_reid']
+        ['cuhk03', 'custom', 'dukemtmc_reid', 'market1501', 'msmt17', 'partial_reid', 'pit', ...]
     """
     for root in (_PACKAGE / "datasets", _PACKAGE.parent / "datasets"):
         found = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from conftest import COPIES, pack
-from test_copies import build, written
+from benchmark_copies import COPIES, build, pack, written
 
 from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark
 from san_tf.errors import UserError

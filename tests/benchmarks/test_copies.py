@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import COPIES, cut, pack
+from benchmark_copies import COPIES, build, cut, pack, sentence, written
 
-from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark
+from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark, terms_of
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 
@@ -22,27 +22,6 @@ ASKED_FOR = {
     "partial_reid": "ICCV_2015_paper.html",
     "cuhk03": "http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
 }
-
-
-def build(name: str, downloads: Path, **options):
-    builder = open_benchmark(name, downloads.parent / "data", check_counts=False, **options)
-    prepare_benchmark(builder, downloads)
-    return builder
-
-
-def sentence(name: str, downloads: Path, **options) -> str:
-    """What a user is told; and nothing half-built is left."""
-    builder = open_benchmark(name, downloads.parent / "data", **{"check_counts": False, **options})
-    before = set((downloads.parent / "data").rglob("*.tfrecord*"))
-    with pytest.raises(UserError) as caught:
-        prepare_benchmark(builder, downloads)
-    assert set((downloads.parent / "data").rglob("*.tfrecord*")) == before
-    return str(caught.value)
-
-
-def written(builder) -> dict[str, bytes]:
-    """The files of a data set; TFDS orders records by a hash of their names."""
-    return {path.name: path.read_bytes() for path in Path(builder.data_path).glob("*.tfrecord*")}
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -135,6 +114,18 @@ def test_half_written(name, copy_of):
     assert f"The archive {archive} has no {parts[-1]}" in sentence(name, downloads)
 
 
+def test_parts_without_their_folder(copy_of):
+    downloads = copy_of("msmt17/v1")
+    (downloads / "MSMT17_V1").rename(downloads.parent / "parts")
+    (downloads.parent / "parts" / "list_val.txt").unlink()
+    assert f"in {downloads.parent / 'parts'} has no list_val.txt; copy" in sentence(
+        "msmt17/v1", downloads.parent / "parts"
+    )
+    # Somebody's folder `train` among other downloads is not taken for a broken copy.
+    (downloads / "train").mkdir()
+    assert f"{downloads} holds no MSMT17 V1; put the folder MSMT17_V1" in sentence("msmt17/v1", downloads)
+
+
 @pytest.mark.parametrize("name", COPIES)
 @pytest.mark.parametrize("suffix", SUFFIXES[:3])
 def test_truncated_archive(name, suffix, copy_of):
@@ -214,3 +205,33 @@ def test_unknown_camera(copy_of):
     assert "0001_c7s1_001051_00.jpg is not named as Market-1501 names its images" in sentence(
         "market1501", downloads
     )
+
+
+def test_an_archive_in_place_of_the_folder(copy_of, tmp_path):
+    downloads = copy_of("veri776")
+    archive = pack(downloads / "VeRi", ".zip").rename(tmp_path / "anything.zip")
+    builder = open_benchmark("veri776", tmp_path / "data", check_counts=False)
+    prepare_benchmark(builder, archive)
+    assert builder.info.splits["train"].num_examples == 4
+    assert "does not exist" in sentence("veri776", tmp_path / "other.zip", skip_corrupt=True)
+
+
+def test_a_folder_of_data_sets_that_cannot_be_written(copy_of, tmp_path):
+    (tmp_path / "file").touch()
+    builder = open_benchmark("veri776", tmp_path / "file" / "data", check_counts=False)
+    with pytest.raises(
+        UserError, match=r"veri776/standard_uncounted/1\.0\.0 cannot be written to .*file/data"
+    ):
+        prepare_benchmark(builder, copy_of("veri776"))
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_terms_are_told(name):
+    terms = terms_of(open_benchmark(name))
+    assert terms.endswith(".") and len(terms) > 30
+    assert ("withdrawn" in terms) == (name == "dukemtmc_reid")
+
+
+def test_what_is_no_benchmark_has_nothing_to_leave_out():
+    with pytest.raises(UserError, match="synthetic_reid is no benchmark that is read from a copy"):
+        open_benchmark("synthetic_reid/tiny", skip_corrupt=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from test_copies import build, sentence
+from benchmark_copies import build, sentence
 
 from san_tf.data.records import Records
 

@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 
 import pytest
-from conftest import DATASETS, pack
+from benchmark_copies import DATASETS, pack
 
 from san_tf.benchmarks.custom_layout import CustomConfig, custom_sources
 from san_tf.benchmarks.files import FolderFiles

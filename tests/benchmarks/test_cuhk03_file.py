@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import scipy.io
-from conftest import DATASETS, cut
+from benchmark_copies import DATASETS, cut
 
 from san_tf.benchmarks.cuhk03_images import Cuhk03Images
 from san_tf.benchmarks.cuhk03_protocols import classic_split, new_protocol
