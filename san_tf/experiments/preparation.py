@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from san_tf.benchmarks.preparation import prepare_benchmark
+from san_tf.benchmarks.preparation import prepare_benchmark, terms_of
+from san_tf.data.builders import quiet_tfds
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.records import open_builder
 
@@ -27,9 +28,13 @@ def prepared_builder(experiment: Experiment, name: str) -> Any:
         UserError: there is no such data set, or its files are missing, damaged, or not those published.
     """
     builder = open_builder(experiment, name)
-    if not builder.is_prepared():
+    with quiet_tfds():
+        made = builder.is_prepared()
+    if not made:
         # Beam is for what is read from disk: rendering has processes of its own.
         published = hasattr(builder.builder_config, "check_counts")
+        if published:
+            experiment.say(terms_of(builder))
         prepare_benchmark(
             builder, manual_dir(experiment), experiment.options.beam_runner if published else None
         )
