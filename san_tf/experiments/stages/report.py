@@ -27,7 +27,8 @@ from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
 from san_tf.visualization.textures import texture_panels
 
-_FEWEST_ON_A_MAP = 4
+# A map of fewer images than that shows nothing.
+_FEWEST_ON_A_MAP = 16
 
 
 def run(experiment: Experiment) -> None:
