@@ -31,7 +31,7 @@ def test_every_run_is_a_dot_and_who_is_far_away_is_named_at_the_edge():
     notes = [text.get_text() for text in axes.texts]
     assert notes == ["◂ 20.0", "61.0", "65.0"]
     assert [text.get_text() for text in figure.texts] == ["Runs", *ROWS]
-    # A network far above its baseline stands at the other edge; without a baseline the middle row sets the scale.
+    # Who is far above the baseline stands at the other edge; without one the middle row sets the scale.
     assert "90.0 ▸" in [
         t.get_text() for t in runs_chart(["a", "b"], {"m": [[0.1], [0.9]]}, "a").axes[0].texts
     ]
