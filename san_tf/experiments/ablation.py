@@ -58,7 +58,8 @@ SHARED = (
     Stage("texture-generator", _GENERATOR),
     Stage("pseudo-textures", _GENERATOR),
     Stage("true-textures", _DATA),
-    Stage("surface-labels", _DATA),
+    # Of test images, or of those that are held out for validation.
+    Stage("surface-labels", ("data", "evaluation")),
 )
 RUNS, REPORT = "runs", "report"
 

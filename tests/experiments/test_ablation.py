@@ -47,17 +47,20 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str | None]
     """Stands in for all that needs a network; lists row, seed and folder of textures of each training."""
     calls: list[tuple[str, int, str | None]] = []
 
-    def train(experiment, records, method, textures):
+    def train(experiment, records, method, textures, generator):
         calls.append((method, experiment.recipe.seed, None if textures is None else textures.name))
 
-    def describe(experiment, method, query, gallery, classes):
+    def describe(experiment, method, encoder, target):
         draw = np.random.default_rng(experiment.recipe.seed).standard_normal
-        return Features.of(query, draw((len(query), 4)), gallery, draw((len(gallery), 4)))
+        sides = target.query, target.gallery
+        query, gallery = (draw((len(records), 4)) for records in sides)
+        return Features.of(sides[0], query, sides[1], gallery)
 
     def probe(experiment, method, labelled):
         scores_path(experiment).write_text('{"cells": {}, "place_alone": {}, "sides": {}}')
 
     monkeypatch.setattr(row_runs, "train_method", train)
+    monkeypatch.setattr(row_runs.evaluate, "encoder_for", lambda *arguments: None)
     monkeypatch.setattr(row_runs.evaluate, "describe", describe)
     monkeypatch.setattr(row_runs.probe, "probe", probe)
     return calls
@@ -94,10 +97,10 @@ def test_a_stopped_ablation_goes_on_with_what_is_left(
     chosen = ("--stage", "runs", "--rows", "baseline", "san_basic", "--seeds", "0", "1")
     pretend = row_runs.train_method
 
-    def stopped(experiment, records, method, textures):
+    def stopped(experiment, records, method, textures, generator):
         if len(trained) == 1:
             raise KeyboardInterrupt
-        pretend(experiment, records, method, textures)
+        pretend(experiment, records, method, textures, generator)
 
     monkeypatch.setattr(row_runs, "train_method", stopped)
     assert ablate(shared, *chosen) == 130
@@ -173,4 +176,4 @@ def test_help_lists_rows_seeds_and_threads(capsys):
     assert leaving.value.code == 0
     text = capsys.readouterr().out
     assert all(flag in text for flag in ("--rows", "--seeds", "--threads", "--lambda_reconstruction"))
-    assert len({row.name for row in ROWS}) == len(ROWS) == 7
+    assert len({row.name for row in ROWS}) == len(ROWS) == 9

@@ -192,6 +192,7 @@ def test_rows_differ_from_the_common_recipe_in_what_they_say_alone():
     assert differing_values([plain(recipe) for recipe in recipes.values()]) == [
         "data.pit_per_batch",
         "losses.lambda_texture_triplet",
+        "training.start",
     ]
     assert {recipe.seed for recipe in recipes.values()} == {3}
     weights = {
