@@ -58,8 +58,7 @@ SHARED = (
     Stage("texture-generator", _GENERATOR),
     Stage("pseudo-textures", _GENERATOR),
     Stage("true-textures", _DATA),
-    # Of test images, or of those that are held out for validation.
-    Stage("surface-labels", ("data", "evaluation")),
+    Stage("surface-labels", _DATA),
 )
 RUNS, REPORT = "runs", "report"
 
