@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from san_tf.errors import UserError
 
@@ -51,14 +52,18 @@ def fit_ridge(features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> 
 
 
 def ridges(features: np.ndarray, targets: np.ndarray, strengths: np.ndarray) -> list[Ridge]:
-    """One map for each strength, in shares of N, all from one eigendecomposition."""
+    """One map for each strength, in shares of N, from one eigendecomposition of the smaller Gram matrix."""
     center, scale = features.mean(0), spread_of(features)
     x, offset = (features - center) / scale, targets.mean(0)
-    values, vectors = np.linalg.eigh(x.T @ x)
-    projected = vectors.T @ (x.T @ (targets - offset))
+    few = len(x) < x.shape[1]
+    # On several threads, BLAS libraries spend more time waiting for each other than on matrices of this size.
+    with threadpool_limits(limits=1, user_api="blas"):
+        values, vectors = np.linalg.eigh(x @ x.T if few else x.T @ x)
+    left = x.T @ vectors if few else vectors
+    projected = vectors.T @ (targets - offset if few else x.T @ (targets - offset))
     values = np.maximum(values, 0.0)[:, None]
     return [
-        Ridge(center, scale, vectors @ (projected / (values + strength * len(x))), offset)
+        Ridge(center, scale, left @ (projected / (values + strength * len(x))), offset)
         for strength in strengths
     ]
 

@@ -67,8 +67,14 @@ def texture_scores(
     return {
         view: {
             "pairs": int(chosen.sum()),
-            **{name: float(np.nanmean(column[chosen])) for name, column in columns.items()},
+            **{name: _mean(column[chosen]) for name, column in columns.items()},
         }
         for view, chosen in views(extras["yaw"], extras["visibility"]).items()
         if chosen.any()
     }
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of the values there are; NaN where there is none, as of the detail of plain textures."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -68,7 +68,9 @@ def _draw_runs(
     axes: Axes, name: str, scores: Sequence[np.ndarray], rows: Sequence[str], baseline: str | None
 ) -> None:
     means = np.array([runs.mean() for runs in scores])
-    reference = means[rows.index(baseline)] if baseline in rows else np.median(means)
+    # Without a baseline, the row in the middle.
+    middle = rows.index(baseline) if baseline in rows else int(np.argsort(means)[len(means) // 2])
+    reference = means[middle]
     near = np.abs(means - reference) <= 15
     shown = np.concatenate([runs for runs, inside in zip(scores, near, strict=True) if inside])
     low, high = float(shown.min()), float(shown.max())

@@ -29,7 +29,7 @@ def cells(seed: int = 0, images: int = 120, people: int = 24):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 3))
+@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 2, 6, 39, 40, 41, 70]), st.integers(1, 3))
 def test_ridge_is_scikit_learns_of_standardised_features(seed, dimensions, targets):
     rng = np.random.default_rng(seed)
     x = rng.normal(3, 5, (40, dimensions))

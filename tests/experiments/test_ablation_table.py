@@ -95,7 +95,7 @@ def test_the_interval_over_people_is_of_the_scores_averaged_over_shared_seeds(fo
     sides = [QueryScores(values, values, values) for values in (mean["san"], mean["baseline"])]
     expected = compare(*sides, PIDS, resamples=10_000, unit="identity")["mAP"]
     assert (measure.people_low, measure.people_high) == pytest.approx((expected.low, expected.high))
-    # Four people: all 16 ways of swapping are tried. Their gains sum to 0.18, 0.045, 0.09 and -0.015: to 0.3.
+    # Four people, so all 16 ways of swapping are tried. Gains: 0.18, 0.045, 0.09 and -0.015, in sum 0.3.
     # As large are that, the same with the fourth turned (0.33), and the mirror images of both.
     assert measure.p_value == expected.p_value == pytest.approx(4 / 16)
 
@@ -192,6 +192,7 @@ def test_rows_differ_from_the_common_recipe_in_what_they_say_alone():
     assert differing_values([plain(recipe) for recipe in recipes.values()]) == [
         "data.pit_per_batch",
         "losses.lambda_texture_triplet",
+        "training.start",
     ]
     assert {recipe.seed for recipe in recipes.values()} == {3}
     weights = {

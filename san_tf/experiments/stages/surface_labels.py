@@ -49,8 +49,9 @@ class LabelledImages(NamedTuple):
 
 
 def labels_path(experiment: Experiment) -> Path:
-    """Where the labels lie in the run."""
-    return experiment.run.path / "surface_labels.npz"
+    """Where the labels lie in the run; those of images that are held out for validation lie apart."""
+    held_out = "_validation" if experiment.recipe.evaluation.on == "validation" else ""
+    return experiment.run.path / f"surface_labels{held_out}.npz"
 
 
 def run(experiment: Experiment) -> None:

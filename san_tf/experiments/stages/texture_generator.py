@@ -38,8 +38,12 @@ def run(experiment: Experiment) -> None:
     elif recipe.generator.textures:
         experiment.say(f"not needed: the textures of {recipe.generator.textures} are ready")
     elif recipe.generator.generator_weights:
-        save_weights(ready_generator(recipe), weights_path(experiment))
+        generator = ready_generator(recipe)
+        save_weights(generator, weights_path(experiment))
         experiment.say(f"{recipe.generator.generator_weights} taken as {weights_path(experiment)}")
+        if recipe.needs_pairs and recipe.generator.texture_layout == "san_tf":
+            # The pairs that will join the batches are there to measure it on.
+            _measure(experiment, generator, pit_records(experiment, "train"))
     else:
         _train(experiment)
 
@@ -81,7 +85,10 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
     recipe = experiment.recipe
     unseen = pit_records(experiment, "test")
     true = true_textures(unseen, recipe.texture_size)
-    mean = true_textures(pairs, recipe.texture_size).mean(0, keepdims=True, dtype=np.float64)
+    # Each texture once, however many images share it: all of a large data set's are half a gigabyte.
+    _, first, counts = np.unique(pairs.texture_index, return_index=True, return_counts=True)
+    known = true_textures(pairs.select(first), recipe.texture_size)
+    mean = np.average(known, axis=0, weights=counts)[None]
     painted = np.stack(list(paint(model, unseen, recipe.data.image_size)))
     guess = np.broadcast_to(np.rint(mean).astype(np.uint8), true.shape)
     scores: dict[str, Any] = {
