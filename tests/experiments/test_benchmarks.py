@@ -245,10 +245,12 @@ def test_a_trained_encoder_on_other_data_sets(run: Run, market_run: Path, tmp_pa
 
 
 def test_training_on_several_data_sets(run: Run, generator: str, tmp_path: Path):
-    flags = ["--train", "market1501", "msmt17/v2", "--test", "dukemtmc_reid", generator, "--baseline=false"]
-    asked = ["--stage", "prepare", "texture-generator", "pseudo-textures", "train", "evaluate"]
+    flags = ["--train", "market1501", "msmt17/v2", "--test", "dukemtmc_reid", "partial_reid", generator]
+    flags += ["--baseline=false"]
+    asked = ["--stage", "prepare", "texture-generator", "pseudo-textures", "train", "evaluate", "report"]
     assert run(market, tmp_path, *flags, "--identities_per_batch=4", *asked) == 0
-    assert {row["test"] for row in rows_of(tmp_path)} == {"dukemtmc_reid"}
+    assert {row["test"] for row in rows_of(tmp_path)} == {"dukemtmc_reid", "partial_reid"}
+    assert (tmp_path / "figures" / "cmc_partial_reid.png").is_file()
     textures = {path.parent.name for path in (tmp_path / "pseudo_textures").rglob("*.jpg")}
     assert textures == {"market1501", "msmt17-v2"}
     with h5py.File(tmp_path / "weights" / "san_encoder.weights.h5") as file:

@@ -121,11 +121,12 @@ def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: An
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
     """The rows of `results.json` as a table for the terminal, in percent."""
-    table = Table(box=None, padding=(0, 2), header_style="bold")
     several = len({row["test"] for row in rows}) > 1
+    # So that the names of data sets fit a terminal beside the rest.
+    table = Table(box=None, padding=(0, 1 if several else 2), header_style="bold")
     if several:
-        table.add_column("test set")
-    table.add_column("method")
+        table.add_column("test set", overflow="fold")
+    table.add_column("method", no_wrap=several)
     columns = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
     for title in columns.values():
         table.add_column(title, justify="right")

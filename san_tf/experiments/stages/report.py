@@ -56,7 +56,7 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     method = methods_of(recipe)[0]
     query, gallery = reid_records(experiment, "query"), reid_records(experiment, "gallery")
     results = json.loads(experiment.run.results_path.read_text())
-    yield "cmc", cmc_curves(_curves(results["rows"]), title="CMC")
+    yield from _cmc(results["rows"])
     yield "people", _people(experiment)
     features = Features.load(experiment, method, recipe.test_sets[0])
     yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)
@@ -67,12 +67,14 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
         yield "embedding_map", _embedding_map(experiment, features, gallery)
 
 
-def _curves(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """The CMC of each row, by its method, and its test set where there are several."""
-    several = len({row["test"] for row in rows}) > 1
-    return {
-        f"{row['method']}, {row['test']}" if several else row["method"]: np.array(row["cmc"]) for row in rows
-    }
+def _cmc(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
+    """A figure of the methods' CMC for each test set: `cmc`, or `cmc_<test set>` where there are several."""
+    tested = list(dict.fromkeys(row["test"] for row in rows))
+    for test in tested:
+        curves = {row["method"]: np.array(row["cmc"]) for row in rows if row["test"] == test}
+        several = len(tested) > 1
+        name = f"cmc_{test.replace('/', '-')}" if several else "cmc"
+        yield name, cmc_curves(curves, title=f"CMC, {test}" if several else "CMC")
 
 
 def _pictures(experiment: Experiment, records: Records) -> np.ndarray:
@@ -98,6 +100,7 @@ def _textures(experiment: Experiment) -> Figure:
 def _people(experiment: Experiment) -> Figure:
     train = reid_records(experiment, "train")
     cameras = np.unique(train.camids)
+    cameras = cameras[_spread(len(cameras), 12)]
     # People whom most cameras saw, spread over the data set.
     seen_by = {pid: len(np.unique(train.camids[train.pids == pid])) for pid in train.identities}
     widely_seen = sorted(seen_by, key=lambda pid: -seen_by[pid])[: max(6, train.num_identities // 4)]
