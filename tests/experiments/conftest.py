@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -47,5 +49,28 @@ def run_synthetic(smoke_data: Path) -> Run:
         with pytest.raises(SystemExit) as leaving:
             synthetic.main([f"--workdir={workdir}", f"--data_dir={smoke_data}", *SMALLEST, *arguments])
         return int(leaving.value.code or 0)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def manual(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manual folder of somebody who has all benchmarks: drawn images in the published layouts."""
+    from tiny_runs import DATASETS, PUBLISHED
+
+    folder = tmp_path_factory.mktemp("manual")
+    for name in PUBLISHED:
+        shutil.copytree(DATASETS / name / "dummy_data", folder, dirs_exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(smoke_data: Path, manual: Path) -> Run:
+    """Runs a benchmark's experiment on drawn images, at the smallest size, and returns its exit code."""
+    from tiny_runs import run_tiny
+
+    def run(module: ModuleType, workdir: Path, *flags: str, manual_dir: Path = manual) -> int:
+        places = (f"--workdir={workdir}", f"--data_dir={smoke_data}", f"--manual_dir={manual_dir}")
+        return run_tiny(module, *places, *flags)
 
     return run
