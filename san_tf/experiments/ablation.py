@@ -34,7 +34,7 @@ RECIPE = Recipe(
         image_size=(128, 64),
         erasing=0.0,
         jitter=0.5,
-        pit_per_batch=16,
+        pit_per_batch=4,
     ),
     model=ModelRecipe(backbone="thin_resnet", head="fc512", sketch=256),
     losses=LossRecipe(
