@@ -242,7 +242,7 @@ def _label_colors(labels: Sequence[str]) -> np.ndarray:
     """(L, 3) RGB in 0..1: the left of the body cool, its right warm, the middle green, violet and grey."""
     sides = {"_l": ("#08306b", "#2171b5", "#6baed6", "#00a5b5", "#3f51b5", "#7fcdee"),
              "_r": ("#7f2704", "#d94801", "#fd8d3c", "#c2185b", "#e53935", "#fdae6b")}  # fmt: skip
-    middle = ("#2f9e60", "#8bc34a", "#6a1b9a", "#ab47bc", "#ce93d8", "#c0ca33", "#795548", "#9e9e9e")
+    middle = ("#2f9e60", "#8bc34a", "#6a1b9a", "#ab47bc", "#ce93d8", "#c0ca33", "#fbc02d", "#795548")
     counts = {"_l": 0, "_r": 0, "": 0}
     colors = []
     for name in labels[1:]:
