@@ -147,7 +147,8 @@ def difference_chart(
     for name, bars in differences.items():
         style.check_count(bars, len(rows), name, "the rows")
     head = style.title_height(title) + 0.3
-    wide = max(4.2, 0.24 * len(rows) * len(differences) + 0.3 * len(differences))
+    # Room for the condition's name under each group, and for the points of all rows in it.
+    wide = max(4.2, max(1.08, 0.15 * len(rows) + 0.2) * len(differences))
     figure = style.new_figure(0.65 + wide + 0.3 + 0.085 * max(map(len, rows)), head + 3.35, title)
     axes = style.plain_axes(style.place(figure, 0.65, head, wide, 2.7))
     axes.axhline(0, color=style.INK, linewidth=1.0)
