@@ -2,10 +2,11 @@
 
 A probe adds no knowledge of its own, so its score says what the features hold in plain sight (Alain and
 Bengio, "Understanding intermediate layers using linear classifier probes", ICLR workshop 2017). Two are for
-the cells of an encoder's feature map: which part of the body is seen there (multinomial logistic regression),
-and which point of the body's surface (ridge regression to the point on the body at rest). The place of the
-cell in the image tells much already (heads are at the top), so scores mean something beside those of
-`probe_places`.
+the cells of an encoder's feature map: which part of the body is seen there (the largest of one least-squares
+answer a part), and which point of the body's surface (of the body at rest). Both are ridge regressions: in
+closed form, so that nothing depends on how long they are trained. The place of the cell in the image tells
+much already (heads are at the top), so scores mean something beside those of `probe_places`; and to ask what
+features add to it, give them `with_places`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.evaluation.ridge import explained, fit_ridge, spread_of
+from san_tf.evaluation.ridge import explained, fit_ridge
 
 
 @dataclass(frozen=True)
@@ -93,12 +94,20 @@ def probe_cells(
     _check_sides(on_body, learning)
     rows = features.reshape(-1, features.shape[-1])
     learnt = np.broadcast_to(learning[:, None, None], part.shape)
-    scores = _part_scores(rows, part.ravel(), learnt.ravel())
-    body = on_body & learnt
     owner = np.broadcast_to(np.asarray(pids)[:, None, None], part.shape)
+    answers = np.equal(part[learning].reshape(-1, 1), np.unique(part[learning])).astype(np.float64)
+    scores = fit_ridge(rows[learnt.ravel()], answers, owner[learnt]).predict(rows)
+    body = on_body & learnt
     ridge = fit_ridge(features[body], position[body], owner[body])
     points = ridge.predict(features[on_body & ~learnt])
     return _score(scores.reshape(*part.shape, -1), points, part, position, on_body, learning)
+
+
+def with_places(features: np.ndarray) -> np.ndarray:
+    """Features `(N, h, w, C)` that also know the place of their cell: `(N, h, w, C + h * w)` float32."""
+    number, height, width, _ = features.shape
+    cells = np.eye(height * width, dtype=np.float32).reshape(1, height, width, -1)
+    return np.concatenate([features, np.broadcast_to(cells, (number, *cells.shape[1:]))], axis=-1)
 
 
 def probe_places(
@@ -106,8 +115,8 @@ def probe_places(
 ) -> tuple[CellScores, np.ndarray]:
     """The same for a probe that knows the place of a cell in the image, and nothing of what is seen there.
 
-    It answers with what is seen there most often, and with the mean point: what the two regressions on one
-    feature a cell would end at.
+    It answers with what is seen there most often, and with the mean point: where the two regressions on one
+    feature a cell end.
     """
     _check_sides(on_body, learning)
     classes = np.unique(part[learning])
@@ -219,15 +228,3 @@ def probe_sides(
         return explained(fitted.predict(source[tested]), target[tested])
 
     return SideScores(score(features, seen), score(features, unseen), score(seen, unseen))
-
-
-def _part_scores(rows: np.ndarray, labels: np.ndarray, learnt: np.ndarray) -> np.ndarray:
-    """`(N, classes)` log-odds of multinomial logistic regression, columns in the order of the labels."""
-    from sklearn.linear_model import LogisticRegression
-
-    known, scale = rows[learnt], spread_of(rows[learnt])
-    center = known.mean(0)
-    model = LogisticRegression(C=0.1, max_iter=300).fit((known - center) / scale, labels[learnt])
-    scores = model.decision_function((rows - center) / scale)
-    # Of two classes scikit-learn gives the second's column alone.
-    return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores

@@ -2,7 +2,8 @@
 
 Data, texture generator and textures are made once and shared; each row then trains from the same start, on
 the same batches, once a seed, in `<workdir>/<row>/seed_<n>/`. What is done is skipped. Several processes may
-work in one workdir: each takes the runs that no other is at. `--stage report` gathers whatever is finished.
+work in one workdir: each takes the runs that no other is at. `--stage report` gathers whatever is finished;
+`--stage evaluate` and `--stage probe` do these steps of trained runs anew.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ SHARED = (
     Stage("surface-labels", _DATA),
 )
 RUNS, REPORT = "runs", "report"
+# Steps of every run that can be done anew, when they have changed.
+AGAIN = ("evaluate", "probe")
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,14 @@ def _make_shared(experiment: Experiment) -> None:
         run_stages(experiment, SHARED)
 
 
-def _do_runs(experiment: Experiment, options: AblationOptions) -> None:
+def _do_runs(experiment: Experiment, options: AblationOptions, again: Sequence[str]) -> None:
     from san_tf.experiments.row_runs import RowRun
 
     # Seeds outside, so that a table with all rows is there early.
     for number in range(len(options.seeds)):
         for row in rows_named(options.rows):
             seeds = row.seeds(options.seeds)
-            if number < len(seeds) and not RowRun(experiment, row, seeds[number]).do():
+            if number < len(seeds) and not RowRun(experiment, row, seeds[number]).do(again):
                 experiment.console.print(
                     f"[bold]{row.name}, seed {seeds[number]}[/bold]  [dim]another process is at it[/dim]"
                 )
@@ -115,7 +118,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def action() -> None:
         names = [*(stage.name for stage in SHARED), RUNS, REPORT]
-        options, recipe = parse("ablation", __doc__ or "", RECIPE, names, argv, AblationOptions)
+        stages = [*names, *AGAIN]
+        options, recipe = parse("ablation", __doc__ or "", RECIPE, stages, argv, AblationOptions)
         _check(options)
         import_tensorflow(options.threads)
         from san_tf.training.run_directory import RunDirectory
@@ -124,8 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         asked = options.stage or names
         if any(stage.name in asked for stage in SHARED):
             _make_shared(experiment)
+        again = [name for name in AGAIN if name in asked]
         if RUNS in asked:
-            _do_runs(experiment, options)
+            _do_runs(experiment, options, ())
+        if again:
+            _do_runs(experiment, options, again)
         if REPORT in asked:
             from san_tf.experiments.ablation_report import report
 

@@ -25,7 +25,7 @@ from san_tf.visualization.ablation import Bar, cell_label_pictures, difference_c
 from san_tf.visualization.style import save_figure
 
 # Rows whose predicted body parts are shown, if they are finished.
-_PROBED = (BASELINE, "san_basic_tr", "san", "oracle")
+_PROBED = (BASELINE, "san_basic_tr", "san", "oracle", "san_started")
 Found = Mapping[str, Mapping[int, RunResult]]
 
 
@@ -109,7 +109,7 @@ def _conditions(
             for m in chosen
         ]
     captions = {name or "all": f"{number} queries" for name, number in queries.items()}
-    title = "What the rows gain over the baseline, by what query and match show (bars: 95 %, other people)"
+    title = "Gain over the baseline by what query and match show (lines: 95 %, other people)"
     return difference_chart([titles[row] for row in rows], differences, captions, titles[BASELINE], title)
 
 

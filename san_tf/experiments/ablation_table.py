@@ -183,9 +183,10 @@ def probe_columns(run: RunResult) -> dict[str, float]:
     if not run.probe:
         return {}
     cells = {f"probe {name}": value for name, value in run.probe["cells"].items()}
+    alone = {f"probe alone {name}": value for name, value in run.probe.get("features_alone", {}).items()}
     # How alike the two sides of clothes are is a fact of the data, not of the run.
     sides = {name: value for name, value in run.probe["sides"].items() if name != "copied_r2"}
-    return cells | {f"probe {name}": value for name, value in sides.items()}
+    return cells | alone | {f"probe {name}": value for name, value in sides.items()}
 
 
 def write_results(found: Mapping[str, Mapping[int, RunResult]], path: Path) -> None:

@@ -13,7 +13,13 @@ from san_tf.atomic import atomic_file
 from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
 from san_tf.evaluation.conditions import Seen
-from san_tf.evaluation.linear_probe import probe_cells, probe_places, probe_sides, split_people
+from san_tf.evaluation.linear_probe import (
+    probe_cells,
+    probe_places,
+    probe_sides,
+    split_people,
+    with_places,
+)
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.records import reid_records
@@ -37,6 +43,9 @@ def predictions_path(folder: Path) -> Path:
 def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None:
     """Probe a trained encoder, and write `probe.json` and `probe.npz`.
 
+    `cells` are scores of feature and place of a cell together, to be held against `place_alone`, which is the
+    same for every encoder; `features_alone` are those without the place.
+
     Args:
         experiment: whose recipe and run.
         method: trained in this run.
@@ -54,13 +63,20 @@ def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None
     yaw = np.concatenate([Seen.of(part.extras).yaw for part in records])
     learning = split_people(pids)
     labels = labelled.labels
-    cells, predicted = probe_cells(maps, labels.part, labels.position, labels.on_body, pids, learning)
+    truth = labels.part, labels.position, labels.on_body, pids, learning
+    alone, _ = probe_cells(maps, *truth)
+    cells, predicted = probe_cells(with_places(maps), *truth)
     places, _ = probe_places(labels.part, labels.position, labels.on_body, learning)
     sides = probe_sides(embeddings, labelled.front, labelled.back, yaw, pids, learning)
     shown = shown_images(labels.on_body, pids, learning)
     with atomic_file(predictions_path(experiment.run.path)) as temporary, temporary.open("wb") as file:
         np.savez(file, index=shown, predicted=predicted[shown])
-    scores = {"cells": cells.as_dict(), "place_alone": places.as_dict(), "sides": sides.as_dict()}
+    scores = {
+        "cells": cells.as_dict(),
+        "features_alone": alone.as_dict(),
+        "place_alone": places.as_dict(),
+        "sides": sides.as_dict(),
+    }
     with atomic_file(scores_path(experiment)) as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     experiment.say(

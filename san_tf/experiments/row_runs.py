@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,8 +49,11 @@ class RowRun:
         """The run directory, made or not."""
         return run_path(self.common.run.path, self.row.name, self.seed)
 
-    def do(self) -> bool:
+    def do(self, again: Sequence[str] = ()) -> bool:
         """Train, evaluate and probe, as far as that is not done, from where an interrupted training stopped.
+
+        Args:
+            again: "evaluate", "probe": if the run is trained, do these anew, and nothing else.
 
         Returns:
             False where another process is at work on this run; it is then left alone.
@@ -60,15 +63,20 @@ class RowRun:
         """
         with file_lock(self.path / ".lock") as mine:
             if mine:
-                self._do()
+                self._do(again)
         return mine
 
-    def _do(self) -> None:
+    def _do(self, again: Sequence[str]) -> None:
         recipe = self.row.recipe(self.common.recipe, self.seed)
         experiment = replace(self.common, recipe=recipe, run=RunDirectory(self.path))
         run, title = experiment.run, f"[bold]{self.row.name}, seed {self.seed}[/bold]"
         steps = self._steps()
         left = [name for name in steps if not run.is_done(name, self._fields(recipe, name))]
+        if again:
+            left = [name for name in steps if name in again] if "train" not in left else []
+        if not left and again:
+            self.common.console.print(f"{title}  [dim]nothing to do anew[/dim]")
+            return
         if not left:
             self.common.console.print(f"{title}  [dim]done already[/dim]")
             return

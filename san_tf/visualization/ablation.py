@@ -147,7 +147,8 @@ def difference_chart(
     for name, bars in differences.items():
         style.check_count(bars, len(rows), name, "the rows")
     head = style.title_height(title) + 0.3
-    wide = max(4.2, 0.24 * len(rows) * len(differences) + 0.3 * len(differences))
+    # Room for the condition's name under each group, and for the points of all rows in it.
+    wide = max(4.2, max(1.08, 0.15 * len(rows) + 0.2) * len(differences))
     figure = style.new_figure(0.65 + wide + 0.3 + 0.085 * max(map(len, rows)), head + 3.35, title)
     axes = style.plain_axes(style.place(figure, 0.65, head, wide, 2.7))
     axes.axhline(0, color=style.INK, linewidth=1.0)
@@ -242,7 +243,7 @@ def _label_colors(labels: Sequence[str]) -> np.ndarray:
     """(L, 3) RGB in 0..1: the left of the body cool, its right warm, the middle green, violet and grey."""
     sides = {"_l": ("#08306b", "#2171b5", "#6baed6", "#00a5b5", "#3f51b5", "#7fcdee"),
              "_r": ("#7f2704", "#d94801", "#fd8d3c", "#c2185b", "#e53935", "#fdae6b")}  # fmt: skip
-    middle = ("#2f9e60", "#8bc34a", "#6a1b9a", "#ab47bc", "#ce93d8", "#c0ca33", "#795548", "#9e9e9e")
+    middle = ("#2f9e60", "#8bc34a", "#6a1b9a", "#ab47bc", "#ce93d8", "#c0ca33", "#fbc02d", "#795548")
     counts = {"_l": 0, "_r": 0, "": 0}
     colors = []
     for name in labels[1:]:

@@ -14,6 +14,7 @@ from san_tf.evaluation.linear_probe import (
     probe_places,
     probe_sides,
     split_people,
+    with_places,
 )
 from san_tf.evaluation.ridge import explained, fit_ridge, ridges
 
@@ -106,7 +107,7 @@ def test_places_answer_with_what_is_there_most_often():
     assert scores.point_error == pytest.approx(np.abs(np.array([3, 4, 5, 6]) - 1).mean())
 
 
-def test_places_are_the_logistic_regression_on_the_place():
+def test_places_are_the_regressions_on_the_place_and_add_to_features():
     rng = np.random.default_rng(1)
     # What is seen depends on the place, and on chance.
     favourite = rng.integers(0, 3, GRID)
@@ -118,6 +119,13 @@ def test_places_are_the_logistic_regression_on_the_place():
     learnt, _ = probe_cells(one_hot, part, position, part > 0, pids, learning)
     assert learnt.accuracy == pytest.approx(count.accuracy, abs=0.01)
     assert learnt.point_r2 == pytest.approx(count.point_r2, abs=0.02)
+    nothing = rng.normal(0, 1, (300, *GRID, 2)).astype(np.float32)
+    placed = with_places(nothing)
+    np.testing.assert_array_equal(placed[..., :2], nothing)
+    np.testing.assert_array_equal(placed[..., 2:], one_hot)
+    both, _ = probe_cells(placed, part, position, part > 0, pids, learning)
+    alone, _ = probe_cells(nothing, part, position, part > 0, pids, learning)
+    assert both.accuracy == pytest.approx(count.accuracy, abs=0.02) and alone.accuracy < both.accuracy - 0.1
 
 
 def test_people_are_on_one_side_each():

@@ -18,7 +18,7 @@ from san_tf.experiments.probe import scores_path
 from san_tf.experiments.rows import ROWS
 from san_tf.file_lock import file_lock
 
-TINY = ("--image_size", "64", "32", "--sketch=0")
+TINY = ("--image_size", "64", "32", "--sketch=0", "--validation_identities=0")
 Ablate = Callable[..., int]
 
 
@@ -117,6 +117,11 @@ def test_a_stopped_ablation_goes_on_with_what_is_left(
     assert ablate(shared, *chosen) == 0
     assert len(trained) == 4 and capsys.readouterr().out.count("done already") == 4
     assert (shared / "baseline" / "seed_0" / "results.json").stat().st_mtime_ns == before
+    # A step may be done anew where there is a trained run.
+    again = ("--stage=evaluate", "--rows", "baseline", "oracle", "--seeds=0")
+    assert ablate(shared, *again) == 0
+    assert "nothing to do anew" in capsys.readouterr().out and len(trained) == 4
+    assert (shared / "baseline" / "seed_0" / "results.json").stat().st_mtime_ns > before
     # With another recipe the runs are refused, and stay as they are.
     assert ablate(shared, *chosen, "--lambda_triplet=3") == 2
     assert "lambda_triplet" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def test_nothing_touches_pyplot():
     code = """
 import sys, numpy as np
 from san_tf.visualization import contact_sheet, curves, embedding_map, ranked_lists, reposed, textures
-from san_tf.visualization import assessment_figures, camera_matrix, verification
+from san_tf.visualization import ablation, assessment_figures, camera_matrix, verification
 crop = np.zeros((32, 16, 3), np.uint8)
 contact_sheet.contact_sheet([[crop]])
 curves.cmc_curves({"a": np.array([0.5, 1.0])})
