@@ -14,17 +14,6 @@ from san_tf.torch_files import read_checkpoint, read_state_dict
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)
-FORMATS = {"zip": zip_checkpoint, "legacy": legacy_checkpoint}
-
-
-@pytest.fixture(params=FORMATS)
-def write(request, tmp_path):
-    def to_file(value, **options):
-        path = tmp_path / "model.pth"
-        path.write_bytes(FORMATS[request.param](value, **options))
-        return path
-
-    return to_file
 
 
 def raw(data, tmp_path, name="model.pth"):

@@ -22,17 +22,6 @@ from san_tf.torch_files import pickle_machine, read_checkpoint, read_state_dict
 
 RNG = np.random.default_rng(0)
 KERNEL = RNG.normal(size=(4, 3, 2, 2)).astype(np.float32)
-FORMATS = {"zip": zip_checkpoint, "legacy": legacy_checkpoint}
-
-
-@pytest.fixture(params=FORMATS)
-def write(request, tmp_path):
-    def to_file(value, **options):
-        path = tmp_path / "model.pth"
-        path.write_bytes(FORMATS[request.param](value, **options))
-        return path
-
-    return to_file
 
 
 def raw(data, tmp_path, name="model.pth"):
@@ -208,7 +197,7 @@ def test_work_without_end_is_refused_at_once(tmp_path, code):
 # --- damage ---
 SAMPLES = [
     writer({"state_dict": {"a": tensor(KERNEL, "0"), "b": tensor(np.arange(4), "1")}, "epoch": 3})
-    for writer in FORMATS.values()
+    for writer in (zip_checkpoint, legacy_checkpoint)
 ]
 
 
