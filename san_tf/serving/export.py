@@ -25,6 +25,7 @@ from san_tf.evaluation.calibration import Calibration
 from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 from san_tf.serving.provenance import git_commit
+from san_tf.serving.warmup import encoder_requests, write_warmup
 from san_tf.version import __version__
 
 # `assets.extra` is the place TensorFlow Serving leaves to whoever exports.
@@ -42,6 +43,7 @@ def export_encoder(
     *,
     training_data: Sequence[str] | None = None,
     calibration: Calibration | None = None,
+    warmup_batches: Sequence[int] = (1, 32),
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -66,6 +68,8 @@ def export_encoder(
         training_data: names of the data sets that the encoder was trained on, noted as well.
         calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
             as `assets.extra/calibration.json`, see `read_calibration`.
+        warmup_batches: numbers of images in the requests that a model server runs when it loads the version,
+            so that no user waits for the first ones; none for no such requests. See `serving.warmup`.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -73,7 +77,8 @@ def export_encoder(
         `<path>/<version>`.
 
     Raises:
-        UserError: the version exists, `image_size` is not the encoder's, or the place cannot be written.
+        UserError: the version exists, `image_size` is not the encoder's, a batch of no images is to warm up,
+            or the place cannot be written.
 
     Example:
         >>> folder = export_encoder(encoder, "saved_models/market", (256, 128))
@@ -83,6 +88,8 @@ def export_encoder(
     """
     folder = Path(path) / str(version)
     _check(encoder, folder, image_size, version, overwrite)
+    if any(size < 1 for size in warmup_batches):
+        raise UserError(f"warmup_batches must be at least 1 each; received {list(warmup_batches)}.")
     network = _in_float32(keras.Model(encoder.inputs[0], _embedding(encoder), name="embed"))
     height, width = (int(side) for side in image_size)
 
@@ -142,6 +149,10 @@ def export_encoder(
         except tf.errors.ResourceExhaustedError as error:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         (temporary / METADATA_FILE).parent.mkdir()
+        if warmup_batches:
+            answers = {"serving_default": from_images, "serving_bytes": from_bytes}
+            requests = encoder_requests((height, width), warmup_batches, answers)
+            write_warmup(temporary, folder.parent.resolve().name, requests)
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
         if calibration:
             calibration.save(temporary / CALIBRATION_FILE)
