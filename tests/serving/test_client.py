@@ -387,3 +387,19 @@ def test_grpc_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
     with pytest.raises(UserError, match=r'pip install "san-tf\[serving\]".*or ask by REST'):
         Client("localhost:8500", "market")
+
+
+def test_progress_counts_batches(
+    client: Client, photographs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def with_bar(items: Any, description: str | None, total: int) -> Iterator[Any]:
+        seen.append((description, total))
+        for item in items:
+            seen.append(len(item))
+            yield item
+
+    monkeypatch.setattr("san_tf.serving.client.with_bar", with_bar)
+    client.embed(photographs[:20], progress="Embedding")
+    assert seen == [("Embedding", 3), 1, 1, 1]
