@@ -10,7 +10,8 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+from san_tf.serving.provenance import git_commit
+from san_tf.serving.warmup import encoder_requests, write_warmup
 from san_tf.version import __version__
 
 # `assets.extra` is the place TensorFlow Serving leaves to whoever exports.
@@ -38,7 +41,9 @@ def export_encoder(
     flip: bool = False,
     metadata: Mapping[str, Any] | None = None,
     *,
+    training_data: Sequence[str] | None = None,
     calibration: Calibration | None = None,
+    warmup_batches: Sequence[int] = (1, 32),
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -58,9 +63,13 @@ def export_encoder(
         image_size: height and width the encoder was trained with, in pixels.
         normalize: scale embeddings to Euclidean length 1.
         flip: average the embeddings of the image and its mirror image (before the scaling); twice the cost.
-        metadata: noted in the export beside sizes and versions: recipe, scores; anything JSON can hold.
+        metadata: noted in the export beside what it notes itself (see `read_metadata`): recipe, scores;
+            anything JSON can hold.
+        training_data: names of the data sets that the encoder was trained on, noted as well.
         calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
             as `assets.extra/calibration.json`, see `read_calibration`.
+        warmup_batches: numbers of images in the requests that a model server runs when it loads the version,
+            so that no user waits for the first ones; none for no such requests. See `serving.warmup`.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -68,7 +77,8 @@ def export_encoder(
         `<path>/<version>`.
 
     Raises:
-        UserError: the version exists, `image_size` is not the encoder's, or the place cannot be written.
+        UserError: the version exists, `image_size` is not the encoder's, a batch of no images is to warm up,
+            or the place cannot be written.
 
     Example:
         >>> folder = export_encoder(encoder, "saved_models/market", (256, 128))
@@ -78,6 +88,8 @@ def export_encoder(
     """
     folder = Path(path) / str(version)
     _check(encoder, folder, image_size, version, overwrite)
+    if any(size < 1 for size in warmup_batches):
+        raise UserError(f"warmup_batches must be at least 1 each; received {list(warmup_batches)}.")
     network = _in_float32(keras.Model(encoder.inputs[0], _embedding(encoder), name="embed"))
     height, width = (int(side) for side in image_size)
 
@@ -118,11 +130,15 @@ def export_encoder(
         "l2_normalized": normalize,
         "flip_averaged": flip,
         "channel_order": "RGB",
+        "normalization": "(image / 255 - mean) / std",
         "mean": IMAGENET_MEAN.tolist(),
         "std": IMAGENET_STD.tolist(),
         "resize": "bilinear, half-pixel centres, no antialiasing",
         "exif_orientation": "ignored",
+        "training_data": None if training_data is None else list(training_data),
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "san_tf": __version__,
+        "git_commit": git_commit(),
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "python": platform.python_version(),
@@ -133,6 +149,10 @@ def export_encoder(
         except tf.errors.ResourceExhaustedError as error:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         (temporary / METADATA_FILE).parent.mkdir()
+        if warmup_batches:
+            answers = {"serving_default": from_images, "serving_bytes": from_bytes}
+            requests = encoder_requests((height, width), warmup_batches, answers)
+            write_warmup(temporary, folder.parent.resolve().name, requests)
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
         if calibration:
             calibration.save(temporary / CALIBRATION_FILE)
@@ -148,6 +168,11 @@ def next_version(path: str | os.PathLike[str]) -> int:
 
 def read_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """Return what an export says of itself.
+
+    Beside what `export_encoder` was given: `image_size` (height, width), `channel_order`, `resize`,
+    `normalization` with `mean` and `std`, `exif_orientation`; `embedding_size`, `l2_normalized`,
+    `flip_averaged`; `training_data` (names, or null); `created` (UTC), `git_commit` (of the checkout it was
+    made from, or null), and the versions of `san_tf`, `tensorflow`, `keras` and `python`.
 
     Args:
         folder: `<path>/<version>` as `export_encoder` returned it.

@@ -20,6 +20,8 @@ from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.normalization import normalize
 from san_tf.serving import export_encoder, next_version, read_calibration, read_metadata
+from san_tf.serving.provenance import git_commit
+from san_tf.version import __version__
 
 SIZE = (32, 16)
 C_PROGRAM = Path(__file__).with_name("load_saved_model.c")
@@ -85,7 +87,8 @@ def encoder() -> keras.Model:
 @pytest.fixture(scope="module")
 def exported(encoder: keras.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("saved_model")
-    return export_encoder(encoder, folder, SIZE, metadata={"recipe": {"seed": 3}})
+    notes = {"recipe": {"seed": 3}}
+    return export_encoder(encoder, folder, SIZE, metadata=notes, training_data=["pit/paper"])
 
 
 STRANGER = """
@@ -229,6 +232,11 @@ def test_metadata(exported: Path, tmp_path: Path) -> None:
     notes = read_metadata(exported)
     assert notes["recipe"] == {"seed": 3}
     assert (notes["image_size"], notes["embedding_size"], notes["l2_normalized"]) == ([32, 16], 8, True)
+    assert (notes["flip_averaged"], notes["channel_order"]) == (False, "RGB")
+    assert notes["normalization"] == "(image / 255 - mean) / std"
+    np.testing.assert_allclose([notes["mean"], notes["std"]], [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+    assert notes["training_data"] == ["pit/paper"]
+    assert (notes["san_tf"], notes["git_commit"]) == (__version__, git_commit())
     assert notes["tensorflow"] == tf.__version__
     assert json.loads((exported / "assets.extra" / "san_tf.json").read_text()) == notes
     with pytest.raises(UserError, match="is no export of this package"):

@@ -1,0 +1,172 @@
+"""`python -m san_tf.serving.kit saved_models/market`: all it takes to serve an export by TensorFlow Serving.
+
+Writes a Docker Compose file, the server's three configurations and a README. Running it again with other
+labels is how a version is swapped; a server that runs reads the new labels by itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from san_tf.atomic import atomic_file
+from san_tf.errors import UserError
+from san_tf.experiments.command_line import import_tensorflow, run_as_command
+from san_tf.serving.kit_readme import readme
+from san_tf.serving.servable import check_version, find_versions
+from san_tf.serving.server_files import (
+    IMAGE,
+    batching_config,
+    compose_file,
+    models_config,
+    monitoring_config,
+)
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+# A digest counts as a tag: it pins even more.
+_PINNED = re.compile(r"[^\s:@]+(:\d+/[^\s:@]+)?(:[\w.-]+|@sha256:[0-9a-f]{64})")
+
+
+def write_kit(
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str] | None = None,
+    *,
+    name: str | None = None,
+    stable: int | None = None,
+    canary: int | None = None,
+    image: str = IMAGE,
+    max_batch_size: int = 32,
+    batch_timeout_micros: int = 5000,
+) -> Path:
+    """Write the files of a TensorFlow Serving deployment of an export; each whole or not at all.
+
+    Args:
+        model: the folder of versions, as `export_encoder` was given it.
+        out: the folder to write to; None for `serving/<name>`. Other files there are left alone.
+        name: the model's name for clients; None for the folder's.
+        stable: the version that bears the label `stable`; None for the highest.
+        canary: the version that bears the label `canary`; None for the highest.
+        image: of the server, with its tag.
+        max_batch_size: images in one run of the network, and in one request at most.
+        batch_timeout_micros: how long a request waits for others to share a run, in microseconds.
+
+    Returns:
+        The folder written to.
+
+    Raises:
+        UserError: the folder holds no versions, a labelled version is none or cannot be served, a value is
+            impossible, or the place cannot be written.
+
+    Example:
+        >>> write_kit("saved_models/market", stable=1, canary=2)
+        PosixPath('serving/market')
+    """
+    model = Path(model)
+    versions = find_versions(model)
+    name = model.resolve().name if name is None else name
+    _check_values(name, image, max_batch_size, batch_timeout_micros)
+    labels = {
+        "stable": versions[-1] if stable is None else stable,
+        "canary": versions[-1] if canary is None else canary,
+    }
+    for label, version in labels.items():
+        if version not in versions:
+            raise UserError(
+                f"{model} has no version {version} to be {label}; there are {', '.join(map(str, versions))}."
+            )
+    for version in sorted(set(labels.values())):
+        check_version(model, version)
+    folder = Path("serving") / name if out is None else Path(out)
+    if folder.resolve().is_relative_to(model.resolve()):
+        raise UserError(
+            f"{folder} lies inside {model}, which servers search for versions; choose another --out."
+        )
+    source = os.path.relpath(model.resolve(), folder.resolve())
+    command = f"python -m san_tf.serving.kit {shlex.quote(str(model))} --out {shlex.quote(str(folder))}"
+    files = {
+        "docker-compose.yml": compose_file(name, source, image),
+        "batching.config": batching_config(max_batch_size, batch_timeout_micros),
+        "monitoring.config": monitoring_config(),
+        "README.md": readme(name, labels, command, max_batch_size),
+        # The last, because a running server acts on it.
+        "models.config": models_config(name, labels),
+    }
+    # One by one, not the folder as a whole: a container holds on to the folder it was started with.
+    for file, text in files.items():
+        with atomic_file(folder / file) as temporary:
+            temporary.write_text(text)
+    return folder
+
+
+def _check_values(name: str, image: str, max_batch_size: int, batch_timeout_micros: int) -> None:
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{name!r} is no name for a model: use letters, digits, '_', '-' and '.'; give one with --name."
+        )
+    if not _PINNED.fullmatch(image) or image.endswith(":latest"):
+        raise UserError(f"The image {image!r} is not pinned; name it with its tag, such as {IMAGE}.")
+    if max_batch_size < 1:
+        raise UserError(f"--max_batch_size must be at least 1; received {max_batch_size}.")
+    if batch_timeout_micros < 0:
+        raise UserError(f"--batch_timeout_micros must not be negative; received {batch_timeout_micros}.")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = _Parser(
+        prog="python -m san_tf.serving.kit",
+        description="Write what it takes to serve an exported encoder with TensorFlow Serving: "
+        "docker-compose.yml, models.config, batching.config, monitoring.config and a README.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="folder of versions, such as saved_models/market")
+    parser.add_argument("--out", metavar="DIR", help="folder to write to; serving/<name> without it")
+    parser.add_argument("--name", help="the model's name for clients; the folder's without it")
+    parser.add_argument(
+        "--stable", type=int, metavar="N", help="version with the label stable; the highest without it"
+    )
+    parser.add_argument(
+        "--canary", type=int, metavar="N", help="version with the label canary; the highest without it"
+    )
+    parser.add_argument("--image", default=IMAGE, help="of the server, with its tag; %(default)s")
+    parser.add_argument(
+        "--max_batch_size",
+        "--max-batch-size",
+        type=int,
+        default=32,
+        metavar="N",
+        help="images in one run, and in one request at most; %(default)s",
+    )
+    parser.add_argument(
+        "--batch_timeout_micros",
+        "--batch-timeout-micros",
+        type=int,
+        default=5000,
+        metavar="MICROSECONDS",
+        help="how long a request waits for others to share a run; %(default)s",
+    )
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the kit as the command line says and tell what comes next."""
+    arguments = vars(_parse(argv))
+    # Before anything else imports it: it is quiet so. A wrong folder need not wait for it.
+    find_versions(arguments["model"])
+    import_tensorflow()
+    folder = write_kit(**arguments)
+    print(f"{folder}: docker-compose.yml, models.config, batching.config, monitoring.config, README.md")
+    print(f"Start the server with: docker compose --project-directory {shlex.quote(str(folder))} up -d")
+
+
+if __name__ == "__main__":
+    run_as_command(main)

@@ -1,0 +1,85 @@
+"""Asking again when a server is busy, restarting or slow: back-off with jitter, within a deadline."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class TransientError(Exception):
+    """What may pass by itself: no connection, an overloaded server, no answer in time."""
+
+
+class GaveUpError(Exception):
+    """The last `TransientError` of too many, or of those until the deadline."""
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How often to ask, and how long to wait in between.
+
+    The pause after the n-th failure is drawn between half of and all of `min(longest, first * 2 ** (n - 1))`
+    seconds: it grows, so that a server can recover, and differs from client to client, so that they do not
+    come back all at once.
+
+    Example:
+        >>> Backoff(first=0.1, longest=5.0).pause(3, lambda: 1.0)
+        0.4
+    """
+
+    first: float = 0.1
+    """Seconds after the first failure."""
+    longest: float = 5.0
+    """Seconds that no pause exceeds."""
+    attempts: int = 10
+    """Times that one request is asked at most."""
+
+    def pause(self, failures: int, draw: Callable[[], float] = random.random) -> float:
+        """Return the seconds to wait after the `failures`-th failure; `draw` gives a number in [0, 1)."""
+        # The exponent is bounded, because 2.0 ** 2000 is no float.
+        full = min(self.longest, self.first * 2.0 ** min(failures - 1, 60))
+        return full * (1 + draw()) / 2
+
+
+def ask(
+    attempt: Callable[[float], Answer],
+    backoff: Backoff,
+    timeout: float,
+    until: float | None,
+    stopped: Callable[[float], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> Answer:
+    """Return what `attempt` returns, trying again after each `TransientError`.
+
+    Args:
+        attempt: takes the seconds it may last.
+        backoff: how often, and how long to wait.
+        timeout: seconds that one attempt may last.
+        until: the deadline for all of them, by `clock`; None for none.
+        stopped: waits so many seconds, and returns whether to give up (`threading.Event.wait`).
+        clock: seconds.
+
+    Raises:
+        GaveUpError: too many failures, the deadline, or `stopped`; other errors of `attempt` pass through.
+    """
+    failures = 0
+    while True:
+        left = timeout if until is None else min(timeout, until - clock())
+        if left <= 0:
+            raise GaveUpError("the deadline passed")
+        try:
+            return attempt(left)
+        except TransientError as error:
+            failures += 1
+            if failures >= backoff.attempts:
+                raise GaveUpError(f"{error} ({failures} tries)") from error
+            pause = backoff.pause(failures)
+            if until is not None and clock() + pause >= until:
+                raise GaveUpError(f"{error} (the deadline passed)") from error
+            if stopped(pause):
+                raise GaveUpError(f"{error} (stopped)") from error

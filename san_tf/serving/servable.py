@@ -1,0 +1,92 @@
+"""What a model server will find in a folder of versions, looked at before it is given to the server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from san_tf.errors import UserError
+
+# (signature, input, dtype, rank): what clients of this package send.
+_SIGNATURES = (("serving_default", "images", "DT_UINT8", 4), ("serving_bytes", "image_bytes", "DT_STRING", 1))
+_OUTPUT = "embedding"
+
+
+def find_versions(model: str | os.PathLike[str]) -> list[int]:
+    """Return the versions in a model's folder, ascending; other names are left out, as servers do.
+
+    Raises:
+        UserError: there is no such folder, it is itself a version or a SavedModel, or it holds no version.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the folder of an export, such as saved_models/market.")
+    if (folder / "saved_model.pb").is_file():
+        above = f" Name {folder.parent}." if folder.name.isdigit() else ""
+        raise UserError(
+            f"{folder} is a SavedModel, where the folder above is wanted, with one folder a version "
+            f"(market/1, market/2).{above}"
+        )
+    # A leading zero would be another name for the same version.
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
+    versions = sorted(int(name) for name in names if name == str(int(name)) and int(name) > 0)
+    if not versions:
+        raise UserError(
+            f"{folder} holds no version: a folder with a number for its name and a SavedModel inside, as "
+            "san_tf.serving.export_encoder writes."
+        )
+    return versions
+
+
+def check_version(model: str | os.PathLike[str], version: int) -> None:
+    """Check that a version can be served by a program that knows TensorFlow alone, and answers our clients.
+
+    Wants a graph tagged `serve`, with the signatures of `export_encoder` (names, dtypes, ranks; `embedding`
+    of float32), without operations that call Python, and the file of its weights. Reads the graph only.
+
+    Raises:
+        UserError: something of this is missing; the sentence says what.
+    """
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    folder = Path(model) / str(version)
+    again = "export it again with san_tf.serving.export_encoder."
+    try:
+        saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
+    except OSError as error:
+        raise UserError(f"{folder} is no SavedModel: {error.strerror} (saved_model.pb); {again}") from error
+    except Exception as error:  # protobuf's DecodeError differs between its implementations
+        raise UserError(f"{folder}/saved_model.pb cannot be read; {again}") from error
+    graphs = [graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags]
+    if not graphs:
+        raise UserError(f"{folder} has no graph that is tagged `serve`; {again}")
+    if not (folder / "variables" / "variables.index").is_file():
+        raise UserError(f"{folder} lacks its weights (variables/variables.index); {again}")
+    graph = graphs[0]
+    nodes = [*graph.graph_def.node, *(n for f in graph.graph_def.library.function for n in f.node_def)]
+    python = sorted({node.op for node in nodes if "PyFunc" in node.op})
+    if python:
+        raise UserError(f"{folder} calls Python ({python[0]}), which no model server has; {again}")
+    for signature, name, dtype, rank in _SIGNATURES:
+        problem = _problem(graph.signature_def, signature, name, dtype, rank)
+        if problem:
+            raise UserError(f"{folder}: {problem}; {again}")
+
+
+def _problem(signatures, signature: str, name: str, dtype: str, rank: int) -> str | None:  # type: ignore[no-untyped-def]  # protobuf map
+    """What is wrong with a signature, as half a sentence; None if nothing is."""
+    from tensorflow.core.framework import types_pb2
+
+    if signature not in signatures:
+        return f"there is no signature {signature}"
+    found = signatures[signature]
+    if set(found.inputs) != {name}:
+        return f"{signature} takes {sorted(found.inputs)} in place of {name}"
+    given = found.inputs[name]
+    if types_pb2.DataType.Name(given.dtype) != dtype or len(given.tensor_shape.dim) != rank:
+        return f"{name} of {signature} is not {dtype} of rank {rank}"
+    if given.tensor_shape.dim[0].size != -1:
+        return f"{signature} takes batches of one size only"
+    if found.outputs[_OUTPUT].dtype != types_pb2.DT_FLOAT if _OUTPUT in found.outputs else True:
+        return f"{signature} does not give `{_OUTPUT}` in float32"
+    return None

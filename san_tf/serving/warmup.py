@@ -1,0 +1,146 @@
+"""Warm-up requests: what a model server runs through a version before it sends users there.
+
+TensorFlow plans, allocates and compiles in the first requests, which take many times as long as later ones.
+TensorFlow Serving therefore replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
+`PredictionLog` messages, when it loads a version. The messages' classes come with `tensorflow-serving-api`;
+to export without it, their wire format is described here, as far as it is needed, by field number and type
+(tensorflow_serving/apis: prediction_log.proto, predict.proto, model.proto).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
+
+_Field = descriptor_pb2.FieldDescriptorProto
+_STRING, _BYTES, _MESSAGE = _Field.TYPE_STRING, _Field.TYPE_BYTES, _Field.TYPE_MESSAGE
+# Message: {field: (number, type, message or None, repeated)}. A map is a repeated entry of key and value on
+# the wire, and a message (here TensorProto, which TensorFlow serialises) the same as bytes.
+_FIELDS: dict[str, dict[str, tuple[int, Any, str | None, bool]]] = {
+    "ModelSpec": {"name": (1, _STRING, None, False), "signature_name": (3, _STRING, None, False)},
+    "TensorEntry": {"key": (1, _STRING, None, False), "value": (2, _BYTES, None, False)},
+    "PredictRequest": {
+        "model_spec": (1, _MESSAGE, "ModelSpec", False),
+        "inputs": (2, _MESSAGE, "TensorEntry", True),
+    },
+    "PredictResponse": {
+        "outputs": (1, _MESSAGE, "TensorEntry", True),
+        "model_spec": (2, _MESSAGE, "ModelSpec", False),
+    },
+    "PredictLog": {
+        "request": (1, _MESSAGE, "PredictRequest", False),
+        "response": (2, _MESSAGE, "PredictResponse", False),
+    },
+    "PredictionLog": {"predict_log": (6, _MESSAGE, "PredictLog", False)},
+}
+
+
+class WarmupRequest(NamedTuple):
+    """One request to a signature: TensorProtos by name, with the answer's where it is known."""
+
+    signature: str
+    inputs: Mapping[str, Any]
+    outputs: Mapping[str, Any]
+
+    def serialize(self, model: str) -> bytes:
+        """Return the request as a serialised `PredictionLog` to the model of that name."""
+        spec = _message("ModelSpec")(name=model, signature_name=self.signature)
+        log = _message("PredictLog")(
+            request=_message("PredictRequest")(model_spec=spec, inputs=_entries(self.inputs))
+        )
+        if self.outputs:
+            log.response.CopyFrom(
+                _message("PredictResponse")(model_spec=spec, outputs=_entries(self.outputs))
+            )
+        return bytes(_message("PredictionLog")(predict_log=log).SerializeToString())
+
+
+def encoder_requests(
+    image_size: tuple[int, int],
+    batch_sizes: Iterable[int],
+    functions: Mapping[str, Callable[[tf.Tensor], Mapping[str, tf.Tensor]]],
+) -> list[WarmupRequest]:
+    """Return requests to both signatures of an export, of every batch size.
+
+    Those of one image carry the answer, so that a deployment can be compared with the export.
+
+    Args:
+        image_size: height and width in pixels.
+        batch_sizes: numbers of images.
+        functions: what answers, by signature: `serving_default` takes `(N, H, W, 3)` uint8,
+            `serving_bytes` `(N,)` string.
+
+    Returns:
+        Two requests a batch size. The images are grey, which is as much work as any and takes some bytes;
+        the files are one JPEG of `image_size` again and again.
+    """
+    height, width = image_size
+    ramp = tf.cast(tf.linspace(0, 255, width), tf.uint8)
+    photograph = tf.io.encode_jpeg(tf.broadcast_to(ramp[None, :, None], (height, width, 3))).numpy()
+    requests = []
+    for size in batch_sizes:
+        # A TensorProto with fewer values than its shape holds repeats the last.
+        grey = tf.make_tensor_proto(128, tf.uint8, (size, height, width, 3))
+        files = tf.make_tensor_proto([photograph] * size, tf.string)
+        for signature, name, tensor in (
+            ("serving_default", "images", grey),
+            ("serving_bytes", "image_bytes", files),
+        ):
+            answer = functions[signature](tf.constant(tf.make_ndarray(tensor))) if size == 1 else {}
+            outputs = {key: tf.make_tensor_proto(value) for key, value in answer.items()}
+            requests.append(WarmupRequest(signature, {name: tensor}, outputs))
+    return requests
+
+
+def write_warmup(folder: str | os.PathLike[str], model: str, requests: Iterable[WarmupRequest]) -> None:
+    """Write the warm-up requests of the version in `folder`.
+
+    Args:
+        folder: `<path>/<version>`, a SavedModel.
+        model: the name it is served under; servers take the requests under any other name too.
+        requests: at most 1000, or TensorFlow Serving refuses the version.
+    """
+    path = Path(folder) / WARMUP_FILE
+    path.parent.mkdir(exist_ok=True)
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for request in requests:
+            writer.write(request.serialize(model))
+
+
+def _entries(tensors: Mapping[str, Any]) -> list[Any]:
+    entry = _message("TensorEntry")
+    return [entry(key=name, value=tensor.SerializeToString()) for name, tensor in tensors.items()]
+
+
+def _message(name: str) -> type[Any]:
+    return _classes()[name]
+
+
+@functools.cache
+def _classes() -> dict[str, type[Any]]:
+    """The messages' classes, in a pool of their own, where they cannot meet those of the real package."""
+    file = descriptor_pb2.FileDescriptorProto(name="prediction_log.proto", package="san_tf", syntax="proto3")
+    for message, fields in _FIELDS.items():
+        described = file.message_type.add(name=message)
+        for field, (number, kind, of, repeated) in fields.items():
+            described.field.add(
+                name=field,
+                number=number,
+                type=kind,
+                type_name=of and f".san_tf.{of}",
+                label=_Field.LABEL_REPEATED if repeated else _Field.LABEL_OPTIONAL,
+            )
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return {
+        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"san_tf.{name}"))
+        for name in _FIELDS
+    }

@@ -1,0 +1,405 @@
+"""The client against a stand-in server over real sockets: its answers, and what goes wrong."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from stand_in import Fault, Models, serve_grpc, serve_rest, sleep_at, unavailable
+
+from san_tf.errors import UserError
+from san_tf.serving.client import Client
+from san_tf.serving.retries import Backoff
+
+QUICK = Backoff(first=0.01, longest=0.05, attempts=6)
+Server = tuple[str, Callable[[], None]]
+
+
+@pytest.fixture(scope="module")
+def loaded(served_models: Path) -> Models:
+    return Models(served_models)
+
+
+@pytest.fixture
+def models(loaded: Models) -> Models:
+    loaded.reset()
+    return loaded
+
+
+@pytest.fixture(params=["grpc", "rest"])
+def serve(request: pytest.FixtureRequest, models: Models) -> Callable[..., Server]:
+    if request.param == "grpc":
+        pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
+        return serve_grpc
+    return serve_rest
+
+
+@pytest.fixture
+def address(serve: Callable[..., Server], models: Models) -> Iterator[str]:
+    where, stop = serve(models)
+    yield where
+    stop()
+
+
+@pytest.fixture
+def client(address: str) -> Iterator[Client]:
+    with Client(address, "market", batch_size=8, backoff=QUICK, timeout=10) as made:
+        yield made
+
+
+def test_same_embeddings_as_the_export(
+    client: Client, models: Models, photographs: list[bytes], tmp_path: Path
+) -> None:
+    for number, contents in enumerate(photographs):
+        (tmp_path / f"{number}.jpg").write_bytes(contents)
+    paths = [tmp_path / f"{number}.jpg" for number in range(len(photographs))]
+    mixed = [
+        str(path) if n % 3 else contents
+        for n, (path, contents) in enumerate(zip(paths, photographs, strict=True))
+    ]
+    found = client.embed(mixed)
+    assert found.dtype == np.float32 and found.shape == (40, 8)
+    np.testing.assert_allclose(found, models.expected(photographs, 1), atol=1e-5)
+    assert sorted(models.sizes) == [8] * 5
+    assert set(models.answered.values()) == {1}
+
+
+def test_parts_of_a_batch_and_nothing(client: Client, models: Models, photographs: list[bytes]) -> None:
+    np.testing.assert_allclose(client.embed(photographs[:9]), models.expected(photographs[:9], 1), atol=1e-5)
+    assert sorted(models.sizes) == [1, 8]
+    assert client.embed([]).shape == (0, 0)
+    assert models.requests == 2
+
+
+def test_stream_takes_images_as_they_are_needed(
+    client: Client, models: Models, photographs: list[bytes]
+) -> None:
+    taken = []
+
+    def endless() -> Iterator[bytes]:
+        while True:
+            taken.append(None)
+            yield photographs[len(taken) % 40]
+
+    stream = client.stream(endless())
+    first, second = next(stream), next(stream)
+    expected = models.expected([photographs[n % 40] for n in range(1, 17)], 1)
+    np.testing.assert_allclose(np.concatenate([first.embeddings, second.embeddings]), expected, atol=1e-5)
+    assert len(taken) <= 8 * 7  # two answered and five waiting
+    stream.close()
+    time.sleep(0.3)
+    asked = models.requests
+    time.sleep(0.1)
+    assert models.requests == asked  # nothing goes on behind one's back
+
+
+def test_version_and_label(address: str, models: Models, photographs: list[bytes]) -> None:
+    models.labels = {"canary": 2}
+    few = photographs[:3]
+    for choice, version in (({"version": 2}, 2), ({"label": "canary"}, 2), ({"version": 1}, 1)):
+        with Client(address, "market", **choice) as client:  # type: ignore[arg-type]
+            np.testing.assert_allclose(client.embed(few), models.expected(few, version), atol=1e-5)
+    assert np.abs(models.expected(few, 1) - models.expected(few, 2)).max() > 1e-2
+
+
+def test_busy_server_is_asked_again(client: Client, models: Models, photographs: list[bytes]) -> None:
+    def busy(number: int) -> None:
+        if number < 5:
+            raise unavailable()
+
+    models.before = busy
+    np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 1), atol=1e-5)
+    assert models.requests == 5 + 5
+    assert set(models.answered.values()) == {1}
+
+
+def test_server_that_stays_busy(client: Client, models: Models, photographs: list[bytes]) -> None:
+    def busy(number: int) -> None:
+        raise unavailable()
+
+    models.before = busy
+    with pytest.raises(
+        UserError, match=r"did not answer: .*queue is full \(6 tries\); see that the server runs"
+    ):
+        client.embed(photographs[:4])
+    assert models.requests == QUICK.attempts
+
+
+def test_slow_request_is_asked_again(address: str, models: Models, photographs: list[bytes]) -> None:
+    models.before = sleep_at(1, seconds=1.2)
+    with Client(address, "market", batch_size=8, backoff=QUICK, timeout=0.7) as client:
+        found = client.embed(photographs)
+    np.testing.assert_allclose(found, models.expected(photographs, 1), atol=1e-5)
+    assert models.requests >= 6
+
+
+def test_slow_server_meets_the_deadline(address: str, models: Models, photographs: list[bytes]) -> None:
+    models.before = lambda number: time.sleep(1.5)
+    begin = time.monotonic()
+    with (
+        Client(address, "market", backoff=QUICK, timeout=5, deadline=0.3) as client,
+        pytest.raises(UserError, match=r"did not answer: no answer in time .*deadline passed"),
+    ):
+        client.embed(photographs[:2])
+    assert time.monotonic() - begin < 1.4
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_dead_server(serve: Callable[..., Server], photographs: list[bytes]) -> None:
+    head = "http://" if serve is serve_rest else ""
+    address = f"{head}127.0.0.1:{free_port()}"
+    with (
+        Client(address, "market", backoff=QUICK) as client,
+        pytest.raises(UserError, match=rf"{address} did not answer: .*refused.* \(6 tries\)"),
+    ):
+        client.embed(photographs[:2])
+
+
+def test_server_that_is_started_again(
+    serve: Callable[..., Server], models: Models, photographs: list[bytes]
+) -> None:
+    address, stop = serve(models)
+    port = int(address.rsplit(":", 1)[1])
+    patient = Backoff(first=0.05, longest=0.2, attempts=50)
+    stops: list[Callable[[], None]] = []
+    with Client(address, "market", batch_size=4, backoff=patient, timeout=5) as client:
+        np.testing.assert_allclose(
+            client.embed(photographs[:4]), models.expected(photographs[:4], 1), atol=1e-5
+        )
+        stop()
+        threading.Timer(0.3, lambda: stops.append(serve(models, port)[1])).start()
+        models.answered.clear()
+        np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 1), atol=1e-5)
+        assert set(models.answered.values()) == {1}
+    stops[0]()
+
+
+@pytest.mark.parametrize(
+    ("lie", "sentence"),
+    [
+        (lambda e: e[:-1], r"answered 4 images wrongly: there are 3 embeddings"),
+        (lambda e: np.concatenate([e, e]), r"there are 8 embeddings"),
+        (lambda e: e[:, :, None], r"the shape \(4, 8, 1\) in place of"),
+        (lambda e: e[:, 0], r"the shape \(4,\) in place of"),
+        (lambda e: np.where(np.arange(8) == 3, np.nan, e).astype(np.float32), "holds NaN or infinity"),
+        (lambda e: np.where(np.arange(8) == 3, np.inf, e).astype(np.float32), "holds NaN or infinity"),
+        (lambda e: e[:, :5], r"embeddings of 5 numbers where 8 were expected"),
+    ],
+)
+def test_lying_server(
+    lie: Callable[[np.ndarray], np.ndarray],
+    sentence: str,
+    address: str,
+    models: Models,
+    photographs: list[bytes],
+) -> None:
+    models.lie = lie
+    with (
+        Client(address, "market", backoff=QUICK, embedding_size=8) as client,
+        pytest.raises(UserError, match=sentence),
+    ):
+        client.embed(photographs[:4])
+    assert models.requests == 1  # a lie is not asked for again
+
+
+def test_length_that_changes(client: Client, models: Models, photographs: list[bytes]) -> None:
+    lengths = iter([8, 5, 8, 8, 8])
+    models.lie = lambda embeddings: embeddings[:, : next(lengths)]
+    with pytest.raises(UserError, match=r"embeddings of \d numbers where \d were expected"):
+        list(client.stream(photographs))
+
+
+@pytest.mark.parametrize(
+    "raw", [b"<html>", b"[]", b'{"outputs": 1}', b'{"predictions": [[1, 2], [3]]}', b'{"pre']
+)
+def test_rest_answers_that_are_none(raw: bytes, models: Models, photographs: list[bytes]) -> None:
+    models.raw = raw
+    address, stop = serve_rest(models)
+    with Client(address, "market") as client, pytest.raises(UserError, match="answered 2 images wrongly"):
+        client.embed(photographs[:2])
+    stop()
+
+
+def test_undecodable_file_is_named(client: Client, photographs: list[bytes], tmp_path: Path) -> None:
+    # A good head and nothing behind it: only who decodes the file can tell.
+    broken = tmp_path / "cut.jpg"
+    broken.write_bytes(photographs[1][: photographs[1].index(b"\xff\xda")])
+    with pytest.raises(UserError, match=rf"{broken} was refused by .*leave it out or repair it"):
+        client.embed([*photographs[:5], broken, *photographs[5:9]])
+
+
+def test_stranger_in_the_same_run_is_survived(
+    client: Client, models: Models, photographs: list[bytes]
+) -> None:
+    def refuse(number: int) -> None:
+        if number < 2:
+            raise Fault("INVALID_ARGUMENT", 400, "Invalid PNG data")
+
+    models.before = refuse
+    np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 1), atol=1e-5)
+    assert set(models.answered.values()) == {1}
+
+
+def test_swap_under_load_loses_nothing(
+    address: str, models: Models, photographs: list[bytes], serve: Callable[..., Server]
+) -> None:
+    """Many callers, a version that changes between their requests, a server that is busy while it does."""
+
+    def busy(number: int) -> None:
+        time.sleep(0.002)
+        if number == 20:
+            models.current = 2
+        if number in (20, 21, 22):
+            raise unavailable()
+
+    models.before = busy
+    wanted = {version: models.expected(photographs, version) for version in (1, 2)}
+    models.answered.clear()
+
+    def embed(number: int) -> list[int]:
+        # Each caller has the photographs in an order of its own, so that a mix-up shows.
+        order = np.random.default_rng(number).permutation(40)
+        with Client(address, "market", batch_size=8, backoff=QUICK, timeout=10) as client:
+            if serve is serve_grpc:
+                found = client.embed([photographs[n] for n in order])
+                ((version, _),) = [
+                    (v, 0) for v in (1, 2) if np.allclose(found, wanted[v][order], rtol=0, atol=1e-5)
+                ]
+                return [version]
+            # REST does not tell the version: each batch is of one, and the caller is the judge.
+            batches = [answer.embeddings for answer in client.stream(photographs[n] for n in order)]
+            return [
+                version
+                for place, found in enumerate(batches)
+                for version in (1, 2)
+                if np.allclose(found, wanted[version][order[8 * place : 8 * place + 8]], rtol=0, atol=1e-5)
+            ]
+
+    with ThreadPoolExecutor(4) as pool:
+        versions = list(pool.map(embed, range(12)))
+    flat = [version for found in versions for version in found]
+    assert set(flat) == {1, 2}, "the swap came in the middle"
+    assert len(flat) == (12 if serve is serve_grpc else 60)
+    total = sum(models.answered.values())
+    if serve is serve_grpc:
+        # Callers that met the swap had what version 1 had answered answered again by version 2, once.
+        assert all(models.answered[contents, 2] <= 12 for contents in photographs)
+        assert sum(models.answered[contents, 2] for contents in photographs) == 40 * flat.count(2)
+        assert 12 * 40 <= total < 2 * 12 * 40
+    else:
+        assert total == 12 * 40
+        assert all(models.answered[c, 1] + models.answered[c, 2] == 12 for c in photographs)
+
+
+def test_stream_tells_the_version(models: Models, photographs: list[bytes]) -> None:
+    pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
+
+    def swap(number: int) -> None:
+        models.current = 1 if number < 2 else 2
+
+    models.before = swap
+    address, stop = serve_grpc(models)
+    with Client(address, "market", batch_size=8, in_flight=1) as client:
+        assert [answer.version for answer in client.stream(photographs)] == [1, 1, 2, 2, 2]
+        models.before = lambda number: setattr(models, "current", 1 + number % 2)
+        with pytest.raises(UserError, match="answers by versions 1 and 2 in turn"):
+            client.embed(photographs)
+    stop()
+
+
+def png_header(height: int, width: int) -> bytes:
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def test_nothing_is_sent_that_is_no_image(
+    client: Client, models: Models, photographs: list[bytes], tmp_path: Path
+) -> None:
+    (tmp_path / "text.jpg").write_text("not an image")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "huge.png").write_bytes(png_header(20_000, 20_000))
+    for name, sentence in (
+        ("text.jpg", "text.jpg is neither a JPEG nor a PNG file; leave it out"),
+        ("empty.png", "empty.png is empty"),
+        ("huge.png", "huge.png has 20000x20000 pixels, more than the 50,000,000"),
+        ("absent.jpg", r"absent.jpg cannot be read \(No such file or directory\)"),
+        (".", r"cannot be read \(Is a directory\)"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            client.embed([tmp_path / name])
+    with pytest.raises(UserError, match="Image 1 is empty"):
+        client.embed([photographs[0], b""])
+    assert models.requests == 0
+
+
+def test_unknown_model_and_label(address: str, models: Models, photographs: list[bytes]) -> None:
+    with (
+        Client(address, "other") as client,
+        pytest.raises(UserError, match=r"cannot be asked .*Servable not found"),
+    ):
+        client.embed(photographs[:2])
+    assert models.requests == 1
+    with (
+        Client(address, "market", label="none") as client,
+        pytest.raises(UserError, match="Unrecognized servable"),
+    ):
+        client.embed(photographs[:2])
+
+
+@pytest.mark.parametrize(
+    ("server", "values", "sentence"),
+    [
+        ("ftp://host", {}, "is no address of a server"),
+        ("grpc://", {}, "is no address of a server"),
+        ("http://", {}, "is no address of a REST server"),
+        ("http://host:port", {}, "is no address of a REST server"),
+        ("http://host", {"version": 1, "label": "stable"}, "not both"),
+        ("http://host", {"batch_size": 0}, "batch_size must be at least 1; received 0"),
+        ("http://host", {"in_flight": 0}, "in_flight must be at least 1"),
+        ("http://host", {"timeout": 0}, "must be above 0 s"),
+        ("http://host", {"deadline": -1}, "must be above 0 s"),
+    ],
+)
+def test_impossible_values(server: str, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Client(server, "market", **values)
+
+
+def test_grpc_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("tensorflow_serving")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
+    with pytest.raises(UserError, match=r'pip install "san-tf\[serving\]".*or ask by REST'):
+        Client("localhost:8500", "market")
+
+
+def test_progress_counts_batches(
+    client: Client, photographs: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def with_bar(items: Any, description: str | None, total: int) -> Iterator[Any]:
+        seen.append((description, total))
+        for item in items:
+            seen.append(len(item))
+            yield item
+
+    monkeypatch.setattr("san_tf.serving.client.with_bar", with_bar)
+    client.embed(photographs[:20], progress="Embedding")
+    assert seen == [("Embedding", 3), 1, 1, 1]

@@ -1,0 +1,88 @@
+"""One photograph on four ways to its embedding: training, evaluation, SavedModel, client and server."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+from stand_in import Models, serve_rest
+from tiny_encoder import SERVED_SIZE, small_encoder
+
+from san_tf.data.augmentation import Augmentation
+from san_tf.data.pipeline import inference_dataset, train_dataset
+from san_tf.data.records import Records
+from san_tf.evaluation.embedding import embed
+from san_tf.serving.client import Client
+
+
+def test_four_ways_to_one_embedding(served_models: Path, photographs: list[bytes]) -> None:
+    encoder = small_encoder(1)  # of the seed that version 1 was exported with
+    records = Records.from_columns(photographs, range(1, 41), [0] * 40, [f"{n}.jpg" for n in range(40)])
+
+    evaluated = embed(encoder, inference_dataset(records, SERVED_SIZE), normalize=True)
+
+    # Each photograph is an identity, so that its label tells which one a training image is.
+    batches = train_dataset(records, 8, 1, SERVED_SIZE, augmentation=Augmentation.none(), epochs=1)
+    trained = np.full_like(evaluated, np.nan)
+    for batch in batches:
+        rows = encoder(batch["image"], training=False)["embedding"]
+        trained[batch["label"].numpy()] = tf.math.l2_normalize(rows, axis=-1).numpy()
+
+    served = tf.saved_model.load(str(served_models / "1")).signatures
+    by_bytes = served["serving_bytes"](image_bytes=tf.constant(photographs))["embedding"].numpy()
+    pixels = [tf.io.decode_jpeg(contents, 3, dct_method="INTEGER_ACCURATE")[None] for contents in photographs]
+    by_pixels = np.concatenate([served["serving_default"](images=image)["embedding"] for image in pixels])
+
+    address, stop = serve_rest(Models(served_models))
+    with Client(address, "market", version=1, batch_size=7) as client:
+        by_client = client.embed(photographs)
+    stop()
+
+    for other in (trained, by_bytes, by_pixels, by_client):
+        np.testing.assert_allclose(other, evaluated, atol=1e-5)
+    # The photographs differ by far more than the ways do.
+    distances = np.linalg.norm(evaluated[:, None] - evaluated[None], axis=-1) + np.eye(40)
+    assert distances.min() > 1e-3
+
+
+def odd_files() -> dict[str, bytes]:
+    """Pictures as cameras and editors leave them, of a smooth 40 x 24 image."""
+    rng = np.random.default_rng(8)
+    coarse = rng.uniform(0, 255, (4, 3, 3)).astype(np.float32)
+    pixels = tf.cast(tf.image.resize(coarse, (40, 24)), tf.uint8).numpy()
+    picture = Image.fromarray(pixels)
+    rotated = Image.Exif()
+    rotated[0x0112] = 6  # orientation: turn by 90 degrees to look at it
+    files = {"plain": tf.io.encode_png(pixels).numpy()}
+    files["16-bit"] = tf.io.encode_png(pixels.astype(np.uint16) * 257).numpy()
+    alpha = np.concatenate([pixels, np.full((40, 24, 1), 7, np.uint8)], axis=2)
+    files["alpha"] = tf.io.encode_png(alpha).numpy()
+    for name, source, options in (
+        ("cmyk", picture.convert("CMYK"), {"quality": 100}),
+        ("jpeg", picture, {"quality": 100, "subsampling": 0}),
+        ("rotated", picture, {"quality": 100, "subsampling": 0, "exif": rotated}),
+    ):
+        stream = io.BytesIO()
+        source.save(stream, "JPEG", **options)
+        files[name] = stream.getvalue()
+    files["one pixel"] = tf.io.encode_png(pixels[:1, :1]).numpy()
+    return files
+
+
+def test_odd_files_are_what_they_show(served_models: Path) -> None:
+    files = odd_files()
+    served = tf.saved_model.load(str(served_models / "1")).signatures["serving_bytes"]
+    found = served(image_bytes=tf.constant(list(files.values())))["embedding"].numpy()
+    embeddings = dict(zip(files, found, strict=True))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(embeddings["16-bit"], embeddings["plain"], atol=1e-6)
+    np.testing.assert_allclose(embeddings["alpha"], embeddings["plain"], atol=1e-6)
+    # JPEG's rounding, and that of the four inks.
+    np.testing.assert_allclose(embeddings["jpeg"], embeddings["plain"], atol=0.01)
+    np.testing.assert_allclose(embeddings["cmyk"], embeddings["plain"], atol=0.03)
+    # EXIF is ignored, as in training and as the export's metadata says.
+    np.testing.assert_array_equal(embeddings["rotated"], embeddings["jpeg"])
+    assert np.abs(embeddings["one pixel"] - embeddings["plain"]).max() > 0.03
