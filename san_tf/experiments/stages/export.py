@@ -39,6 +39,7 @@ def run(experiment: Experiment) -> None:
         normalize=recipe.evaluation.normalize,
         flip=recipe.evaluation.flip_average,
         metadata={"experiment": experiment.name, "recipe": asdict(recipe)},
+        training_data=recipe.training_sets,
         calibration=calibration,
         version=next_version(experiment.run.saved_model),
     )
