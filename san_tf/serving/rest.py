@@ -21,7 +21,7 @@ _TRANSIENT = (408, 429, 502, 503, 504)
 
 
 class RestTransport:
-    """TensorFlow Serving's REST API; one connection a thread, kept open.
+    """TensorFlow Serving's REST API; connections are kept open for the next request.
 
     REST does not tell which version answered.
 
@@ -50,8 +50,9 @@ class RestTransport:
         elif model.label is not None:
             path += f"/labels/{quote(model.label, safe='')}"
         self._path = f"{path}:predict"
-        self._here = threading.local()
-        self._all: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._closed = False
 
     def predict(self, files: Sequence[bytes], timeout: float) -> Prediction:
         """Embed JPEG or PNG files; see `Transport.predict`."""
@@ -63,8 +64,9 @@ class RestTransport:
             response = connection.getresponse()
             status, content = response.status, response.read()
         except (OSError, http.client.HTTPException) as error:
-            connection.close()  # it opens again at the next request
+            connection.close()
             raise TransientError(_reason(error)) from error
+        self._put_back(connection)
         if status != 200:
             self._refuse(status, content)
         try:
@@ -73,20 +75,30 @@ class RestTransport:
             raise WrongAnswerError("its answer holds no table of numbers") from error
 
     def close(self) -> None:
-        """Close every thread's connection."""
-        for connection in self._all:
-            connection.close()
+        """Close the connections that no request uses now, and the others when their requests are over."""
+        with self._lock:
+            self._closed = True
+            for connection in self._idle:
+                connection.close()
+            self._idle.clear()
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        connection = getattr(self._here, "connection", None)
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
         if connection is None:
             kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
-            connection = self._here.connection = kind(self._host, self._port)
-            self._all.append(connection)
+            return kind(self._host, self._port, timeout=timeout)
         connection.timeout = timeout
         if connection.sock is not None:
             connection.sock.settimeout(timeout)
         return connection
+
+    def _put_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            if self._closed:
+                connection.close()
+            else:
+                self._idle.append(connection)
 
     def _refuse(self, status: int, content: bytes) -> None:
         message = f"HTTP {status}: {_message(content)}"

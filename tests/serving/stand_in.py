@@ -53,6 +53,7 @@ class Models:
         self.sizes: list[int] = []
         self.answered: Counter[tuple[bytes, int]] = Counter()
         self.raw: bytes | None = None
+        self.connections = 0  # by REST
 
     def predict(
         self, name: str, files: list[bytes], version: int | None, label: str | None
@@ -119,6 +120,11 @@ def serve_rest(models: Models, port: int = 0) -> tuple[str, Callable[[], None]]:
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            with models.lock:
+                models.connections += 1
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))

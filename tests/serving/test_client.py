@@ -19,7 +19,9 @@ from stand_in import Fault, Models, serve_grpc, serve_rest, sleep_at, unavailabl
 
 from san_tf.errors import UserError
 from san_tf.serving.client import Client
-from san_tf.serving.retries import Backoff
+from san_tf.serving.rest import RestTransport
+from san_tf.serving.retries import Backoff, TransientError
+from san_tf.serving.transport import Model
 
 QUICK = Backoff(first=0.01, longest=0.05, attempts=6)
 Server = tuple[str, Callable[[], None]]
@@ -236,6 +238,24 @@ def test_rest_answers_that_are_none(raw: bytes, models: Models, photographs: lis
     stop()
 
 
+def test_rest_connections_are_kept(models: Models, photographs: list[bytes]) -> None:
+    address, stop = serve_rest(models)
+    with Client(address, "market", batch_size=8) as client:
+        for _ in range(4):
+            client.embed(photographs[:24])
+    assert models.requests == 12
+    assert models.connections <= 2  # no more than requests under way
+    transport = RestTransport(address, Model("market"))
+    transport.predict(photographs[:1], 10.0)
+    models.before = lambda number: time.sleep(1.5)
+    begin = time.monotonic()
+    with pytest.raises(TransientError, match="no answer in time"):
+        transport.predict(photographs[:1], 0.2)  # the connection is the one of before, the patience is not
+    assert time.monotonic() - begin < 1.4
+    transport.close()
+    stop()
+
+
 def test_undecodable_file_is_named(client: Client, photographs: list[bytes], tmp_path: Path) -> None:
     # A good head and nothing behind it: only who decodes the file can tell.
     broken = tmp_path / "cut.jpg"
@@ -263,9 +283,9 @@ def test_swap_under_load_loses_nothing(
 
     def busy(number: int) -> None:
         time.sleep(0.002)
-        if number == 20:
+        if number == 32:
             models.current = 2
-        if number in (20, 21, 22):
+        if number in (32, 33, 34):
             raise unavailable()
 
     models.before = busy
@@ -305,6 +325,23 @@ def test_swap_under_load_loses_nothing(
     else:
         assert total == 12 * 40
         assert all(models.answered[c, 1] + models.answered[c, 2] == 12 for c in photographs)
+
+
+def test_swap_in_the_middle_of_a_call(models: Models, photographs: list[bytes]) -> None:
+    pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
+    address, stop = serve_grpc(models)
+    with Client(address, "market", batch_size=8, in_flight=1) as client:
+        # Of the five batches, version 1 answers two; or only the last, so that the others look stale.
+        for by_first, again in (((0, 1), 2), ((4,), 5)):
+            models.reset()
+
+            def swap(number: int, by_first: tuple[int, ...] = by_first) -> None:
+                models.current = 1 if number in by_first else 2
+
+            models.before = swap
+            np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 2), atol=1e-5)
+            assert models.requests == 5 + again
+    stop()
 
 
 def test_stream_tells_the_version(models: Models, photographs: list[bytes]) -> None:
