@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from san_tf.data.resumable_builder import ResumableBuilder
 from san_tf.synthesis import generator
-from san_tf.synthesis.plans import PitConfig
+from san_tf.synthesis.plans import CropSpec, PitConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class PitBuilderConfig(tfds.core.BuilderConfig):
     rendering: PitConfig
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(ResumableBuilder):
     """Builder of the paired image-texture data set."""
 
     VERSION = tfds.core.Version("1.1.0")
@@ -67,16 +68,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         specs = generator.pit_index(self.builder_config.rendering, split)
-        crops = generator.render_crops(specs)
-        for crop in tfds.core.utils.tqdm(crops, desc=f"Rendering {split}", total=len(specs), unit=" pairs"):
-            yield (
-                crop.filename,
-                {
-                    "image": crop.image,
-                    "texture": crop.texture,
-                    "pid": crop.pid,
-                    "filename": crop.filename,
-                    "yaw": crop.yaw,
-                    "visibility": crop.visibility,
-                },
-            )
+        items = self.parts.items(split, generator.stamps(specs), lambda indices: _pairs(specs, indices))
+        for pair in tfds.core.utils.tqdm(items, desc=f"Rendering {split}", total=len(specs), unit=" pairs"):
+            yield pair["filename"], pair
+
+
+def _pairs(specs: Sequence[CropSpec], indices: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for crop in generator.render_crops([specs[index] for index in indices]):
+        yield {
+            "image": crop.image,
+            "texture": crop.texture,
+            "pid": crop.pid,
+            "filename": crop.filename,
+            "yaw": crop.yaw,
+            "visibility": crop.visibility,
+        }

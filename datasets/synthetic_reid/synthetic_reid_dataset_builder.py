@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from san_tf.data.resumable_builder import ResumableBuilder
 from san_tf.synthesis import generator
-from san_tf.synthesis.plans import ACTIONS, ReidConfig
+from san_tf.synthesis.plans import ACTIONS, CropSpec, ReidConfig
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -25,7 +26,7 @@ class SyntheticReidConfig(tfds.core.BuilderConfig):
     rendering: ReidConfig
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(ResumableBuilder):
     """Builder of the synthetic re-identification data set."""
 
     VERSION = tfds.core.Version("1.0.0")
@@ -64,17 +65,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         specs = generator.synthetic_reid_index(self.builder_config.rendering, split)
-        crops = generator.render_crops(specs)
-        for crop in tfds.core.utils.tqdm(crops, desc=f"Rendering {split}", total=len(specs), unit=" images"):
-            yield (
-                crop.filename,
-                {
-                    "image": crop.image,
-                    "pid": crop.pid,
-                    "camid": crop.camid,
-                    "filename": crop.filename,
-                    "yaw": crop.yaw,
-                    "pose": crop.pose,
-                    "visibility": crop.visibility,
-                },
-            )
+        items = self.parts.items(split, generator.stamps(specs), lambda indices: _records(specs, indices))
+        for item in tfds.core.utils.tqdm(items, desc=f"Rendering {split}", total=len(specs), unit=" images"):
+            yield item["filename"], item
+
+
+def _records(specs: Sequence[CropSpec], indices: Sequence[int]) -> Iterator[dict[str, Any]]:
+    for crop in generator.render_crops([specs[index] for index in indices]):
+        yield {
+            "image": crop.image,
+            "pid": crop.pid,
+            "camid": crop.camid,
+            "filename": crop.filename,
+            "yaw": crop.yaw,
+            "pose": crop.pose,
+            "visibility": crop.visibility,
+        }

@@ -33,7 +33,8 @@ class ArchiveFiles(Files):
         self.root = root
         with archive_errors_named(self.place):
             state = self.place.stat()
-            self._entries = self._index(self.place, (state.st_mtime_ns, state.st_size))
+            self._version = (state.st_mtime_ns, state.st_size)
+            self._entries = self._index(self.place, self._version)
 
     @staticmethod
     def _index(archive: Path, version: tuple[int, int]) -> dict[str, Entry]:
@@ -65,6 +66,10 @@ class ArchiveFiles(Files):
     def size(self, path: str) -> int:
         """See `Files.size`."""
         return self._entries[self._full(path)].size
+
+    def stamp(self, path: str) -> str:
+        """See `Files.stamp`."""
+        return f"{self._version} {self._full(path)}"
 
     def rooted(self, folder: str) -> Files:
         """See `Files.rooted`."""

@@ -18,7 +18,9 @@ from san_tf.benchmarks.files import Files
 from san_tf.benchmarks.layout import Counts, Layout
 from san_tf.benchmarks.manual_folder import find_copy
 from san_tf.benchmarks.records import record, refuse_corrupt
-from san_tf.benchmarks.samples import Source, check_counts
+from san_tf.benchmarks.samples import Sample, Source, check_counts
+from san_tf.data.parts import Item
+from san_tf.data.resumable_builder import ResumableBuilder
 
 # In the folder of a data set that was built without its damaged images: their names, one a line.
 SKIPPED = "skipped.txt"
@@ -54,14 +56,14 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
         return self.changed(f"{self.name}_uncounted", check_counts=False)
 
 
-class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Base of the builders of published benchmarks.
 
     A subclass gives `VERSION`, `RELEASE_NOTES`, `BUILDER_CONFIGS`, `MANUAL_DOWNLOAD_INSTRUCTIONS` and the
     methods below. Records hold `image` (bytes as stored), `pid`, `camid` (from 0) and `filename`.
 
-    A build is atomic, not resumable: TFDS writes into a folder `incomplete.*` and renames it at the end, so a
-    reader never meets half a data set, and what an interruption costs is the minute that a build takes.
+    An interrupted build goes on where it was, see `ResumableBuilder`; with Beam it starts anew, because its
+    workers have no disk in common.
     """
 
     @abc.abstractmethod
@@ -120,16 +122,31 @@ class BenchmarkBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         total = sum(len(samples) for _, samples in sources)
         problems: list[str] = []
         with tfds.core.utils.tqdm(desc=f"Checking {split}", total=total, unit=" images") as bar:
-            for files, samples in sources:
-                for sample, content, problem in checked_images(files, samples):
+            for number, source in enumerate(sources):
+                for item in self._checked(f"{split}-{number}", *source):
                     bar.update()
-                    if problem is None:
-                        yield sample.filename, record(sample, content)
-                        continue
-                    problems.append(f"{files.describe(sample.path)} {problem}")
-                    if not self.builder_config.skip_corrupt:
-                        refuse_corrupt(problems)
+                    if isinstance(item, str):
+                        problems.append(item)
+                    else:
+                        yield item["filename"], dict(item)
         self._problems_file(split).write_text("".join(f"{problem}\n" for problem in problems))
+
+    def _checked(self, name: str, files: Files, samples: Sequence[Sample]) -> Iterator[Item]:
+        """Records, or sentences on images that are damaged, in the order that is cheapest to read."""
+        samples = [samples[index] for index in files.order([sample.path for sample in samples])]
+
+        def check(indices: Sequence[int]) -> Iterator[Item]:
+            for sample, content, problem in checked_images(files, [samples[index] for index in indices]):
+                if problem is None:
+                    yield record(sample, content)
+                    continue
+                sentence = f"{files.describe(sample.path)} {problem}"
+                if not self.builder_config.skip_corrupt:
+                    refuse_corrupt([sentence])
+                yield sentence
+
+        stamps = [f"{sample} {files.place} {files.stamp(sample.path)}" for sample in samples]
+        return self.parts.items(name, stamps, check)
 
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig

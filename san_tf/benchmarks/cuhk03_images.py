@@ -66,6 +66,10 @@ class Cuhk03Images(Files):
         """See `Files.size`; of the array, without its header."""
         return int(np.prod(self._names[path]))
 
+    def stamp(self, path: str) -> str:
+        """See `Files.stamp`."""
+        return f"{self._version} {self.boxes} {path}"
+
     def describe(self, path: str) -> str:
         """See `Files.describe`."""
         return f"{path} ({self.boxes}) in {self.place}"

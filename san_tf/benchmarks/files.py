@@ -45,6 +45,10 @@ class Files(abc.ABC):
         """Bytes of a file, from its folder or archive entry, without reading it."""
 
     @abc.abstractmethod
+    def stamp(self, path: str) -> str:
+        """What changes when a file changes, found without reading it."""
+
+    @abc.abstractmethod
     def rooted(self, folder: str) -> Files:
         """The same tree seen from one of its folders."""
 
@@ -80,6 +84,10 @@ class Files(abc.ABC):
             return self.read(path)
         except DamagedFileError as error:
             raise UserError(f"{self.describe(path)} {error}; copy the benchmark again.") from error
+
+    def order(self, paths: Sequence[str]) -> list[int]:
+        """The indices of `paths` in the order that is cheapest to read, that of `stream`."""
+        return list(range(len(paths)))
 
     def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         """Yield for each path its index in `paths` and a function that reads it, in the cheapest order.
@@ -135,6 +143,14 @@ class FolderFiles(Files):
     def size(self, path: str) -> int:
         """See `Files.size`."""
         return (self.place / path).stat().st_size
+
+    def stamp(self, path: str) -> str:
+        """See `Files.stamp`."""
+        try:
+            state = (self.place / path).stat()
+        except OSError:
+            return "missing"
+        return f"{state.st_size} {state.st_mtime_ns}"
 
     def rooted(self, folder: str) -> FolderFiles:
         """See `Files.rooted`."""

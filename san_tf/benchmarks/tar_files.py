@@ -67,13 +67,15 @@ class GzipTarFiles(ArchiveFiles):
                 pass
             return entries
 
+    def order(self, paths: Sequence[str]) -> list[int]:
+        """The archive's own order."""
+        return sorted(range(len(paths)), key=lambda index: self._entry(paths[index]).offset)
+
     def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
         """Read the archive once and yield what is wanted in the archive's order."""
-        wanted = sorted(
-            ((self._entry(path), index) for index, path in enumerate(paths)), key=lambda item: item[0].offset
-        )
         with archive_errors_named(self.place), gzip.open(self.place, "rb") as archive:
-            for entry, index in wanted:
+            for index in self.order(paths):
+                entry = self._entry(paths[index])
                 archive.seek(entry.offset)
                 content = archive.read(entry.size)
                 yield index, lambda content=content: content  # type: ignore[misc]

@@ -11,6 +11,7 @@ Example:
 from __future__ import annotations
 
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -99,6 +100,22 @@ def render_crops(
 ) -> Iterator[Crop]:
     """Render many records on all cores, in order; see `parallel.render_parallel`."""
     yield from render_parallel(specs, processes, progress)
+
+
+def stamps(specs: Sequence[CropSpec]) -> list[str]:
+    """What each record is drawn from, spec and code: records of the same stamp have the same bytes."""
+    code = _code_digest()
+    return [f"{code} {spec}" for spec in specs]
+
+
+@functools.cache
+def _code_digest() -> str:
+    """A fingerprint of this package's files: code, and the body's mesh."""
+    digest = hashlib.sha256()
+    folder = Path(__file__).parent
+    for path in sorted([*folder.rglob("*.py"), *folder.glob("assets/*")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @functools.lru_cache(maxsize=4)
