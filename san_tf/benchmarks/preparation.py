@@ -59,7 +59,8 @@ def prepare_benchmark(
 ) -> None:
     """Build the data set, unless it is built already.
 
-    A build leaves all or nothing, so one that was interrupted is simply started again.
+    A build leaves all or nothing to be read. One that was interrupted goes on where it was when it is started
+    again; with Beam it starts anew.
 
     Args:
         builder: of `open_benchmark`.
