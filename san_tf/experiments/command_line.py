@@ -37,6 +37,8 @@ class Options:
     """Run these stages only, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None
     """With `--stage prepare`: also write the data set there in the Market-1501 layout."""
+    export_texture: bool = False
+    """Export the decoder too, as the signature `texture`, which shows what the network sees of a person."""
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
 

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,11 @@ import keras
 import tensorflow as tf
 
 from san_tf.atomic import atomic_folder
-from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+from san_tf.serving.inference import embedding_of, inference_endpoints
 from san_tf.serving.provenance import git_commit
 from san_tf.serving.warmup import encoder_requests, write_warmup
 from san_tf.version import __version__
@@ -41,6 +41,7 @@ def export_encoder(
     flip: bool = False,
     metadata: Mapping[str, Any] | None = None,
     *,
+    decoder: keras.Model | None = None,
     training_data: Sequence[str] | None = None,
     calibration: Calibration | None = None,
     warmup_batches: Sequence[int] = (1, 32),
@@ -49,11 +50,13 @@ def export_encoder(
 ) -> Path:
     """Write `<path>/<version>`, a SavedModel that needs neither this package nor Keras; whole or not at all.
 
-    Signatures, both with the output `embedding`, `(N, D)` float32:
+    Signatures:
 
-    - `serving_default`: `images`, `(N, h, w, 3)` uint8 RGB of any size.
-    - `serving_bytes`: `image_bytes`, `(N,)` string, JPEG or PNG files. The EXIF orientation is ignored, as in
-      training. Bytes that cannot be decoded fail the request with InvalidArgument.
+    - `serving_default`: `images`, `(N, h, w, 3)` uint8 RGB of any size, to `embedding`, `(N, D)` float32.
+    - `serving_bytes`: `image_bytes`, `(N,)` string, JPEG or PNG files, to `embedding`. The EXIF orientation
+      is ignored, as in training. Bytes that cannot be decoded fail the request with InvalidArgument.
+    - `texture`, with a decoder only: `images` to `texture`, `(N, T, T, 3)` uint8 RGB, the surface of the
+      person as the network sees it: why two images are near each other. Who does not ask, does not wait.
 
     Args:
         encoder: functional model from normalised images `(N, H, W, 3)` float32 to a dict with `embedding`
@@ -65,6 +68,7 @@ def export_encoder(
         flip: average the embeddings of the image and its mirror image (before the scaling); twice the cost.
         metadata: noted in the export beside what it notes itself (see `read_metadata`): recipe, scores;
             anything JSON can hold.
+        decoder: paints the signature `texture` from the encoder's output `stages`; none leaves it out.
         training_data: names of the data sets that the encoder was trained on, noted as well.
         calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
             as `assets.extra/calibration.json`, see `read_calibration`.
@@ -90,43 +94,18 @@ def export_encoder(
     _check(encoder, folder, image_size, version, overwrite)
     if any(size < 1 for size in warmup_batches):
         raise UserError(f"warmup_batches must be at least 1 each; received {list(warmup_batches)}.")
-    network = _in_float32(keras.Model(encoder.inputs[0], _embedding(encoder), name="embed"))
-    height, width = (int(side) for side in image_size)
-
-    # A function of its own is written once, not once a signature.
-    @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)], autograph=False)
-    def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = normalize_images(images)
-        if flip:
-            images = tf.concat([images, tf.reverse(images, [2])], axis=0)
-        embedding = network(images, training=False)
-        if flip:
-            straight, mirrored = tf.split(embedding, 2, axis=0)
-            embedding = (straight + mirrored) / 2.0
-        return {"embedding": tf.math.l2_normalize(embedding, axis=-1) if normalize else embedding}
-
-    def from_images(images: tf.Tensor) -> dict[str, tf.Tensor]:
-        return embed(resize_image(images, (height, width)))
-
-    def from_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        # One by one, because files differ in size until they are resized.
-        images = tf.map_fn(
-            lambda contents: resize_image(decode_image(contents), (height, width)),
-            image_bytes,
-            fn_output_signature=tf.TensorSpec((height, width, 3), tf.float32),
-        )
-        return embed(images)
-
+    endpoints = inference_endpoints(encoder, decoder, image_size, normalize, flip)
     archive = keras.export.ExportArchive()
     # Not `archive.track(network)`: the endpoints' own variables are found anyway, and would be written twice.
-    _add_endpoint(
-        archive, "serving_default", from_images, tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
-    )
-    _add_endpoint(archive, "serving_bytes", from_bytes, tf.TensorSpec((None,), tf.string, "image_bytes"))
+    for name, endpoint in endpoints.items():
+        function = tf.autograph.experimental.do_not_convert(endpoint.function)
+        archive.add_endpoint(name, function, input_signature=[endpoint.spec])
+    height, width = (int(side) for side in image_size)
     notes = {
         **(metadata or {}),
         "image_size": [height, width],
-        "embedding_size": int(_embedding(encoder).shape[-1]),
+        "embedding_size": int(embedding_of(encoder).shape[-1]),
+        "texture_size": None if decoder is None else int(decoder.output["texture"].shape[1]),
         "l2_normalized": normalize,
         "flip_averaged": flip,
         "channel_order": "RGB",
@@ -150,7 +129,7 @@ def export_encoder(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         (temporary / METADATA_FILE).parent.mkdir()
         if warmup_batches:
-            answers = {"serving_default": from_images, "serving_bytes": from_bytes}
+            answers = {name: endpoint.function for name, endpoint in endpoints.items()}
             requests = encoder_requests((height, width), warmup_batches, answers)
             write_warmup(temporary, folder.parent.resolve().name, requests)
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
@@ -206,18 +185,10 @@ def read_calibration(folder: str | os.PathLike[str]) -> Calibration | None:
     return Calibration.load(path) if path.is_file() else None
 
 
-def _embedding(encoder: keras.Model) -> keras.KerasTensor:
-    """The encoder's symbolic output `embedding`."""
-    output = encoder.output
-    if not isinstance(output, Mapping) or "embedding" not in output:
-        raise ValueError(f"encoder must return a dict with `embedding`. Received: output={output}")
-    return output["embedding"]
-
-
 def _check(
     encoder: keras.Model, folder: Path, image_size: tuple[int, int], version: int, overwrite: bool
 ) -> None:
-    _embedding(encoder)
+    embedding_of(encoder)
     if version < 1:
         raise UserError(f"The version of an export must be at least 1; received {version}.")
     wanted = tuple(encoder.input_shape[1:3])
@@ -232,30 +203,3 @@ def _check(
             f"{folder} exists already; export as another version (the next free one is "
             f"{next_version(folder.parent)}), or ask for it to be overwritten."
         )
-
-
-def _add_endpoint(
-    archive: keras.export.ExportArchive,
-    name: str,
-    function: Callable[[tf.Tensor], dict[str, tf.Tensor]],
-    spec: tf.TensorSpec,
-) -> None:
-    archive.add_endpoint(name, tf.autograph.experimental.do_not_convert(function), input_signature=[spec])
-
-
-def _in_float32(model: keras.Model) -> keras.Model:
-    """The same model computing in float32, which every server is quick at and which loses nothing."""
-    if all(layer.compute_dtype == "float32" for layer in model.layers):
-        return model
-    config = _with_float32_policy(keras.saving.serialize_keras_object(model))
-    copy: keras.Model = keras.saving.deserialize_keras_object(config)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
-def _with_float32_policy(config: Any) -> Any:
-    if isinstance(config, dict):
-        return {key: _with_float32_policy(value) for key, value in config.items()}
-    if isinstance(config, (list, tuple)):
-        return type(config)(_with_float32_policy(value) for value in config)
-    return "float32" if config in ("mixed_float16", "mixed_bfloat16") else config

@@ -68,19 +68,19 @@ def encoder_requests(
     batch_sizes: Iterable[int],
     functions: Mapping[str, Callable[[tf.Tensor], Mapping[str, tf.Tensor]]],
 ) -> list[WarmupRequest]:
-    """Return requests to both signatures of an export, of every batch size.
+    """Return requests to all signatures of an export, of every batch size.
 
     Those of one image carry the answer, so that a deployment can be compared with the export.
 
     Args:
         image_size: height and width in pixels.
         batch_sizes: numbers of images.
-        functions: what answers, by signature: `serving_default` takes `(N, H, W, 3)` uint8,
-            `serving_bytes` `(N,)` string.
+        functions: what answers, by signature: `serving_bytes` takes `(N,)` string, the others
+            `(N, H, W, 3)` uint8.
 
     Returns:
-        Two requests a batch size. The images are grey, which is as much work as any and takes some bytes;
-        the files are one JPEG of `image_size` again and again.
+        A request a batch size and signature. The images are grey, which is as much work as any and takes
+        some bytes; the files are one JPEG of `image_size` again and again.
     """
     height, width = image_size
     ramp = tf.cast(tf.linspace(0, 255, width), tf.uint8)
@@ -90,11 +90,9 @@ def encoder_requests(
         # A TensorProto with fewer values than its shape holds repeats the last.
         grey = tf.make_tensor_proto(128, tf.uint8, (size, height, width, 3))
         files = tf.make_tensor_proto([photograph] * size, tf.string)
-        for signature, name, tensor in (
-            ("serving_default", "images", grey),
-            ("serving_bytes", "image_bytes", files),
-        ):
-            answer = functions[signature](tf.constant(tf.make_ndarray(tensor))) if size == 1 else {}
+        for signature, function in functions.items():
+            name, tensor = ("image_bytes", files) if signature == "serving_bytes" else ("images", grey)
+            answer = function(tf.constant(tf.make_ndarray(tensor))) if size == 1 else {}
             outputs = {key: tf.make_tensor_proto(value) for key, value in answer.items()}
             requests.append(WarmupRequest(signature, {name: tensor}, outputs))
     return requests

@@ -42,6 +42,17 @@ def build_encoder(policy: str = "float32") -> keras.Model:
     return model
 
 
+def build_decoder() -> keras.Model:
+    """A small painter of what a decoder has: from the encoder's stages to a texture in [-1, 1]."""
+    stage = keras.Input((16, 8, 8))
+    x = keras.layers.UpSampling2D((2, 4))(stage)
+    x = keras.layers.Conv2D(3, 3, padding="same", kernel_initializer=keras.initializers.RandomNormal(seed=4))(
+        x
+    )
+    texture = keras.layers.Activation("tanh", dtype="float32")(x)
+    return keras.Model([stage], {"texture": texture, "blocks": [x]}, name="decoder")
+
+
 def jpeg_files() -> list[bytes]:
     """Smooth crops of different sizes, as JPEG and PNG, in colour and grey."""
     rng = np.random.default_rng(0)
@@ -196,6 +207,56 @@ def test_graph_needs_no_python_and_no_classifier(exported: Path) -> None:
     assert not [shape for _, shape in variables if 1000 in shape]
     weights = sum(4 * np.prod(shape, dtype=int) for name, shape in variables if "OBJECT_GRAPH" not in name)
     assert weights == 4 * (3 * 3 * 3 * 8 + 8 + 4 * 8)  # each is written once
+
+
+def painted(encoder: keras.Model, decoder: keras.Model, images: np.ndarray) -> np.ndarray:
+    """The texture by the longest way."""
+    pixels = np.stack([normalize(resize_image(image, SIZE).numpy()) for image in images])
+    texture = decoder(encoder(pixels, training=False)["stages"], training=False)["texture"].numpy()
+    return np.clip(np.round((texture.astype(np.float64) + 1) * 127.5), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_texture_is_painted_where_a_decoder_is_given(
+    encoder: keras.Model, exported: Path, tmp_path: Path, policy: str
+) -> None:
+    decoder = build_decoder()
+    given = encoder
+    if policy != "float32":
+        given = build_encoder(policy)
+        given.set_weights(encoder.get_weights())
+    folder = export_encoder(given, tmp_path / policy, SIZE, flip=True, decoder=decoder)
+    loaded = tf.saved_model.load(str(folder))
+    texture = loaded.signatures["texture"](images=tf.constant(batch()))["texture"].numpy()
+    assert texture.shape == (3, 32, 32, 3) and texture.dtype == np.uint8
+    wanted = painted(encoder, decoder, batch())
+    assert np.abs(texture.astype(int) - wanted).max() <= 1 and texture.std() > 10
+    embedding = loaded.signatures["serving_default"](images=tf.constant(batch()))["embedding"].numpy()
+    np.testing.assert_allclose(embedding, expected(encoder, list(batch()), flip=True), atol=1e-5)
+    # Encoder and painter share their weights in the file too.
+    variables = dict(tf.train.list_variables(str(folder / "variables" / "variables")))
+    assert [shape for shape in variables.values()].count([3, 3, 3, 8]) == 1
+    assert read_metadata(folder)["texture_size"] == 32 and read_metadata(exported)["texture_size"] is None
+    assert "texture" not in tf.saved_model.load(str(exported)).signatures
+
+
+def test_texture_in_the_session_loader_and_among_the_warmup_requests(
+    encoder: keras.Model, tmp_path: Path
+) -> None:
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    decoder = build_decoder()
+    folder = export_encoder(encoder, tmp_path, SIZE, decoder=decoder, warmup_batches=(1, 2))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        model = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+        signature = model.signature_def["texture"]
+        found = session.run(signature.outputs["texture"].name, {signature.inputs["images"].name: batch()})
+    assert np.abs(found.astype(int) - painted(encoder, decoder, batch())).max() <= 1
+    records = tf.data.TFRecordDataset(str(folder / "assets.extra" / "tf_serving_warmup_requests"))
+    logs = [prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log for record in records]
+    asked = [(log.request.model_spec.signature_name, log.response.outputs.keys()) for log in logs]
+    assert [name for name, _ in asked] == ["serving_default", "serving_bytes", "texture"] * 2
+    assert list(asked[2][1]) == ["texture"] and not asked[5][1]
 
 
 def test_flip_and_length_are_options(encoder: keras.Model, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`export`: the encoder as a SavedModel that answers in TensorFlow alone; the decoder stays behind."""
+"""`export`: the encoder as a SavedModel that answers in TensorFlow alone; the decoder only if asked for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import asdict
 import numpy as np
 import tensorflow as tf
 
+from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
-from san_tf.experiments.networks import encoder_of, load_weights
+from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
 from san_tf.experiments.records import reid_records
-from san_tf.experiments.stages.train import methods_of, weights_path
+from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
 from san_tf.serving.export import export_encoder, next_version
 
 
@@ -31,6 +32,12 @@ def run(experiment: Experiment) -> None:
     encoder = encoder_of(recipe, reid_records(experiment, "train").num_identities, weights=False)
     method = methods_of(recipe)[0]
     load_weights(encoder, weights_path(experiment, method))
+    decoder = None
+    if experiment.options.export_texture:
+        if method != METHODS[0]:
+            raise UserError("--export_texture wants a decoder, and this recipe trains none; leave it out.")
+        decoder = decoder_of(recipe, encoder)
+        load_weights(decoder, weights_path(experiment, method, "decoder"))
     evaluated = Features.load(experiment, method, recipe.test_sets[0]).query
     folder = export_encoder(
         encoder,
@@ -39,6 +46,7 @@ def run(experiment: Experiment) -> None:
         normalize=recipe.evaluation.normalize,
         flip=recipe.evaluation.flip_average,
         metadata={"experiment": experiment.name, "recipe": asdict(recipe)},
+        decoder=decoder,
         training_data=recipe.training_sets,
         calibration=calibration,
         version=next_version(experiment.run.saved_model),
