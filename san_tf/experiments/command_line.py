@@ -33,6 +33,8 @@ class Options:
     beam_runner: str | None = None
     """With the stage `prepare`: build benchmarks with this runner of Apache Beam, such as DirectRunner (wants
     `pip install "san-tf[tfds]"`); the data set is the same without."""
+    save_every: float = 300.0
+    """Seconds between checkpoints within an epoch; one is always written at its end."""
     stage: list[str] = field(default_factory=list)
     """Run these stages only, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None

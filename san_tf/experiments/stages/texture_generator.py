@@ -74,6 +74,8 @@ def _train(experiment: Experiment) -> None:
         steps,
         experiment.run,
         "texture-generator",
+        save_every_seconds=experiment.options.save_every,
+        filenames=list(pairs.filenames),
         console=experiment.console,
     )
     save_weights(model, weights_path(experiment))

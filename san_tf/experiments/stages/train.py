@@ -17,6 +17,7 @@ from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.experiments.texture_generator import start_weights
+from san_tf.experiments.validation import Validation, take_best
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
@@ -112,6 +113,8 @@ def train_method(
         seed=recipe.seed,
     )
     model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    validated = recipe.training.validate_every > 0
+    stage = f"train/{method.lower()}"
     train(
         model,
         lambda step: train_dataset(
@@ -132,9 +135,16 @@ def train_method(
         recipe.training.epochs,
         steps,
         experiment.run,
-        f"train/{method.lower()}",
+        stage,
+        callbacks=[Validation(experiment, encoder)] if validated else [],
+        best="mAP" if validated else None,
+        patience=recipe.training.patience,
+        save_every_seconds=experiment.options.save_every,
+        filenames=[*records.filenames, *(pairs.filenames if pairs is not None else [])],
         console=experiment.console,
     )
+    if validated:
+        take_best(experiment, model, experiment.run.checkpoints(stage))
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
