@@ -20,8 +20,8 @@ from san_tf.training.checkpoints import CheckpointFolder, restore
 class Validation(keras.callbacks.Callback):
     """Adds `mAP` and `rank1` of the held-out identities to the logs of every so many epochs, and of the last.
 
-    The held-out identities are those of `validation_identities`, never the test set, whatever the recipe tests
-    on; embeddings are compared as the recipe says, plain, by the Market-1501 protocol.
+    The held-out identities are those of `validation_identities`, never the test set, whatever the recipe
+    tests on; embeddings are compared as the recipe says, plain, by the Market-1501 protocol.
 
     Args:
         experiment: whose recipe and data.

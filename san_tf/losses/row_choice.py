@@ -1,9 +1,9 @@
 """Choosing rows and elements by number, with gradients that are summed in a fixed order.
 
-On a CPU the gradient of `tf.gather` adds up what several rows of the batch send to the same source in the order
-in which threads get there, so that two identical trainings part in the last bit of some step, and then in more;
-`tf.config.experimental.enable_op_determinism` does not change that. Matrix products and reductions keep their
-order, and for the rows of one batch they are as fast.
+On a CPU the gradient of `tf.gather` adds up what several rows of the batch send to the same source in the
+order in which threads get there, so that two identical trainings part in the last bit of some step, and then
+in more; `tf.config.experimental.enable_op_determinism` does not change that. Matrix products and reductions
+keep their order, and for the rows of one batch they are as fast.
 """
 
 from __future__ import annotations
@@ -54,5 +54,5 @@ def chosen_elements(values: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         [2.0, 3.0]
     """
     choice = tf.one_hot(columns, tf.shape(values)[1], on_value=True, off_value=False, dtype=tf.bool)
-    # One element and zeros: the sum is exact. `where` instead of a product, for infinity times 0 is no number.
+    # One element and zeros: the sum is exact. No product, for infinity times 0 is no number.
     return tf.reduce_sum(tf.where(choice, values, tf.zeros_like(values)), axis=1)

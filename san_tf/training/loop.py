@@ -85,8 +85,8 @@ def train(
         keep: how many checkpoints are kept.
         best: the name of a log (for instance `mAP`) whose highest value is kept as `best.safetensors`.
         patience: stop when `best` has not reached its highest value again in so many measurements; 0 never.
-        filenames: of the images, by the numbers that batches have as `record` (B,): should the loss become NaN,
-            the images of that batch are named in `diverged/`.
+        filenames: of the images, by the numbers that batches have as `record` (B,): should the loss become
+            NaN, the images of that batch are named in `diverged/`.
         extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
         console: for the progress line; the standard output if None.
 

@@ -27,14 +27,15 @@ def ordered_sums() -> Iterator[None]:
     """Let what is traced inside the block add three and more tensors from left to right.
 
     TensorFlow's op for such sums, `AddN`, writes the total over one of its inputs and begins with that one;
-    which one may be written over depends on what other threads have finished, and with it the last bit. It adds
-    up the gradients of whatever is used in three places (a map with batch norm, a stage that a decoder joins),
-    and its optimiser of graphs makes one of several additions in a row. Additions of two have no order to lose.
-    `tf.config.experimental.enable_op_determinism` leaves `AddN` as it is (TensorFlow 2.15 and 2.21).
+    which one may be written over depends on what other threads have finished, and with it the last bit. It
+    adds up the gradients of whatever is used in three places (a map with batch norm, a stage that a decoder
+    joins), and its optimiser of graphs makes one of several additions in a row. Additions of two have no
+    order to lose. `tf.config.experimental.enable_op_determinism` leaves `AddN` as it is (TensorFlow 2.15 and
+    2.21).
 
-    The results are those of any other run: equal to the last bit in the same environment, and not closer to the
-    truth than before. What else on a CPU sums by the clock is kept out of the networks and losses here, see
-    `san_tf.losses.row_choice`.
+    The results are those of any other run: equal to the last bit in the same environment, and not closer to
+    the truth than before. What else on a CPU sums by the clock is kept out of the networks and losses here,
+    see `san_tf.losses.row_choice`.
 
     Example:
         >>> with ordered_sums():

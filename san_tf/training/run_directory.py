@@ -199,7 +199,7 @@ class RunDirectory:
         self._write_marker(stage, {**new, "facts": noted} if noted else new)
 
     def note(self, stage: str, **facts: Any) -> None:
-        """Note something of a stage that was begun, for the process that goes on should this one be killed."""
+        """Note something of a begun stage, for the process that goes on should this one be killed."""
         marker = self._marker(stage) or {"done": False, "began": time.time(), "fields": {}}
         self._write_marker(stage, {**marker, "facts": {**marker.get("facts", {}), **plain(facts)}})
 

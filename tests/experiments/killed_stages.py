@@ -2,10 +2,11 @@
 
     python killed_stages.py FOLDER KILLS SEED [STAGE ...]
 
-In FOLDER it makes the smallest run there is once, undisturbed. Then, for each stage, it starts the same command
-on a copy, kills it (SIGKILL) after a random time, starts it again, and so on until KILLS kills have met a living
-process; whenever one comes to its end, what it left is compared with the undisturbed run, bit for bit. TensorFlow
-is imported once and each start is a fork of that process, in which no operation has been run.
+In FOLDER it makes the smallest run there is once, undisturbed. Then, for each stage, it starts the same
+command on a copy, kills it (SIGKILL) after a random time, starts it again, and so on until KILLS kills have
+met a living process; whenever one comes to its end, what it left is compared with the undisturbed run, bit
+for bit. TensorFlow is imported once and each start is a fork of that process, in which no operation has been
+run.
 """
 
 from __future__ import annotations

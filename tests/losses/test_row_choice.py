@@ -35,7 +35,7 @@ def test_elements_and_their_gradient() -> None:
 
 
 def test_the_gradient_is_the_same_each_time() -> None:
-    """Where many rows are sent to few; `tf.gather` gives another last bit at almost every call of this size."""
+    """Many rows are sent to few; `tf.gather` gives another last bit at almost every call of this size."""
     generator = np.random.default_rng(0)
     values = tf.constant(generator.normal(size=(16, 20_000)), tf.float32)
     rows = tf.constant(generator.integers(0, 16, 64))

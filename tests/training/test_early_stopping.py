@@ -22,7 +22,7 @@ MEASURED = (None, 0.3, None, 0.7, 0.7, 0.6, 0.6, 0.9)
 
 
 class Measure(keras.callbacks.Callback):
-    """Adds an mAP to the epochs that have one, and may pull the plug behind an epoch's checkpoint or before it."""
+    """Adds an mAP to the epochs that have one, and may pull the plug before an epoch's checkpoint."""
 
     def __init__(self, crash_in: int | None = None) -> None:
         super().__init__()
@@ -36,7 +36,9 @@ class Measure(keras.callbacks.Callback):
             raise RuntimeError("the plug was pulled")
 
 
-def run_of(folder: Path, patience: int = 2, crash_in: int | None = None) -> tuple[TrainingResult, keras.Model]:
+def run_of(
+    folder: Path, patience: int = 2, crash_in: int | None = None
+) -> tuple[TrainingResult, keras.Model]:
     model = build()
     callbacks = [Measure(crash_in)]
     run = RunDirectory(folder)

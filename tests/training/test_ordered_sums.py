@@ -13,7 +13,7 @@ VALUES = [np.random.default_rng(seed).normal(size=(64, 4096)).astype("f4") for s
 
 
 def summed() -> tf.types.experimental.PolymorphicFunction:
-    """A sum of three that are used elsewhere too, so that TensorFlow writes the total over whichever is free."""
+    """A sum of three that are used elsewhere too: TensorFlow writes the total over whichever is free."""
 
     @tf.function
     def function(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -30,7 +30,9 @@ def test_three_are_added_from_left_to_right_each_time() -> None:
         totals = {function(*map(tf.constant, VALUES))[0].numpy().tobytes() for _ in range(30)}
     parts = VALUES[0] * np.float32(1.5), tf.sin(VALUES[1]).numpy(), tf.exp(VALUES[2]).numpy()
     (total,) = totals
-    np.testing.assert_allclose(np.frombuffer(total, "f4").reshape(64, 4096), (parts[0] + parts[1]) + parts[2], 1e-6)
+    np.testing.assert_allclose(
+        np.frombuffer(total, "f4").reshape(64, 4096), (parts[0] + parts[1]) + parts[2], 1e-6
+    )
 
 
 def operations(function: tf.types.experimental.PolymorphicFunction) -> list[str]:
@@ -45,7 +47,9 @@ def operations(function: tf.types.experimental.PolymorphicFunction) -> list[str]
         context.disable_graph_collection()
     optimized = [graph.post_optimization_graph for graph in graphs]
     nodes = [node for graph in optimized for node in graph.node]
-    nodes += [node for graph in optimized for function in graph.library.function for node in function.node_def]
+    nodes += [
+        node for graph in optimized for function in graph.library.function for node in function.node_def
+    ]
     return [f"{node.op}/{len(node.input)}" for node in nodes]
 
 
@@ -56,7 +60,9 @@ def test_no_sum_of_three_is_left_in_the_graph_that_runs() -> None:
             with tf.GradientTape() as tape:
                 tape.watch(a)
                 used = a * 1.5
-                loss = tf.reduce_sum(tf.sin(used) * b) + tf.reduce_sum(tf.cos(used) * c) + tf.reduce_sum(used**2)
+                loss = (
+                    tf.reduce_sum(tf.sin(used) * b) + tf.reduce_sum(tf.cos(used) * c) + tf.reduce_sum(used**2)
+                )
             return tape.gradient(loss, a)
 
         return function

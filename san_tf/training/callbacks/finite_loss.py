@@ -22,7 +22,8 @@ def diverged(
     kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
     named = f", {batch} names the images of the batch" if batch else ""
     return UserError(
-        f"Stage {stage}: {what} at step {clock.step} (epoch {clock.epoch + 1} of {clock.epochs}); {kept}{named}. "
+        f"Stage {stage}: {what} at step {clock.step} (epoch {clock.epoch + 1} of {clock.epochs}); "
+        f"{kept}{named}. "
         "Lower the learning rate, warm up longer or clip the gradients, and start in a new run directory."
     )
 
@@ -61,7 +62,7 @@ class FiniteLoss(keras.callbacks.Callback):
         for name, value in (logs or {}).items():
             if not math.isfinite(value):
                 what = f"{name} became {float(value)}"
-                batch = None
+                named = None
                 if self.offending is not None:
-                    batch = self.offending.write(self.clock.step, what, self.model.steps_per_execution or 1)
-                raise diverged(self.stage, what, self.clock, self.checkpoints, batch)
+                    named = self.offending.write(self.clock.step, what, self.model.steps_per_execution or 1)
+                raise diverged(self.stage, what, self.clock, self.checkpoints, named)
