@@ -23,6 +23,7 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
+import tensorflow as tf
 import tiny_runs
 from safetensors.numpy import load_file
 
@@ -103,10 +104,13 @@ def left_by(stage: str, workdir: Path, data: Path) -> dict[str, np.ndarray]:
         }
     if stage == "export":
         versions = sorted(path.name for path in (workdir / "saved_model").iterdir())
-        variables = workdir / "saved_model" / versions[-1] / "variables"
-        return {" ".join(versions): np.zeros(0)} | {
-            file.name: np.frombuffer(file.read_bytes(), np.uint8) for file in variables.iterdir()
-        }
+        # Keras exports a model's variables in the order of a set, so they are compared without their numbers.
+        exported = tf.train.load_checkpoint(
+            workdir / "saved_model" / versions[-1] / "variables" / "variables"
+        )
+        names = [name for name in exported.get_variable_to_shape_map() if name.endswith("VARIABLE_VALUE")]
+        values = sorted((exported.get_tensor(name) for name in names), key=lambda value: value.tobytes())
+        return {" ".join(versions): np.zeros(0)} | {str(n): value for n, value in enumerate(values)}
     if stage == "texture-generator":
         scores = json.loads((workdir / "texture_generator.json").read_text())
         found = checkpoint(workdir / "checkpoints" / "texture-generator")
