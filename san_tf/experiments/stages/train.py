@@ -87,31 +87,17 @@ def train_method(
     # First of all, because it finds at once that there are too few identities for a batch.
     steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
     steps = recipe.training.steps_per_epoch or steps
-    encoder = encoder_of(recipe, records.num_identities)
     with_decoder = textures is not None
-    decoder = decoder_of(recipe, encoder) if with_decoder else None
-    if recipe.training.start == "texture-generator":
-        start_from_generator(encoder, decoder, recipe, generator or start_weights(experiment))
     pairs = mirror_map = None
     if textures is not None:
         records = attach_textures(records, textures)
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
-    model = SAN(
-        encoder,
-        decoder,
-        LossWeights(
-            recipe.losses.lambda_identity,
-            recipe.losses.lambda_triplet,
-            recipe.losses.lambda_reconstruction,
-            recipe.losses.lambda_texture_triplet,
-        ),
-        margin=recipe.losses.margin,
-        smoothing=recipe.losses.smoothing,
-        triplet=recipe.losses.triplet,
-        seed=recipe.seed,
-    )
+    model = san_of(recipe, records.num_identities, with_decoder)
+    if recipe.training.start == "texture-generator":
+        start = generator or start_weights(experiment)
+        start_from_generator(model.encoder, model.decoder, recipe, start)
     model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
     validated = recipe.training.validate_every > 0
     stage = f"train/{method.lower()}"
@@ -136,7 +122,7 @@ def train_method(
         steps,
         experiment.run,
         stage,
-        callbacks=[Validation(experiment, encoder)] if validated else [],
+        callbacks=[Validation(experiment, model.encoder)] if validated else [],
         best="mAP" if validated else None,
         patience=recipe.training.patience,
         save_every_seconds=experiment.options.save_every,
@@ -148,6 +134,26 @@ def train_method(
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
+
+
+def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool = True) -> SAN:
+    """The recipe's SAN with its initial weights, or without decoder its baseline; see `encoder_of`."""
+    encoder = encoder_of(recipe, num_classes, weights)
+    losses = recipe.losses
+    return SAN(
+        encoder,
+        decoder_of(recipe, encoder) if with_decoder else None,
+        LossWeights(
+            losses.lambda_identity,
+            losses.lambda_triplet,
+            losses.lambda_reconstruction,
+            losses.lambda_texture_triplet,
+        ),
+        margin=losses.margin,
+        smoothing=losses.smoothing,
+        triplet=losses.triplet,
+        seed=recipe.seed,
+    )
 
 
 def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
