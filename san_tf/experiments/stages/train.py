@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
 
 from san_tf import addons
 from san_tf.data.augmentation import Augmentation
@@ -12,7 +16,9 @@ from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import attach_textures
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.layouts import mirror_map_of
+from san_tf.experiments.learning_rate import find_learning_rate
 from san_tf.experiments.networks import decoder_of, encoder_of, save_weights, start_from_generator
+from san_tf.experiments.panels import Panels
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
@@ -52,7 +58,8 @@ def run(experiment: Experiment) -> None:
     records = reid_records(experiment, "train")
     if not experiment.recipe.with_decoder:
         experiment.say(NO_DECODER)
-    for method in methods_of(experiment.recipe):
+    methods = methods_of(experiment.recipe)
+    for method in methods[:1] if experiment.options.find_learning_rate else methods:
         train_method(
             experiment, records, method, pseudo_textures.folder_of(experiment) if method == "SAN" else None
         )
@@ -98,12 +105,9 @@ def train_method(
     if recipe.training.start == "texture-generator":
         start = generator or start_weights(experiment)
         start_from_generator(model.encoder, model.decoder, recipe, start)
-    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
-    validated = recipe.training.validate_every > 0
-    stage = f"train/{method.lower()}"
-    train(
-        model,
-        lambda step: train_dataset(
+
+    def batches(step: int) -> tf.data.Dataset:
+        return train_dataset(
             records,
             data.identities_per_batch,
             data.images_per_identity,
@@ -117,12 +121,26 @@ def train_method(
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
             seed=recipe.seed,
             start_step=step,
-        ),
+        )
+
+    if experiment.options.find_learning_rate:
+        optimizer = functools.partial(optimizer_of, recipe, steps)
+        find_learning_rate(experiment, model, batches(0), optimizer, method.lower())
+        return
+    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    validated = recipe.training.validate_every > 0
+    stage = f"train/{method.lower()}"
+    train(
+        model,
+        batches,
         recipe.training.epochs,
         steps,
         experiment.run,
         stage,
-        callbacks=[Validation(experiment, model.encoder)] if validated else [],
+        callbacks=[
+            *([Validation(experiment, model.encoder)] if validated else []),
+            Panels(experiment, model, records, stage, recipe.training.epochs),
+        ],
         best="mAP" if validated else None,
         patience=recipe.training.patience,
         save_every_seconds=experiment.options.save_every,
@@ -156,10 +174,12 @@ def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool =
     )
 
 
-def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
-    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule."""
+def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]  # a keras.Optimizer
+    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule or another."""
     training = recipe.training
-    if training.schedule == "cosine":
+    if schedule is not None:
+        pass
+    elif training.schedule == "cosine":
         total = training.epochs * steps_per_epoch
         warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
         schedule = WarmupCosine(training.learning_rate, total, warmup)
