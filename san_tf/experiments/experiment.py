@@ -69,8 +69,9 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
     """
     run, asked = experiment.run, experiment.options.stage
     chosen = [stage for stage in stages if not asked or stage.name in asked]
-    if experiment.options.images:
-        # Painting somebody's photographs is a use of the run, not a step of it: it changes no stage.
+    if experiment.options.images or experiment.options.find_learning_rate:
+        # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of learning
+        # rates: it changes no stage.
         for stage in chosen:
             stage.work(experiment)
         return
@@ -126,6 +127,11 @@ def main(
         names = [stage.name for stage in stages]
         options, chosen = parse(name, description, recipe, names, argv, options_class)
         import_tensorflow()
+        if options.dry_run:
+            from san_tf.experiments.dry_run import dry_run
+
+            dry_run(name, chosen, options, names)
+            return
         from san_tf.training.run_directory import RunDirectory
 
         run = RunDirectory(options.workdir)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
 
 from san_tf import addons
 from san_tf.data.augmentation import Augmentation
@@ -12,11 +16,14 @@ from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import attach_textures
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.layouts import mirror_map_of
+from san_tf.experiments.learning_rate import find_learning_rate
 from san_tf.experiments.networks import decoder_of, encoder_of, save_weights, start_from_generator
+from san_tf.experiments.panels import Panels
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.experiments.texture_generator import start_weights
+from san_tf.experiments.validation import Validation, take_best
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
@@ -51,7 +58,8 @@ def run(experiment: Experiment) -> None:
     records = reid_records(experiment, "train")
     if not experiment.recipe.with_decoder:
         experiment.say(NO_DECODER)
-    for method in methods_of(experiment.recipe):
+    methods = methods_of(experiment.recipe)
+    for method in methods[:1] if experiment.options.find_learning_rate else methods:
         train_method(
             experiment, records, method, pseudo_textures.folder_of(experiment) if method == "SAN" else None
         )
@@ -86,35 +94,20 @@ def train_method(
     # First of all, because it finds at once that there are too few identities for a batch.
     steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
     steps = recipe.training.steps_per_epoch or steps
-    encoder = encoder_of(recipe, records.num_identities)
     with_decoder = textures is not None
-    decoder = decoder_of(recipe, encoder) if with_decoder else None
-    if recipe.training.start == "texture-generator":
-        start_from_generator(encoder, decoder, recipe, generator or start_weights(experiment))
     pairs = mirror_map = None
     if textures is not None:
         records = attach_textures(records, textures)
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
-    model = SAN(
-        encoder,
-        decoder,
-        LossWeights(
-            recipe.losses.lambda_identity,
-            recipe.losses.lambda_triplet,
-            recipe.losses.lambda_reconstruction,
-            recipe.losses.lambda_texture_triplet,
-        ),
-        margin=recipe.losses.margin,
-        smoothing=recipe.losses.smoothing,
-        triplet=recipe.losses.triplet,
-        seed=recipe.seed,
-    )
-    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
-    train(
-        model,
-        lambda step: train_dataset(
+    model = san_of(recipe, records.num_identities, with_decoder)
+    if recipe.training.start == "texture-generator":
+        start = generator or start_weights(experiment)
+        start_from_generator(model.encoder, model.decoder, recipe, start)
+
+    def batches(step: int) -> tf.data.Dataset:
+        return train_dataset(
             records,
             data.identities_per_batch,
             data.images_per_identity,
@@ -128,32 +121,83 @@ def train_method(
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
             seed=recipe.seed,
             start_step=step,
-        ),
+        )
+
+    if experiment.options.find_learning_rate:
+        optimizer = functools.partial(optimizer_of, recipe, steps)
+        find_learning_rate(experiment, model, batches(0), optimizer, method.lower())
+        return
+    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    validated = recipe.training.validate_every > 0
+    stage = f"train/{method.lower()}"
+    train(
+        model,
+        batches,
         recipe.training.epochs,
         steps,
         experiment.run,
-        f"train/{method.lower()}",
+        stage,
+        callbacks=[
+            *([Validation(experiment, model.encoder)] if validated else []),
+            Panels(experiment, model, records, stage, recipe.training.epochs),
+        ],
+        best="mAP" if validated else None,
+        patience=recipe.training.patience,
+        save_every_seconds=experiment.options.save_every,
+        filenames=[*records.filenames, *(pairs.filenames if pairs is not None else [])],
         console=experiment.console,
     )
+    if validated:
+        take_best(experiment, model, experiment.run.checkpoints(stage))
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
 
 
-def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
-    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule."""
+def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool = True) -> SAN:
+    """The recipe's SAN with its initial weights, or without decoder its baseline; see `encoder_of`."""
+    encoder = encoder_of(recipe, num_classes, weights)
+    losses = recipe.losses
+    return SAN(
+        encoder,
+        decoder_of(recipe, encoder) if with_decoder else None,
+        LossWeights(
+            losses.lambda_identity,
+            losses.lambda_triplet,
+            losses.lambda_reconstruction,
+            losses.lambda_texture_triplet,
+        ),
+        margin=losses.margin,
+        smoothing=losses.smoothing,
+        triplet=losses.triplet,
+        seed=recipe.seed,
+    )
+
+
+def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]
+    """AMSGrad Adam, or the recipe's of TensorFlow Addons: a keras.Optimizer.
+
+    Args:
+        recipe: of the experiment.
+        steps_per_epoch: of the training.
+        schedule: of the learning rate, in place of the recipe's.
+    """
+    training = recipe.training
+    schedule = schedule or _schedule_of(recipe, steps_per_epoch)
+    if training.optimizer != "adam":
+        return addons.build_optimizer(training.optimizer, schedule, training.weight_decay)
+    return build_optimizer(weight_decay=training.weight_decay, decay=training.decay, schedule=schedule)
+
+
+def _schedule_of(recipe: Recipe, steps_per_epoch: int) -> WarmupCosine | WarmupSteps:
     training = recipe.training
     if training.schedule == "cosine":
         total = training.epochs * steps_per_epoch
         warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
-        schedule = WarmupCosine(training.learning_rate, total, warmup)
-    else:
-        schedule = WarmupSteps(
-            steps_per_epoch,
-            training.learning_rate,
-            training.learning_rate / 100,
-            warmup_epochs=round(training.warmup_epochs),
-        )
-    if training.optimizer != "adam":
-        return addons.build_optimizer(training.optimizer, schedule, training.weight_decay)
-    return build_optimizer(weight_decay=training.weight_decay, decay=training.decay, schedule=schedule)
+        return WarmupCosine(training.learning_rate, total, warmup)
+    return WarmupSteps(
+        steps_per_epoch,
+        training.learning_rate,
+        training.learning_rate / 100,
+        warmup_epochs=round(training.warmup_epochs),
+    )
