@@ -39,6 +39,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--tracks", nargs="+", metavar="FILE", help="MOT files, one a video", default=[])
     parser.add_argument("--per_track", type=int, metavar="N", default=16, help="crops of a track at most")
     parser.add_argument("--batch", type=int, metavar="N", default=32, help="pictures embedded at once")
+    parser.add_argument("--runner", metavar="NAME", help="embed by this runner of Apache Beam")
+    parser.add_argument(
+        "--runner_options", nargs="+", metavar="KEY=VALUE", default=[], help="such as direct_num_workers=2"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace the table if it is there")
     options: argparse.Namespace = parser.parse_args(argv)
     if options.batch < 1:
@@ -49,6 +53,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(
             f"There are {len(options.images)} videos and {len(options.tracks)} files of tracks; pair them."
         )
+    if options.runner and options.tracks:
+        raise UserError("Tracks of videos are embedded on this machine; leave out --runner.")
+    if options.runner_options and not options.runner:
+        raise UserError("--runner_options goes with --runner; add it.")
     if Path(options.out).exists() and not options.overwrite:
         raise UserError(f"{options.out} exists already; name another file, or add --overwrite.")
     return options
@@ -56,7 +64,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command; see `--help`."""
-    run_as_command(lambda: _run(_parse(argv)))
+
+    def action() -> None:
+        options = _parse(argv)
+        (_run_beam if options.runner else _run)(options)
+
+    run_as_command(action)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -85,18 +98,46 @@ def _run(options: argparse.Namespace) -> None:
             shown.update(task, note=f"{progress.done:,} {what} · {progress.rate:,.0f} a second{left_out}")
 
         progress = _embed(options, encoder, table, report)
+    resumed = f", {progress.resumed:,} of them found done" if progress.resumed else ""
+    _tell(options, console, progress.done, progress.left_out)
+    seconds = time.monotonic() - began
+    console.print(f"{encoder.size} numbers each{resumed}; {progress.rate:,.0f} a second, {seconds:.0f} s")
+
+
+def _run_beam(options: argparse.Namespace) -> None:
+    if Path(options.out).suffix.lower() != ".parquet":
+        raise UserError(f"{options.out} is no name of a Parquet file; let it end in .parquet.")
+    from san_tf.embedding.sources import photographs
+    from san_tf.serving.servable import find_versions
+
+    model = Path(options.model)
+    if not (model / "saved_model.pb").is_file():
+        model = model / str(find_versions(model)[-1])
+    try:
+        from san_tf.embedding.beam_pipeline import embed_by_beam
+    except ImportError as error:
+        raise UserError(
+            "Apache Beam is not installed; pip install 'san-tf[tfds,parquet]' brings it."
+        ) from error
+    flags = [f"--{option}" for option in options.runner_options]
+    places = photographs(options.images)
+    done, left_out = embed_by_beam(places, model, options.out, options.runner, flags, options.batch)
+    _tell(options, Console(), done, left_out)
+
+
+def _tell(options: argparse.Namespace, console: Console, done: int, left_out: Mapping[str, str]) -> None:
+    """Say what was written, and list what was left out beside it."""
+    what = "tracks" if options.tracks else "photographs"
     listed = Path(options.out).with_suffix(".left_out.csv")
-    if progress.left_out:
-        _write_list(listed, progress.left_out)
-        console.print(f"{len(progress.left_out):,} {what} could not be used; {listed} says which and why.")
+    if left_out:
+        with atomic_file(listed) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["path", "problem"])
+            rows.writerows(left_out.items())
+        console.print(f"{len(left_out):,} {what} could not be used; {listed} says which and why.")
     else:
         listed.unlink(missing_ok=True)
-    rows = progress.done - len(progress.left_out)
-    resumed = f", {progress.resumed:,} of them found done" if progress.resumed else ""
-    console.print(
-        f"{options.out}: {rows:,} embeddings of {encoder.size} numbers{resumed}; "
-        f"{progress.rate:,.0f} a second, {time.monotonic() - began:.0f} s"
-    )
+    console.print(f"{options.out}: embeddings of {done - len(left_out):,} {what}")
 
 
 def _embed(
@@ -113,10 +154,3 @@ def _embed(
         return embed_photographs(photographs(options.images), encoder, table, options.batch, report)
     videos = list(zip(options.images, options.tracks, strict=True))
     return embed_videos(videos, encoder, table, options.per_track, options.batch, report)
-
-
-def _write_list(path: Path, left_out: Mapping[str, str]) -> None:
-    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["path", "problem"])
-        rows.writerows(left_out.items())

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _NOTES = b"san_tf"
 # Columns that `san_tf.evaluate` and the gallery know; a table may name them in the singular, as people do.
-_WHOLE_NUMBERS = {"pid": "pids", "pids": "pids", "camid": "camids", "camids": "camids"}
+WHOLE_NUMBERS = {"pid": "pids", "pids": "pids", "camid": "camids", "camids": "camids"}
 
 
 class Embedded(NamedTuple):
@@ -144,19 +144,29 @@ class FeatureTable:
                 )
         for name in names:
             values = [row.columns[name] for row in rows]
-            known = _WHOLE_NUMBERS.get(name)
-            arrays[known or name] = pa.array(_whole(name, rows) if known else values)
+            known = WHOLE_NUMBERS.get(name)
+            if known:
+                numbers = [whole_number(name, row.name, row.columns[name]) for row in rows]
+                arrays[known] = pa.array(numbers, pa.int64())
+            else:
+                arrays[name] = pa.array(values, pa.string())
         return pa.table(arrays)
 
 
-def _whole(name: str, rows: Sequence[Embedded]) -> list[int]:
-    values = []
-    for row in rows:
-        try:
-            values.append(int(row.columns[name]))
-        except ValueError:
-            raise UserError(
-                f"{name} of {row.name} is {row.columns[name]!r}; identities and cameras are whole numbers, "
-                "-1 where unknown."
-            ) from None
-    return values
+def whole_number(column: str, name: str, value: str) -> int:
+    """An identity or camera of a table.
+
+    Args:
+        column: its name in the table.
+        name: of the photograph.
+        value: as written.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(
+            f"{column} of {name} is {value!r}; identities and cameras are whole numbers, -1 where unknown."
+        ) from None

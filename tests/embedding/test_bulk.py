@@ -6,7 +6,6 @@ import csv
 import itertools
 from pathlib import Path
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -19,38 +18,8 @@ from san_tf.embedding.feature_table import FeatureTable
 from san_tf.embedding.sources import Photograph, photographs
 from san_tf.errors import UserError
 from san_tf.evaluation.feature_files import read_features
-from san_tf.serving.export import export_encoder
 
 parquet = pytest.importorskip("pyarrow.parquet")
-SIZE = (32, 16)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory) -> Path:
-    """A folder with versions 1 and 2 of an encoder."""
-    folder = tmp_path_factory.mktemp("models") / "market"
-    for version in (1, 2):
-        keras.utils.set_random_seed(version)
-        image = keras.Input((*SIZE, 3))
-        x = keras.layers.Conv2D(6, 3, strides=2)(image)
-        embedding = keras.layers.GlobalAveragePooling2D()(keras.layers.ReLU()(x))
-        encoder = keras.Model(image, {"embedding": embedding})
-        export_encoder(encoder, folder, SIZE, version=version, warmup_batches=())
-    return folder
-
-
-@pytest.fixture(scope="module")
-def crops(tmp_path_factory) -> Path:
-    """Twenty-five crops, of which 7 is empty, 11 a text and 17 cut off; 5.jpg is grey."""
-    folder = tmp_path_factory.mktemp("crops")
-    rng = np.random.default_rng(0)
-    for number in range(25):
-        shape = (int(rng.integers(20, 70)), int(rng.integers(10, 40)), 1 if number == 5 else 3)
-        coarse = tf.image.resize(rng.uniform(0, 255, (4, 3, shape[2])), shape[:2])
-        content = tf.io.encode_jpeg(tf.cast(coarse, tf.uint8)).numpy()
-        content = {7: b"", 11: b"a shopping list", 17: content[: len(content) // 2]}.get(number, content)
-        (folder / f"{number:02}.jpg").write_bytes(content)
-    return folder
 
 
 LEFT_OUT = {
@@ -86,7 +55,11 @@ def test_the_command_writes_what_the_export_answers(model, crops, tmp_path, caps
         listed = {Path(row["path"]).name: row["problem"] for row in csv.DictReader(file)}
     assert listed == LEFT_OUT
     said = capsys.readouterr().out.replace("\n", " ")
-    assert "3 photographs could not be used" in said and "22 embeddings of 6 numbers" in said
+    assert (
+        "3 photographs could not be used" in said
+        and "embeddings of 22 photographs" in said
+        and "6 numbers each" in said
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features.left_out.csv", "features.parquet"]
 
 
@@ -204,6 +177,8 @@ def test_tables_that_disagree(tmp_path, crops):
         ({"--batch": "0"}, "--batch is 0; give a number from 1"),
         ({"--batch": "x"}, "--batch: invalid int value"),
         ({"images": "nowhere"}, "nowhere does not exist"),
+        ({"--runner_options": "x=1"}, "--runner_options goes with --runner; add it"),
+        ({"--tracks": "a.txt", "--runner": "DirectRunner"}, "Tracks of videos are embedded on this machine"),
         ({"--modell": "x"}, "did you mean --model"),
     ],
 )
