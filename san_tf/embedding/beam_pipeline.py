@@ -138,8 +138,8 @@ def _chunks(photographs: Iterable[Photograph]) -> tuple[list[list[Photograph]], 
         if photograph.columns.keys() != first.columns.keys():
             own, others = (", ".join(item.columns) or "none" for item in (photograph, first))
             raise UserError(
-                f"{photograph.name} comes with other columns ({own}) than {first.name} ({others}); embed them "
-                "into tables of their own."
+                f"{photograph.name} comes with other columns ({own}) than {first.name} ({others}); embed "
+                "them into tables of their own."
             )
         for name in WHOLE_NUMBERS.keys() & photograph.columns.keys():
             whole_number(name, photograph.name, photograph.columns[name])
