@@ -1,0 +1,63 @@
+"""The small encoder in the repository: it loads, tells people apart, paints, and is as small as promised."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.serving import read_metadata
+from san_tf.serving.servable import check_version
+from san_tf.synthesis.generator import render_crops, synthetic_reid_index
+
+MODEL = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
+
+
+@pytest.fixture(scope="module")
+def signatures():
+    return tf.saved_model.load(str(MODEL / "1")).signatures
+
+
+@pytest.fixture(scope="module")
+def crops():
+    """Crops of five people that it has not been trained on, several of each."""
+    index = [spec for spec in synthetic_reid_index("tiny", "gallery") if spec.pid > 0]
+    people = sorted({spec.pid for spec in index})[:5]
+    chosen = [spec for pid in people for spec in [spec for spec in index if spec.pid == pid][:6]]
+    return list(render_crops(chosen, processes=0))
+
+
+def test_it_fits_the_repository_and_a_server():
+    files = [path for path in (MODEL / "1").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= 4_000_000
+    check_version(MODEL, 1)
+    metadata = read_metadata(MODEL / "1")
+    assert metadata["training_data"] == ["synthetic_reid/ablation"]
+    assert (metadata["embedding_size"], metadata["texture_size"], metadata["weights"]) == (
+        512,
+        128,
+        "float16",
+    )
+
+
+def test_it_tells_people_apart(signatures, crops):
+    files = tf.constant([crop.image for crop in crops])
+    embeddings = signatures["serving_bytes"](image_bytes=files)["embedding"].numpy()
+    np.testing.assert_allclose(np.linalg.norm(embeddings, axis=1), 1, atol=1e-4)
+    pids = np.array([crop.pid for crop in crops])
+    similarity = embeddings @ embeddings.T
+    np.fill_diagonal(similarity, -1)
+    nearest = pids[similarity.argmax(axis=1)] == pids
+    assert len(set(pids)) == 5
+    assert nearest.mean() > 0.6  # a guess is right in one case of five
+
+
+def test_it_paints(signatures, crops):
+    images = tf.stack([tf.io.decode_jpeg(crop.image) for crop in crops[:6]])
+    textures = signatures["texture"](images=images)["texture"].numpy()
+    assert textures.shape == (6, 128, 128, 3) and textures.dtype == np.uint8
+    # Not one and the same for everybody.
+    same = crops[0].pid == np.array([crop.pid for crop in crops[:6]])
+    assert textures.std() > 20 and (same.all() or np.abs(textures[0].astype(int) - textures[5]).mean() > 1)
