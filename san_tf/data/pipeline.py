@@ -19,6 +19,7 @@ from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.data.plans import Part, pair_part, plan_rows
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
+from san_tf.data.shards import Shard
 from san_tf.data.texture_loader import texture_loader
 from san_tf.errors import UserError
 
@@ -38,6 +39,7 @@ def train_dataset(
     start_step: int = 0,
     epochs: int | None = None,
     parallel_calls: int = tf.data.AUTOTUNE,
+    shard: Shard | None = None,
 ) -> tf.data.Dataset:
     """Batches of P identities x K images, and of image-texture pairs after them.
 
@@ -62,6 +64,9 @@ def train_dataset(
         start_step: first step to yield, from 0.
         epochs: None repeats for ever.
         parallel_calls: threads for decoding; the result does not depend on it.
+        shard: the replicas to read for: each batch is then yielded as one element a replica, in their order,
+            and has `row` (rows,) int32, the places of its rows in the whole batch. A replica's rows are whole
+            identities, if the replicas divide P.
 
     Returns:
         Dataset of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,) int32 in [0, C), -1 for pairs;
@@ -71,7 +76,7 @@ def train_dataset(
 
     Raises:
         UserError: too few identities, pairs asked for but not given, no image has a texture although
-            `texture_size` is set, or a mirror map of another size.
+            `texture_size` is set, a mirror map of another size, or replicas that do not divide a batch.
 
     Example:
         >>> dataset = train_dataset(records, 16, 4, (256, 128), texture_size=256, seed=1)
@@ -89,7 +94,7 @@ def train_dataset(
         pairs = pit_augmentation or replace(augmentation, erasing=0.0)
         parts.append(pair_part(pit, pit_per_batch, steps, pairs, seed))
     return _planned_dataset(
-        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls
+        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard
     )
 
 
@@ -104,6 +109,7 @@ def pit_dataset(
     start_step: int = 0,
     epochs: int | None = None,
     parallel_calls: int = tf.data.AUTOTUNE,
+    shard: Shard | None = None,
 ) -> tf.data.Dataset:
     """Batches of image-texture pairs alone, to train the texture generator SAN-PG.
 
@@ -118,7 +124,7 @@ def pit_dataset(
     steps = max(1, len(pit) // batch_size)
     parts = [pair_part(pit, batch_size, steps, augmentation or Augmentation.for_transfer(), seed)]
     return _planned_dataset(
-        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls
+        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard
     )
 
 
@@ -159,6 +165,7 @@ def _planned_dataset(
     start_step: int,
     epochs: int | None,
     parallel_calls: int,
+    shard: Shard | None,
 ) -> tf.data.Dataset:
     """Chain the stages; the rows of the parts stand one after the other in every batch."""
     image_size = (int(image_size[0]), int(image_size[1]))
@@ -207,10 +214,15 @@ def _planned_dataset(
             batch["texture"] = transforms.scale_textures(batch["texture"])
         return batch
 
-    rows = sum(part.order(0).shape[1] for part in parts)
-    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
+    sizes = [part.order(0).shape[1] for part in parts]
+    places = None if shard is None else shard.rows(sizes)
+    rows = sum(sizes) if places is None else places.shape[1]
+    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs, places)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
     dataset = dataset.batch(rows, drop_remainder=True)
     # A batch with textures takes 75 MB: small fixed numbers here bound the memory on machines of many cores.
     dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
+    if places is not None:
+        turns = tf.data.Dataset.from_tensor_slices(places).repeat()
+        dataset = tf.data.Dataset.zip((dataset, turns)).map(lambda batch, row: {**batch, "row": row})
     return dataset.prefetch(2)

@@ -20,7 +20,10 @@ from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.callbacks.metrics_log import MetricsLog
 from san_tf.training.callbacks.progress import ProgressLine
 from san_tf.training.callbacks.saving import SaveCheckpoints
+from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.data_wait import DataWait
+from san_tf.training.distributed_fit import distributed_fit
+from san_tf.training.distribution import Distribution, lost_workers
 from san_tf.training.run_directory import RunDirectory
 
 _logger = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ def train(
     best: str | None = None,
     extra: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    distribution: Distribution = Distribution(),  # noqa: B008  # immutable
 ) -> TrainingResult:
     """Train a compiled model, from the newest checkpoint of the stage if there is one.
 
@@ -78,13 +82,15 @@ def train(
         best: the name of a log (for instance `mAP`) whose highest value is kept as `best.safetensors`.
         extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
         console: for the progress line; the standard output if None.
+        distribution: who trains together. Of several workers the chief alone reads and writes checkpoints and
+            logs; a signal to one of them stops all of them after the same step.
 
     Returns:
         Steps and seconds.
 
     Raises:
         UserError: the loss or a weight became NaN or infinite, the newest checkpoint holds another
-            architecture, or the disk is full.
+            architecture, the disk is full, or another worker is gone.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; the message says how to go on.
         ValueError: the data set ends too early.
 
@@ -102,9 +108,11 @@ def train(
         )
     began = time.monotonic()
     checkpoints = run.checkpoints(stage, keep)
-    restored = checkpoints.restore_newest(model, model.optimizer)
-    start = 0 if restored is None else restored.step
-    run.metrics.drop(stage, after_step=start)
+    restored = checkpoints.restore_newest(model, model.optimizer) if distribution.is_chief else None
+    start = int(distribution.of_chief([0 if restored is None else restored.step])[0])
+    distribution.spread_model(model)
+    if distribution.is_chief:
+        run.metrics.drop(stage, after_step=start)
     if start >= epochs * steps_per_epoch:
         return TrainingResult(start, start, time.monotonic() - began)
     if start:
@@ -113,17 +121,25 @@ def train(
     dataset = dataset_at(start)
     # Replicas share a data set that the strategy splits and rebatches; a clock in its middle would be wrong.
     wait = DataWait() if model.distribute_strategy.num_replicas_in_sync == 1 else None
-    clock = Clock(start, epochs, steps_per_epoch, _batch_size(dataset), wait)
-    saving = SaveCheckpoints(clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra)
+    images = _batch_size(dataset)
+    clock = Clock(start, epochs, steps_per_epoch, images and images * distribution.replicas, wait)
+    saving = SaveCheckpoints(
+        clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra, distribution.is_chief
+    )
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(ProgressLine(clock, stage, console))
         interruption = stack.enter_context(Interruption(clock, saving, stage))
         log = MetricsLog(clock, run, stage)
         stack.callback(log.close)
         finite = FiniteLoss(clock, checkpoints, stage)
-        every = [clock, finite, *callbacks, progress, log, saving, interruption]
+        chiefs = [*callbacks, progress, log] if distribution.is_chief else []
+        every = [clock, finite, *chiefs, saving, interruption]
 
         def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:
+            if distribution.strategy is not None:
+                with lost_workers(distribution, lambda: _gone(stage, clock, checkpoints)):
+                    distributed_fit(model, distribution, dataset, first_epoch, last_epoch, steps, every, interruption)
+                return
             _check_length(dataset, (last_epoch - first_epoch) * steps)
             model.fit(
                 dataset if wait is None else wait.measured(dataset),
@@ -144,6 +160,15 @@ def train(
         if epoch < epochs:
             fit(dataset, epoch, epochs, steps_per_epoch)
     return TrainingResult(clock.step, start, time.monotonic() - began)
+
+
+def _gone(stage: str, clock: Clock, checkpoints: CheckpointFolder) -> str:
+    newest = checkpoints.newest()
+    kept = f"the newest checkpoint is {newest.path}" if newest else "no checkpoint had been written yet"
+    return (
+        f"Stage {stage}: another worker was lost in step {clock.step + 1} of {clock.total_steps}; {kept}. Start the"
+        " same command on all workers again, and it goes on from there."
+    )
 
 
 def _batch_size(dataset: tf.data.Dataset) -> int | None:

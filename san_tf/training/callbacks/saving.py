@@ -26,6 +26,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         every_steps: also save within an epoch each so many steps; None never.
         best: the name of a log whose highest value is also kept as `best.safetensors`.
         extra: noted in each checkpoint.
+        writes: False on the workers that leave it to the chief.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         every_steps: int | None = None,
         best: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        writes: bool = True,
     ) -> None:
         super().__init__()
         self.clock = clock
@@ -46,6 +48,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.every_steps = every_steps
         self.best = best
         self.extra = dict(extra or {})
+        self.writes = writes
         self._saved_at = time.monotonic()
         self._saved_step = -1
 
@@ -55,7 +58,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         Raises:
             UserError: the weights are not finite.
         """
-        if self._saved_step == self.clock.step:
+        if not self.writes or self._saved_step == self.clock.step:
             return
         extra = {**self.extra, "stage": self.stage, "epoch": self.clock.step // self.clock.steps_per_epoch}
         try:
@@ -79,7 +82,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Save, and keep the best."""
         self.save()
-        if self.best is None or self.best not in (logs or {}):
+        if not self.writes or self.best is None or self.best not in (logs or {}):
             return
         value = float((logs or {})[self.best])
         if self.checkpoints.best.exists() and read(self.checkpoints.best).extra.get(self.best, value) > value:
