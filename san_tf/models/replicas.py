@@ -100,6 +100,11 @@ def summed(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
     replica = context()
     if replica is None:
         return list(gradients)
-    present = [tf.convert_to_tensor(gradient) for gradient in gradients if gradient is not None]
-    reduced = iter(replica.all_reduce(tf.distribute.ReduceOp.SUM, present))
-    return [None if gradient is None else next(reduced) for gradient in gradients]
+    reduced: dict[int, tf.Tensor] = {}
+    # One call for each type: together they are sent in few pieces, and a call takes one type only.
+    for dtype in dict.fromkeys(gradient.dtype for gradient in gradients if gradient is not None):
+        chosen = {n: g for n, g in enumerate(gradients) if g is not None and g.dtype == dtype}
+        tensors = [tf.convert_to_tensor(gradient) for gradient in chosen.values()]
+        sums = replica.all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+        reduced.update(zip(chosen, sums, strict=True))
+    return [reduced.get(number) for number in range(len(gradients))]

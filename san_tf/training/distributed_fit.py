@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
-from san_tf.keras_compat import optimizer_variables
 from san_tf.keras_distribution import average_moving_statistics
 from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.distribution import Distribution
@@ -33,7 +32,7 @@ def distributed_fit(
     by `model.stop_training`, is agreed on by all workers.
 
     Args:
-        model: built and compiled under the distribution's scope; its `train_step` sums gradients and losses
+        model: built and compiled under the distribution's scope, with its optimizer's slots made; its `train_step` sums gradients and losses
             itself, see `san_tf.models.replicas`.
         distribution: with a strategy.
         dataset: this worker's: one element for each of its replicas in turn, step after step, without end.
@@ -50,8 +49,6 @@ def distributed_fit(
     strategy = distribution.strategy
     if strategy is None:
         raise ValueError("A distribution without strategy trains with `fit`.")
-    with distribution.scope():
-        optimizer_variables(model.optimizer, model.trainable_variables)
     # Data known to be without end spare the workers asking each other for every batch whether they have one.
     endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     batches = iter(strategy.distribute_datasets_from_function(lambda _: endless))

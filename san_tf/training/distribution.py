@@ -6,6 +6,7 @@ Start it before TensorFlow's devices are: `start` sets memory growth and, with s
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -150,10 +151,7 @@ class Distribution:
             UserError: a worker is gone.
         """
         local = np.asarray(values, np.float64)
-        if self.workers == 1 or self.strategy is None:
-            return local
-        with lost_workers(self):
-            return self._reduced(local) / (self.replicas // self.workers)
+        return local if self.workers == 1 else self._sum_of_workers(local)
 
     def wait(self) -> None:
         """Go on when every worker is here.
@@ -175,13 +173,24 @@ class Distribution:
         """
         if self.workers == 1:
             return
+        groups: dict[str, list[keras.Variable]] = {}
         for variable in variables:
-            value = local_value(variable)
-            # Random states are whole numbers of 64 bits, which sums of a value and zeros carry as they are.
-            wide = value.astype(np.int64) if value.dtype.kind in "iub" else value
-            with lost_workers(self):
-                sums = self._reduced(wide if self.is_chief else np.zeros_like(wide), first=True)
-            assign_local(variable, sums.astype(value.dtype))
+            groups.setdefault(local_value(variable).dtype.str, []).append(variable)
+        for dtype, group in groups.items():
+            values = [local_value(variable) for variable in group]
+            flat = np.concatenate([value.ravel() for value in values])
+            # Sums know no unsigned numbers, which random states are; a value and zeros make no new number.
+            flat = flat.astype(np.int64) if flat.dtype.kind in "iub" else flat
+            total = self._sum_of_workers(flat if self.is_chief else np.zeros_like(flat)).astype(dtype)
+            parts = np.split(total, np.cumsum([value.size for value in values])[:-1])
+            for variable, value, part in zip(group, values, parts, strict=True):
+                assign_local(variable, part.reshape(value.shape))
+
+    def make_slots(self, model: keras.Model) -> None:
+        """Make the optimizer's variables, in the only place where a strategy lets them be made."""
+        if self.strategy is not None:
+            with self.scope():
+                optimizer_variables(model.optimizer, model.trainable_variables)
 
     def spread_model(self, model: keras.Model) -> None:
         """`spread` of all that a compiled model's training depends on."""
@@ -189,20 +198,27 @@ class Distribution:
             slots = optimizer_variables(model.optimizer, model.trainable_variables)
             self.spread([variable for _, variable in [*model_variables(model), *slots]])
 
-    def _reduced(self, value: np.ndarray, first: bool = False) -> np.ndarray:
-        """Sum `value` over all replicas; with `first`, over the first replica of each worker."""
-        strategy = self.strategy
-        if strategy is None:
-            return value
+    def _sum_of_workers(self, value: np.ndarray) -> np.ndarray:
+        """Sum an array over the workers, each counted once however many replicas it has."""
+        with lost_workers(self):
+            return np.asarray(self._sum(tf.constant(value)))
+
+    @functools.cached_property
+    def _sum(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        strategy, here = self.strategy, self.replicas // self.workers
 
         def add(part: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context()
-            here = replica.replica_id_in_sync_group % (self.replicas // self.workers)
-            mine = part if not first or here == 0 else tf.zeros_like(part)
+            counts = int(replica.replica_id_in_sync_group) % here == 0
+            mine = tf.identity(part) if counts else tf.zeros_like(part)
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
-        results = strategy.run(add, args=(tf.constant(value),))
-        return np.array(strategy.experimental_local_results(results)[0])
+        # Kept, as each new function would be traced anew.
+        @tf.function(reduce_retracing=True)
+        def everywhere(part: tf.Tensor) -> tf.Tensor:
+            return strategy.experimental_local_results(strategy.run(add, args=(part,)))[0]  # type: ignore[union-attr]
+
+        return everywhere
 
 
 @contextlib.contextmanager

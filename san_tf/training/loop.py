@@ -108,6 +108,7 @@ def train(
         )
     began = time.monotonic()
     checkpoints = run.checkpoints(stage, keep)
+    distribution.make_slots(model)
     restored = checkpoints.restore_newest(model, model.optimizer) if distribution.is_chief else None
     start = int(distribution.of_chief([0 if restored is None else restored.step])[0])
     distribution.spread_model(model)

@@ -55,7 +55,7 @@ def build(distribution: Distribution = Distribution(), synchronized: bool = True
         )
         model = SAN(trunk, decoder, seed=2)
         schedule = WarmupCosine(1e-2, steps=12, warmup_steps=2)
-        model.compile(optimizer=build_optimizer(**{"schedule": schedule, "clipnorm": 1.0} | optimizer))
+        model.compile(optimizer=build_optimizer(**{"schedule": schedule, "clipnorm": 1.0, "epsilon": 1e-3} | optimizer))
     distribution.prepare(model, synchronized)
     return model
 
