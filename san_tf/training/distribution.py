@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -221,6 +222,14 @@ class Distribution:
         return everywhere
 
 
+class WorkerLost(UserError):
+    """Another worker is gone, so that this one cannot go on."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where} ({reason})")
+        self.reason = reason
+
+
 @contextlib.contextmanager
 def lost_workers(
     distribution: Distribution, where: Callable[[], str] = lambda: "Another worker was lost."
@@ -229,19 +238,26 @@ def lost_workers(
 
     Args:
         distribution: with one worker nobody can be lost, and errors stay what they are.
-        where: gives the sentence.
+        where: gives the sentence; of two blocks inside each other the outer's counts.
 
     Raises:
-        UserError: a worker is gone.
+        WorkerLost: a worker is gone.
     """
     try:
         yield
+    except WorkerLost as error:
+        raise WorkerLost(where(), error.reason) from error
     except LOST as error:
         if distribution.workers == 1:
             raise
-        # Of its lines the first says what happened; graph nodes follow.
-        reason = str(error.message).strip().splitlines()[0][:160]
-        raise UserError(f"{where()} (TensorFlow: {reason})") from error
+        raise WorkerLost(where(), _reason(str(error.message))) from error
+
+
+def _reason(message: str) -> str:
+    """Of the page that TensorFlow raises, the line that says what happened."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [line for line in lines if re.search("abort|reset|refus|unavail|heartbeat|clos|timed? ?out", line)]
+    return f"TensorFlow: {(telling or lines or ['no reason'])[0][:160]}"
 
 
 def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: None) -> Distribution:
@@ -283,7 +299,7 @@ def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: No
     except LOST as error:
         raise UserError(
             f"The {len(cluster.addresses)} workers of TF_CONFIG did not find together"
-            f" ({str(error.message).splitlines()[0][:160]}); start all of them, with the same cluster."
+            f" ({_reason(str(error.message))}); start all of them, with the same cluster."
         ) from error
     return Distribution(strategy, cluster)
 
