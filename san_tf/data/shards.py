@@ -1,4 +1,4 @@
-"""Parts of a batch: which rows of the one deterministic plan a process reads, and for which of its replicas."""
+"""Parts of a batch: which rows of the one deterministic plan a process reads for its replicas."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class Shard(NamedTuple):
         for size in sizes:
             if size % self.replicas:
                 raise UserError(
-                    f"A batch with {size} rows of a kind cannot be shared equally by {self.replicas} replicas;"
-                    f" choose a multiple of {self.replicas}."
+                    f"A batch with {size} rows of a kind cannot be shared equally by {self.replicas} "
+                    f"replicas; choose a multiple of {self.replicas}."
                 )
             blocks = np.arange(first, first + size, dtype=np.int32).reshape(self.replicas, -1)
             places.append(blocks[self.first : self.first + self.here])

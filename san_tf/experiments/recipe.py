@@ -81,6 +81,9 @@ class ModelRecipe:
     """Arithmetic of the layers; weights and losses stay float32."""
     jit_compile: bool = False
     """Compile the training step with XLA."""
+    synchronized_batch_norm: bool = False
+    """With `--strategy`: batch norms normalise by the whole batch, as one device does, instead of each device
+    by its own part of it. Slower, for every batch norm asks all devices."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
-"""Losses of a batch that several replicas hold parts of: the global value, and the gradient of one's own rows.
+"""Losses of a batch that several replicas hold parts of: the global value, the gradient of one's own rows.
 
-Under a strategy of `tf.distribute` each replica sees its rows of the batch. Everything here turns what is local
-into what one process with the whole batch would have computed, by one convention: **a loss has the same value
-on every replica, and its gradient is that of the replica's own rows**, so that the sum of the replicas'
+Under a strategy of `tf.distribute` each replica sees its rows of the batch. Everything here turns what is
+local into what one process with the whole batch would have computed, by one convention: **a loss has the same
+value on every replica, and its gradient is that of the replica's own rows**, so that the sum of the replicas'
 gradients (`summed`) is the gradient of one process. On one replica, and outside of a strategy, all functions
 hand back what they are given.
 
 `tf.distribute` has a gradient of its own for `all_gather`: it sums what all replicas ask for. Where each of
-them computes the whole loss from gathered rows, that counts every gradient as often as there are replicas, and
-communicates once more. Here the others' rows are constants instead.
+them computes the whole loss from gathered rows, that counts every gradient as often as there are replicas,
+and communicates once more. Here the others' rows are constants instead.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class WholeBatch:
         if self._replica is None:
             return
         if ROW not in batch:
-            raise ValueError(f"On several replicas a batch needs the column {ROW!r}. Received: {sorted(batch)}")
+            raise ValueError(f"A batch for replicas has the column {ROW!r}. Received: {sorted(batch)}")
         self._row = tf.cast(batch[ROW], tf.int32)
         # Where the row of each place is found among those gathered.
         self._order = tf.argsort(self._replica.all_gather(self._row, axis=0))

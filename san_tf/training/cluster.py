@@ -1,6 +1,6 @@
 """TF_CONFIG: which processes train together, and which of them this one is. Reads it without TensorFlow.
 
-    TF_CONFIG='{"cluster": {"worker": ["a.example:2222", "b.example:2222"]}, "task": {"type": "worker", "index": 0}}'
+    TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
 The first worker (or the one `chief`, where there is that job) is the chief: it alone writes.
 """
@@ -55,7 +55,7 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
     text = (os.environ if environment is None else environment).get(VARIABLE, "")
     if not text.strip():
         raise UserError(
-            f"--strategy multiworker wants the environment variable {VARIABLE}, which is not set; set {EXAMPLE}."
+            f"--strategy multiworker wants the environment variable {VARIABLE}, which is not set: {EXAMPLE}."
         )
     try:
         config = json.loads(text)
@@ -120,6 +120,6 @@ def check_port(cluster: Cluster) -> None:
             listener.bind(("", port))
     except OSError as error:
         raise UserError(
-            f"Worker {cluster.index} cannot listen on port {port} ({error.strerror}); end what uses it, or give"
-            f" the worker another port in every {VARIABLE}."
+            f"Worker {cluster.index} cannot listen on port {port} ({error.strerror}); end what uses it, or "
+            f"give the worker another port in every {VARIABLE}."
         ) from error

@@ -32,8 +32,8 @@ def distributed_fit(
     by `model.stop_training`, is agreed on by all workers.
 
     Args:
-        model: built and compiled under the distribution's scope, with its optimizer's slots made; its `train_step` sums gradients and losses
-            itself, see `san_tf.models.replicas`.
+        model: built and compiled under the distribution's scope, with its optimizer's slots made; its
+            `train_step` sums gradients and losses itself, see `san_tf.models.replicas`.
         distribution: with a strategy.
         dataset: this worker's: one element for each of its replicas in turn, step after step, without end.
         first_epoch: from 0.

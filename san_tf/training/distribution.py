@@ -8,8 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -20,24 +19,14 @@ import tensorflow as tf
 from san_tf.data.shards import Shard
 from san_tf.errors import UserError
 from san_tf.keras_compat import model_variables, optimizer_variables
-from san_tf.keras_distribution import assign_local, local_value, synchronize_batch_norms
+from san_tf.keras_distribution import assign_local, local_value
 from san_tf.training.cluster import Cluster, check_port, read_cluster
 from san_tf.training.devices import grow_memory
+from san_tf.training.lost_workers import LOST, lost_workers, reason_of
 
 Kind = Literal["mirrored", "multiworker"]
 KINDS = ("mirrored", "multiworker")
 Model = TypeVar("Model", bound=keras.Model)
-
-# What a worker meets when another is gone: its connection is cut, its collective operations are aborted.
-LOST = (
-    tf.errors.UnavailableError,
-    tf.errors.AbortedError,
-    tf.errors.CancelledError,
-    tf.errors.DeadlineExceededError,
-    tf.errors.FailedPreconditionError,
-    tf.errors.InternalError,
-    tf.errors.UnknownError,
-)
 
 
 @dataclass(frozen=True)
@@ -107,20 +96,15 @@ class Distribution:
             return
         if jit_compile:
             raise UserError(
-                "--jit_compile does not work together with --strategy: TensorFlow cannot compile a step that talks"
-                " to other replicas; leave one of the two out."
+                "--jit_compile does not work together with --strategy: TensorFlow cannot compile a step that "
+                "talks to other replicas; leave one of the two out."
             )
         for name, value in divisible.items():
             if value % self.replicas:
                 raise UserError(
-                    f"{name} is {value}, which {self.replicas} replicas cannot share equally; choose a multiple of"
-                    f" {self.replicas}."
+                    f"{name} is {value}, which {self.replicas} replicas cannot share equally; choose a "
+                    f"multiple of {self.replicas}."
                 )
-
-    def prepare(self, model: keras.Model, synchronized: bool) -> None:
-        """Have the batch norms of a model see the whole batch, if `synchronized`; before its first step."""
-        if synchronized:
-            synchronize_batch_norms(model)
 
     def local_copy(self, model: Model, build: Callable[[], Model]) -> Model:
         """The same weights in a model of this process alone, which can be saved and asked without the others.
@@ -139,7 +123,7 @@ class Distribution:
             ours.assign(local_value(theirs))
         return copy
 
-    def sums(self, values: Sequence[float]) -> np.ndarray:
+    def sums(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Add up numbers over the workers; all of them wait here for the last.
 
         Args:
@@ -201,7 +185,7 @@ class Distribution:
 
     def _sum_of_workers(self, value: np.ndarray) -> np.ndarray:
         """Sum an array over the workers, each counted once however many replicas it has."""
-        with lost_workers(self):
+        with lost_workers(self.workers):
             return np.asarray(self._sum(tf.constant(value)))
 
     @functools.cached_property
@@ -222,50 +206,12 @@ class Distribution:
         return everywhere
 
 
-class WorkerLost(UserError):
-    """Another worker is gone, so that this one cannot go on."""
-
-    def __init__(self, where: str, reason: str) -> None:
-        super().__init__(f"{where} ({reason})")
-        self.reason = reason
-
-
-@contextlib.contextmanager
-def lost_workers(
-    distribution: Distribution, where: Callable[[], str] = lambda: "Another worker was lost."
-) -> Iterator[None]:
-    """Turn what TensorFlow raises when a worker is gone into one sentence.
-
-    Args:
-        distribution: with one worker nobody can be lost, and errors stay what they are.
-        where: gives the sentence; of two blocks inside each other the outer's counts.
-
-    Raises:
-        WorkerLost: a worker is gone.
-    """
-    try:
-        yield
-    except WorkerLost as error:
-        raise WorkerLost(where(), error.reason) from error
-    except LOST as error:
-        if distribution.workers == 1:
-            raise
-        raise WorkerLost(where(), _reason(str(error.message))) from error
-
-
-def _reason(message: str) -> str:
-    """Of the page that TensorFlow raises, the line that says what happened."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    telling = [line for line in lines if re.search("abort|reset|refus|unavail|heartbeat|clos|timed? ?out", line)]
-    return f"TensorFlow: {(telling or lines or ['no reason'])[0][:160]}"
-
-
 def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: None) -> Distribution:
     """Start the devices and, with several workers, this one's server; before anything else of TensorFlow.
 
     Args:
-        kind: "mirrored": all devices of this process; "multiworker": those of all processes in TF_CONFIG; None:
-            one device.
+        kind: "mirrored": all devices of this process; "multiworker": those of all processes in TF_CONFIG;
+            None: one device.
         say: told what is waited for.
 
     Returns:
@@ -289,7 +235,8 @@ def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: No
     # A killed worker's connection then ends what waits for it, instead of being tried again for ever.
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     if len(cluster.addresses) > 1:
-        say(f"worker {cluster.index} of {len(cluster.addresses)} waits for the others: {', '.join(cluster.addresses)}")
+        addresses = ", ".join(cluster.addresses)
+        say(f"Worker {cluster.index} of {len(cluster.addresses)} waits for the others: {addresses}")
     try:
         strategy = tf.distribute.MultiWorkerMirroredStrategy(
             communication_options=tf.distribute.experimental.CommunicationOptions(
@@ -299,7 +246,7 @@ def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: No
     except LOST as error:
         raise UserError(
             f"The {len(cluster.addresses)} workers of TF_CONFIG did not find together"
-            f" ({_reason(str(error.message))}); start all of them, with the same cluster."
+            f" ({reason_of(str(error.message))}); start all of them, with the same cluster."
         ) from error
     return Distribution(strategy, cluster)
 

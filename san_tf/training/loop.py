@@ -23,7 +23,8 @@ from san_tf.training.callbacks.saving import SaveCheckpoints
 from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.data_wait import DataWait
 from san_tf.training.distributed_fit import distributed_fit
-from san_tf.training.distribution import Distribution, lost_workers
+from san_tf.training.distribution import Distribution
+from san_tf.training.lost_workers import lost_workers
 from san_tf.training.run_directory import RunDirectory
 
 _logger = logging.getLogger(__name__)
@@ -138,8 +139,10 @@ def train(
 
         def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:
             if distribution.strategy is not None:
-                with lost_workers(distribution, lambda: _gone(stage, clock, checkpoints)):
-                    distributed_fit(model, distribution, dataset, first_epoch, last_epoch, steps, every, interruption)
+                with lost_workers(distribution.workers, lambda: _gone(stage, clock, checkpoints)):
+                    distributed_fit(
+                        model, distribution, dataset, first_epoch, last_epoch, steps, every, interruption
+                    )
                 return
             _check_length(dataset, (last_epoch - first_epoch) * steps)
             model.fit(
@@ -167,8 +170,8 @@ def _gone(stage: str, clock: Clock, checkpoints: CheckpointFolder) -> str:
     newest = checkpoints.newest()
     kept = f"the newest checkpoint is {newest.path}" if newest else "no checkpoint had been written yet"
     return (
-        f"Stage {stage}: another worker was lost in step {clock.step + 1} of {clock.total_steps}; {kept}. Start the"
-        " same command on all workers again, and it goes on from there."
+        f"Stage {stage}: another worker was lost in step {clock.step + 1} of {clock.total_steps}; {kept}. "
+        "Start the same command on all workers again, and it goes on from there."
     )
 
 

@@ -1,10 +1,9 @@
-"""One worker of several: `python worker_process.py RUN [EPOCHS]`, with TF_CONFIG; without it, one process alone."""
+"""One worker of several: `python worker_process.py RUN [EPOCHS]` with TF_CONFIG; without it, one process."""
 
 from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -29,12 +28,9 @@ class Tell(keras.callbacks.Callback):
 
 def work() -> None:
     folder, epochs = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 2
-    import tensorflow as tf
-    if os.environ.get('NOOPT'): tf.config.optimizer.set_experimental_options({'disable_meta_optimizer': True})
-    distribution = start("multiworker" if "TF_CONFIG" in os.environ else None, lambda text: print(text, flush=True))
-    t=time.process_time(); print('start',t)
+    kind = "multiworker" if "TF_CONFIG" in os.environ else None
+    distribution = start(kind, lambda text: print(text, flush=True))
     model = build(distribution)
-    print('built',time.process_time()-t)
     result = train(
         model,
         lambda step: dataset_at(step, distribution.shard),

@@ -17,6 +17,7 @@ from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.experiments.texture_generator import start_weights
+from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
@@ -80,38 +81,28 @@ def train_method(
     Raises:
         UserError: textures are missing, too few identities for a batch, or a NaN loss.
     """
-    recipe = experiment.recipe
+    recipe, distribution = experiment.recipe, experiment.distribution
     set_precision(recipe.model.precision)
     data = recipe.data
     # First of all, because it finds at once that there are too few identities for a batch.
     steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
     steps = recipe.training.steps_per_epoch or steps
-    encoder = encoder_of(recipe, records.num_identities)
     with_decoder = textures is not None
-    decoder = decoder_of(recipe, encoder) if with_decoder else None
-    if recipe.training.start == "texture-generator":
-        start_from_generator(encoder, decoder, recipe, generator or start_weights(experiment))
     pairs = mirror_map = None
     if textures is not None:
         records = attach_textures(records, textures)
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
-    model = SAN(
-        encoder,
-        decoder,
-        LossWeights(
-            recipe.losses.lambda_identity,
-            recipe.losses.lambda_triplet,
-            recipe.losses.lambda_reconstruction,
-            recipe.losses.lambda_texture_triplet,
-        ),
-        margin=recipe.losses.margin,
-        smoothing=recipe.losses.smoothing,
-        triplet=recipe.losses.triplet,
-        seed=recipe.seed,
-    )
-    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    with distribution.scope():
+        model = san_of(recipe, records.num_identities, with_decoder)
+        # The other workers get their start from the chief.
+        if recipe.training.start == "texture-generator" and distribution.is_chief:
+            start = generator or start_weights(experiment)
+            start_from_generator(model.encoder, model.decoder, recipe, start)
+        model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    if recipe.model.synchronized_batch_norm:
+        synchronize_batch_norms(model)
     train(
         model,
         lambda step: train_dataset(
@@ -128,16 +119,42 @@ def train_method(
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
             seed=recipe.seed,
             start_step=step,
+            shard=distribution.shard,
         ),
         recipe.training.epochs,
         steps,
         experiment.run,
         f"train/{method.lower()}",
         console=experiment.console,
+        distribution=distribution,
     )
+    if not distribution.is_chief:
+        return
+    classes = records.num_identities
+    model = distribution.local_copy(model, lambda: san_of(recipe, classes, with_decoder, weights=False))
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
+
+
+def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool = True) -> SAN:
+    """The recipe's SAN with its initial weights, or without decoder its baseline; see `encoder_of`."""
+    encoder = encoder_of(recipe, num_classes, weights)
+    losses = recipe.losses
+    return SAN(
+        encoder,
+        decoder_of(recipe, encoder) if with_decoder else None,
+        LossWeights(
+            losses.lambda_identity,
+            losses.lambda_triplet,
+            losses.lambda_reconstruction,
+            losses.lambda_texture_triplet,
+        ),
+        margin=losses.margin,
+        smoothing=losses.smoothing,
+        triplet=losses.triplet,
+        seed=recipe.seed,
+    )
 
 
 def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
