@@ -53,7 +53,9 @@ def average_moving_statistics(model: keras.Model) -> None:
     ]
     if not statistics:
         return
-    means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, [tf.convert_to_tensor(v) for v in statistics])
+    # A value is read where its variable is; an operation of this replica has a device, which sums need.
+    values = [tf.identity(tf.convert_to_tensor(variable)) for variable in statistics]
+    means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
     for variable, mean in zip(statistics, means, strict=True):
         variable.assign(mean)
 

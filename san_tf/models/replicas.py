@@ -50,7 +50,7 @@ class WholeBatch:
             raise ValueError(f"A batch for replicas has the column {ROW!r}. Received: {sorted(batch)}")
         self._row = tf.cast(batch[ROW], tf.int32)
         # Where the row of each place is found among those gathered.
-        self._order = tf.argsort(self._replica.all_gather(self._row, axis=0))
+        self._order = tf.argsort(self._replica.all_gather(tf.identity(self._row), axis=0))
 
     def rows(self, values: tf.Tensor) -> tf.Tensor:
         """Gather the rows of all replicas in the order of the whole batch.
@@ -63,7 +63,7 @@ class WholeBatch:
         """
         if self._replica is None:
             return values
-        everyone = self._replica.all_gather(tf.stop_gradient(values), axis=0)
+        everyone = self._replica.all_gather(tf.identity(tf.stop_gradient(values)), axis=0)
         whole = tf.stop_gradient(tf.gather(everyone, self._order))
         if not values.dtype.is_floating:
             return whole
@@ -73,7 +73,8 @@ class WholeBatch:
         """Sum a float scalar over the replicas, without gradient."""
         if self._replica is None:
             return amount
-        return self._replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.stop_gradient(amount))
+        # An operation of this replica, which has a device; what came with the batch may have none.
+        return self._replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tf.stop_gradient(amount)))
 
     def mean(self, mean: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
         """Turn the mean over this replica's rows into that over all rows.

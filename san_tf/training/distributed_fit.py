@@ -59,7 +59,8 @@ def distributed_fit(
         replica = tf.distribute.get_replica_context()
         return logs, replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
 
-    @tf.function
+    # As Keras does: rewriting Python's branches and loops, of which there are none here, takes longest.
+    @tf.function(autograph=False)
     def step(asked: tf.Tensor) -> tuple[dict, tf.Tensor]:
         return strategy.run(replica_step, args=(next(batches), asked))
 

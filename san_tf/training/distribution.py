@@ -199,7 +199,7 @@ class Distribution:
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
         # Kept, as each new function would be traced anew.
-        @tf.function(reduce_retracing=True)
+        @tf.function(autograph=False, reduce_retracing=True)
         def everywhere(part: tf.Tensor) -> tf.Tensor:
             return strategy.experimental_local_results(strategy.run(add, args=(part,)))[0]  # type: ignore[union-attr]
 
@@ -227,6 +227,9 @@ def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: No
     if kind == "mirrored":
         # Without a GPU, the processors that `tf.config.set_logical_device_configuration` divided it into.
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) == 1:
+            say("There is one device here, so it trains alone.")
+            return Distribution()
         return Distribution(tf.distribute.MirroredStrategy([device.name for device in devices]))
     if kind != "multiworker":
         raise UserError(f"There is no strategy {kind!r}; choose one of {', '.join(KINDS)}.")

@@ -121,8 +121,8 @@ def train(
         _logger.info("Stage %s goes on from step %d.", stage, start)
 
     dataset = dataset_at(start)
-    # Replicas share a data set that the strategy splits and rebatches; a clock in its middle would be wrong.
-    wait = DataWait() if model.distribute_strategy.num_replicas_in_sync == 1 else None
+    # A strategy fetches ahead to its devices, on threads of its own: a clock in front of them would be wrong.
+    wait = DataWait() if distribution.strategy is None else None
     images = _batch_size(dataset)
     clock = Clock(start, epochs, steps_per_epoch, images and images * distribution.replicas, wait)
     saving = SaveCheckpoints(
