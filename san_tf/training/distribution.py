@@ -194,8 +194,8 @@ class Distribution:
 
         def add(part: tf.Tensor) -> tf.Tensor:
             replica = tf.distribute.get_replica_context()
-            counts = int(replica.replica_id_in_sync_group) % here == 0
-            mine = tf.identity(part) if counts else tf.zeros_like(part)
+            counts = tf.equal(tf.convert_to_tensor(replica.replica_id_in_sync_group) % here, 0)
+            mine = tf.where(counts, part, tf.zeros_like(part))
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
         # Kept, as each new function would be traced anew.

@@ -15,7 +15,7 @@ from san_tf.errors import UserError
 
 
 def test_rows_of_a_hand_made_batch():
-    # 4 identities x 2 images are rows 0-7, 4 pairs rows 8-11; of two replicas the second has the later halves.
+    # 4 identities x 2 images are rows 0-7, 4 pairs rows 8-11; the second replica has the later halves.
     assert Shard(0, 1, 2).rows([8, 4]).tolist() == [[0, 1, 2, 3, 8, 9]]
     assert Shard(1, 1, 2).rows([8, 4]).tolist() == [[4, 5, 6, 7, 10, 11]]
     assert Shard(0, 2, 2).rows([8]).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
