@@ -24,7 +24,7 @@ def run_mirrored(folder: Path, *arguments: str) -> dict[str, np.ndarray]:
         env={**os.environ, "PYTHONPATH": path},
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=500,
     )
     with np.load(folder / "found.npz") as file:
         return dict(file)

@@ -74,7 +74,7 @@ def assert_same(folder: Path, expected: dict[str, np.ndarray]) -> None:
 def test_two_workers_train_as_one_process(tmp_path: Path):
     workers = start_workers(tmp_path / "two", epochs=2)
     expected, rows = alone(tmp_path / "one", epochs=2)
-    for code, _, errors in ends(workers, timeout=240):
+    for code, _, errors in ends(workers, timeout=500):
         assert code == 0, errors
     assert_same(tmp_path / "two", expected)
     theirs = RunDirectory(tmp_path / "two").metrics.rows()
@@ -104,7 +104,7 @@ def test_killed_and_stopped_workers_go_on_to_the_same_weights(tmp_path: Path):
     workers = start_workers(folder, epochs=4)
     wait_for_step(workers[0], 4)
     workers[1].send_signal(signal.SIGKILL)
-    (code, _, errors), (killed, _, _) = ends(workers, timeout=60)
+    (code, _, errors), (killed, _, _) = ends(workers, timeout=120)
     assert (code, killed) == (2, -signal.SIGKILL), errors
     sentence = errors.strip().splitlines()[-1]
     assert re.search(
@@ -119,7 +119,7 @@ def test_killed_and_stopped_workers_go_on_to_the_same_weights(tmp_path: Path):
     workers = start_workers(folder, epochs=4)
     wait_for_step(workers[0], 6)
     workers[0].send_signal(signal.SIGKILL)
-    (killed, _, _), (code, _, errors) = ends(workers, timeout=60)
+    (killed, _, _), (code, _, errors) = ends(workers, timeout=120)
     assert (code, killed) == (2, -signal.SIGKILL), errors
     assert "another worker was lost" in errors and "Traceback" not in errors
 
@@ -128,7 +128,7 @@ def test_killed_and_stopped_workers_go_on_to_the_same_weights(tmp_path: Path):
     wait_for_step(workers[0], 8)
     workers[1].send_signal(signal.SIGTERM)
     steps = []
-    for code, _, errors in ends(workers, timeout=60):
+    for code, _, errors in ends(workers, timeout=120):
         assert code == 130, errors
         found = re.search(r"Stage train was stopped after step (\d+) of 12, saved in ", errors)
         assert found, errors
@@ -138,7 +138,7 @@ def test_killed_and_stopped_workers_go_on_to_the_same_weights(tmp_path: Path):
     assert newest is not None and newest.step == steps[0]
 
     workers = start_workers(folder, epochs=4)
-    for code, _, errors in ends(workers, timeout=240):
+    for code, _, errors in ends(workers, timeout=500):
         assert code == 0, errors
     assert np.load(folder / "worker1.npz")["resumed"] == steps[0]
     assert_same(folder, expected)
