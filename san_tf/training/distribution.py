@@ -172,10 +172,12 @@ class Distribution:
                 assign_local(variable, part.reshape(value.shape))
 
     def make_slots(self, model: keras.Model) -> None:
-        """Make the optimizer's variables, in the only place where a strategy lets them be made."""
-        if self.strategy is not None:
-            with self.scope():
-                optimizer_variables(model.optimizer, model.trainable_variables)
+        """Make the optimizer's variables, where alone a strategy lets them be made.
+
+        On one device too: a training step that makes variables is traced twice.
+        """
+        with self.scope():
+            optimizer_variables(model.optimizer, model.trainable_variables)
 
     def spread_model(self, model: keras.Model) -> None:
         """`spread` of all that a compiled model's training depends on."""
