@@ -70,6 +70,7 @@ def train_dataset(
 
     Returns:
         Dataset of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,) int32 in [0, C), -1 for pairs;
+        `record` (B,) int64, the row's number among the records, or behind them among the pairs;
         and with `texture_size`: `texture` (B, T, T, 3) float32 in [-1, 1] (grey where there is none) and
         `texture_weight` (B,) float32, 1 where there is one, else 0. B = P * K + M; the re-ID images come
         first, K consecutive an identity.
@@ -200,7 +201,7 @@ def _planned_dataset(
         if noise is not None:
             offset = [plan.noise_offset[0], plan.noise_offset[1], 0]
             image += plan.noise * tf.slice(noise, offset, [*image_size, 3])
-        element = {"image": tf.ensure_shape(image, (*image_size, 3)), "label": label}
+        element = {"image": tf.ensure_shape(image, (*image_size, 3)), "label": label, "record": index}
         if load_texture is not None:
             element["texture"] = load_texture(texture, plan.flip)
             if dyed:

@@ -37,6 +37,17 @@ class Options:
     beam_runner: str | None = None
     """With the stage `prepare`: build benchmarks with this runner of Apache Beam, such as DirectRunner (wants
     `pip install "san-tf[tfds]"`); the data set is the same without."""
+    save_every: float = 300.0
+    """Seconds between checkpoints within an epoch; one is always written at its end."""
+    dry_run: bool = False
+    """Print the networks, their parameters, the memory and the time that the recipe will take, from steps
+    that are measured, and write nothing."""
+    find_learning_rate: bool = False
+    """With `--stage train` or `texture-generator`: try learning rates on a network of the recipe, draw the
+    figure `learning_rate` and suggest one; the run's own training is left as it is."""
+    panels: int = 10
+    """How often in a training textures and ranked lists of the same few images are painted for
+    TensorBoard."""
     stage: list[str] = field(default_factory=list)
     """Run these stages only, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None
@@ -128,6 +139,10 @@ def parse(
         raise UserError(f"There is no stage {unknown[0]!r} here; the stages are {', '.join(stages)}.")
     if options.images and "pseudo-textures" not in options.stage:
         raise UserError("--images goes with --stage pseudo-textures; add it.")
+    if options.find_learning_rate and not {*options.stage} & {"train", "texture-generator"}:
+        raise UserError("--find_learning_rate goes with --stage train or texture-generator; add it.")
+    if options.save_every <= 0 or options.panels < 0:
+        raise UserError("--save_every is a number of seconds above 0, --panels a number from 0 on.")
     if options.export_folder and "prepare" not in options.stage:
         raise UserError("--export_folder goes with --stage prepare; add it.")
     recipe.check()

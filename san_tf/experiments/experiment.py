@@ -82,8 +82,9 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
     if not experiment.distribution.is_chief:
         follow(experiment, chosen)
         return
-    if experiment.options.images:
-        # Painting somebody's photographs is a use of the run, not a step of it: it changes no stage.
+    if experiment.options.images or experiment.options.find_learning_rate:
+        # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of learning
+        # rates: it changes no stage.
         for stage in chosen:
             stage.work(experiment)
         return
@@ -140,10 +141,16 @@ def main(
     def action() -> None:
         names = [stage.name for stage in stages]
         options, chosen = parse(name, description, recipe, names, argv, options_class)
-        distribution = import_tensorflow(strategy=options.strategy) or _one_device()
+        distribution = import_tensorflow(strategy=None if options.dry_run else options.strategy)
+        if options.dry_run:
+            from san_tf.experiments.dry_run import dry_run
+
+            dry_run(name, chosen, options, names)
+            return
         from san_tf.training.run_directory import RunDirectory
 
         run = RunDirectory(options.workdir)
+        distribution = distribution or _one_device()
         experiment = Experiment(name, chosen, options, run, console_of(distribution), distribution)
         run_all(experiment, stages)
 

@@ -131,6 +131,11 @@ class TrainingRecipe:
     """Weight decay of all kernels."""
     decay: Literal["l2", "decoupled"] = "l2"
     """`l2`: added to the gradient, as the public code does; `decoupled`: taken off the weights (AdamW)."""
+    validate_every: int = 0
+    """Epochs between measurements of mAP on the identities that `validation_identities` holds out; the
+    weights with the highest are kept. 0 measures nothing and keeps the last weights."""
+    patience: int = 0
+    """Stop early after so many measurements without a higher mAP; 0 trains all epochs."""
 
 
 @dataclass(frozen=True)

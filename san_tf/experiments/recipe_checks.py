@@ -17,8 +17,7 @@ def check_recipe(recipe: Recipe) -> None:
     check_choice("optimizer", recipe.training.optimizer, "adam", OPTIMIZERS)
     check_choice("triplet", recipe.losses.triplet, "batch-hard", TRIPLET_LOSSES)
     _check_size(recipe)
-    if recipe.evaluation.on == "validation" and not recipe.data.validation_identities:
-        raise UserError("--on validation wants identities held out; add --validation_identities, such as 80.")
+    _check_validation(recipe)
     _check_textures(recipe)
     for name, value in (
         ("identities_per_batch", recipe.data.identities_per_batch),
@@ -62,6 +61,15 @@ def _check_size(recipe: Recipe) -> None:
         raise UserError(
             f"image_size {height} {width} does not fit: both must be multiples of 32, such as 256 256."
         )
+
+
+def _check_validation(recipe: Recipe) -> None:
+    if not recipe.data.validation_identities:
+        asking = "--on validation" if recipe.evaluation.on == "validation" else "--validate_every"
+        if recipe.evaluation.on == "validation" or recipe.training.validate_every:
+            raise UserError(f"{asking} wants identities held out; add --validation_identities, such as 80.")
+    if recipe.training.patience and not recipe.training.validate_every:
+        raise UserError("--patience wants something to wait for; add --validate_every, such as 5.")
 
 
 def _check_textures(recipe: Recipe) -> None:

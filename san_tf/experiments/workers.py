@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from san_tf.errors import UserError
+
 if TYPE_CHECKING:
     from san_tf.experiments.experiment import Experiment, Stage
     from san_tf.training.distribution import Distribution
@@ -30,6 +32,8 @@ def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
         UserError: they cannot, or the recipe asks for XLA.
     """
     recipe, shares = experiment.recipe, {}
+    if experiment.options.find_learning_rate and experiment.distribution.strategy is not None:
+        raise UserError("--find_learning_rate sweeps on one device; leave --strategy out.")
     trains_generator = not (recipe.generator.textures or recipe.generator.generator_weights)
     if "train" in stages:
         shares["identities_per_batch"] = recipe.data.identities_per_batch

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from san_tf.losses.row_choice import chosen_elements
+
 # Named, because the default differs between devices and under XLA, and the same seed shall draw the same.
 ALGORITHM = "philox"
 
@@ -82,9 +84,9 @@ def _excess(features: tf.Tensor, positive: tf.Tensor, negative: tf.Tensor) -> tf
     count = tf.cast(tf.shape(features)[1], tf.float32)
     gram = _gram(features) / count
     norms = tf.linalg.diag_part(gram)
-    near = tf.gather(norms, positive) - 2.0 * tf.gather(gram, positive, batch_dims=1)
-    far = tf.gather(norms, negative) - 2.0 * tf.gather(gram, negative, batch_dims=1)
-    return near - far
+    # Element (a, p) holds |p|^2 - 2 a.p, the part of |a - p|^2 that depends on the partner.
+    partners = norms[None, :] - 2.0 * gram
+    return chosen_elements(partners, positive) - chosen_elements(partners, negative)
 
 
 @tf.custom_gradient

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from san_tf.losses.row_choice import chosen_rows
+
 # Below it a distance has no usable direction: value 1e-6, gradient 0 instead of NaN.
 SMALLEST_SQUARED_DISTANCE = 1e-12
 
@@ -49,5 +51,5 @@ def batch_hard_triplet_loss(label: tf.Tensor, embedding: tf.Tensor, margin: floa
 
 def _distance(embedding: tf.Tensor, partner: tf.Tensor) -> tf.Tensor:
     """Euclidean distance of each row to the row `partner` names: `(batch,)`."""
-    squared = tf.reduce_sum(tf.square(embedding - tf.gather(embedding, partner)), axis=1)
+    squared = tf.reduce_sum(tf.square(embedding - chosen_rows(embedding, partner)), axis=1)
     return tf.sqrt(tf.maximum(squared, SMALLEST_SQUARED_DISTANCE))

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from san_tf.errors import UserError
 from san_tf.training.callbacks.clock import Clock
+from san_tf.training.callbacks.early_stopping import EarlyStopping
 from san_tf.training.callbacks.finite_loss import FiniteLoss
 from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.callbacks.metrics_log import MetricsLog
@@ -25,6 +26,8 @@ from san_tf.training.data_wait import DataWait
 from san_tf.training.distributed_fit import distributed_fit
 from san_tf.training.distribution import Distribution
 from san_tf.training.lost_workers import lost_workers
+from san_tf.training.offending_batch import OffendingBatch
+from san_tf.training.ordered_sums import ordered_sums
 from san_tf.training.run_directory import RunDirectory
 
 _logger = logging.getLogger(__name__)
@@ -38,11 +41,13 @@ class TrainingResult:
         step: training steps done in all.
         resumed_from: the step at which this run began, 0 for a fresh one.
         seconds: wall time of this run.
+        stopped_early: whether epochs were left out, because what is measured became no better.
     """
 
     step: int
     resumed_from: int
     seconds: float
+    stopped_early: bool = False
 
 
 def train(
@@ -58,15 +63,18 @@ def train(
     save_every_steps: int | None = None,
     keep: int = 2,
     best: str | None = None,
+    patience: int = 0,
+    filenames: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
     console: Console | None = None,
     distribution: Distribution = Distribution(),  # noqa: B008  # immutable
 ) -> TrainingResult:
     """Train a compiled model, from the newest checkpoint of the stage if there is one.
 
-    An interrupted training that is run again does exactly the steps that were left: on a CPU it ends with the
-    same weights, bit for bit, if the data set and the model's randomness are functions of the step. The epoch
-    in which it was interrupted is logged from the resumed step on.
+    On a CPU the same training ends with the same weights, bit for bit, if the data set and the model's
+    randomness are functions of the step: its sums have an order, see `ordered_sums`. An interrupted one that
+    is run again does exactly the steps that were left. The epoch in which it was interrupted is logged from
+    the resumed step on.
 
     Args:
         model: built and compiled; its `train_step` takes what the data set yields.
@@ -81,6 +89,9 @@ def train(
         save_every_steps: also save within an epoch each so many steps; None never.
         keep: how many checkpoints are kept.
         best: the name of a log (for instance `mAP`) whose highest value is kept as `best.safetensors`.
+        patience: stop when `best` has not reached its highest value again in so many measurements; 0 never.
+        filenames: of the images, by the numbers that batches have as `record` (B,): should the loss become
+            NaN, the images of that batch are named in `diverged/`.
         extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
         console: for the progress line; the standard output if None.
         distribution: who trains together. Of several workers the chief alone reads and writes checkpoints and
@@ -115,8 +126,11 @@ def train(
     distribution.spread_model(model)
     if distribution.is_chief:
         run.metrics.drop(stage, after_step=start)
-    if start >= epochs * steps_per_epoch:
-        return TrainingResult(start, start, time.monotonic() - began)
+    stopping = EarlyStopping(run, stage, best or "", patience)
+    # The chief's table counts: another machine's may not have the same rows.
+    if start >= epochs * steps_per_epoch or distribution.of_chief([stopping.is_due])[0]:
+        left_out = start < epochs * steps_per_epoch
+        return TrainingResult(start, start, time.monotonic() - began, left_out)
     if start:
         _logger.info("Stage %s goes on from step %d.", stage, start)
 
@@ -133,8 +147,11 @@ def train(
         interruption = stack.enter_context(Interruption(clock, saving, stage))
         log = MetricsLog(clock, run, stage)
         stack.callback(log.close)
-        finite = FiniteLoss(clock, checkpoints, stage)
-        chiefs = [*callbacks, progress, log] if distribution.is_chief else []
+        stack.enter_context(ordered_sums())
+        chief = distribution.is_chief
+        offending = OffendingBatch(dataset_at, filenames, run, stage) if chief else None
+        finite = FiniteLoss(clock, checkpoints, stage, offending)
+        chiefs = [*callbacks, progress, log, stopping] if chief else []
         every = [clock, finite, *chiefs, saving, interruption]
 
         def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:
@@ -161,9 +178,10 @@ def train(
             fit(dataset, epoch, epoch + 1, steps_per_epoch - done)
             epoch += 1
             dataset = dataset_at(epoch * steps_per_epoch) if epoch < epochs else dataset
-        if epoch < epochs:
+        if epoch < epochs and not distribution.of_chief([stopping.is_due])[0]:
             fit(dataset, epoch, epochs, steps_per_epoch)
-    return TrainingResult(clock.step, start, time.monotonic() - began)
+    left_out = clock.step < clock.total_steps
+    return TrainingResult(clock.step, start, time.monotonic() - began, left_out)
 
 
 def _gone(stage: str, clock: Clock, checkpoints: CheckpointFolder) -> str:

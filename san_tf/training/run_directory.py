@@ -193,7 +193,19 @@ class RunDirectory:
         marker = self._marker(stage)
         if marker is not None and fields is not None:
             self._check_same(stage, marker["fields"], _as_json(fields))
-        self._write_marker(stage, {"done": False, "began": time.time(), "fields": _as_json(fields or {})})
+        new = {"done": False, "began": time.time(), "fields": _as_json(fields or {})}
+        # What a killed process noted of its plans holds for the one that goes on.
+        noted = marker.get("facts") if marker and not marker["done"] else None
+        self._write_marker(stage, {**new, "facts": noted} if noted else new)
+
+    def note(self, stage: str, **facts: Any) -> None:
+        """Note something of a begun stage, for the process that goes on should this one be killed."""
+        marker = self._marker(stage) or {"done": False, "began": time.time(), "fields": {}}
+        self._write_marker(stage, {**marker, "facts": {**marker.get("facts", {}), **plain(facts)}})
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """What was noted of a stage."""
+        return dict((self._marker(stage) or {}).get("facts", {}))
 
     def mark_done(self, stage: str, **facts: Any) -> None:
         """Note that a stage is finished.
@@ -205,7 +217,8 @@ class RunDirectory:
         now = time.time()
         marker = self._marker(stage) or {"began": now, "fields": {}}
         seconds = round(now - marker["began"], 3)
-        self._write_marker(stage, {**marker, "done": True, "seconds": seconds, "facts": plain(facts)})
+        facts = {**marker.get("facts", {}), **plain(facts)}
+        self._write_marker(stage, {**marker, "done": True, "seconds": seconds, "facts": facts})
 
     def seconds(self, stage: str) -> float:
         """How long a finished stage took since it was begun last; 0.0 where it is not finished."""

@@ -45,6 +45,7 @@ def test_batch_has_the_shapes_types_and_ranges_promised(records, pit):
     assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
         "image": ((14, 32, 16, 3), "float32"),
         "label": ((14,), "int32"),
+        "record": ((14,), "int64"),
         "texture": ((14, T, T, 3), "float32"),
         "texture_weight": ((14,), "float32"),
     }
@@ -118,7 +119,7 @@ def test_epochs_end_the_data(records):
 
 
 def test_without_textures_there_are_none(records):
-    assert set(train_dataset(records, 3, 4, SIZE).element_spec) == {"image", "label"}
+    assert set(train_dataset(records, 3, 4, SIZE).element_spec) == {"image", "label", "record"}
 
 
 def test_images_without_texture_have_weight_0(records, pit):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import asdict
 
 import numpy as np
@@ -19,6 +20,8 @@ from san_tf.serving.export import export_encoder, next_version
 
 def run(experiment: Experiment) -> None:
     """Export the trained encoder and ask the export for the embeddings that `evaluate` measured.
+
+    An export that was interrupted, by whatever, is made again under the version that it had begun.
 
     A `calibration.json` in the run directory, from `python -m san_tf.evaluate --calibrate`, goes along.
 
@@ -39,9 +42,14 @@ def run(experiment: Experiment) -> None:
         decoder = decoder_of(recipe, encoder)
         load_weights(decoder, weights_path(experiment, method, "decoder"))
     evaluated = Features.load(experiment, method, recipe.test_sets[0]).query
+    versions = experiment.run.saved_model
+    for leftover in [*versions.glob(".*.tmp"), *versions.glob(".*.old")]:
+        shutil.rmtree(leftover, ignore_errors=True)  # of a killed process
+    version = experiment.run.facts("export").get("version") or next_version(versions)
+    experiment.run.note("export", version=version)
     folder = export_encoder(
         encoder,
-        experiment.run.saved_model,
+        versions,
         recipe.data.image_size,
         normalize=recipe.evaluation.normalize,
         flip=recipe.evaluation.flip_average,
@@ -49,7 +57,8 @@ def run(experiment: Experiment) -> None:
         decoder=decoder,
         training_data=recipe.training_sets,
         calibration=calibration,
-        version=next_version(experiment.run.saved_model),
+        version=version,
+        overwrite=True,
     )
     images = reid_records(experiment, "query").images[:16]
     served = tf.saved_model.load(str(folder)).signatures["serving_bytes"]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from san_tf.atomic import atomic_file
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import pit_dataset
 from san_tf.data.records import Records
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.learning_rate import find_learning_rate
 from san_tf.experiments.networks import save_weights, texture_generator_of
+from san_tf.experiments.panels import Panels
 from san_tf.experiments.ready_generator import ready_generator
 from san_tf.experiments.records import pit_records
 from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
@@ -58,6 +62,23 @@ def _train(experiment: Experiment) -> None:
     batch = recipe.generator.generator_batch
     steps = max(1, len(pairs) // batch)
     total = steps * recipe.generator.generator_epochs
+
+    def batches(step: int) -> tf.data.Dataset:
+        return pit_dataset(
+            pairs,
+            batch,
+            recipe.data.image_size,
+            recipe.texture_size,
+            augmentation=Augmentation.for_transfer(),
+            seed=recipe.seed,
+            start_step=step,
+            shard=distribution.shard,
+        )
+
+    if experiment.options.find_learning_rate:
+        optimizer = functools.partial(build_optimizer, "adam", True, 0.0, "l2")
+        find_learning_rate(experiment, texture_generator_of(recipe), batches(0), optimizer, "texture_generator")
+        return
     schedule = WarmupCosine(recipe.generator.generator_learning_rate, total, min(50, total // 10))
     with distribution.scope():
         model = texture_generator_of(recipe)
@@ -67,20 +88,22 @@ def _train(experiment: Experiment) -> None:
         synchronize_batch_norms(model)
     train(
         model,
-        lambda step: pit_dataset(
-            pairs,
-            batch,
-            recipe.data.image_size,
-            recipe.texture_size,
-            augmentation=Augmentation.for_transfer(),
-            seed=recipe.seed,
-            start_step=step,
-            shard=distribution.shard,
-        ),
+        batches,
         recipe.generator.generator_epochs,
         steps,
         experiment.run,
         "texture-generator",
+        callbacks=[
+            Panels(
+                experiment,
+                model,
+                pit_records(experiment, "test"),
+                "texture-generator",
+                recipe.generator.generator_epochs,
+            )
+        ],
+        save_every_seconds=experiment.options.save_every,
+        filenames=list(pairs.filenames),
         console=experiment.console,
         distribution=distribution,
     )

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
 
 from san_tf import addons
 from san_tf.data.augmentation import Augmentation
@@ -12,11 +16,14 @@ from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import attach_textures
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.layouts import mirror_map_of
+from san_tf.experiments.learning_rate import find_learning_rate
 from san_tf.experiments.networks import decoder_of, encoder_of, save_weights, start_from_generator
+from san_tf.experiments.panels import Panels
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.experiments.texture_generator import start_weights
+from san_tf.experiments.validation import Validation, take_best
 from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.loop import train
@@ -52,7 +59,8 @@ def run(experiment: Experiment) -> None:
     records = reid_records(experiment, "train")
     if not experiment.recipe.with_decoder:
         experiment.say(NO_DECODER)
-    for method in methods_of(experiment.recipe):
+    methods = methods_of(experiment.recipe)
+    for method in methods[:1] if experiment.options.find_learning_rate else methods:
         train_method(
             experiment, records, method, pseudo_textures.folder_of(experiment) if method == "SAN" else None
         )
@@ -94,18 +102,16 @@ def train_method(
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
-    with distribution.scope():
+    def start_model() -> SAN:
         model = san_of(recipe, records.num_identities, with_decoder)
         # The other workers get their start from the chief.
         if recipe.training.start == "texture-generator" and distribution.is_chief:
             start = generator or start_weights(experiment)
             start_from_generator(model.encoder, model.decoder, recipe, start)
-        model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
-    if recipe.model.synchronized_batch_norm:
-        synchronize_batch_norms(model)
-    train(
-        model,
-        lambda step: train_dataset(
+        return model
+
+    def batches(step: int) -> tf.data.Dataset:
+        return train_dataset(
             records,
             data.identities_per_batch,
             data.images_per_identity,
@@ -120,11 +126,34 @@ def train_method(
             seed=recipe.seed,
             start_step=step,
             shard=distribution.shard,
-        ),
+        )
+
+    if experiment.options.find_learning_rate:
+        optimizer = functools.partial(optimizer_of, recipe, steps)
+        find_learning_rate(experiment, start_model(), batches(0), optimizer, method.lower())
+        return
+    with distribution.scope():
+        model = start_model()
+        model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    if recipe.model.synchronized_batch_norm:
+        synchronize_batch_norms(model)
+    validated = recipe.training.validate_every > 0
+    stage = f"train/{method.lower()}"
+    train(
+        model,
+        batches,
         recipe.training.epochs,
         steps,
         experiment.run,
-        f"train/{method.lower()}",
+        stage,
+        callbacks=[
+            *([Validation(experiment, model.encoder)] if validated else []),
+            Panels(experiment, model, records, stage, recipe.training.epochs),
+        ],
+        best="mAP" if validated else None,
+        patience=recipe.training.patience,
+        save_every_seconds=experiment.options.save_every,
+        filenames=[*records.filenames, *(pairs.filenames if pairs is not None else [])],
         console=experiment.console,
         distribution=distribution,
     )
@@ -132,6 +161,8 @@ def train_method(
         return
     classes = records.num_identities
     model = distribution.local_copy(model, lambda: san_of(recipe, classes, with_decoder, weights=False))
+    if validated:
+        take_best(experiment, model, experiment.run.checkpoints(stage))
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
@@ -157,10 +188,12 @@ def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool =
     )
 
 
-def optimizer_of(recipe: Recipe, steps_per_epoch: int):  # type: ignore[no-untyped-def]  # a keras.Optimizer
-    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule."""
+def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]  # a keras.Optimizer
+    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule or another."""
     training = recipe.training
-    if training.schedule == "cosine":
+    if schedule is not None:
+        pass
+    elif training.schedule == "cosine":
         total = training.epochs * steps_per_epoch
         warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
         schedule = WarmupCosine(training.learning_rate, total, warmup)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -10,14 +11,19 @@ import keras
 from san_tf.errors import UserError
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.checkpoints import CheckpointFolder
+from san_tf.training.offending_batch import OffendingBatch
 
 
-def diverged(stage: str, what: str, clock: Clock, checkpoints: CheckpointFolder) -> UserError:
+def diverged(
+    stage: str, what: str, clock: Clock, checkpoints: CheckpointFolder, batch: Path | None = None
+) -> UserError:
     """The sentence for a training that went wrong: what, where, the last good checkpoint, what to try."""
     good = checkpoints.newest()
     kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
+    named = f", {batch} names the images of the batch" if batch else ""
     return UserError(
-        f"Stage {stage}: {what} at step {clock.step} (epoch {clock.epoch + 1} of {clock.epochs}); {kept}. "
+        f"Stage {stage}: {what} at step {clock.step} (epoch {clock.epoch + 1} of {clock.epochs}); "
+        f"{kept}{named}. "
         "Lower the learning rate, warm up longer or clip the gradients, and start in a new run directory."
     )
 
@@ -31,10 +37,18 @@ class FiniteLoss(keras.callbacks.Callback):
         clock: tells the step.
         checkpoints: named in the error.
         stage: named in the error.
+        offending: writes down what was in the batch; None leaves that out.
     """
 
-    def __init__(self, clock: Clock, checkpoints: CheckpointFolder, stage: str) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        checkpoints: CheckpointFolder,
+        stage: str,
+        offending: OffendingBatch | None = None,
+    ) -> None:
         super().__init__()
+        self.offending = offending
         self.clock = clock
         self.checkpoints = checkpoints
         self.stage = stage
@@ -47,4 +61,8 @@ class FiniteLoss(keras.callbacks.Callback):
         """
         for name, value in (logs or {}).items():
             if not math.isfinite(value):
-                raise diverged(self.stage, f"{name} became {float(value)}", self.clock, self.checkpoints)
+                what = f"{name} became {float(value)}"
+                named = None
+                if self.offending is not None:
+                    named = self.offending.write(self.clock.step, what, self.model.steps_per_execution or 1)
+                raise diverged(self.stage, what, self.clock, self.checkpoints, named)

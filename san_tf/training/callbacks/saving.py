@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -61,12 +62,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         if not self.writes or self._saved_step == self.clock.step:
             return
         extra = {**self.extra, "stage": self.stage, "epoch": self.clock.step // self.clock.steps_per_epoch}
-        try:
+        with self._finite_weights():
             self.checkpoints.save(self.model, self.model.optimizer, self.clock.step, extra)
-        except NonFiniteError as error:
-            raise diverged(
-                self.stage, f"{error} became NaN or infinite", self.clock, self.checkpoints
-            ) from error
         self._saved_at = time.monotonic()
         self._saved_step = self.clock.step
 
@@ -80,11 +77,25 @@ class SaveCheckpoints(keras.callbacks.Callback):
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save, and keep the best."""
+        """Keep the best, and save."""
+        # In this order: a training that is killed in between measures the epoch again, and keeps it again.
+        self._keep_best(logs or {})
         self.save()
-        if not self.writes or self.best is None or self.best not in (logs or {}):
+
+    def _keep_best(self, logs: Mapping[str, Any]) -> None:
+        if not self.writes or self.best is None or self.best not in logs:
             return
-        value = float((logs or {})[self.best])
+        value = float(logs[self.best])
         if self.checkpoints.best.exists() and read(self.checkpoints.best).extra.get(self.best, value) > value:
             return
-        self.checkpoints.save_best(self.model, self.clock.step, {**self.extra, self.best: value})
+        with self._finite_weights():
+            self.checkpoints.save_best(self.model, self.clock.step, {**self.extra, self.best: value})
+
+    @contextlib.contextmanager
+    def _finite_weights(self) -> Iterator[None]:
+        try:
+            yield
+        except NonFiniteError as error:
+            raise diverged(
+                self.stage, f"{error} became NaN or infinite", self.clock, self.checkpoints
+            ) from error

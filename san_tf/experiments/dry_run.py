@@ -1,0 +1,189 @@
+"""`--dry_run`: what a recipe will build and cost, before anything is written."""
+
+from __future__ import annotations
+
+import datetime
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from san_tf.data.sampling import pk_steps
+from san_tf.errors import UserError
+from san_tf.experiments.command_line import Options
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.networks import texture_generator_of
+from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.records import pit_records, reid_records
+from san_tf.experiments.stages.train import methods_of, optimizer_of, san_of
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.precision import set_precision
+from san_tf.training.run_directory import RunDirectory
+from san_tf.training.step_cost import measure_steps
+
+# Where the data are not prepared, their identities are not known; a classifier of this many is a small part.
+_CLASSES = 1000
+# Batches that are held at once: one in training, one being made, two being finished, two waiting.
+_BATCHES_HELD = 6
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training of the recipe.
+
+    Attributes:
+        name: of its stage or method.
+        model: compiled.
+        rows: of a batch.
+        textures: size of its textures; None without decoder.
+        steps: of an epoch; None where the data are not there to tell.
+        epochs: of the recipe.
+        data_bytes: of the encoded images in memory.
+    """
+
+    name: str
+    model: keras.Model
+    rows: int
+    textures: int | None
+    steps: int | None
+    epochs: int
+    data_bytes: int
+
+
+def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) -> None:
+    """Print the networks of a recipe, and the time and memory of its trainings, from measured steps.
+
+    Time and peak memory of a step are measured on two small batches of noise and carried on in a straight
+    line to the recipe's batch; to the memory come the encoded images and the batches that the pipeline holds.
+    The time is that of the training steps alone, on a machine that does nothing else.
+
+    Args:
+        name: of the experiment.
+        recipe: of the experiment.
+        options: of the command line; nothing is written to the workdir or the data_dir.
+        stages: of the experiment.
+
+    Raises:
+        UserError: a value that no network can have, or pretrained weights that are not to be had.
+    """
+    console = Console(highlight=False)
+    set_precision(recipe.model.precision)
+    with tempfile.TemporaryDirectory() as nowhere:
+        experiment = Experiment(name, recipe, options, RunDirectory(nowhere))
+        table = Table(box=None, padding=(0, 2), header_style="bold")
+        table.add_column("training")
+        for title in ("parameters", "batch", "steps", "s/step", "images/s", "time", "peak memory"):
+            table.add_column(title, justify="right")
+        seconds = 0.0
+        unknown = False
+        with console.status("measuring a few steps ..."):
+            for training in _trainings(experiment, stages):
+                console.print(describe(training))
+                cost = measure_steps(training.model, training.textures, training.rows)
+                step = cost.seconds_of(training.rows)
+                total = None if training.steps is None else training.steps * training.epochs
+                seconds += step * (total or 0)
+                unknown |= total is None
+                memory = cost.peak_of(training.rows) + training.data_bytes + _batches(training)
+                table.add_row(
+                    training.name,
+                    f"{training.model.count_params():,}",
+                    str(training.rows),
+                    "?" if total is None else f"{training.epochs} x {training.steps:,}",
+                    f"{step:.3g}",
+                    f"{training.rows / step:.3g}",
+                    "?" if total is None else _span(step * total),
+                    f"{memory / 1e9:.1f} GB",
+                )
+                keras.backend.clear_session()
+        console.print(table)
+    if unknown:
+        console.print(
+            "The data are not prepared, so their number of steps is not known: --stage prepare first."
+        )
+    else:
+        console.print(f"All training steps of the recipe: about {_span(seconds)}. Nothing was written.")
+    workdir = Path(options.workdir)
+    if (workdir / "stages").is_dir():
+        run = RunDirectory(workdir)
+        done = [stage for stage in stages if run.is_done(stage)]
+        console.print(f"Done already in {workdir}: {', '.join(done) or 'nothing'}.")
+
+
+def describe(training: Training) -> str:
+    """A few lines on the networks of a training.
+
+    Returns:
+        For instance `SAN: encoder_thin_resnet 128 x 64 x 3 -> embedding 512, 1,031,424 parameters`.
+    """
+    encoder, decoder = training.model.encoder, training.model.decoder
+    height, width, channels = encoder.input.shape[1:]
+    outputs = encoder.output if isinstance(encoder.output, dict) else {}
+    text = f"[bold]{training.name}[/bold]: {encoder.name} {height} x {width} x {channels}"
+    if "embedding" in outputs:
+        text += f" -> embedding {outputs['embedding'].shape[-1]}, {outputs['logits'].shape[-1]} identities"
+    text += f", {encoder.count_params():,} parameters"
+    if decoder is not None:
+        text += f"; {decoder.name} -> texture {training.textures} x {training.textures}"
+        text += f", {decoder.count_params():,} parameters"
+    return text
+
+
+def _trainings(experiment: Experiment, stages: Sequence[str]) -> Iterator[Training]:
+    """One network after the other, so that each has the memory to itself."""
+    recipe = experiment.recipe
+    ready = recipe.generator.textures or recipe.generator.generator_weights
+    data, size = recipe.data, recipe.texture_size
+    pairs = images = None
+    if recipe.needs_pairs:
+        pairs = _found(lambda: pit_records(experiment, "train"))
+    if "texture-generator" in stages and recipe.with_decoder and not ready:
+        batch = recipe.generator.generator_batch
+        steps = max(1, len(pairs) // batch) if pairs is not None else None
+        model = texture_generator_of(recipe, weights=False)
+        model.compile(optimizer=build_optimizer(schedule=1e-3, weight_decay=0.0))
+        epochs = recipe.generator.generator_epochs
+        yield Training("texture generator", model, batch, size, steps, epochs, _encoded(pairs))
+    if "train" not in stages:
+        return
+    images = _found(lambda: reid_records(experiment, "train"))
+    steps = recipe.training.steps_per_epoch or None
+    if images is not None and steps is None:
+        steps = pk_steps(images.pids, data.identities_per_batch, data.images_per_identity)
+    for method in methods_of(recipe):
+        decoder = method == "SAN"
+        classes = _CLASSES if images is None else images.num_identities
+        model = san_of(recipe, classes, decoder, weights=False)
+        model.compile(optimizer=optimizer_of(recipe, steps or 1000))
+        rows = data.identities_per_batch * data.images_per_identity + decoder * data.pit_per_batch
+        held = _encoded(images) + (_encoded(pairs) if decoder and data.pit_per_batch else 0)
+        yield Training(method, model, rows, size if decoder else None, steps, recipe.training.epochs, held)
+
+
+def _found(load):  # type: ignore[no-untyped-def]  # records, or None where they are not prepared
+    try:
+        return load()
+    except UserError:
+        return None
+
+
+def _encoded(records) -> int:  # type: ignore[no-untyped-def]
+    """Bytes of the encoded images and textures, twice: records, and the pipeline's own."""
+    if records is None:
+        return 0
+    return 2 * sum(len(file) for file in np.concatenate([records.images, records.texture_files]))
+
+
+def _batches(training: Training) -> int:
+    height, width, _ = training.model.encoder.input.shape[1:]
+    pixels = height * width + (training.textures or 0) ** 2
+    return _BATCHES_HELD * training.rows * pixels * 3 * 4
+
+
+def _span(seconds: float) -> str:
+    return str(datetime.timedelta(seconds=round(seconds)))

@@ -1,0 +1,73 @@
+"""mAP on held-out identities while training goes on: by what the best weights are chosen."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from san_tf.data.pipeline import inference_dataset
+from san_tf.evaluation.embedding import embed
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.features import Features
+from san_tf.experiments.recipe import EvaluationRecipe
+from san_tf.experiments.records import reid_records
+from san_tf.training.checkpoints import CheckpointFolder, restore
+
+
+class Validation(keras.callbacks.Callback):
+    """Adds `mAP` and `rank1` of the held-out identities to the logs of every so many epochs, and of the last.
+
+    The held-out identities are those of `validation_identities`, never the test set, whatever the recipe
+    tests on; embeddings are compared as the recipe says, plain, by the Market-1501 protocol.
+
+    Args:
+        experiment: whose recipe and data.
+        encoder: that is being trained.
+
+    Raises:
+        UserError: the data are not prepared.
+    """
+
+    def __init__(self, experiment: Experiment, encoder: keras.Model) -> None:
+        super().__init__()
+        self.recipe = experiment.recipe
+        self.encoder = encoder
+        on = dataclasses.replace(self.recipe.evaluation, on="validation")
+        held_out = dataclasses.replace(experiment, recipe=dataclasses.replace(self.recipe, evaluation=on))
+        self.query, self.gallery = (reid_records(held_out, split) for split in ("query", "gallery"))
+        # Traced once, not at each measurement.
+        self._embedding = tf.function(
+            lambda images: encoder(images, training=False)["embedding"], reduce_retracing=True
+        )
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Measure, if it is the epoch's turn."""
+        training = self.recipe.training
+        if logs is not None and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs):
+            logs.update(self.measure(self.recipe.evaluation))
+
+    def measure(self, evaluation: EvaluationRecipe) -> dict[str, float]:
+        """`mAP` and `rank1`, 0 to 1, of the weights as they are."""
+        query, gallery = (
+            embed(
+                lambda images, training: self._embedding(images),
+                inference_dataset(records, self.recipe.data.image_size, 128),
+                evaluation.flip_average,
+                evaluation.normalize,
+                "  validation",
+            )
+            for records in (self.query, self.gallery)
+        )
+        features = Features.of(self.query, query, self.gallery, gallery)
+        _, result = next(features.rankings(evaluation, seed=self.recipe.seed))
+        return {"mAP": float(result.mAP), "rank1": float(result.cmc[0])}
+
+
+def take_best(experiment: Experiment, model: keras.Model, checkpoints: CheckpointFolder) -> None:
+    """Give the model the weights with the highest mAP of its training, and say so."""
+    best = restore(checkpoints.best, model)
+    value = best.extra["mAP"]
+    experiment.say(f"the weights of step {best.step} are kept: mAP {value:.1%} on held-out identities")

@@ -1,0 +1,110 @@
+"""The learning-rate range test: how the loss answers to rates that rise from too small to too large."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.training.ordered_sums import ordered_sums
+
+_SMOOTHING = 0.9
+# Beyond so many times the smallest loss, larger rates teach nothing more.
+_DIVERGED = 4.0
+
+
+@dataclass(frozen=True)
+class RateSweep:
+    """Losses by learning rate.
+
+    Attributes:
+        rates: `(steps,)` float64, rising.
+        losses: `(steps,)` float64, of the batch at each rate, before its step.
+    """
+
+    rates: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def smoothed(self) -> np.ndarray:
+        """The losses' running mean with weights 0.9^k, those before the first left out: `(steps,)`."""
+        mean, smoothed = 0.0, []
+        for number, loss in enumerate(self.losses, 1):
+            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
+            smoothed.append(mean / (1 - _SMOOTHING**number))
+        return np.array(smoothed)
+
+    @property
+    def suggestion(self) -> float | None:
+        """The rate at which the smoothed loss falls fastest over the rate's logarithm; None if it never does.
+
+        Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
+        """
+        smoothed = self.smoothed
+        # The first few say more of their batches than of their rates.
+        first, last = len(smoothed) // 10, int(np.argmin(smoothed)) + 1
+        if last - first < 3:
+            return None
+        slopes = np.gradient(smoothed[first:last], np.log(self.rates[first:last]))
+        steepest = int(np.argmin(slopes))
+        return float(self.rates[first + steepest]) if slopes[steepest] < 0 else None
+
+
+def rising_rates(
+    lowest: float, highest: float, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """A schedule from the lowest rate to the highest, each step the same factor above the one before."""
+    return keras.optimizers.schedules.ExponentialDecay(lowest, steps - 1, highest / lowest)
+
+
+def sweep_rates(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    steps: int = 100,
+    watch: Callable[[Sequence[float]], None] = lambda losses: None,
+) -> RateSweep:
+    """Train a model step by step with rising learning rates until its loss explodes, or the steps are over.
+
+    Args:
+        model: compiled with an optimizer that has `rising_rates(lowest, highest, steps)`; it is no good
+            afterwards.
+        dataset: its batches, at least as many as steps.
+        lowest: first rate.
+        highest: last rate.
+        steps: from one to the other, at least 10.
+        watch: is given the losses so far after each step.
+
+    Raises:
+        UserError: the rates or steps are out of order, or the loss was no number from the start.
+
+    Example:
+        >>> model.compile(build_optimizer(schedule=rising_rates(1e-6, 1.0, 100)))
+        >>> sweep_rates(model, dataset).suggestion
+        0.00123
+    """
+    if not 0 < lowest < highest or steps < 10:
+        raise UserError(f"A sweep wants 0 < lowest < highest and 10 steps, not {lowest}, {highest}, {steps}.")
+    losses: list[float] = []
+    with ordered_sums():
+        step = tf.function(model.train_step, reduce_retracing=True)
+        for batch in dataset.take(steps):
+            for metric in model.metrics:
+                metric.reset_state()
+            loss = float(step(batch)["loss"])
+            if not math.isfinite(loss):
+                break
+            losses.append(loss)
+            watch(losses)
+            if len(losses) > steps // 10 and loss > _DIVERGED * min(losses):
+                break
+    if len(losses) < 2:
+        raise UserError("The loss was no number at the lowest learning rate; look at data and losses.")
+    rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / (steps - 1))
+    return RateSweep(rates, np.array(losses))

@@ -1,0 +1,114 @@
+"""What a training step costs on this machine: seconds and memory, measured on small batches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from san_tf.training.ordered_sums import ordered_sums
+
+_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Cost of steps as a straight line over the rows of a batch, through two measured sizes.
+
+    Attributes:
+        rows: the two numbers of rows.
+        seconds: of a step with each, the quicker of two, without the first, which compiles.
+        peak_bytes: the largest resident memory of this process (of the GPU, where there is one) in each.
+    """
+
+    rows: tuple[int, int]
+    seconds: tuple[float, float]
+    peak_bytes: tuple[int, int]
+
+    def seconds_of(self, rows: int) -> float:
+        """Seconds of a step with so many rows."""
+        return _line(rows, self.rows, self.seconds)
+
+    def peak_of(self, rows: int) -> float:
+        """Bytes at the peak of a step with so many rows; those of the pipeline are not counted."""
+        return _line(rows, self.rows, self.peak_bytes)
+
+
+def _line(at: int, places: tuple[int, int], values: tuple[float, float]) -> float:
+    # Never falling: on a busy machine the smaller batch may have been the slower.
+    slope = max(0.0, values[1] - values[0]) / (places[1] - places[0])
+    return values[1] + slope * (at - places[1])
+
+
+def measure_steps(model: keras.Model, texture_size: int | None, rows: int) -> StepCost:
+    """Train a compiled model for a few steps on noise, and measure.
+
+    Args:
+        model: SAN or SANPG; its weights are changed.
+        texture_size: T of its textures; None without decoder.
+        rows: of the batches it will be trained on; an eighth of them, and at least 8, are measured.
+    """
+    larger = min(max(8, rows // 8 // 2 * 2), max(rows, 4))
+    sizes = (max(2, larger // 2), larger)
+    height, width = model.encoder.input.shape[1:3]
+
+    def batch(number: int) -> dict[str, tf.Tensor]:
+        generator = np.random.default_rng(number)
+        made = {
+            "image": tf.constant(generator.normal(size=(number, height, width, 3)), tf.float32),
+            "label": tf.range(number) // 2,
+        }
+        if texture_size:
+            texture = generator.uniform(-1, 1, (number, texture_size, texture_size, 3))
+            made |= {"texture": tf.constant(texture, tf.float32), "texture_weight": tf.ones(number)}
+        return made
+
+    seconds, peaks = [], []
+    with ordered_sums():
+        # Traced once for both sizes.
+        step = tf.function(model.train_step, reduce_retracing=True)
+        spec = {
+            name: tf.TensorSpec((None, *value.shape[1:]), value.dtype) for name, value in batch(2).items()
+        }
+        concrete = step.get_concrete_function(spec)
+        for number in sizes:
+            data = batch(number)
+            _forget_peak()
+            concrete(data)
+            times = []
+            for _ in range(_ROUNDS):
+                began = time.perf_counter()
+                float(concrete(data)["loss"])
+                times.append(time.perf_counter() - began)
+            seconds.append(min(times))
+            peaks.append(_peak())
+    return StepCost(sizes, (seconds[0], seconds[1]), (peaks[0], peaks[1]))
+
+
+def _forget_peak() -> None:
+    if tf.config.list_physical_devices("GPU"):
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return
+    try:
+        # Linux: the peak becomes the present size.
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def _peak() -> int:
+    if tf.config.list_physical_devices("GPU"):
+        return int(tf.config.experimental.get_memory_info("GPU:0")["peak"])
+    try:
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        import resource
+        import sys
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
