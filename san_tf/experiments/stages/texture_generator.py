@@ -77,7 +77,8 @@ def _train(experiment: Experiment) -> None:
 
     if experiment.options.find_learning_rate:
         optimizer = functools.partial(build_optimizer, "adam", True, 0.0, "l2")
-        find_learning_rate(experiment, texture_generator_of(recipe), batches(0), optimizer, "texture_generator")
+        model = texture_generator_of(recipe)
+        find_learning_rate(experiment, model, batches(0), optimizer, "texture_generator")
         return
     schedule = WarmupCosine(recipe.generator.generator_learning_rate, total, min(50, total // 10))
     with distribution.scope():
