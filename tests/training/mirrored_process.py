@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -152,8 +153,9 @@ def overflow_on_one_replica(distribution: Distribution) -> Numbers:
     return numbers
 
 
-def _own(variable: object) -> object:
-    return getattr(variable, "value", variable) if isinstance(variable, keras.Variable) else variable
+def _own(variable: Any) -> Any:
+    """The variable of TensorFlow in one of Keras 3; in Keras 2 it is one, and `value` a method."""
+    return variable if callable(variable.value) else variable.value
 
 
 def loss_scale_of(optimizer: keras.optimizers.Optimizer) -> float:
