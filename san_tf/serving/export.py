@@ -13,7 +13,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import tensorflow as tf
@@ -42,6 +42,7 @@ def export_encoder(
     metadata: Mapping[str, Any] | None = None,
     *,
     decoder: keras.Model | None = None,
+    weights: Literal["float32", "float16"] = "float32",
     training_data: Sequence[str] | None = None,
     calibration: Calibration | None = None,
     warmup_batches: Sequence[int] = (1, 32),
@@ -69,6 +70,7 @@ def export_encoder(
         metadata: noted in the export beside what it notes itself (see `read_metadata`): recipe, scores;
             anything JSON can hold.
         decoder: paints the signature `texture` from the encoder's output `stages`; none leaves it out.
+        weights: "float16" keeps kernels in half the room; arithmetic stays float32. Wants Keras 3.
         training_data: names of the data sets that the encoder was trained on, noted as well.
         calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
             as `assets.extra/calibration.json`, see `read_calibration`.
@@ -94,7 +96,11 @@ def export_encoder(
     _check(encoder, folder, image_size, version, overwrite)
     if any(size < 1 for size in warmup_batches):
         raise UserError(f"warmup_batches must be at least 1 each; received {list(warmup_batches)}.")
-    endpoints = inference_endpoints(encoder, decoder, image_size, normalize, flip)
+    if weights not in ("float32", "float16"):
+        raise UserError(f"Weights are exported as float32 or float16, not {weights!r}.")
+    if weights == "float16" and not hasattr(encoder, "stateless_call"):
+        raise UserError("Weights are exported as float16 by Keras 3 alone; export them as float32.")
+    endpoints = inference_endpoints(encoder, decoder, image_size, normalize, flip, weights == "float16")
     archive = keras.export.ExportArchive()
     # Not `archive.track(network)`: the endpoints' own variables are found anyway, and would be written twice.
     for name, endpoint in endpoints.items():
@@ -106,6 +112,7 @@ def export_encoder(
         "image_size": [height, width],
         "embedding_size": int(embedding_of(encoder).shape[-1]),
         "texture_size": None if decoder is None else int(decoder.output["texture"].shape[1]),
+        "weights": weights,
         "l2_normalized": normalize,
         "flip_averaged": flip,
         "channel_order": "RGB",

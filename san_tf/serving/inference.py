@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.errors import UserError
 
 Answer = dict[str, tf.Tensor]
 
@@ -26,6 +29,7 @@ def inference_endpoints(
     image_size: tuple[int, int],
     normalize: bool = True,
     flip: bool = False,
+    half: bool = False,
 ) -> dict[str, Endpoint]:
     """Return the endpoints of an export by signature; see `export.export_encoder`.
 
@@ -35,6 +39,7 @@ def inference_endpoints(
         image_size: height and width of the encoder's input.
         normalize: scale embeddings to length 1.
         flip: average the embeddings of image and mirror image.
+        half: keep kernels as float16; they are turned to float32 whenever they are used.
 
     Example:
         >>> endpoint = inference_endpoints(encoder, None, (256, 128))["serving_default"]
@@ -47,7 +52,8 @@ def inference_endpoints(
         outputs["texture"] = decoder(encoder.output["stages"])["texture"]
     # Turned to float32 as one: encoder and painter go on sharing their weights.
     whole = _in_float32(keras.Model(image, outputs, name="inference"))
-    embedder = keras.Model(whole.inputs[0], whole.output["embedding"], name="embed")
+    kept = _half_kernels(whole) if half else {}
+    embedder = _network(whole, "embedding", kept)
 
     # A function of its own is written once, not once a signature.
     @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)], autograph=False)
@@ -55,7 +61,7 @@ def inference_endpoints(
         images = normalize_images(images)
         if flip:
             images = tf.concat([images, tf.reverse(images, [2])], axis=0)
-        embedding = embedder(images, training=False)
+        embedding = embedder(images)
         if flip:
             straight, mirrored = tf.split(embedding, 2, axis=0)
             embedding = (straight + mirrored) / 2.0
@@ -80,10 +86,10 @@ def inference_endpoints(
     }
     if decoder is None:
         return endpoints
-    painter = keras.Model(whole.inputs[0], whole.output["texture"], name="paint")
+    painter = _network(whole, "texture", kept)
 
     def paint(images: tf.Tensor) -> Answer:
-        texture = painter(normalize_images(resize_image(images, (height, width))), training=False)
+        texture = painter(normalize_images(resize_image(images, (height, width))))
         return {"texture": tf.saturate_cast(tf.round((texture + 1.0) * 127.5), tf.uint8)}
 
     return {**endpoints, "texture": Endpoint(paint, images_spec)}
@@ -99,6 +105,47 @@ def embedding_of(encoder: keras.Model) -> keras.KerasTensor:
     if not isinstance(output, Mapping) or "embedding" not in output:
         raise ValueError(f"encoder must return a dict with `embedding`. Received: output={output}")
     return output["embedding"]
+
+
+def _half_kernels(model: keras.Model) -> dict[int, tf.Variable]:
+    """Float16 copies of a model's kernels, by the variable's `id`.
+
+    Norms and biases stay as they are: they weigh next to nothing, and a variance can leave float16's range.
+
+    Raises:
+        UserError: a kernel has a value beyond float16.
+    """
+    kept = {}
+    for variable in model.weights:
+        if len(variable.shape) >= 2:
+            value = variable.numpy()
+            if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
+                raise UserError("A weight of this encoder is beyond float16; export it in float32.")
+            kept[id(variable)] = tf.Variable(value.astype(np.float16), trainable=False)
+    return kept
+
+
+def _network(
+    model: keras.Model, output: str, kept: Mapping[int, tf.Variable]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """A function from normalised images to one output of the model, with its kernels as they are kept."""
+    part = keras.Model(model.inputs[0], model.output[output], name=output)
+    if not kept:
+        return functools.partial(part, training=False)
+
+    def weights(variables: Sequence[Any]) -> list[tf.Tensor]:
+        return [
+            tf.cast(kept[id(variable)], tf.float32) if id(variable) in kept else variable.value
+            for variable in variables
+        ]
+
+    def call(images: tf.Tensor) -> tf.Tensor:
+        answer, _ = part.stateless_call(
+            weights(part.trainable_variables), weights(part.non_trainable_variables), images, training=False
+        )
+        return answer
+
+    return call
 
 
 def _in_float32(model: keras.Model) -> keras.Model:

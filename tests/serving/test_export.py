@@ -240,6 +240,44 @@ def test_texture_is_painted_where_a_decoder_is_given(
     assert "texture" not in tf.saved_model.load(str(exported)).signatures
 
 
+@pytest.mark.skipif(not hasattr(keras.Model, "stateless_call"), reason="wants Keras 3")
+def test_half_weights_answer_almost_alike_in_every_loader(encoder: keras.Model, tmp_path: Path) -> None:
+    decoder = build_decoder()
+    folder = export_encoder(encoder, tmp_path, SIZE, decoder=decoder, weights="float16")
+    kinds: dict[str, int] = {}
+    reader = tf.train.load_checkpoint(str(folder / "variables" / "variables"))
+    for name, dtype in reader.get_variable_to_dtype_map().items():
+        if "VARIABLE_VALUE" in name:
+            size = int(np.prod(reader.get_variable_to_shape_map()[name], dtype=int))
+            kinds[dtype.name] = kinds.get(dtype.name, 0) + size
+    # Kernels of encoder and decoder, once each; bias and norm of the encoder, bias of the decoder.
+    assert kinds == {"float16": 3 * 3 * 3 * 8 + 3 * 3 * 8 * 3, "float32": 8 + 4 * 8 + 3}
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder))
+        source, target = tensor_names(folder, "serving_default")
+        found = session.run(target, {source: batch()})
+    loaded = tf.saved_model.load(str(folder))
+    again = loaded.signatures["serving_default"](images=tf.constant(batch()))["embedding"].numpy()
+    np.testing.assert_allclose(found, again, atol=1e-5)
+    exact = expected(encoder, list(batch()))
+    # float16 rounds a kernel's values by at most 2^-11 of their size.
+    assert 0 < np.abs(found - exact).max() < 2**-11
+    texture = loaded.signatures["texture"](images=tf.constant(batch()))["texture"].numpy()
+    assert np.abs(texture.astype(int) - painted(encoder, decoder, batch())).max() <= 1
+    assert read_metadata(folder)["weights"] == "float16"
+
+
+def test_wrong_weights(encoder: keras.Model, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="float32 or float16, not 'int4'"):
+        export_encoder(encoder, tmp_path, SIZE, weights="int4")  # type: ignore[arg-type]
+    large = build_encoder()
+    large.get_layer("conv").kernel.assign(tf.fill((3, 3, 3, 8), 1e6))
+    if hasattr(large, "stateless_call"):
+        with pytest.raises(UserError, match="is beyond float16; export it in float32"):
+            export_encoder(large, tmp_path, SIZE, weights="float16")
+    assert os.listdir(tmp_path) == []
+
+
 def test_texture_in_the_session_loader_and_among_the_warmup_requests(
     encoder: keras.Model, tmp_path: Path
 ) -> None:

@@ -188,22 +188,30 @@ def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool =
     )
 
 
-def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]  # a keras.Optimizer
-    """AMSGrad Adam, or the recipe's of TensorFlow Addons, with the recipe's schedule or another."""
+def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]
+    """AMSGrad Adam, or the recipe's of TensorFlow Addons: a keras.Optimizer.
+
+    Args:
+        recipe: of the experiment.
+        steps_per_epoch: of the training.
+        schedule: of the learning rate, in place of the recipe's.
+    """
     training = recipe.training
-    if schedule is not None:
-        pass
-    elif training.schedule == "cosine":
-        total = training.epochs * steps_per_epoch
-        warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
-        schedule = WarmupCosine(training.learning_rate, total, warmup)
-    else:
-        schedule = WarmupSteps(
-            steps_per_epoch,
-            training.learning_rate,
-            training.learning_rate / 100,
-            warmup_epochs=round(training.warmup_epochs),
-        )
+    schedule = schedule or _schedule_of(recipe, steps_per_epoch)
     if training.optimizer != "adam":
         return addons.build_optimizer(training.optimizer, schedule, training.weight_decay)
     return build_optimizer(weight_decay=training.weight_decay, decay=training.decay, schedule=schedule)
+
+
+def _schedule_of(recipe: Recipe, steps_per_epoch: int) -> WarmupCosine | WarmupSteps:
+    training = recipe.training
+    if training.schedule == "cosine":
+        total = training.epochs * steps_per_epoch
+        warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
+        return WarmupCosine(training.learning_rate, total, warmup)
+    return WarmupSteps(
+        steps_per_epoch,
+        training.learning_rate,
+        training.learning_rate / 100,
+        warmup_epochs=round(training.warmup_epochs),
+    )

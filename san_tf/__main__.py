@@ -1,0 +1,47 @@
+"""`san-tf COMMAND`, or `python -m san_tf COMMAND`: what there is to be done with a trained encoder."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+
+from san_tf.errors import UserError
+from san_tf.experiments.command_line import run_as_command
+from san_tf.version import __version__
+
+# Each command's module has its own `--help` and imports what it needs when it runs.
+COMMANDS = {
+    "embed": ("san_tf.embedding.command", "photographs to a table of embeddings"),
+    "evaluate": ("san_tf.evaluate", "features of any toolkit to CMC, mAP, calibrated thresholds"),
+    "convert": ("san_tf.convert.__main__", "PyTorch checkpoints of the field to Keras weights, and back"),
+    "kit": ("san_tf.serving.kit", "what TensorFlow Serving needs around an export"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command that the first argument names, with the others."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if argv and argv[0] in COMMANDS:
+        importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+        return
+    run_as_command(lambda: _help(argv))
+
+
+def _help(argv: Sequence[str]) -> None:
+    if argv and argv[0] == "--version":
+        print(__version__)
+        return
+    if argv and argv[0] not in ("-h", "--help"):
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}."
+        raise UserError(f"There is no command {argv[0]}; {hint}")
+    print("usage: san-tf COMMAND [--help] ...\n")
+    for name, (_, what) in COMMANDS.items():
+        print(f"  {name:10}{what}")
+    print("\nTraining: python -m san_tf.experiments.<name> --help; see the README for the names.")
+
+
+if __name__ == "__main__":
+    main()

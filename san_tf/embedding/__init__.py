@@ -1,0 +1,1 @@
+"""Embedding in bulk: any number of photographs through an exported encoder into one table."""

@@ -1,0 +1,195 @@
+"""The same table by Apache Beam: photographs read and embedded by any number of workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+from apache_beam.io.parquetio import WriteToParquet
+from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from san_tf.embedding.feature_table import WHOLE_NUMBERS, whole_number
+from san_tf.embedding.sources import Photograph
+from san_tf.errors import UserError
+
+# Photographs that travel to a worker together.
+_CHUNK = 64
+_LEFT_OUT = "left_out"
+_UNDECODABLE = "is damaged: it cannot be decoded"
+
+
+class ExportHandler(ModelHandler[bytes, Any, Any]):
+    """Beam's way to an exported encoder: each worker loads it once.
+
+    Beam's own handler for TensorFlow looks for a Keras model and fails on a SavedModel under Keras 3.
+
+    Args:
+        model: folder of the version, at the same path on every worker.
+        batch_size: files that the encoder gets at once, at most.
+
+    Example:
+        >>> embedded = files | RunInference(ExportHandler("saved_models/market/1"))
+    """
+
+    def __init__(self, model: str | os.PathLike[str], batch_size: int = 32) -> None:
+        super().__init__()
+        self._model = os.fspath(model)
+        self._batch_size = batch_size
+
+    def load_model(self) -> Any:
+        """Load the export in a worker; TensorFlow starts there, not where the pipeline is planned."""
+        from san_tf.embedding.exported_encoder import ExportedEncoder
+
+        return ExportedEncoder(self._model)
+
+    def run_inference(
+        self, batch: Sequence[bytes], model: Any, inference_args: dict[str, Any] | None = None
+    ) -> Iterable[Any]:
+        """Embed files; None in the place of one that cannot be decoded."""
+        return list(model.embed_each(batch))
+
+    def batch_elements_kwargs(self) -> Mapping[str, Any]:
+        """Sizes of the batches."""
+        return {"max_batch_size": self._batch_size}
+
+
+def embed_by_beam(
+    photographs: Iterable[Photograph],
+    model: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    runner: str,
+    options: Sequence[str] = (),
+    batch_size: int = 32,
+    size: int | None = None,
+) -> tuple[int, dict[str, str]]:
+    """Embed photographs by a runner of Apache Beam into a Parquet file.
+
+    The rows are those of `embed_photographs`, in another order: workers finish when they finish.
+
+    Args:
+        photographs: their files must have the same paths on every worker.
+        model: folder of an export's version, as well.
+        out: the file, `.parquet`, where the last worker can write it.
+        runner: of Beam, such as "DirectRunner" or "FlinkRunner".
+        options: of that runner, such as "--direct_num_workers=2".
+        batch_size: files that the encoder gets at once, at most.
+        size: numbers of an embedding; what the export says if None.
+
+    Returns:
+        How many photographs there were, and what was left out: problem by name.
+
+    Raises:
+        UserError: there are no photographs, they have different columns, or there is no such runner.
+    """
+    from apache_beam.runners import create_runner
+
+    from san_tf.serving import read_metadata
+
+    chunks, columns, total = _chunks(photographs)
+    size = size or int(read_metadata(model)["embedding_size"])
+    try:
+        chosen = create_runner(runner)
+    except (ValueError, ImportError) as error:
+        raise UserError(
+            f"Apache Beam has no runner {runner!r}; DirectRunner works on this machine."
+        ) from error
+    problems = Path(f"{os.fspath(out)}.left_out")
+    # `save_main_session` would pickle whoever called; all that the workers need is in this package.
+    with beam.Pipeline(runner=chosen, options=PipelineOptions(list(options))) as pipeline:
+        read = (
+            pipeline
+            | "Photographs" >> beam.Create(chunks, reshuffle=True)
+            | "Read" >> beam.ParDo(_Read()).with_outputs(_LEFT_OUT, main="files")
+        )
+        embedded = (
+            read["files"]
+            | "Embed" >> RunInference(KeyedModelHandler(ExportHandler(model, batch_size)))
+            | "Rows" >> beam.ParDo(_Rows()).with_outputs(_LEFT_OUT, main="rows")
+        )
+        _ = embedded["rows"] | "Table" >> WriteToParquet(
+            os.fspath(out), _schema(columns, size), num_shards=1, shard_name_template=""
+        )
+        _ = (
+            (read[_LEFT_OUT], embedded[_LEFT_OUT])
+            | "Problems" >> beam.Flatten()
+            | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
+            | "Write" >> beam.Map(_write, path=os.fspath(problems))
+        )
+    left_out = dict(line.split("\t", 1) for line in problems.read_text().splitlines())
+    problems.unlink()
+    return total, left_out
+
+
+def _chunks(photographs: Iterable[Photograph]) -> tuple[list[list[Photograph]], tuple[str, ...], int]:
+    chunks: list[list[Photograph]] = []
+    total = 0
+    for photograph in photographs:
+        if total % _CHUNK == 0:
+            chunks.append([])
+        chunks[-1].append(photograph)
+        total += 1
+        first = chunks[0][0]
+        if photograph.columns.keys() != first.columns.keys():
+            own, others = (", ".join(item.columns) or "none" for item in (photograph, first))
+            raise UserError(
+                f"{photograph.name} comes with other columns ({own}) than {first.name} ({others}); embed "
+                "them into tables of their own."
+            )
+        for name in WHOLE_NUMBERS.keys() & photograph.columns.keys():
+            whole_number(name, photograph.name, photograph.columns[name])
+    if not chunks:
+        raise UserError("There are no photographs to embed; name folders, tables or archives that hold some.")
+    return chunks, tuple(chunks[0][0].columns), total
+
+
+def _schema(columns: Sequence[str], size: int) -> pa.Schema:
+    fields = [("path", pa.string()), ("features", pa.list_(pa.float32(), size))]
+    for name in columns:
+        known = WHOLE_NUMBERS.get(name)
+        fields.append((known, pa.int64()) if known else (name, pa.string()))
+    return pa.schema(fields)
+
+
+class _Read(beam.DoFn):
+    """Reads the photographs of a chunk: their names and columns, and upright files."""
+
+    def process(self, chunk: Sequence[Photograph]) -> Iterator[Any]:
+        """Yield `((name, columns), content)`, and problems on the side."""
+        from san_tf.benchmarks.files import DamagedFileError
+        from san_tf.embedding.photographs import PhotographError, upright
+
+        for photograph in chunk:
+            try:
+                content = upright(photograph.read())
+            except (DamagedFileError, PhotographError) as error:
+                yield beam.pvalue.TaggedOutput(_LEFT_OUT, f"{photograph.name}\t{error}")
+                continue
+            # A key must be hashable and encode the same everywhere.
+            yield (photograph.name, tuple(photograph.columns.items())), content
+
+
+class _Rows(beam.DoFn):
+    """Makes rows of the table of what the encoder answered."""
+
+    def process(self, element: tuple[tuple[str, tuple[tuple[str, str], ...]], Any]) -> Iterator[Any]:
+        """Yield a row, or a problem on the side."""
+        (name, columns), answer = element
+        features: np.ndarray | None = getattr(answer, "inference", answer)
+        if features is None:
+            yield beam.pvalue.TaggedOutput(_LEFT_OUT, f"{name}\t{_UNDECODABLE}")
+            return
+        row: dict[str, Any] = {"path": name, "features": features.tolist()}
+        for column, value in columns:
+            known = WHOLE_NUMBERS.get(column)
+            row[known or column] = whole_number(column, name, value) if known else value
+        yield row
+
+
+def _write(problems: Sequence[str], path: str) -> None:
+    Path(path).write_text("".join(f"{problem}\n" for problem in sorted(problems)))

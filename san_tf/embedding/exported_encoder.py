@@ -1,0 +1,77 @@
+"""An exported encoder in this process: files in, embeddings out, as a model server would answer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.embedding.photographs import is_decodable
+from san_tf.errors import UserError
+from san_tf.serving.export import read_metadata
+from san_tf.serving.servable import check_version, find_versions
+
+
+class ExportedEncoder:
+    """A version of an export.
+
+    Args:
+        model: `saved_models/market/1`, or `saved_models/market` for its newest version.
+
+    Attributes:
+        folder: of the version.
+        metadata: what the export says of itself, see `serving.read_metadata`.
+        size: numbers an embedding has.
+
+    Raises:
+        UserError: the folder is no export of this package, or is damaged.
+
+    Example:
+        >>> encoder = ExportedEncoder("saved_models/market")
+        >>> encoder.embed([Path("crop.jpg").read_bytes()]).shape
+        (1, 2048)
+    """
+
+    def __init__(self, model: str | os.PathLike[str]) -> None:
+        folder = Path(model)
+        if not (folder / "saved_model.pb").is_file():
+            folder = folder / str(find_versions(folder)[-1])
+        self.folder = folder
+        self.metadata = read_metadata(folder)
+        if folder.name.isdecimal():
+            check_version(folder.parent, int(folder.name))
+        try:
+            # Kept: its variables go with it.
+            self._loaded = tf.saved_model.load(str(folder))
+            self._embed = self._loaded.signatures["serving_bytes"]
+        except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UserError(f"{folder} cannot be loaded ({reason}); export it again.") from error
+        self.size = int(self.metadata["embedding_size"])
+
+    def embed(self, files: Sequence[bytes]) -> np.ndarray:
+        """Embed files that can all be decoded.
+
+        Args:
+            files: contents of JPEG or PNG files, at least one.
+
+        Returns:
+            `(N, size)` float32.
+
+        Raises:
+            tf.errors.InvalidArgumentError: one cannot be decoded.
+        """
+        answer: np.ndarray = self._embed(image_bytes=tf.constant(list(files), tf.string))["embedding"].numpy()
+        return answer
+
+    def embed_each(self, files: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Embed files of which some may be damaged: None in their place. It costs more only if one is."""
+        try:
+            return list(self.embed(files)) if files else []
+        except tf.errors.InvalidArgumentError:
+            good = [is_decodable(content) for content in files]
+            embedded = iter(self.embed([content for content, fine in zip(files, good, strict=True) if fine]))
+            return [next(embedded) if fine else None for fine in good]

@@ -1,0 +1,172 @@
+"""The table of features: a Parquet file, gathered from parts that survive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from san_tf.atomic import atomic_file
+from san_tf.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_NOTES = b"san_tf"
+# Columns that `san_tf.evaluate` and the gallery know; a table may name them in the singular, as people do.
+WHOLE_NUMBERS = {"pid": "pids", "pids": "pids", "camid": "camids", "camids": "camids"}
+
+
+class Embedded(NamedTuple):
+    """A photograph's row: name, `(D,)` float32 embedding, and what a table said of it."""
+
+    name: str
+    features: np.ndarray
+    columns: Mapping[str, str]
+
+
+class FeatureTable:
+    """A Parquet file: `path`, `features` (float32, fixed length), and the columns of the sources' tables.
+
+    Rows are written in parts to the folder `<path>.parts`, each whole or not at all; `finish` puts them
+    together and removes them. Memory holds a part at a time.
+
+    Args:
+        path: of the file, `.parquet`.
+        notes: JSON values for the file's metadata, such as the model; parts of other notes are not used.
+
+    Raises:
+        UserError: another suffix, or pyarrow is missing.
+    """
+
+    def __init__(self, path: str | Path, notes: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        if self.path.suffix.lower() != ".parquet":
+            raise UserError(f"{self.path} is no name of a Parquet file; let it end in .parquet.")
+        try:
+            import pyarrow.parquet
+        except ImportError as error:
+            raise UserError("Writing features needs pyarrow: pip install 'san-tf[parquet]'.") from error
+        self._parquet = pyarrow.parquet
+        self._pa = pyarrow
+        self._notes = dict(notes)
+        self.parts = self.path.with_name(f"{self.path.name}.parts")
+
+    def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
+        """Whether a part of these photographs is there: None if not, else what was left out, by name.
+
+        Args:
+            number: of the part, from 0.
+            names: of all photographs that belong in it.
+        """
+        try:
+            # Read whole, for its checksums: a part that survived a crash may have lost some of its pages.
+            table = self._parquet.read_table(self._part(number), page_checksum_verification=True)
+            notes = json.loads(table.schema.metadata[_NOTES])
+        except (OSError, self._pa.ArrowException, KeyError, TypeError, ValueError):
+            return None
+        return notes["left_out"] if notes["digest"] == self._digest(names) else None
+
+    def write_part(
+        self, number: int, names: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
+    ) -> None:
+        """Write a part.
+
+        Args:
+            number: of the part, from 0.
+            names: of all photographs that belong in it.
+            rows: of those that were embedded, in their order.
+            left_out: why not, by name, of the others.
+
+        Raises:
+            UserError: the disk is full, the place cannot be written, or tables disagree about their columns.
+        """
+        table = self._table(rows)
+        notes = {"digest": self._digest(names), "left_out": dict(left_out)}
+        table = table.replace_schema_metadata({_NOTES: json.dumps(notes)})
+        with atomic_file(self._part(number)) as temporary:
+            self._parquet.write_table(table, temporary, write_page_checksum=True)
+
+    def finish(self, parts: int) -> int:
+        """Put the parts together and remove them.
+
+        Returns:
+            Rows of the table.
+
+        Raises:
+            UserError: the disk is full, or parts have different columns.
+        """
+        files = [self._part(number) for number in range(parts)]
+        schemas = [self._parquet.read_schema(file).remove_metadata() for file in files]
+        schema = max(schemas, key=len).with_metadata({_NOTES: json.dumps(self._notes)})
+        rows = 0
+        with atomic_file(self.path) as temporary, self._parquet.ParquetWriter(temporary, schema) as writer:
+            for file, own in zip(files, schemas, strict=True):
+                table = self._parquet.read_table(file)
+                if len(table) == 0:
+                    continue
+                if own != schema.remove_metadata():
+                    raise UserError(
+                        "The tables do not have the same columns: "
+                        f"{', '.join(own.names)}, and {', '.join(schema.names)}; give them the same."
+                    )
+                writer.write_table(table.replace_schema_metadata(schema.metadata))
+                rows += len(table)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return rows
+
+    def _part(self, number: int) -> Path:
+        return self.parts / f"part-{number:06d}.parquet"
+
+    def _digest(self, names: Sequence[str]) -> str:
+        return hashlib.sha256(json.dumps([self._notes, list(names)], sort_keys=True).encode()).hexdigest()
+
+    def _table(self, rows: Sequence[Embedded]) -> pa.Table:
+        pa = self._pa
+        if not rows:
+            return pa.table({"path": pa.array([], pa.string())})
+        features = np.stack([row.features for row in rows])
+        arrays = {
+            "path": pa.array([row.name for row in rows], pa.string()),
+            "features": pa.FixedSizeListArray.from_arrays(pa.array(features.reshape(-1)), features.shape[1]),
+        }
+        names = list(rows[0].columns)
+        for row in rows:
+            if list(row.columns) != names:
+                raise UserError(
+                    f"{row.name} comes with other columns ({', '.join(row.columns) or 'none'}) than "
+                    f"{rows[0].name} ({', '.join(names) or 'none'}); embed them into tables of their own."
+                )
+        for name in names:
+            values = [row.columns[name] for row in rows]
+            known = WHOLE_NUMBERS.get(name)
+            if known:
+                numbers = [whole_number(name, row.name, row.columns[name]) for row in rows]
+                arrays[known] = pa.array(numbers, pa.int64())
+            else:
+                arrays[name] = pa.array(values, pa.string())
+        return pa.table(arrays)
+
+
+def whole_number(column: str, name: str, value: str) -> int:
+    """An identity or camera of a table.
+
+    Args:
+        column: its name in the table.
+        name: of the photograph.
+        value: as written.
+
+    Raises:
+        UserError: it is no whole number.
+    """
+    try:
+        return int(value)
+    except ValueError:
+        raise UserError(
+            f"{column} of {name} is {value!r}; identities and cameras are whole numbers, -1 where unknown."
+        ) from None

@@ -1,0 +1,222 @@
+"""Photographs to a table: the export's own embeddings, damaged files left out, resumed where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.__main__ import main
+from san_tf.embedding import bulk
+from san_tf.embedding.bulk import embed_photographs
+from san_tf.embedding.exported_encoder import ExportedEncoder
+from san_tf.embedding.feature_table import FeatureTable
+from san_tf.embedding.sources import Photograph, photographs
+from san_tf.errors import UserError
+from san_tf.evaluation.feature_files import read_features
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+
+LEFT_OUT = {
+    "07.jpg": "is empty",
+    "11.jpg": "is neither a JPEG nor a PNG file",
+    "17.jpg": "is damaged: it cannot be decoded",
+}
+
+
+def _run(*argv: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in argv])
+    return int(left.value.code or 0)
+
+
+def test_the_command_writes_what_the_export_answers(model, crops, tmp_path, capsys):
+    out = tmp_path / "features.parquet"
+    assert _run("embed", crops, "--model", model, "--out", out, "--batch", "4") == 0
+    table = parquet.read_table(out)
+    names = [f"{number:02}.jpg" for number in range(25) if f"{number:02}.jpg" not in LEFT_OUT]
+    assert [Path(path).name for path in table["path"].to_pylist()] == names
+    served = tf.saved_model.load(str(model / "2")).signatures["serving_bytes"]
+    wanted = np.concatenate(
+        [
+            served(image_bytes=tf.constant([(crops / name).read_bytes()]))["embedding"].numpy()
+            for name in names
+        ]
+    )
+    found = np.array(table["features"].to_pylist(), np.float32)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert table.schema.field("features").type.list_size == 6
+    with (tmp_path / "features.left_out.csv").open() as file:
+        listed = {Path(row["path"]).name: row["problem"] for row in csv.DictReader(file)}
+    assert listed == LEFT_OUT
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert (
+        "3 photographs could not be used" in said
+        and "embeddings of 22 photographs" in said
+        and "6 numbers each" in said
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["features.left_out.csv", "features.parquet"]
+
+
+def test_a_table_with_identities_can_be_evaluated(model, crops, tmp_path):
+    rows = [f"{crops}/{number:02}.jpg,{number % 3},{number % 2},t{number}" for number in range(5)]
+    (tmp_path / "list.csv").write_text("path,pid,camid,time\n" + "\n".join(rows))
+    out = tmp_path / "features.parquet"
+    assert _run("embed", tmp_path / "list.csv", "--model", model / "1", "--out", out) == 0
+    features = read_features(out)
+    assert features.features.shape == (5, 6)
+    assert features.pids.tolist() == [0, 1, 2, 0, 1] and features.camids.tolist() == [0, 1, 0, 1, 0]
+    assert parquet.read_table(out)["time"].to_pylist() == [f"t{number}" for number in range(5)]
+
+
+class _Counting:
+    """An encoder that embeds a file as its length, notes how many it saw, and breaks off after some."""
+
+    def __init__(self, until: int | None = None) -> None:
+        self.seen, self.until = 0, until
+
+    def embed_each(self, files):
+        if self.until is not None and self.seen >= self.until:
+            raise KeyboardInterrupt
+        self.seen += len(files)
+        return [np.array([len(content), 1], np.float32) for content in files]
+
+
+def _table(path: Path, model: str = "a") -> FeatureTable:
+    return FeatureTable(path, {"model": model})
+
+
+def test_an_interrupted_run_goes_on(crops, tmp_path):
+    out = tmp_path / "f.parquet"
+    undisturbed = tmp_path / "undisturbed.parquet"
+    embed_photographs(photographs([crops]), _Counting(), _table(undisturbed), 2, part_size=5)
+    # Parts of five files: two are done when the third breaks off (7.jpg and 11.jpg are no pictures).
+    with pytest.raises(KeyboardInterrupt):
+        embed_photographs(photographs([crops]), _Counting(11), _table(out), 2, part_size=5)
+    assert not out.exists() and len(list((tmp_path / "f.parquet.parts").iterdir())) == 2
+    encoder = _Counting()
+    progress = embed_photographs(photographs([crops]), encoder, _table(out), 2, part_size=5)
+    assert (progress.done, progress.resumed, encoder.seen) == (25, 10, 14)
+    assert {Path(name).name for name in progress.left_out} == {"07.jpg", "11.jpg"}
+    assert parquet.read_table(out).equals(parquet.read_table(undisturbed))
+    assert not (tmp_path / "f.parquet.parts").exists()
+
+
+@pytest.mark.parametrize("change", ["model", "photographs", "cut", "flipped"])
+def test_parts_of_something_else_are_not_used(crops, tmp_path, change):
+    out = tmp_path / "f.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        embed_photographs(photographs([crops]), _Counting(11), _table(out), 5, part_size=5)
+    parts = sorted(out.with_name("f.parquet.parts").iterdir())
+    content = bytearray(parts[0].read_bytes())
+    if change == "flipped":
+        content[100] ^= 1  # in the first page of data
+    if change == "cut":
+        content = content[:-20]
+    parts[0].write_bytes(content)
+    source = photographs([crops])
+    source = itertools.islice(source, 1, None) if change == "photographs" else source
+    table = _table(out, "b" if change == "model" else "a")
+    progress = embed_photographs(source, _Counting(), table, 5, part_size=5)
+    assert progress.resumed == (5 * (len(parts) - 1) if change in ("cut", "flipped") else 0)
+    assert len(parts) >= 2
+
+
+def test_memory_holds_some_batches_of_files(tmp_path, monkeypatch):
+    waiting, most = 0, 0
+
+    def read() -> bytes:
+        nonlocal waiting, most
+        waiting += 1
+        most = max(most, waiting)
+        return b"\xff\xd8"
+
+    class Encoder(_Counting):
+        def embed_each(self, files):
+            nonlocal waiting
+            waiting -= len(files)
+            return super().embed_each(files)
+
+    monkeypatch.setattr(bulk, "upright", lambda content: content)
+    source = (Photograph(f"{number}", read, {}) for number in range(3000))
+    progress = embed_photographs(source, Encoder(), _table(tmp_path / "f.parquet"), 10, part_size=1000)
+    assert progress.done == 3000 and most <= 3 * 10
+
+
+def test_nothing_to_embed(tmp_path, crops):
+    with pytest.raises(UserError, match="None of 0 photographs could be embedded"):
+        embed_photographs([], _Counting(), _table(tmp_path / "f.parquet"))
+    bad = photographs([crops / "07.jpg"])
+    with pytest.raises(UserError, match=r"None of 1 photographs .*; the first, .*07.jpg, is empty"):
+        embed_photographs(bad, _Counting(), _table(tmp_path / "f.parquet"))
+    assert not (tmp_path / "f.parquet").exists()
+
+
+def test_tables_that_disagree(tmp_path, crops):
+    (tmp_path / "list.csv").write_text(f"path,camid\n{crops}/00.jpg,1\n")
+    (tmp_path / "odd.csv").write_text(f"path,camid\n{crops}/00.jpg,one\n")
+    for size in (1, 9):  # in parts of their own, and in one
+        with pytest.raises(UserError, match="columns"):
+            source = photographs([tmp_path / "list.csv", crops / "01.jpg"])
+            embed_photographs(source, _Counting(), _table(tmp_path / f"{size}.parquet"), part_size=size)
+    with pytest.raises(UserError, match=r"camid of .* is 'one'; identities and cameras are whole numbers"):
+        embed_photographs(photographs([tmp_path / "odd.csv"]), _Counting(), _table(tmp_path / "f.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"--out": "features.npz"}, "features.npz is no name of a Parquet file"),
+        ({"--out": "there.parquet"}, "there.parquet exists already; name another file, or add --overwrite"),
+        ({"--model": "nowhere"}, "nowhere is no folder"),
+        ({"--batch": "0"}, "--batch is 0; give a number from 1"),
+        ({"--batch": "x"}, "--batch: invalid int value"),
+        ({"images": "nowhere"}, "nowhere does not exist"),
+        ({"--runner_options": "x=1"}, "--runner_options goes with --runner; add it"),
+        ({"--tracks": "a.txt", "--runner": "DirectRunner"}, "Tracks of videos are embedded on this machine"),
+        ({"--modell": "x"}, "did you mean --model"),
+    ],
+)
+def test_wrong_command_lines(model, crops, tmp_path, monkeypatch, capsys, change, told):
+    monkeypatch.chdir(tmp_path)
+    Path("there.parquet").touch()
+    flags = {"--model": str(model), "--out": "f.parquet", **change}
+    images = flags.pop("images", str(crops))
+    assert _run("embed", images, *itertools.chain(*flags.items())) == 2
+    error = capsys.readouterr().err
+    assert told in error.replace("\n", " ") and error.count("Error:") == 1 and "Traceback" not in error
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.parquet"]
+
+
+def test_a_damaged_or_foreign_model(model, tmp_path):
+    import shutil
+
+    for harm, told in {
+        "assets.extra/san_tf.json": "is no export of this package",
+        "variables/variables.index": "lacks its weights",
+        "saved_model.pb": "holds no version|is no export",
+    }.items():
+        folder = shutil.copytree(model / "1", tmp_path / harm.replace("/", "_") / "1")
+        (folder / harm).unlink()
+        with pytest.raises(UserError, match=told):
+            ExportedEncoder(folder)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "told"),
+    [
+        ([], 0, "embed"),
+        (["--help"], 0, "usage: san-tf COMMAND"),
+        (["embd"], 2, "There is no command embd; did you mean embed?"),
+        (["xyz"], 2, "choose from embed, evaluate"),
+    ],
+)
+def test_the_commands(capsys, argv, code, told):
+    assert _run(*argv) == code
+    captured = capsys.readouterr()
+    assert told in captured.out + captured.err
