@@ -53,11 +53,40 @@ def apply_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: S
     """One optimizer step with the gradients of a loss from `scale_loss`.
 
     A Keras 3 optimizer divides them by the scale itself, and does not count a step that it skips because of
-    an overflow; Keras 2 leaves the division to the training step, and counts it.
+    an overflow; Keras 2 leaves the division to the training step, and counts it. On several replicas they
+    are summed already, see `san_tf.models.replicas.summed`.
     """
+    replica = tf.distribute.get_replica_context()
+    together = replica is not None and replica.num_replicas_in_sync > 1
+    options = without_summation(optimizer) if together else {}
     if not KERAS_3 and hasattr(optimizer, "get_unscaled_gradients"):
         gradients = optimizer.get_unscaled_gradients(gradients)
-    optimizer.apply_gradients(zip(gradients, variables, strict=True))
+    optimizer.apply_gradients(zip(gradients, variables, strict=True), **options)
+
+
+def without_summation(optimizer: Any) -> dict[str, bool]:
+    """Have an optimizer take gradients that are summed over the replicas already; for every step.
+
+    Keras 3 sums them in the last moment: after clipping, which then sees a part of the batch, and after the
+    check for overflow, which then skips the step on one replica while the others wait for it. There is no
+    argument against it, so its private method is replaced by one that does nothing.
+
+    Returns:
+        Arguments for `apply_gradients`, where it has one for this.
+    """
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    if KERAS_3:
+        if not hasattr(inner, "_all_reduce_sum_gradients"):
+            raise NotImplementedError(f"Keras {keras.__version__} sums gradients in an unknown place.")
+        inner._all_reduce_sum_gradients = _as_they_are
+        return {}
+    if isinstance(inner, keras.optimizers.legacy.Optimizer):
+        return {"experimental_aggregate_gradients": False}
+    return {"skip_gradients_aggregation": True}
+
+
+def _as_they_are(pairs: Any) -> Any:
+    return pairs
 
 
 def learning_rate(optimizer: Any) -> float:

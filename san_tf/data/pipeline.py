@@ -2,8 +2,7 @@
 
 A training pipeline runs over plans: for each epoch NumPy says which image stands at which position, and how
 it is varied; TensorFlow gathers the encoded bytes, decodes, resizes and augments them in parallel. Order of
-the stages: plan, one image at a time (sizes differ), batch, whole batch (one size, large vectorised
-operations), prefetch.
+the stages: plan, one image at a time (small enough for a core's cache), batch, prefetch.
 """
 
 from __future__ import annotations
@@ -15,10 +14,11 @@ import tensorflow as tf
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan
-from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.data.images import decode_image, normalize_image, normalize_images, resize_image
 from san_tf.data.plans import Part, pair_part, plan_rows
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
+from san_tf.data.shards import Shard
 from san_tf.data.texture_loader import texture_loader
 from san_tf.errors import UserError
 
@@ -38,6 +38,7 @@ def train_dataset(
     start_step: int = 0,
     epochs: int | None = None,
     parallel_calls: int = tf.data.AUTOTUNE,
+    shard: Shard | None = None,
 ) -> tf.data.Dataset:
     """Batches of P identities x K images, and of image-texture pairs after them.
 
@@ -62,6 +63,9 @@ def train_dataset(
         start_step: first step to yield, from 0.
         epochs: None repeats for ever.
         parallel_calls: threads for decoding; the result does not depend on it.
+        shard: the replicas to read for: each batch is then yielded as one element a replica, in their order,
+            and has `row` (rows,) int32, the places of its rows in the whole batch. A replica's rows are whole
+            identities, if the replicas divide P.
 
     Returns:
         Dataset of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,) int32 in [0, C), -1 for pairs;
@@ -72,7 +76,7 @@ def train_dataset(
 
     Raises:
         UserError: too few identities, pairs asked for but not given, no image has a texture although
-            `texture_size` is set, or a mirror map of another size.
+            `texture_size` is set, a mirror map of another size, or replicas that do not divide a batch.
 
     Example:
         >>> dataset = train_dataset(records, 16, 4, (256, 128), texture_size=256, seed=1)
@@ -90,7 +94,7 @@ def train_dataset(
         pairs = pit_augmentation or replace(augmentation, erasing=0.0)
         parts.append(pair_part(pit, pit_per_batch, steps, pairs, seed))
     return _planned_dataset(
-        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls
+        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard
     )
 
 
@@ -105,6 +109,7 @@ def pit_dataset(
     start_step: int = 0,
     epochs: int | None = None,
     parallel_calls: int = tf.data.AUTOTUNE,
+    shard: Shard | None = None,
 ) -> tf.data.Dataset:
     """Batches of image-texture pairs alone, to train the texture generator SAN-PG.
 
@@ -119,7 +124,7 @@ def pit_dataset(
     steps = max(1, len(pit) // batch_size)
     parts = [pair_part(pit, batch_size, steps, augmentation or Augmentation.for_transfer(), seed)]
     return _planned_dataset(
-        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls
+        parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard
     )
 
 
@@ -160,6 +165,7 @@ def _planned_dataset(
     start_step: int,
     epochs: int | None,
     parallel_calls: int,
+    shard: Shard | None,
 ) -> tf.data.Dataset:
     """Chain the stages; the rows of the parts stand one after the other in every batch."""
     image_size = (int(image_size[0]), int(image_size[1]))
@@ -181,37 +187,37 @@ def _planned_dataset(
     erasing = any(a.erasing > 0 for a in augmentations)
     noise = transforms.make_noise_tile(seed, image_size) if noisy else None
 
-    def load(
-        index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor
-    ) -> tuple[dict, AugmentationPlan]:
+    def load(index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor) -> dict[str, tf.Tensor]:
         plan = AugmentationPlan(*row)
         image = decode_image(tf.gather(contents, index))
         if reduce:
             image = transforms.reduce_resolution(image, plan.scale)
         if recolor:
             image = transforms.recolor_image(image, plan.color)
-        image = transforms.move_image(image, plan, image_size)
+        image = transforms.move_image(normalize_image(image), plan, image_size)
         if noise is not None:
             offset = [plan.noise_offset[0], plan.noise_offset[1], 0]
             image += plan.noise * tf.slice(noise, offset, [*image_size, 3])
-        element = {"image": tf.ensure_shape(image, (*image_size, 3)), "label": label, "record": index}
+        image = tf.ensure_shape(image, (*image_size, 3))
+        if erasing:
+            image = transforms.erase_box(image, plan.erased)
+        element = {"image": image, "label": label, "record": index}
         if load_texture is not None:
-            element["texture"] = load_texture(texture, plan.flip)
+            pixels = load_texture(texture, plan.flip)
             if dyed:
-                element["texture"] = transforms.recolor_texture(element["texture"], plan.dye)
+                pixels = transforms.recolor_texture(pixels, plan.dye)
+            element["texture"] = transforms.scale_texture(pixels)
             element["texture_weight"] = tf.cast(texture >= 0, tf.float32)
-        return element, plan
+        return element
 
-    def finish(batch: dict, plan: AugmentationPlan) -> dict:
-        batch = {**batch, "image": transforms.finish_images(batch["image"], plan, erasing)}
-        if load_texture is not None:
-            batch["texture"] = transforms.scale_textures(batch["texture"])
-        return batch
-
-    rows = sum(part.order(0).shape[1] for part in parts)
-    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
+    sizes = [part.order(0).shape[1] for part in parts]
+    places = None if shard is None else shard.rows(sizes)
+    rows = sum(sizes) if places is None else places.shape[1]
+    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs, places)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
+    # A batch with textures takes 75 MB: a small fixed number bounds the memory on machines of many cores.
     dataset = dataset.batch(rows, drop_remainder=True)
-    # A batch with textures takes 75 MB: small fixed numbers here bound the memory on machines of many cores.
-    dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
+    if places is not None:
+        turns = tf.data.Dataset.from_tensor_slices(places).repeat()
+        dataset = tf.data.Dataset.zip((dataset, turns)).map(lambda batch, row: {**batch, "row": row})
     return dataset.prefetch(2)

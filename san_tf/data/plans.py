@@ -44,8 +44,12 @@ def plan_rows(
     seed: int,
     start_step: int,
     epochs: int | None,
+    places: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Yield one planned row after the other: image index, label, texture index, augmentation."""
+    """Yield one planned row after the other: image index, label, texture index, augmentation.
+
+    `places` of the rows in the whole batch, in the order they are wanted in; None for all as they are.
+    """
     image_offsets = np.cumsum([0, *(len(part.records) for part in parts)])
     texture_offsets = np.cumsum([0, *(len(part.records.texture_files) for part in parts)])
 
@@ -66,6 +70,9 @@ def plan_rows(
             ])  # fmt: skip
         first = max(0, start_step - epoch * steps)
         joined = [np.concatenate(column, axis=1)[first:] for column in zip(*columns, strict=True)]
+        if places is not None:
+            # All rows are planned, in NumPy, on every process; only its own are decoded.
+            joined = [column[:, places.ravel()] for column in joined]
         return [column.reshape(-1, *column.shape[2:]) for column in joined]
 
     types = [tf.int64, tf.int32, tf.int64, *_PLAN_TYPES]

@@ -82,6 +82,8 @@ def _check(options: AblationOptions) -> None:
     rows_named(options.rows)
     if not options.seeds or min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
         raise UserError(f"--seeds wants different whole numbers from 0, not {options.seeds}.")
+    if options.strategy:
+        raise UserError("The ablation trains its runs side by side, one device each; leave --strategy out.")
     if options.threads < 0:
         raise UserError(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
 

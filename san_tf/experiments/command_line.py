@@ -9,7 +9,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
 
 import simple_parsing
 from simple_parsing import DashVariant
@@ -17,6 +17,10 @@ from simple_parsing import DashVariant
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_files import read_recipe_file
+from san_tf.training.cluster import read_cluster
+
+if TYPE_CHECKING:
+    from san_tf.training.distribution import Distribution
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ class Options:
     """Export the decoder too, as the signature `texture`, which shows what the network sees of a person."""
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
+    strategy: Literal["mirrored", "multiworker"] | None = None
+    """Train (stages `texture-generator` and `train`) on several devices: `mirrored`, all GPUs of this
+    machine; `multiworker`, those of all machines in the environment variable TF_CONFIG, where the same
+    command is started on each (on the first: TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
+    "task": {"type": "worker", "index": 0}}', on the second the same with index 1). Batches stay as large as
+    the recipe says: P must be a multiple of the number of devices. None trains on one."""
 
 
 OptionsKind = TypeVar("OptionsKind", bound=Options)
@@ -136,10 +146,14 @@ def parse(
     if options.export_folder and "prepare" not in options.stage:
         raise UserError("--export_folder goes with --stage prepare; add it.")
     recipe.check()
+    if options.strategy == "multiworker":
+        read_cluster()
     return options, recipe
 
 
-def import_tensorflow(threads: int = 0) -> None:
+def import_tensorflow(
+    threads: int = 0, strategy: Literal["mirrored", "multiworker"] | None = None
+) -> Distribution | None:
     """Import TensorFlow and start its devices without its notes on oneDNN and missing GPUs.
 
     It writes them before any of its settings can silence it, and nobody can act on them; what it writes is
@@ -147,7 +161,15 @@ def import_tensorflow(threads: int = 0) -> None:
 
     Args:
         threads: cores that each of TensorFlow's operations may use; 0 for all.
+        strategy: of the options.
+
+    Returns:
+        Who trains together; None for one device.
+
+    Raises:
+        UserError: the strategy cannot be started.
     """
+    distribution = None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     screen = os.dup(2)
     with tempfile.TemporaryFile() as notes:
@@ -157,7 +179,17 @@ def import_tensorflow(threads: int = 0) -> None:
 
             if threads:
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
+            if strategy is None:
+                from san_tf.training.devices import grow_memory
+
+                grow_memory()
+            else:
+                from san_tf.training.distribution import start
+
+                distribution = start(strategy, lambda text: print(text, flush=True))
             tf.config.list_logical_devices()
+        except UserError:
+            raise
         except BaseException:
             notes.seek(0)
             os.write(screen, notes.read())
@@ -165,6 +197,7 @@ def import_tensorflow(threads: int = 0) -> None:
         finally:
             os.dup2(screen, 2)
             os.close(screen)
+    return distribution
 
 
 def run_as_command(action: Callable[[], None]) -> NoReturn:

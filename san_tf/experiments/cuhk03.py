@@ -55,6 +55,8 @@ def run(experiment: Experiment, stages: Sequence[Stage]) -> None:
     if not splits:
         run_stages(experiment, stages)
         return
+    if experiment.distribution.workers > 1:
+        raise UserError("--splits is for one machine; leave --strategy multiworker out, or name a --dataset.")
     wrong = [split for split in splits if not 1 <= split <= NUM_SPLITS]
     if wrong:
         raise UserError(f"CUHK03 has no classic split {wrong[0]}; they are numbered 1 to {NUM_SPLITS}.")

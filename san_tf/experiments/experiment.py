@@ -12,10 +12,18 @@ from rich.console import Console
 
 from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
 from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.workers import check_shares, console_of, follow
 
 if TYPE_CHECKING:
     # Brings TensorFlow, which `--help` and wrong flags should not have to wait for.
+    from san_tf.training.distribution import Distribution
     from san_tf.training.run_directory import RunDirectory
+
+
+def _one_device() -> Distribution:
+    from san_tf.training.distribution import Distribution
+
+    return Distribution()
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Experiment:
     options: Options
     run: RunDirectory
     console: Console = field(default_factory=functools.partial(Console, highlight=False))
+    distribution: Distribution = field(default_factory=_one_device)
 
     def say(self, text: str) -> None:
         """Print a line of progress."""
@@ -62,13 +71,17 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
     """Run the stages asked for, or those that are not done yet.
 
     A stage that was interrupted goes on from its last checkpoint; one that is asked for by name although it
-    is done starts anew.
+    is done starts anew. With several workers the chief runs them, and the others take part in the training.
 
     Raises:
         UserError: a stage was run with another recipe in this directory, or fails for a reason of its own.
     """
     run, asked = experiment.run, experiment.options.stage
     chosen = [stage for stage in stages if not asked or stage.name in asked]
+    check_shares(experiment, [stage.name for stage in chosen])
+    if not experiment.distribution.is_chief:
+        follow(experiment, chosen)
+        return
     if experiment.options.images or experiment.options.find_learning_rate:
         # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of learning
         # rates: it changes no stage.
@@ -84,6 +97,7 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
         fields = stage.fields(experiment.recipe)
         done = run.is_done(stage.name)
         title = f"[bold]{stages.index(stage) + 1}/{len(stages)} {stage.name}[/bold]"
+        experiment.distribution.of_chief([float(not done or bool(asked))])
         if done and not asked:
             experiment.console.print(f"{title}  [dim]done already[/dim]")
             continue
@@ -99,6 +113,7 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
                 run.reset(stage.name)
             raise
         run.mark_done(stage.name)
+        experiment.distribution.wait()
         experiment.console.print(f"  [dim]{run.seconds(stage.name):.0f} s[/dim]")
 
 
@@ -126,7 +141,7 @@ def main(
     def action() -> None:
         names = [stage.name for stage in stages]
         options, chosen = parse(name, description, recipe, names, argv, options_class)
-        import_tensorflow()
+        distribution = import_tensorflow(strategy=None if options.dry_run else options.strategy)
         if options.dry_run:
             from san_tf.experiments.dry_run import dry_run
 
@@ -135,6 +150,8 @@ def main(
         from san_tf.training.run_directory import RunDirectory
 
         run = RunDirectory(options.workdir)
-        run_all(Experiment(name, chosen, options, run), stages)
+        distribution = distribution or _one_device()
+        experiment = Experiment(name, chosen, options, run, console_of(distribution), distribution)
+        run_all(experiment, stages)
 
     run_as_command(action)

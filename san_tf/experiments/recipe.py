@@ -77,10 +77,14 @@ class ModelRecipe:
     """Size of the decoder, see `san_tf.models.presets`; none takes the one that goes with the backbone."""
     weights: str | None = None
     """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """Arithmetic of the layers; weights and losses stay float32."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
+    """Arithmetic of the layers; weights and losses stay float32. `auto`: 16 bits on a GPU that has units for
+    them, float32 on a CPU."""
     jit_compile: bool = False
     """Compile the training step with XLA."""
+    synchronized_batch_norm: bool = False
+    """With `--strategy`: batch norms normalise by the whole batch, as one device does, instead of each device
+    by its own part of it. Slower, for every batch norm asks all devices."""
 
 
 @dataclass(frozen=True)

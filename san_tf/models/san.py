@@ -14,6 +14,7 @@ from san_tf import addons
 from san_tf.errors import UserError
 from san_tf.keras_compat import apply_gradients, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
+from san_tf.models.replicas import WholeBatch, summed
 
 Batch = Mapping[str, tf.Tensor]
 PACKAGE = "san_tf"
@@ -61,7 +62,8 @@ class _TextureModel(keras.Model):
         """One optimiser step on a batch; returns the running means of all metrics.
 
         `scale_loss` does nothing in float32; under float16 it multiplies the loss, and `apply_gradients`
-        divides the gradients, and skips the step when one of them overflowed.
+        divides the gradients, and skips the step when one of them overflowed. On several replicas the losses
+        are those of the whole batch and the gradients add up, see `san_tf.models.replicas`.
         """
         with tf.GradientTape() as tape:
             outputs = self(batch["image"], training=True)
@@ -69,7 +71,7 @@ class _TextureModel(keras.Model):
             loss = tf.add_n([term.weight * term.value for term in terms.values()])
             scaled = scale_loss(self.optimizer, loss)
         variables = self.trainable_variables
-        apply_gradients(self.optimizer, tape.gradient(scaled, variables), variables)
+        apply_gradients(self.optimizer, summed(tape.gradient(scaled, variables)), variables)
         return self._record(batch, outputs, loss, terms)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
@@ -172,21 +174,23 @@ class SAN(_TextureModel):
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """The four losses (two without decoder); rows are those with an identity, or with a texture."""
-        label, weights = batch["label"], self.terms_weight
-        known = tf.reduce_sum(tf.cast(label >= 0, tf.float32))
-        identity = identity_loss(label, outputs["logits"], self.smoothing)
+        whole, weights = WholeBatch(batch), self.terms_weight
+        known = tf.reduce_sum(tf.cast(batch["label"] >= 0, tf.float32))
+        identity = whole.mean(identity_loss(batch["label"], outputs["logits"], self.smoothing), known)
+        # Triplets are mined and drawn over the whole batch, wherever its rows are.
+        label, known = whole.rows(batch["label"]), whole.total(known)
         # With a BNNeck the triplet loss acts in front of the norm, see `build_encoder`.
         feature = outputs.get("feature", outputs["embedding"])
-        triplet = self._triplet_loss(label, feature, self.margin)
+        triplet = self._triplet_loss(label, whole.rows(feature), self.margin)
         terms = {
             "id_loss": Term(identity, weights.identity, known),
             "triplet_loss": Term(triplet, weights.triplet, known),
         }
         if self.decoder is not None:
-            rec = reconstruction_loss(batch["texture"], outputs["texture"], batch["texture_weight"])
+            terms["rec_loss"] = _reconstruction(batch, outputs["texture"], whole, weights.reconstruction)
             seed = tf.stack([tf.cast(self.seed, tf.int32), self._steps_done()])
-            tr = texture_triplet_loss(label, outputs["blocks"], seed, self.margin)
-            terms["rec_loss"] = Term(rec, weights.reconstruction, tf.reduce_sum(batch["texture_weight"]))
+            blocks = [whole.rows(block) for block in outputs["blocks"]]
+            tr = texture_triplet_loss(label, blocks, seed, self.margin)
             terms["tr_loss"] = Term(tr, weights.texture_triplet, known)
         return terms
 
@@ -198,9 +202,11 @@ class SAN(_TextureModel):
     def _record(
         self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor, terms: dict[str, Term]
     ) -> dict[str, tf.Tensor]:
-        label = batch["label"]
-        right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), tf.cast(label, tf.int32))
-        self.trackers["accuracy"].update_state(right, sample_weight=tf.cast(label >= 0, tf.float32))
+        whole, label = WholeBatch(batch), tf.cast(batch["label"], tf.int32)
+        right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), label)
+        # Gathered as numbers: not all strategies gather truth values.
+        right = whole.rows(tf.cast(right, tf.float32))
+        self.trackers["accuracy"].update_state(right, tf.cast(whole.rows(label) >= 0, tf.float32))
         return super()._record(batch, outputs, loss, terms)
 
     @classmethod
@@ -265,5 +271,11 @@ class SANPG(_TextureModel):
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """L_Rec over the rows that have a texture."""
-        rec = reconstruction_loss(batch["texture"], outputs["texture"], batch["texture_weight"])
-        return {"rec_loss": Term(rec, 1.0, tf.reduce_sum(batch["texture_weight"]))}
+        return {"rec_loss": _reconstruction(batch, outputs["texture"], WholeBatch(batch), 1.0)}
+
+
+def _reconstruction(batch: Batch, painted: tf.Tensor, whole: WholeBatch, weight: float) -> Term:
+    """L_Rec over the rows that have a texture."""
+    rows = tf.reduce_sum(batch["texture_weight"])
+    rec = reconstruction_loss(batch["texture"], painted, batch["texture_weight"])
+    return Term(whole.mean(rec, rows), weight, whole.total(rows))

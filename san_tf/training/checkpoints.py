@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
 from san_tf.keras_compat import model_variables, optimizer_variables
+from san_tf.keras_distribution import local_value
 
 _FORMAT = "san_tf checkpoint 1"
 _logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ def save(
     """
     path = Path(path)
     tensors = {
-        name: np.asarray(variable.numpy(), order="C")
+        name: np.asarray(local_value(variable), order="C")
         for name, variable in _named_variables(model, optimizer).items()
     }
     for name, tensor in tensors.items():

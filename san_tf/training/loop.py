@@ -21,7 +21,11 @@ from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.callbacks.metrics_log import MetricsLog
 from san_tf.training.callbacks.progress import ProgressLine
 from san_tf.training.callbacks.saving import SaveCheckpoints
+from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.data_wait import DataWait
+from san_tf.training.distributed_fit import distributed_fit
+from san_tf.training.distribution import Distribution
+from san_tf.training.lost_workers import lost_workers
 from san_tf.training.offending_batch import OffendingBatch
 from san_tf.training.ordered_sums import ordered_sums
 from san_tf.training.run_directory import RunDirectory
@@ -63,6 +67,7 @@ def train(
     filenames: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
     console: Console | None = None,
+    distribution: Distribution = Distribution(),  # noqa: B008  # immutable
 ) -> TrainingResult:
     """Train a compiled model, from the newest checkpoint of the stage if there is one.
 
@@ -89,13 +94,15 @@ def train(
             NaN, the images of that batch are named in `diverged/`.
         extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
         console: for the progress line; the standard output if None.
+        distribution: who trains together. Of several workers the chief alone reads and writes checkpoints and
+            logs; a signal to one of them stops all of them after the same step.
 
     Returns:
         Steps and seconds.
 
     Raises:
         UserError: the loss or a weight became NaN or infinite, the newest checkpoint holds another
-            architecture, or the disk is full.
+            architecture, the disk is full, or another worker is gone.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; the message says how to go on.
         ValueError: the data set ends too early.
 
@@ -113,31 +120,47 @@ def train(
         )
     began = time.monotonic()
     checkpoints = run.checkpoints(stage, keep)
-    restored = checkpoints.restore_newest(model, model.optimizer)
-    start = 0 if restored is None else restored.step
-    run.metrics.drop(stage, after_step=start)
+    distribution.make_slots(model)
+    restored = checkpoints.restore_newest(model, model.optimizer) if distribution.is_chief else None
+    start = int(distribution.of_chief([0 if restored is None else restored.step])[0])
+    distribution.spread_model(model)
+    if distribution.is_chief:
+        run.metrics.drop(stage, after_step=start)
     stopping = EarlyStopping(run, stage, best or "", patience)
-    if start >= epochs * steps_per_epoch or stopping.is_due:
+    # The chief's table counts: another machine's may not have the same rows.
+    if start >= epochs * steps_per_epoch or distribution.of_chief([stopping.is_due])[0]:
         left_out = start < epochs * steps_per_epoch
         return TrainingResult(start, start, time.monotonic() - began, left_out)
     if start:
         _logger.info("Stage %s goes on from step %d.", stage, start)
 
     dataset = dataset_at(start)
-    # Replicas share a data set that the strategy splits and rebatches; a clock in its middle would be wrong.
-    wait = DataWait() if model.distribute_strategy.num_replicas_in_sync == 1 else None
-    clock = Clock(start, epochs, steps_per_epoch, _batch_size(dataset), wait)
-    saving = SaveCheckpoints(clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra)
+    # A strategy fetches ahead to its devices, on threads of its own: a clock in front of them would be wrong.
+    wait = DataWait() if distribution.strategy is None else None
+    images = _batch_size(dataset)
+    clock = Clock(start, epochs, steps_per_epoch, images and images * distribution.replicas, wait)
+    saving = SaveCheckpoints(
+        clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra, distribution.is_chief
+    )
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(ProgressLine(clock, stage, console))
         interruption = stack.enter_context(Interruption(clock, saving, stage))
         log = MetricsLog(clock, run, stage)
         stack.callback(log.close)
         stack.enter_context(ordered_sums())
-        finite = FiniteLoss(clock, checkpoints, stage, OffendingBatch(dataset_at, filenames, run, stage))
-        every = [clock, finite, *callbacks, progress, log, stopping, saving, interruption]
+        chief = distribution.is_chief
+        offending = OffendingBatch(dataset_at, filenames, run, stage) if chief else None
+        finite = FiniteLoss(clock, checkpoints, stage, offending)
+        chiefs = [*callbacks, progress, log, stopping] if chief else []
+        every = [clock, finite, *chiefs, saving, interruption]
 
         def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:
+            if distribution.strategy is not None:
+                with lost_workers(distribution.workers, lambda: _gone(stage, clock, checkpoints)):
+                    distributed_fit(
+                        model, distribution, dataset, first_epoch, last_epoch, steps, every, interruption
+                    )
+                return
             _check_length(dataset, (last_epoch - first_epoch) * steps)
             model.fit(
                 dataset if wait is None else wait.measured(dataset),
@@ -155,10 +178,19 @@ def train(
             fit(dataset, epoch, epoch + 1, steps_per_epoch - done)
             epoch += 1
             dataset = dataset_at(epoch * steps_per_epoch) if epoch < epochs else dataset
-        if epoch < epochs and not stopping.is_due:
+        if epoch < epochs and not distribution.of_chief([stopping.is_due])[0]:
             fit(dataset, epoch, epochs, steps_per_epoch)
     left_out = clock.step < clock.total_steps
     return TrainingResult(clock.step, start, time.monotonic() - began, left_out)
+
+
+def _gone(stage: str, clock: Clock, checkpoints: CheckpointFolder) -> str:
+    newest = checkpoints.newest()
+    kept = f"the newest checkpoint is {newest.path}" if newest else "no checkpoint had been written yet"
+    return (
+        f"Stage {stage}: another worker was lost in step {clock.step + 1} of {clock.total_steps}; {kept}. "
+        "Start the same command on all workers again, and it goes on from there."
+    )
 
 
 def _batch_size(dataset: tf.data.Dataset) -> int | None:

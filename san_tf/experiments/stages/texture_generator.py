@@ -22,6 +22,7 @@ from san_tf.experiments.ready_generator import ready_generator
 from san_tf.experiments.records import pit_records
 from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
 from san_tf.experiments.texture_measures import texture_scores
+from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision
@@ -42,6 +43,8 @@ def run(experiment: Experiment) -> None:
     elif recipe.generator.textures:
         experiment.say(f"not needed: the textures of {recipe.generator.textures} are ready")
     elif recipe.generator.generator_weights:
+        if not experiment.distribution.is_chief:
+            return
         generator = ready_generator(recipe)
         save_weights(generator, weights_path(experiment))
         experiment.say(f"{recipe.generator.generator_weights} taken as {weights_path(experiment)}")
@@ -53,10 +56,9 @@ def run(experiment: Experiment) -> None:
 
 
 def _train(experiment: Experiment) -> None:
-    recipe = experiment.recipe
+    recipe, distribution = experiment.recipe, experiment.distribution
     pairs = pit_records(experiment, "train")
     set_precision(recipe.model.precision)
-    model = texture_generator_of(recipe)
     batch = recipe.generator.generator_batch
     steps = max(1, len(pairs) // batch)
     total = steps * recipe.generator.generator_epochs
@@ -70,15 +72,21 @@ def _train(experiment: Experiment) -> None:
             augmentation=Augmentation.for_transfer(),
             seed=recipe.seed,
             start_step=step,
+            shard=distribution.shard,
         )
 
     if experiment.options.find_learning_rate:
         optimizer = functools.partial(build_optimizer, "adam", True, 0.0, "l2")
+        model = texture_generator_of(recipe)
         find_learning_rate(experiment, model, batches(0), optimizer, "texture_generator")
         return
     schedule = WarmupCosine(recipe.generator.generator_learning_rate, total, min(50, total // 10))
-    optimizer = build_optimizer(schedule=schedule, weight_decay=0.0)
-    model.compile(optimizer=optimizer, jit_compile=recipe.model.jit_compile)
+    with distribution.scope():
+        model = texture_generator_of(recipe)
+        optimizer = build_optimizer(schedule=schedule, weight_decay=0.0)
+        model.compile(optimizer=optimizer, jit_compile=recipe.model.jit_compile)
+    if recipe.model.synchronized_batch_norm:
+        synchronize_batch_norms(model)
     train(
         model,
         batches,
@@ -98,7 +106,11 @@ def _train(experiment: Experiment) -> None:
         save_every_seconds=experiment.options.save_every,
         filenames=list(pairs.filenames),
         console=experiment.console,
+        distribution=distribution,
     )
+    if not distribution.is_chief:
+        return
+    model = distribution.local_copy(model, lambda: texture_generator_of(recipe, weights=False))
     save_weights(model, weights_path(experiment))
     _measure(experiment, model, pairs)
 

@@ -24,6 +24,7 @@ from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.experiments.texture_generator import start_weights
 from san_tf.experiments.validation import Validation, take_best
+from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
@@ -88,7 +89,7 @@ def train_method(
     Raises:
         UserError: textures are missing, too few identities for a batch, or a NaN loss.
     """
-    recipe = experiment.recipe
+    recipe, distribution = experiment.recipe, experiment.distribution
     set_precision(recipe.model.precision)
     data = recipe.data
     # First of all, because it finds at once that there are too few identities for a batch.
@@ -101,10 +102,13 @@ def train_method(
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
-    model = san_of(recipe, records.num_identities, with_decoder)
-    if recipe.training.start == "texture-generator":
-        start = generator or start_weights(experiment)
-        start_from_generator(model.encoder, model.decoder, recipe, start)
+    def start_model() -> SAN:
+        model = san_of(recipe, records.num_identities, with_decoder)
+        # The other workers get their start from the chief.
+        if recipe.training.start == "texture-generator" and distribution.is_chief:
+            start = generator or start_weights(experiment)
+            start_from_generator(model.encoder, model.decoder, recipe, start)
+        return model
 
     def batches(step: int) -> tf.data.Dataset:
         return train_dataset(
@@ -121,13 +125,18 @@ def train_method(
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
             seed=recipe.seed,
             start_step=step,
+            shard=distribution.shard,
         )
 
     if experiment.options.find_learning_rate:
         optimizer = functools.partial(optimizer_of, recipe, steps)
-        find_learning_rate(experiment, model, batches(0), optimizer, method.lower())
+        find_learning_rate(experiment, start_model(), batches(0), optimizer, method.lower())
         return
-    model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    with distribution.scope():
+        model = start_model()
+        model.compile(optimizer=optimizer_of(recipe, steps), jit_compile=recipe.model.jit_compile)
+    if recipe.model.synchronized_batch_norm:
+        synchronize_batch_norms(model)
     validated = recipe.training.validate_every > 0
     stage = f"train/{method.lower()}"
     train(
@@ -146,7 +155,12 @@ def train_method(
         save_every_seconds=experiment.options.save_every,
         filenames=[*records.filenames, *(pairs.filenames if pairs is not None else [])],
         console=experiment.console,
+        distribution=distribution,
     )
+    if not distribution.is_chief:
+        return
+    classes = records.num_identities
+    model = distribution.local_copy(model, lambda: san_of(recipe, classes, with_decoder, weights=False))
     if validated:
         take_best(experiment, model, experiment.run.checkpoints(stage))
     save_weights(model.encoder, weights_path(experiment, method))

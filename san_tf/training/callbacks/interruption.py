@@ -34,6 +34,9 @@ class Interruption(keras.callbacks.Callback):
         self.saving = saving
         self.stage = stage
         self.asked = False
+        # With several workers a signal to one of them stops all after the same step: what they agreed on then
+        # stands here.
+        self.agreed: bool | None = None
         self._former: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interruption:
@@ -57,14 +60,19 @@ class Interruption(keras.callbacks.Callback):
             raise KeyboardInterrupt(f"Stage {self.stage} was stopped at once, without saving.")
         self.asked = True
 
+    @property
+    def leaving(self) -> bool:
+        """Whether to leave after this step."""
+        return self.asked if self.agreed is None else self.agreed
+
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Leave within an epoch; its end has its own turn, after the epoch's measurements."""
-        if self.asked and not self.clock.epoch_is_complete:
+        if self.leaving and not self.clock.epoch_is_complete:
             self._leave()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Leave between epochs."""
-        if self.asked:
+        if self.leaving:
             self._leave()
 
     def _leave(self) -> None:

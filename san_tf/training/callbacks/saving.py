@@ -27,6 +27,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         every_steps: also save within an epoch each so many steps; None never.
         best: the name of a log whose highest value is also kept as `best.safetensors`.
         extra: noted in each checkpoint.
+        writes: False on the workers that leave it to the chief.
     """
 
     def __init__(
@@ -38,6 +39,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         every_steps: int | None = None,
         best: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        writes: bool = True,
     ) -> None:
         super().__init__()
         self.clock = clock
@@ -47,6 +49,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.every_steps = every_steps
         self.best = best
         self.extra = dict(extra or {})
+        self.writes = writes
         self._saved_at = time.monotonic()
         self._saved_step = -1
 
@@ -56,7 +59,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         Raises:
             UserError: the weights are not finite.
         """
-        if self._saved_step == self.clock.step:
+        if not self.writes or self._saved_step == self.clock.step:
             return
         extra = {**self.extra, "stage": self.stage, "epoch": self.clock.step // self.clock.steps_per_epoch}
         with self._finite_weights():
@@ -80,7 +83,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.save()
 
     def _keep_best(self, logs: Mapping[str, Any]) -> None:
-        if self.best is None or self.best not in logs:
+        if not self.writes or self.best is None or self.best not in logs:
             return
         value = float(logs[self.best])
         if self.checkpoints.best.exists() and read(self.checkpoints.best).extra.get(self.best, value) > value:

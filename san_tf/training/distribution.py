@@ -1,0 +1,262 @@
+"""One device, several of this machine, or several machines: who trains, and how they agree.
+
+Start it before TensorFlow's devices are: `start` sets memory growth and, with several workers, the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from san_tf.data.shards import Shard
+from san_tf.errors import UserError
+from san_tf.keras_compat import model_variables, optimizer_variables
+from san_tf.keras_distribution import assign_local, local_value
+from san_tf.training.cluster import Cluster, check_port, read_cluster
+from san_tf.training.devices import grow_memory
+from san_tf.training.lost_workers import LOST, lost_workers, reason_of
+
+Kind = Literal["mirrored", "multiworker"]
+KINDS = ("mirrored", "multiworker")
+Model = TypeVar("Model", bound=keras.Model)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Who trains together.
+
+    Attributes:
+        strategy: TensorFlow's; None for one device.
+        cluster: the workers, where there are several processes.
+
+    Example:
+        >>> distribution = start("mirrored")
+        >>> with distribution.scope():
+        ...     model = build()
+        ...     model.compile(optimizer=build_optimizer())
+        >>> train(model, dataset_at, 30, 100, run, distribution=distribution)
+    """
+
+    strategy: tf.distribute.Strategy | None = None
+    cluster: Cluster | None = None
+
+    @property
+    def replicas(self) -> int:
+        """Devices that train, on all workers together."""
+        return 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
+
+    @property
+    def workers(self) -> int:
+        """Processes that train."""
+        return 1 if self.cluster is None else len(self.cluster.addresses)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this process writes checkpoints, logs and results."""
+        return self.cluster is None or self.cluster.is_chief
+
+    @property
+    def shard(self) -> Shard | None:
+        """The part of every batch that this process reads; None for all of it."""
+        if self.replicas == 1:
+            return None
+        here = self.replicas // self.workers
+        return Shard((self.cluster.index if self.cluster else 0) * here, here, self.replicas)
+
+    def __str__(self) -> str:
+        here = self.replicas // self.workers
+        devices = f"{here} device{'s' if here > 1 else ''}"
+        if self.cluster is None:
+            return devices
+        return f"worker {self.cluster.index} of {self.workers}, {devices} each"
+
+    def scope(self) -> contextlib.AbstractContextManager[object]:
+        """Where models, their optimizers and their metrics are made."""
+        return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
+
+    def check(self, jit_compile: bool = False, **divisible: int) -> None:
+        """Whether a training can be done in these parts, before it starts.
+
+        Args:
+            jit_compile: of the recipe.
+            divisible: what is to be divided, by the name of its flag.
+
+        Raises:
+            UserError: XLA under a strategy, or a number that the replicas do not divide.
+        """
+        if self.strategy is None:
+            return
+        if jit_compile:
+            raise UserError(
+                "--jit_compile does not work together with --strategy: TensorFlow cannot compile a step that "
+                "talks to other replicas; leave one of the two out."
+            )
+        for name, value in divisible.items():
+            if value % self.replicas:
+                raise UserError(
+                    f"{name} is {value}, which {self.replicas} replicas cannot share equally; choose a "
+                    f"multiple of {self.replicas}."
+                )
+
+    def local_copy(self, model: Model, build: Callable[[], Model]) -> Model:
+        """The same weights in a model of this process alone, which can be saved and asked without the others.
+
+        Args:
+            model: trained under `scope`.
+            build: makes one of the same architecture.
+
+        Returns:
+            The model itself on one device.
+        """
+        if self.strategy is None:
+            return model
+        copy = build()
+        for ours, theirs in zip(copy.variables, model.variables, strict=True):
+            ours.assign(local_value(theirs))
+        return copy
+
+    def sums(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Add up numbers over the workers; all of them wait here for the last.
+
+        Args:
+            values: `(n,)`, as many on every worker.
+
+        Returns:
+            `(n,)` float64.
+
+        Raises:
+            UserError: a worker is gone.
+        """
+        local = np.asarray(values, np.float64)
+        return local if self.workers == 1 else self._sum_of_workers(local)
+
+    def wait(self) -> None:
+        """Go on when every worker is here.
+
+        Raises:
+            UserError: a worker is gone.
+        """
+        self.sums([0.0])
+
+    def of_chief(self, values: Sequence[float]) -> np.ndarray:
+        """The chief's numbers, `(n,)` float64; see `sums`."""
+        return self.sums(values if self.is_chief else np.zeros(len(values)))
+
+    def spread(self, variables: Sequence[keras.Variable]) -> None:
+        """Give every worker the chief's values: its alone are read from a checkpoint.
+
+        Raises:
+            UserError: a worker is gone.
+        """
+        if self.workers == 1:
+            return
+        groups: dict[str, list[keras.Variable]] = {}
+        for variable in variables:
+            groups.setdefault(local_value(variable).dtype.str, []).append(variable)
+        for dtype, group in groups.items():
+            values = [local_value(variable) for variable in group]
+            flat = np.concatenate([value.ravel() for value in values])
+            # Sums know no unsigned numbers, which random states are; a value and zeros make no new number.
+            flat = flat.astype(np.int64) if flat.dtype.kind in "iub" else flat
+            total = self._sum_of_workers(flat if self.is_chief else np.zeros_like(flat)).astype(dtype)
+            parts = np.split(total, np.cumsum([value.size for value in values])[:-1])
+            for variable, value, part in zip(group, values, parts, strict=True):
+                assign_local(variable, part.reshape(value.shape))
+
+    def make_slots(self, model: keras.Model) -> None:
+        """Make the optimizer's variables, where alone a strategy lets them be made.
+
+        On one device too: a training step that makes variables is traced twice.
+        """
+        with self.scope():
+            optimizer_variables(model.optimizer, model.trainable_variables)
+
+    def spread_model(self, model: keras.Model) -> None:
+        """`spread` of all that a compiled model's training depends on."""
+        if self.workers > 1:
+            slots = optimizer_variables(model.optimizer, model.trainable_variables)
+            self.spread([variable for _, variable in [*model_variables(model), *slots]])
+
+    def _sum_of_workers(self, value: np.ndarray) -> np.ndarray:
+        """Sum an array over the workers, each counted once however many replicas it has."""
+        with lost_workers(self.workers):
+            return np.asarray(self._sum(tf.constant(value)))
+
+    @functools.cached_property
+    def _sum(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        strategy, here = self.strategy, self.replicas // self.workers
+
+        def add(part: tf.Tensor) -> tf.Tensor:
+            replica = tf.distribute.get_replica_context()
+            counts = tf.equal(tf.convert_to_tensor(replica.replica_id_in_sync_group) % here, 0)
+            mine = tf.where(counts, part, tf.zeros_like(part))
+            return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
+
+        # Kept, as each new function would be traced anew.
+        @tf.function(autograph=False, reduce_retracing=True)
+        def everywhere(part: tf.Tensor) -> tf.Tensor:
+            return strategy.experimental_local_results(strategy.run(add, args=(part,)))[0]  # type: ignore[union-attr]
+
+        return everywhere
+
+
+def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: None) -> Distribution:
+    """Start the devices and, with several workers, this one's server; before anything else of TensorFlow.
+
+    Args:
+        kind: "mirrored": all devices of this process; "multiworker": those of all processes in TF_CONFIG;
+            None: one device.
+        say: told what is waited for.
+
+    Returns:
+        Who trains together.
+
+    Raises:
+        UserError: TF_CONFIG is missing or wrong, or the port is taken.
+        RuntimeError: TensorFlow's devices were started before.
+    """
+    grow_memory()
+    if kind is None:
+        return Distribution()
+    if kind == "mirrored":
+        # Without a GPU, the processors that `tf.config.set_logical_device_configuration` divided it into.
+        devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+        if len(devices) == 1:
+            say("There is one device here, so it trains alone.")
+            return Distribution()
+        return Distribution(tf.distribute.MirroredStrategy([device.name for device in devices]))
+    if kind != "multiworker":
+        raise UserError(f"There is no strategy {kind!r}; choose one of {', '.join(KINDS)}.")
+    cluster = read_cluster()
+    check_port(cluster)
+    # A killed worker's connection then ends what waits for it, instead of being tried again for ever.
+    os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
+    if len(cluster.addresses) > 1:
+        addresses = ", ".join(cluster.addresses)
+        say(f"Worker {cluster.index} of {len(cluster.addresses)} waits for the others: {addresses}")
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(
+            communication_options=tf.distribute.experimental.CommunicationOptions(
+                implementation=_implementation()
+            )
+        )
+    except LOST as error:
+        raise UserError(
+            f"The {len(cluster.addresses)} workers of TF_CONFIG did not find together"
+            f" ({reason_of(str(error.message))}); start all of them, with the same cluster."
+        ) from error
+    return Distribution(strategy, cluster)
+
+
+def _implementation() -> tf.distribute.experimental.CommunicationImplementation:
+    """NCCL between GPUs; without any, the ring, which is all that CPUs have."""
+    kinds = tf.distribute.experimental.CommunicationImplementation
+    return kinds.AUTO if tf.config.list_physical_devices("GPU") else kinds.RING
