@@ -75,10 +75,11 @@ def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) 
     set_precision(recipe.model.precision)
     with tempfile.TemporaryDirectory() as nowhere:
         experiment = Experiment(name, recipe, options, RunDirectory(nowhere))
-        table = Table(box=None, padding=(0, 2), header_style="bold")
-        table.add_column("training")
-        for title in ("parameters", "batch", "steps", "s/step", "images/s", "time", "peak memory"):
-            table.add_column(title, justify="right")
+        # So that it fits a terminal.
+        table = Table(box=None, padding=(0, 1), header_style="bold")
+        table.add_column("training", no_wrap=True)
+        for title in ("batch", "steps", "s/step", "images/s", "time", "memory"):
+            table.add_column(title, justify="right", no_wrap=True)
         seconds = 0.0
         unknown = False
         with console.status("measuring a few steps ..."):
@@ -92,7 +93,6 @@ def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) 
                 memory = cost.peak_of(training.rows) + training.data_bytes + _batches(training)
                 table.add_row(
                     training.name,
-                    f"{training.model.count_params():,}",
                     str(training.rows),
                     "?" if total is None else f"{training.epochs} x {training.steps:,}",
                     f"{step:.3g}",

@@ -97,7 +97,7 @@ def test_a_sweep_leaves_the_run_alone(run_quickly, tmp_path: Path, capsys):
     assert run_quickly(tmp_path, *WITHOUT_DECODER, "--stage=train", "--find_learning_rate") == 0
     figure = cv2.imread(str(tmp_path / "figures" / "learning_rate_baseline.png"))
     assert figure.std() > 5
-    assert re.search(r"learning_rate_baseline\.png: the loss", capsys.readouterr().out.replace("\n", " "))
+    assert "learning_rate_baseline.png:theloss" in "".join(capsys.readouterr().out.split())
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
@@ -108,7 +108,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run_quickly, tmp_p
     text = capsys.readouterr().out
     for name in ("texture generator", "SAN", "baseline"):
         steps = r"\d+ x [\d,]+\s+[\d.e-]+"
-        assert re.search(rf"{name}\s+[\d,]+\s+\d+\s+{steps}\s+\S+\s+\S+\s+[\d.]+ GB", text), text
+        assert re.search(rf"{name}\s+\d+\s+{steps}\s+\S+\s+\S+\s+[\d.]+ GB", text), text
     assert "All training steps of the recipe: about" in text
     assert not workdir.exists()
     assert run_quickly(workdir, "--dry_run", f"--data_dir={data}", "--steps_per_epoch=0") == 0
