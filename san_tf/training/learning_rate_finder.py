@@ -13,7 +13,7 @@ import tensorflow as tf
 from san_tf.errors import UserError
 from san_tf.training.ordered_sums import ordered_sums
 
-_SMOOTHING = 0.9
+_SMOOTHING = 0.8
 # Beyond so many times the smallest loss, larger rates teach nothing more.
 _DIVERGED = 4.0
 
@@ -32,12 +32,11 @@ class RateSweep:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """The losses' running mean with weights 0.9^k, those before the first left out: `(steps,)`."""
-        mean, smoothed = 0.0, []
-        for number, loss in enumerate(self.losses, 1):
-            mean = _SMOOTHING * mean + (1 - _SMOOTHING) * loss
-            smoothed.append(mean / (1 - _SMOOTHING**number))
-        return np.array(smoothed)
+        """Means of the losses k steps before and behind with weights 0.8^k: `(steps,)` float64."""
+        # Of both sides, for a running mean of those before lags behind by a factor in the rate.
+        steps = np.arange(len(self.losses))
+        weights = _SMOOTHING ** np.abs(steps[:, None] - steps)
+        return weights @ self.losses / weights.sum(axis=1)
 
     @property
     def suggestion(self) -> float | None:

@@ -65,9 +65,9 @@ def test_a_loss_that_only_rises_suggests_nothing() -> None:
 
 
 def test_smoothing_by_hand() -> None:
-    # 0.9-weighted means: 4; (0.9 * 4 + 2) / 1.9; (0.81 * 4 + 0.9 * 2 + 1) / 2.71.
+    # (4 + 0.8 * 2 + 0.64) / 2.44; (0.8 * 4 + 2 + 0.8) / 2.6; (0.64 * 4 + 0.8 * 2 + 1) / 2.44.
     sweep = RateSweep(np.array([1e-3, 1e-2, 1e-1]), np.array([4.0, 2.0, 1.0]))
-    np.testing.assert_allclose(sweep.smoothed, [4, 5.6 / 1.9, 6.04 / 2.71])
+    np.testing.assert_allclose(sweep.smoothed, [6.24 / 2.44, 6 / 2.6, 5.16 / 2.44])
 
 
 def test_what_cannot_be_swept_is_refused() -> None:
