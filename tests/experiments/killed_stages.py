@@ -70,15 +70,36 @@ def start(workdir: Path, data: Path, *arguments: str) -> int:
         os._exit(1)
 
 
+def watched(stage: str, workdir: Path, data: Path) -> Path:
+    """Where a stage leaves its work as it goes."""
+    if stage == "prepare":
+        return data
+    return workdir / {"export": "saved_model"}.get(stage, "checkpoints")
+
+
 def finish(child: int) -> int:
     """Wait for the end, and return its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def kill_after(child: int, seconds: float) -> bool:
-    """Kill a child after a time; False if it had come to its end, with exit code 0, before."""
+def contents(folder: Path) -> list[str]:
+    """Names of all that lies in a folder, whole or half written; a name is new with each write."""
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+def kill_after(child: int, seconds: float, watched: Path | None) -> bool:
+    """Kill a child after a time; False if it had come to its end, with exit code 0, before.
+
+    Args:
+        child: of `start`.
+        seconds: from now on, or from when the folder `watched` has changed.
+        watched: where the stage leaves its work; None does not wait for it.
+    """
+    before = None if watched is None else contents(watched)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
+        if watched is not None and contents(watched) == before:
+            deadline = time.monotonic() + seconds
         found, status = os.waitpid(child, os.WNOHANG)
         if found:
             if status:
@@ -167,8 +188,12 @@ def main(folder: Path, kills: int, seed: int, stages: list[str]) -> None:
                 shutil.copytree(before[stage], workdir)
             starts += 1
             child = start(workdir, place, f"--stage={stage}")
-            # The later starts find most of the work done, so any part of an undisturbed time meets any part.
-            if met < kills and kill_after(child, chance.uniform(0.05, 1.1) * seconds[stage]):
+            # Every third anywhere, the start included; the others when something was written, or is being.
+            anywhere = chance.random() < 1 / 3
+            moment = chance.uniform(0.05, 1.1) * seconds[stage] if anywhere else chance.expovariate(1.0)
+            if met < kills and kill_after(
+                child, moment, None if anywhere else watched(stage, workdir, place)
+            ):
                 met += 1
                 continue
             if met >= kills and (code := _ended(child)):
