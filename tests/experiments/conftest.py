@@ -19,6 +19,7 @@ SMALLEST = (
     "--generator_epochs=1",
     "--epochs=1",
     "--warmup_epochs=0.5",
+    "--panels=0",
 )
 Run = Callable[..., int]
 

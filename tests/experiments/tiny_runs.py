@@ -34,6 +34,7 @@ TINY = (
     "--generator_batch=8",
     "--generator_epochs=1",
     "--sketch=0",
+    "--panels=0",
 )
 
 

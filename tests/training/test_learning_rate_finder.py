@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import apply_gradients
 from san_tf.training.learning_rate_finder import RateSweep, rising_rates, sweep_rates
 
 
@@ -16,7 +17,7 @@ class Parabola(keras.Model):
 
     def __init__(self, start: float = 1.0) -> None:
         super().__init__()
-        self.x = tf.Variable(start)
+        self.x = self.add_weight(name="x", shape=(), initializer=keras.initializers.Constant(start))
         self.tracker = keras.metrics.Mean(name="loss")
 
     @property
@@ -24,11 +25,9 @@ class Parabola(keras.Model):
         return [self.tracker]
 
     def train_step(self, batch: tf.Tensor) -> dict[str, tf.Tensor]:
-        self.tracker.update_state(self.x**2 / 2)
-        rate = self.optimizer.learning_rate
-        rate = rate(self.optimizer.iterations) if callable(rate) else rate
-        self.x.assign_sub(tf.convert_to_tensor(rate) * self.x)
-        self.optimizer.iterations.assign_add(1)
+        x = tf.convert_to_tensor(self.x)
+        self.tracker.update_state(x**2 / 2)
+        apply_gradients(self.optimizer, [x], [self.x])
         return {"loss": self.tracker.result()}
 
 
