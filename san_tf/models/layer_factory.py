@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import keras
 
+from san_tf.models.batch_norm import BatchNormalization
 from san_tf.models.corner_aligned import ReflectionPadding2D
 from san_tf.models.up_conv import UpConv2D
 
@@ -83,7 +84,7 @@ class LayerFactory:
 
     def batch_norm(self, x: Tensor, *, name: str, dtype: str | None = None) -> Tensor:
         """Batch normalisation over the last axis."""
-        return keras.layers.BatchNormalization(
+        return BatchNormalization(
             momentum=self.momentum, epsilon=self.epsilon, name=name, dtype=dtype
         )(x)
 

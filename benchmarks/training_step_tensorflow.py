@@ -1,0 +1,139 @@
+"""SAN's training step as this package does it: the contestant of `training_step.py` that is ours."""
+
+from __future__ import annotations
+
+import collections
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.models.decoder import build_decoder
+from san_tf.models.encoder import build_encoder
+from san_tf.models.san import SAN
+from san_tf.training.optimizers import build_optimizer
+
+KINDS = {
+    "Conv2DBackpropFilter": "convolutions, gradient of the kernels",
+    "Conv2DBackpropInput": "convolutions, gradient of the maps (and the decoder's doublings)",
+    "Conv2D": "convolutions, forward",
+    "FusedBatchNormGrad": "batch norm, backward",
+    "FusedBatchNorm": "batch norm, forward",
+    "ReluGrad": "ReLU, backward",
+    "Relu": "ReLU, forward",
+    "AddN": "sums of gradients",
+    "AddV2": "shortcuts",
+    "MatMul": "matrix products",
+    "Einsum": "kernels of the doublings",
+    "MaxPool": "pooling",
+    "Pad": "padding",
+    "Resize": "resizing",
+}
+
+# The scope in which Keras names the optimiser's operations.
+OPTIMIZER = "adam_l2/"
+
+
+class TensorFlowStep:
+    """The step, ready to be done again and again on one batch, exactly as `fit` does it.
+
+    Args:
+        batch: `image` (B, H, W, 3), `label`, `texture` (B, T, T, 3), `texture_weight`.
+        classes: training identities.
+        threads: inside an operation.
+        threads_between: operations at work at a time; 0 leaves it to TensorFlow.
+        jit_compile: with XLA.
+    """
+
+    def __init__(
+        self,
+        batch: dict[str, np.ndarray],
+        classes: int,
+        threads: int,
+        threads_between: int = 0,
+        jit_compile: bool = False,
+    ) -> None:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(threads_between)
+        shape = batch["image"].shape[1:]
+        encoder = build_encoder(
+            "resnet50", shape, classes, head="fc512", stride_on="3x3", weights=None, seed=0
+        )
+        decoder = build_decoder([stage.shape for stage in encoder.output["stages"]], skips=True, seed=0)
+        self.model = SAN(encoder, decoder, weights=(1.0, 1.0, 1.0, 1.0))
+        self.model.compile(optimizer=build_optimizer(), jit_compile=jit_compile)
+        self.model.optimizer.build(self.model.trainable_variables)
+        dataset = tf.data.Dataset.from_tensors({key: tf.constant(value) for key, value in batch.items()})
+        self._batches = iter(dataset.repeat())
+        self._spec = dataset.element_spec
+        self.model.make_train_function()  # what `fit` calls for each batch
+        self._step = self.model.train_function
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
+
+    def __call__(self) -> float:
+        """One step; the running mean of the sum of the losses."""
+        logs = self._step(self._batches)
+        return float(logs["loss"])
+
+    def gflop(self) -> float:
+        """Arithmetic of one step, multiplications and additions counted singly, from the graph's shapes."""
+        graph = tf.function(self.model.train_step).get_concrete_function(self._spec).graph
+        return sum(_operations(node) for node in graph.get_operations()) / 1e9
+
+    def product_rate(self, side: int = 4096) -> float:
+        """GFLOP/s of TensorFlow's own large float32 matrix product."""
+        a, b = tf.random.uniform((side, side)), tf.random.uniform((side, side))
+        product = tf.function(lambda: tf.reduce_max(tf.matmul(a, b)))
+        float(product())
+        start = time.perf_counter()
+        float(product())
+        return 2e-9 * side**3 / (time.perf_counter() - start)
+
+    def profile(self) -> dict[str, float]:
+        """Seconds of one step by kind of operation. They overlap unless both numbers of threads are 1."""
+        with tempfile.TemporaryDirectory() as folder:
+            tf.profiler.experimental.start(folder)
+            self()
+            tf.profiler.experimental.stop()
+            found = next(Path(folder).rglob("*.xplane.pb")).read_bytes()
+        return _seconds_by_kind(found)
+
+
+def _operations(node: Any) -> float:
+    """Multiplications and additions of a node; 0 for all that is neither convolution nor matrix product."""
+    if node.type == "Conv2D":
+        return 2.0 * np.prod(node.outputs[0].shape) * np.prod(node.inputs[1].shape[:3])
+    if node.type == "Conv2DBackpropInput":  # sizes, kernel, gradient of the output
+        return 2.0 * np.prod(node.inputs[2].shape) * np.prod(node.inputs[1].shape[:3])
+    if node.type == "Conv2DBackpropFilter":  # map, sizes, gradient of the output
+        kernel = node.outputs[0].shape
+        return 2.0 * np.prod(node.inputs[2].shape) * np.prod(kernel[:3])
+    if node.type == "MatMul":
+        axis = 0 if node.get_attr("transpose_a") else 1
+        return 2.0 * np.prod(node.outputs[0].shape) * node.inputs[0].shape[axis]
+    return 0.0
+
+
+def _seconds_by_kind(xspace: bytes) -> dict[str, float]:
+    # What the TensorBoard plugin reads; TensorFlow has no public reader of its own profiles.
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    space = xplane_pb2.XSpace.FromString(xspace)
+    seconds: dict[str, float] = collections.Counter()
+    for plane in space.planes:
+        for event in (event for line in plane.lines for event in line.events):
+            # "layer/name:Operation"; TensorFlow's own events have a space or another colon in there.
+            name, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
+            if name and not name.endswith(":") and operation.isidentifier():
+                kind = next((kind for part, kind in KINDS.items() if part in operation), "other")
+                kind = "optimiser" if name.startswith(OPTIMIZER) else kind
+                seconds[kind] += event.duration_ps / 1e12
+    return dict(seconds)
+
