@@ -133,7 +133,7 @@ def _seconds_by_kind(xspace: bytes) -> dict[str, float]:
             name, _, operation = plane.event_metadata[event.metadata_id].name.rpartition(":")
             if name and not name.endswith(":") and operation.isidentifier():
                 kind = next((kind for part, kind in KINDS.items() if part in operation), "other")
-                kind = "optimiser" if name.startswith(OPTIMIZER) else kind
+                kind = "optimiser" if OPTIMIZER in name else kind
                 seconds[kind] += event.duration_ps / 1e12
     return dict(seconds)
 

@@ -2,8 +2,7 @@
 
 A training pipeline runs over plans: for each epoch NumPy says which image stands at which position, and how
 it is varied; TensorFlow gathers the encoded bytes, decodes, resizes and augments them in parallel. Order of
-the stages: plan, one image at a time (sizes differ), batch, whole batch (one size, large vectorised
-operations), prefetch.
+the stages: plan, one image at a time (small enough for a core's cache), batch, prefetch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import tensorflow as tf
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan
-from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.data.images import decode_image, normalize_image, normalize_images, resize_image
 from san_tf.data.plans import Part, pair_part, plan_rows
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
@@ -181,37 +180,31 @@ def _planned_dataset(
     erasing = any(a.erasing > 0 for a in augmentations)
     noise = transforms.make_noise_tile(seed, image_size) if noisy else None
 
-    def load(
-        index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor
-    ) -> tuple[dict, AugmentationPlan]:
+    def load(index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor) -> dict[str, tf.Tensor]:
         plan = AugmentationPlan(*row)
         image = decode_image(tf.gather(contents, index))
         if reduce:
             image = transforms.reduce_resolution(image, plan.scale)
         if recolor:
             image = transforms.recolor_image(image, plan.color)
-        image = transforms.move_image(image, plan, image_size)
+        image = transforms.move_image(normalize_image(image), plan, image_size)
         if noise is not None:
             offset = [plan.noise_offset[0], plan.noise_offset[1], 0]
             image += plan.noise * tf.slice(noise, offset, [*image_size, 3])
-        element = {"image": tf.ensure_shape(image, (*image_size, 3)), "label": label, "record": index}
+        image = tf.ensure_shape(image, (*image_size, 3))
+        if erasing:
+            image = transforms.erase_box(image, plan.erased)
+        element = {"image": image, "label": label, "record": index}
         if load_texture is not None:
-            element["texture"] = load_texture(texture, plan.flip)
+            pixels = load_texture(texture, plan.flip)
             if dyed:
-                element["texture"] = transforms.recolor_texture(element["texture"], plan.dye)
+                pixels = transforms.recolor_texture(pixels, plan.dye)
+            element["texture"] = transforms.scale_texture(pixels)
             element["texture_weight"] = tf.cast(texture >= 0, tf.float32)
-        return element, plan
-
-    def finish(batch: dict, plan: AugmentationPlan) -> dict:
-        batch = {**batch, "image": transforms.finish_images(batch["image"], plan, erasing)}
-        if load_texture is not None:
-            batch["texture"] = transforms.scale_textures(batch["texture"])
-        return batch
+        return element
 
     rows = sum(part.order(0).shape[1] for part in parts)
     dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
-    dataset = dataset.batch(rows, drop_remainder=True)
-    # A batch with textures takes 75 MB: small fixed numbers here bound the memory on machines of many cores.
-    dataset = dataset.map(finish, num_parallel_calls=2, deterministic=True)
-    return dataset.prefetch(2)
+    # A batch with textures takes 75 MB: a small fixed number bounds the memory on machines of many cores.
+    return dataset.batch(rows, drop_remainder=True).prefetch(2)

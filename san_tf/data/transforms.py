@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
-from san_tf.data.images import normalize_images, resize_image
+from san_tf.data.images import resize_image
+from san_tf.normalization import IMAGENET_STD
 
 
 def move_image(image: tf.Tensor, plan: AugmentationPlan, image_size: tuple[int, int]) -> tf.Tensor:
@@ -18,7 +19,7 @@ def move_image(image: tf.Tensor, plan: AugmentationPlan, image_size: tuple[int, 
         image_size: height and width of the result.
 
     Returns:
-        `(*image_size, 3)` float32, 0-255.
+        `(*image_size, 3)` float32, in the value range of `image`.
     """
     # Flipped before it is resized, when it is usually smaller; the raw operation takes a tensor for "or not".
     image = tf.raw_ops.Reverse(tensor=image, dims=tf.stack([False, plan.flip, False]))
@@ -43,12 +44,14 @@ def reduce_resolution(image: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
 
 def make_noise_tile(seed: int, image_size: tuple[int, int]) -> tf.Tensor:
-    """Return standard normal noise, a margin larger than the images, from which every image gets its own cut.
+    """Return noise of one grey level, a margin larger than the images, from which every image gets its own cut.
 
-    Drawing fresh noise would cost more than all the rest of the pipeline.
+    It is noise of normalised images: 1 / (255 std) a grey level. Drawing fresh noise would cost more than all
+    the rest of the pipeline.
     """
     shape = (image_size[0] + NOISE_MARGIN, image_size[1] + NOISE_MARGIN, 3)
-    return tf.constant(np.random.default_rng((seed, 4)).standard_normal(shape, np.float32))
+    noise = np.random.default_rng((seed, 4)).standard_normal(shape, np.float32)
+    return tf.constant(noise / (255.0 * IMAGENET_STD), tf.float32)
 
 
 def recolor_image(image: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
@@ -71,29 +74,27 @@ def recolor_texture(texture: tf.Tensor, color: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(recolor_image(texture, color)), tf.uint8)
 
 
-def finish_images(images: tf.Tensor, plan: AugmentationPlan, erasing: bool) -> tf.Tensor:
-    """Normalise a batch, then fill each image's erased box with 0, the mean.
+def erase_box(image: tf.Tensor, box: tf.Tensor) -> tf.Tensor:
+    """Fill a box of one normalised image with 0, the mean.
+
+    One image at a time, because it then is still in the processor's cache: ten times as fast as in a batch.
 
     Args:
-        images: `(N, H, W, 3)` float32, 0-255, with static H and W.
-        plan: of the batch: `erased` `(N, 4)`.
-        erasing: False spares the work where no image has a box.
+        image: `(H, W, 3)` float32, with static H and W.
+        box: `(4,)` int32: top, left, height and width in pixels; 0 x 0 for none.
 
     Returns:
-        `(N, H, W, 3)` float32, normalised.
+        `(H, W, 3)` float32.
     """
-    images = normalize_images(images)
-    if not erasing:
-        return images
-    height, width = images.shape[1], images.shape[2]
-    top, left, box_height, box_width = (value[:, tf.newaxis] for value in tf.unstack(plan.erased, axis=1))
-    row = tf.range(height)[tf.newaxis]
+    height, width = image.shape[0], image.shape[1]
+    top, left, box_height, box_width = tf.unstack(box)
+    row = tf.range(height)[:, tf.newaxis]
     column = tf.repeat(tf.range(width), 3)[tf.newaxis]
     rows = (row >= top) & (row < top + box_height)
     columns = (column >= left) & (column < left + box_width)
-    erased = rows[:, :, tf.newaxis] & columns[:, tf.newaxis, :]
-    pixels = tf.where(erased, 0.0, tf.reshape(images, (-1, height, width * 3)))
-    return tf.reshape(pixels, tf.shape(images))
+    # A row of pixels is one vector, and the zeros a map, not a scalar: both spare a slow broadcast.
+    pixels = tf.reshape(image, (height, width * 3))
+    return tf.reshape(tf.where(rows & columns, tf.zeros_like(pixels), pixels), (height, width, 3))
 
 
 def mirror_texture(texture: tf.Tensor, flat_mirror: tf.Tensor) -> tf.Tensor:
@@ -111,6 +112,6 @@ def resize_texture(texture: tf.Tensor, size: int) -> tf.Tensor:
     return tf.cast(tf.round(texture), tf.uint8)
 
 
-def scale_textures(textures: tf.Tensor) -> tf.Tensor:
-    """Scale uint8 textures to [-1, 1] float32."""
-    return tf.cast(textures, tf.float32) * (1.0 / 127.5) - 1.0
+def scale_texture(texture: tf.Tensor) -> tf.Tensor:
+    """Scale a uint8 texture to [-1, 1] float32: texture / 127.5 - 1, in one pass over it."""
+    return tf.quantization.dequantize(tf.bitcast(texture, tf.quint8), -1.0, 1.0, mode="MIN_COMBINED")

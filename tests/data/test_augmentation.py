@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan, draw_epoch, plan_augmentation
-from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.data.images import decode_image, normalize_image, normalize_images, resize_image
 from san_tf.errors import UserError
 from san_tf.normalization import normalize
 
@@ -84,16 +84,37 @@ def test_move_is_flip_then_enlarge_then_crop():
     np.testing.assert_allclose(transforms.move_image(image, row(plan, index), SIZE), expected, atol=1e-4)
 
 
-def test_finish_normalises_and_erases_exactly_the_box():
-    images = np.random.default_rng(0).uniform(0, 255, (20, *SIZE, 3)).astype(np.float32)
+def test_erasing_fills_exactly_the_box():
+    images = np.random.default_rng(0).standard_normal((20, *SIZE, 3)).astype(np.float32)
     plan = plan_of(Augmentation(), 20)
-    expected = normalize(images)
-    for image, (top, left, height, width) in zip(expected, plan.erased, strict=True):
-        image[top : top + height, left : left + width] = 0.0
     assert (plan.erased[:, 2] > 0).any()
-    finished = transforms.finish_images(tf.constant(images), plan, erasing=True)
-    np.testing.assert_allclose(finished, expected, atol=1e-5)
-    np.testing.assert_allclose(normalize_images(tf.constant(images)), normalize(images), atol=1e-5)
+    assert (plan.erased[:, 2] == 0).any()
+    for image, box in zip(images, plan.erased, strict=True):
+        expected, (top, left, height, width) = image.copy(), box
+        expected[top : top + height, left : left + width] = 0.0
+        np.testing.assert_array_equal(transforms.erase_box(tf.constant(image), tf.constant(box)), expected)
+
+
+def test_images_are_normalised_alike_alone_and_in_batches():
+    images = np.random.default_rng(0).integers(0, 256, (3, 10, 7, 3), dtype=np.uint8)
+    expected = normalize(images)
+    np.testing.assert_allclose(normalize_images(tf.cast(images, tf.float32)), expected, atol=1e-5)
+    for image, own in zip(images, expected, strict=True):
+        np.testing.assert_allclose(normalize_image(tf.constant(image)), own, atol=1e-5)
+        np.testing.assert_allclose(normalize_image(tf.cast(image, tf.float32)), own, atol=1e-5)
+
+
+def test_normalising_before_or_after_the_resize_is_the_same():
+    image = np.random.default_rng(0).integers(0, 256, (40, 24, 3), dtype=np.uint8)
+    after = normalize(np.asarray(resize_image(tf.constant(image), SIZE)))
+    np.testing.assert_allclose(resize_image(normalize_image(tf.constant(image)), SIZE), after, atol=1e-5)
+
+
+def test_textures_are_scaled_to_minus_1_and_1():
+    texture = np.arange(256 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    scaled = transforms.scale_texture(tf.constant(texture)).numpy()
+    np.testing.assert_allclose(scaled, texture / 127.5 - 1.0, atol=2e-7)
+    assert (scaled.min(), scaled.max()) == (-1.0, 1.0)
 
 
 def test_color_matrix_against_tf_image():
