@@ -1,152 +1,282 @@
-"""How many images a second the training pipeline makes, against the same work done by Pillow and NumPy.
+"""How many images a second the training pipeline makes, beside torchreid's own loader with two workers.
 
-The yardstick is what a PyTorch data loader does: worker processes that decode, resize, move, flip, normalise
-and erase one image at a time. Both sides run in turns, several times, and processor time is
-counted, so that other programs on the machine matter little: images/s are those of one core.
+    python benchmarks/input_pipeline.py [--peers DIR] [--images 2000] [--rounds 5] [--threads 2]
 
-    python benchmarks/input_pipeline.py [--images 2000] [--rounds 5]
+2,000 JPEGs of 64x128 pixels, as Market-1501's, and 2,000 of 256x128, brought to 256x128: decoding, random
+translation, flip, erasing, normalisation, batches of 64. Each side is a process of its own on the same cores;
+they work in turns, and the ratio is the median over the rounds, by the clock and in processor time (workers
+included). torchreid takes part if `--peers` names a folder with its sources (`torchreid/`, see the README
+beside this file) and PyTorch and torchvision are there; nothing of it is part of this repository. It knows no
+textures: ours are measured without them as well. Prints a table, writes `results/input_pipeline.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
+import importlib.util
 import json
 import multiprocessing
 import os
-import random
+import resource
+import sys
+import tempfile
 import time
-from collections.abc import Iterable
+import types
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
 
-from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+from san_tf.atomic import atomic_file
 
-HEIGHT, WIDTH = 256, 128
-_images: list[bytes] = []
+HEIGHT, WIDTH, BATCH = 256, 128, 64
+SIZES = {"64x128": (128, 64), "256x128": (256, 128)}
+PEER = "torchreid, 2 workers"
+CONTESTANTS = (
+    PEER,
+    "san_tf, without textures",
+    "san_tf, textures of 200 people",
+    "san_tf, a texture an image",
+    "san_tf, without textures, colour jitter",
+    "san_tf, inference",
+)
+# Batches that a side makes before its clock starts: what its buffers hold is not counted.
+WARM_UP = 4
 
 
-def make_jpegs(number: int) -> list[bytes]:
-    """Return JPEGs of 64x128 pixels and some 3 kB, as Market-1501 has them."""
+def make_jpegs(number: int, size: tuple[int, int] = SIZES["64x128"]) -> list[bytes]:
+    """Return JPEGs of height and width `size`; those of 128x64 pixels take some 3 kB, as Market-1501's."""
     rng = np.random.default_rng(0)
+    height, width = size
     encoded = []
     for _ in range(number):
-        image = cv2.resize(
-            rng.integers(0, 256, (16, 8, 3), dtype=np.uint8), (64, 128), interpolation=cv2.INTER_CUBIC
-        )
+        coarse = rng.integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+        image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
         image = np.clip(image + rng.normal(0, 3, image.shape), 0, 255).astype(np.uint8)
         encoded.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
     return encoded
 
 
-def share_images(images: list[bytes]) -> None:
-    _images[:] = images
+def make_textures(number: int, people: int) -> list[bytes]:
+    """Return `number` encoded 256x256 textures of `people` different ones."""
+    rng = np.random.default_rng(1)
+    texture = cv2.resize(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), (256, 256))
+    content = cv2.imencode(".jpg", texture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    # Distinct bytes: a comment after the end marker, which decoders leave alone.
+    return [content + (index % people).to_bytes(4, "big") for index in range(number)]
 
 
-def load_with_pillow(index: int) -> np.ndarray:
-    """One image as PyTorch re-ID toolkits load it."""
-    image = Image.open(io.BytesIO(_images[index])).convert("RGB")
-    if random.random() < 0.5:
-        image = image.resize((144, 288), Image.Resampling.BILINEAR)
-        left, top = random.randint(0, 16), random.randint(0, 32)
-        image = image.crop((left, top, left + WIDTH, top + HEIGHT))
+def torchreid(images: list[bytes], name: str, peers: Path | None) -> Callable[[], Iterator[Any]]:
+    """The peer's transforms, data set and loader, as its own data manager puts them together."""
+    if peers is None or not (peers / "torchreid" / "torchreid" / "data" / "transforms.py").exists():
+        raise LookupError("its sources are not there; see --peers")
+    try:
+        import torch
+    except ImportError as error:
+        raise LookupError(str(error)) from error
+    torchvision = importlib.util.find_spec("torchvision")
+    if torchvision is None or torchvision.origin is None:
+        raise LookupError("there is no torchvision")
+    # Packages without their `__init__`, which would import everything else of it and what that needs:
+    # torchvision's, a compiled part that fits one build of PyTorch only, of which transforms need nothing.
+    _bare_package("torchvision", Path(torchvision.origin).parent)
+    for package in ("", ".utils", ".data", ".data.datasets"):
+        folder = peers / "torchreid" / "torchreid" / package.replace(".", "/").strip("/")
+        _bare_package(f"torchreid{package}", folder)
+    from torchreid.utils import tools
+
+    for function in ("read_image", "download_url", "mkdir_if_missing"):
+        setattr(sys.modules["torchreid.utils"], function, getattr(tools, function))
+    from torchreid.data.datasets.dataset import ImageDataset
+    from torchreid.data.transforms import build_transforms
+
+    folder = Path(tempfile.mkdtemp(prefix="input_pipeline_"))
+    rows = []
+    for index, content in enumerate(images):
+        path = folder / f"{index:06d}.jpg"
+        path.write_bytes(content)
+        rows.append((str(path), index // 10, 0))
+    transform, _ = build_transforms(HEIGHT, WIDTH, ["random_flip", "random_crop", "random_erase"])
+    dataset = ImageDataset(rows, rows[:1], rows[:1], transform=transform, mode="train", verbose=False)
+    loader = torch.utils.data.DataLoader(
+        dataset, BATCH, shuffle=True, num_workers=2, pin_memory=False, drop_last=True,
+        multiprocessing_context="fork",  # of PyTorch alone; the contest itself spawns
+    )
+    return lambda: iter(loader)
+
+
+def _bare_package(name: str, folder: Path) -> None:
+    module = types.ModuleType(name)
+    module.__path__ = [str(folder)]
+    sys.modules[name] = module
+
+
+def san_tf(images: list[bytes], name: str, peers: Path | None) -> Callable[[], Iterator[Any]]:
+    """Our pipelines by their names in `CONTESTANTS`."""
+    import tensorflow as tf
+
+    from san_tf.data.augmentation import Augmentation
+    from san_tf.data.pipeline import inference_dataset, train_dataset
+    from san_tf.data.records import Records
+
+    threads = len(os.sched_getaffinity(0))
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(threads)
+    size = (HEIGHT, WIDTH)
+    records = Records.from_columns(images, np.arange(len(images)) // 10 + 1)
+    mirror_map = np.stack(np.mgrid[:256, :256], axis=-1)[:, ::-1]
+    if "inference" in name:
+        dataset = inference_dataset(records, size).repeat()
+    elif "texture" in name and "without" not in name:
+        people = 200 if "people" in name else len(images)
+        records = records.with_textures(make_textures(len(images), people))
+        dataset = train_dataset(records, 16, 4, size, 256, mirror_map)
     else:
-        image = image.resize((WIDTH, HEIGHT), Image.Resampling.BILINEAR)
-    if random.random() < 0.5:
-        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    pixels = (np.asarray(image, np.float32) / 255.0 - IMAGENET_MEAN) / IMAGENET_STD
-    if random.random() < 0.5:
-        top, left = random.randint(0, 128), random.randint(0, 64)
-        pixels[top : top + 90, left : left + 45] = 0.0
-    return pixels
-
-
-def load_batch_with_pillow(indices: np.ndarray) -> float:
-    """Load a batch and return its processor time; the way back to the training process is free here."""
-    start = time.process_time()
-    np.stack([load_with_pillow(index) for index in indices])
-    return time.process_time() - start
-
-
-def rate_of_pillow(pool: multiprocessing.pool.Pool, batches: np.ndarray) -> float:
-    return batches.size / sum(pool.imap(load_batch_with_pillow, list(batches)))
-
-
-def rate_of_pipeline(dataset: Iterable, batches: np.ndarray) -> float:
+        augmentation = Augmentation(jitter=1.0 if "jitter" in name else 0.0)
+        dataset = train_dataset(records, 16, 4, size, augmentation=augmentation)
     # A fresh iterator each turn: one left over would go on filling its buffers beside the others.
-    iterator = iter(dataset)
-    for _ in range(4):
-        next(iterator)
-    start = time.process_time()
-    for _ in range(len(batches)):
-        next(iterator)
-    return batches.size / (time.process_time() - start)
+    return lambda: iter(dataset)
+
+
+def _serve(name: str, size: str, number: int, cores: list[int], peers: Path | None, pipe: Connection) -> None:
+    os.sched_setaffinity(0, cores)
+    images = make_jpegs(number, SIZES[size])
+    try:
+        start = (torchreid if name == PEER else san_tf)(images, name, peers)
+    except LookupError as error:
+        pipe.send(str(error))
+        return
+    pipe.send(None)
+    batches = number // BATCH
+    while pipe.recv():
+        processor = _processor_seconds()
+        iterator = start()
+        for _ in range(WARM_UP):
+            next(iterator)
+        wall = time.perf_counter()
+        for _ in range(batches - WARM_UP):
+            next(iterator)
+        wall = time.perf_counter() - wall
+        del iterator  # ends workers, whose time is counted when they are gone
+        processor = _processor_seconds() - processor
+        pipe.send({
+            "images_per_second": (batches - WARM_UP) * BATCH / wall,
+            "processor_ms_per_image": 1e3 * processor / (batches * BATCH),
+        })  # fmt: skip
+
+
+def _processor_seconds() -> float:
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+class Contestant:
+    """A side at work in a process of its own.
+
+    Raises:
+        LookupError: it is not there, with the reason.
+    """
+
+    def __init__(self, name: str, size: str, number: int, cores: list[int], peers: Path | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far_end = context.Pipe()
+        arguments = (name, size, number, cores, peers, far_end)
+        self._process = context.Process(target=_serve, args=arguments)
+        self._process.start()
+        far_end.close()  # so that a process that dies is noticed
+        reason = self._pipe.recv()
+        if reason is not None:
+            raise LookupError(reason)
+
+    def run(self) -> dict[str, float]:
+        """All images once: images a second, and processor time an image."""
+        self._pipe.send(True)
+        return self._pipe.recv()
+
+    def stop(self) -> None:
+        """End the process."""
+        self._pipe.send(False)
+        self._process.join()
+
+
+def contest(
+    size: str, number: int, cores: list[int], rounds: int, peers: Path | None, console: Console
+) -> dict[str, dict[str, Any]]:
+    """Let them work in turns; a side that is not there is named and left out."""
+    there: dict[str, Contestant] = {}
+    for name in CONTESTANTS:
+        try:
+            there[name] = Contestant(name, size, number, cores, peers)
+        except LookupError as error:
+            console.print(f"[dim]{name}: left out, {error}[/dim]")
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in there}
+    for turn in track(range(rounds + 1), size, transient=True):
+        for name, contestant in there.items():
+            found = contestant.run()
+            if turn:  # the first one warms up
+                runs[name].append(found)
+    rows = {}
+    for name, found in runs.items():
+        there[name].stop()
+        row: dict[str, Any] = {key: round(float(np.median([run[key] for run in found])), 3) for key in found[0]}
+        if PEER in runs:
+            wall = [a["images_per_second"] / b["images_per_second"]
+                    for a, b in zip(found, runs[PEER], strict=True)]  # fmt: skip
+            processor = [b["processor_ms_per_image"] / a["processor_ms_per_image"]
+                         for a, b in zip(found, runs[PEER], strict=True)]  # fmt: skip
+            row["ratio"] = {"median": round(float(np.median(wall)), 2), "range": [min(wall), max(wall)]}
+            row["processor_ratio"] = {
+                "median": round(float(np.median(processor)), 2), "range": [min(processor), max(processor)]
+            }  # fmt: skip
+        rows[name] = row
+    return rows
+
+
+def show(rows: dict[str, dict[str, Any]], title: str, console: Console) -> None:
+    """Print a table."""
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    for heading in ("", "images/s", "x torchreid (range)", "CPU ms an image", "x torchreid, CPU (range)"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, row in rows.items():
+        ratios = [
+            "{:.2f} ({:.2f}-{:.2f})".format(row[key]["median"], *row[key]["range"]) if key in row else ""
+            for key in ("ratio", "processor_ratio")
+        ]
+        table.add_row(
+            name, f"{row['images_per_second']:.0f}", ratios[0], f"{row['processor_ms_per_image']:.2f}", ratios[1]
+        )
+    console.print(table)
 
 
 def main() -> None:
-    """Measure, print a table, and write it to benchmarks/results/input_pipeline.json."""
+    """Measure, print, and write results/input_pipeline.json."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--images", type=int, default=2000, help="how many JPEGs (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: %(default)s)")
-    parser.add_argument(
-        "--workers", type=int, default=2, help="processes of the yardstick (default: %(default)s)"
-    )
+    parser.add_argument("--threads", type=int, default=2, help="cores (default: %(default)s)")
+    parser.add_argument("--core", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument("--peers", type=Path, help="folder with the peers' sources")
     arguments = parser.parse_args()
-    images = make_jpegs(arguments.images)
-    batches = np.random.default_rng(0).permutation(arguments.images)
-    batches = batches[: arguments.images // 64 * 64].reshape(-1, 64)
-
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(arguments.workers, share_images, (images,)) as pool:
-        pipelines = pipelines_by_name(images)
-        rates: dict[str, list[float]] = {"Pillow and NumPy": [], **{name: [] for name in pipelines}}
-        rate_of_pillow(pool, batches)
-        for _ in range(arguments.rounds):
-            rates["Pillow and NumPy"].append(rate_of_pillow(pool, batches))
-            for name, dataset in pipelines.items():
-                rates[name].append(rate_of_pipeline(dataset, batches))
-
-    yardstick = float(np.median(rates["Pillow and NumPy"]))
-    print(f"{'':34s} images/s a core   ratio")
-    results = {}
-    for name, values in rates.items():
-        median = float(np.median(values))
-        results[name] = {"images_per_core_second": round(median), "ratio": round(median / yardstick, 2)}
-        print(f"{name:34s} {median:15.0f} {median / yardstick:7.2f}")
-    target = Path(__file__).with_name("results") / "input_pipeline.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"cores": os.cpu_count(), "rates": results}, indent=2) + "\n")
-
-
-def pipelines_by_name(images: list[bytes]) -> dict[str, Iterable]:
-    # TensorFlow is imported here, so that the yardstick's worker processes do without it.
-    from san_tf.data.augmentation import Augmentation
-    from san_tf.data.pipeline import inference_dataset, train_dataset
-    from san_tf.data.records import Records
-
-    size = (HEIGHT, WIDTH)
-    records = Records.from_columns(images, np.arange(len(images)) // 10 + 1)
-    texture = cv2.resize(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8), (256, 256))
-    texture = cv2.imencode(".jpg", texture)[1].tobytes()
-    # Distinct bytes each (a trailing comment after the end marker is ignored), so that they are decoded each
-    # time.
-    textures = [texture + index.to_bytes(4, "big") for index in range(len(images))]
-    mirror_map = np.stack(np.mgrid[:256, :256], axis=-1)[:, ::-1]
-    return {
-        "san_tf training": train_dataset(records, 16, 4, size),
-        "san_tf training, colour jitter": train_dataset(
-            records, 16, 4, size, augmentation=Augmentation(jitter=1.0)
-        ),
-        "san_tf training, 256x256 textures": train_dataset(
-            records.with_textures(textures), 16, 4, size, 256, mirror_map
-        ),
-        "san_tf inference": inference_dataset(records, size).repeat(),
-    }
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    console = Console(width=140)
+    cores = list(range(arguments.core, arguments.core + arguments.threads))
+    results: dict[str, Any] = {"cores": len(cores), "images": arguments.images}
+    for size in SIZES:
+        results[size] = contest(
+            size, arguments.images, cores, arguments.rounds, arguments.peers, console
+        )
+        show(results[size], f"{arguments.images} JPEGs of {size}, {len(cores)} cores", console)
+    with atomic_file(Path(__file__).with_name("results") / "input_pipeline.json") as temporary:
+        Path(temporary).write_text(json.dumps(results, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ class Contestant:
         self._pipe, far_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(name, batch, cores, far_end), daemon=True)
         self._process.start()
+        far_end.close()  # so that a process that dies is noticed
 
     def ask(self, question: str) -> Any:
         """`step`: seconds, processor seconds and loss; or `parameters`, `gflop`, `product`, `profile`, `peak`."""

@@ -77,8 +77,9 @@ class ModelRecipe:
     """Size of the decoder, see `san_tf.models.presets`; none takes the one that goes with the backbone."""
     weights: str | None = None
     """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
-    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
-    """Arithmetic of the layers; weights and losses stay float32."""
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
+    """Arithmetic of the layers; weights and losses stay float32. `auto`: 16 bits on a GPU that has units for
+    them, float32 on a CPU."""
     jit_compile: bool = False
     """Compile the training step with XLA."""
 

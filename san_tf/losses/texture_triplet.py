@@ -35,10 +35,20 @@ def draw_triplets(label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
     other = ~equal & pair
     # The largest of independent uniform numbers falls on every allowed partner with equal probability. One
     # matrix serves both draws: the two sets of partners do not overlap.
-    lot = tf.random.stateless_uniform(tf.shape(equal), seed, alg=ALGORITHM)
+    lot = _uniform(tf.shape(equal), seed)
     positive = tf.argmax(tf.where(same, lot, -tf.ones_like(lot)), axis=1)
     negative = tf.argmax(tf.where(other, lot, -tf.ones_like(lot)), axis=1)
     return positive, negative, tf.reduce_any(same, axis=1) & tf.reduce_any(other, axis=1)
+
+
+def _uniform(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """`tf.random.stateless_uniform` in [0, 1), with the same values under XLA, which makes others of the bits.
+
+    The low 23 of 32 random bits become the fraction of a float32 in [1, 2).
+    """
+    bits = tf.random.stateless_uniform(shape, seed, minval=None, maxval=None, dtype=tf.int32, alg=ALGORITHM)
+    fraction = tf.bitwise.bitwise_and(bits, 0x7FFFFF)
+    return tf.bitcast(tf.bitwise.bitwise_or(fraction, 0x3F800000), tf.float32) - 1.0
 
 
 def texture_triplet_loss(

@@ -14,6 +14,7 @@ from san_tf.losses import (
     reconstruction_loss,
     texture_triplet_loss,
 )
+from san_tf.losses.texture_triplet import _uniform
 
 few = hypothesis.settings(max_examples=25, deadline=None, derandomize=True)
 labels = hnp.arrays(np.int32, 6, elements=st.integers(-1, 3))
@@ -140,3 +141,18 @@ def test_all_losses_compile(jit_compile):
     for loss in LOSSES.values():
         compiled = tf.function(loss, jit_compile=jit_compile)
         assert float(compiled(label, x)) == pytest.approx(float(loss(label, x)), rel=1e-5)
+
+
+def test_xla_draws_the_same_triplets() -> None:
+    """XLA turns random bits into numbers in its own way; the seed is an argument, or it would be folded away."""
+    label = tf.constant(np.repeat(np.arange(4), 4))
+    seed = tf.constant([7, 12])
+    compiled = tf.function(draw_triplets, jit_compile=True)(label, seed)
+    for plain, own in zip(draw_triplets(label, seed), compiled, strict=True):
+        np.testing.assert_array_equal(plain, own)
+
+
+def test_lots_are_those_of_tensorflow() -> None:
+    seed = tf.constant([3, 5])
+    expected = tf.random.stateless_uniform((8, 8), seed, alg="philox")
+    np.testing.assert_array_equal(_uniform(tf.constant((8, 8)), seed), expected)
