@@ -136,4 +136,3 @@ def _seconds_by_kind(xspace: bytes) -> dict[str, float]:
                 kind = "optimiser" if OPTIMIZER in name else kind
                 seconds[kind] += event.duration_ps / 1e12
     return dict(seconds)
-

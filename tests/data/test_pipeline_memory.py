@@ -1,4 +1,4 @@
-"""The pipeline holds files, not pixels: what an epoch adds to the process is far less than its decoded images."""
+"""The pipeline holds files, not pixels: an epoch adds far less to the process than its decoded images."""
 
 from __future__ import annotations
 
