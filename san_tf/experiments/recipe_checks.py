@@ -50,8 +50,8 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.training.ema and recipe.training.validate_every:
         raise UserError(
-            "ema and validate_every exclude each other: the one keeps the average of the last weights, the other"
-            " the weights with the highest mAP; leave one out."
+            "ema and validate_every exclude each other: the one keeps the average of the last weights, the"
+            " other the weights with the highest mAP; leave one out."
         )
     if recipe.training.optimizer != "adam" and (recipe.training.accumulation > 1 or recipe.training.ema):
         raise UserError(
