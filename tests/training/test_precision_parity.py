@@ -1,7 +1,8 @@
 """Fifty steps of a small SAN in 16 bits and under XLA, against float32: losses and embeddings agree.
 
-Largest relative difference of the loss over the steps with TensorFlow 2.21: 0.0022 in float16 and 0.018 in
-bfloat16; of the embeddings at the end, as 1 - cosine, 0.00006 and 0.0004. `ALLOWED` is a few times that.
+Largest relative difference of the loss over the steps: 0.0022 in float16 and 0.018 in bfloat16 with TensorFlow
+2.21, 0.011 in float16 with 2.15; of the embeddings at the end, as 1 - cosine, at most 0.0005 and 0.0034.
+`ALLOWED` is about three times that.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class Tolerance(NamedTuple):
 # 8 bits of bfloat16's significand are 3 fewer than float16's: 0.4 % a rounding.
 ALLOWED = {
     ("float32", True): Tolerance(0.002, 0.001),
-    ("mixed_float16", False): Tolerance(0.01, 0.0005),
-    ("mixed_bfloat16", False): Tolerance(0.05, 0.002),
+    ("mixed_float16", False): Tolerance(0.03, 0.002),
+    ("mixed_bfloat16", False): Tolerance(0.06, 0.01),
 }
 
 
