@@ -106,7 +106,12 @@ def torchreid(images: list[bytes], name: str, peers: Path | None) -> Callable[[]
     transform, _ = build_transforms(HEIGHT, WIDTH, ["random_flip", "random_crop", "random_erase"])
     dataset = ImageDataset(rows, rows[:1], rows[:1], transform=transform, mode="train", verbose=False)
     loader = torch.utils.data.DataLoader(
-        dataset, BATCH, shuffle=True, num_workers=2, pin_memory=False, drop_last=True,
+        dataset,
+        BATCH,
+        shuffle=True,
+        num_workers=2,
+        pin_memory=False,
+        drop_last=True,
         multiprocessing_context="fork",  # of PyTorch alone; the contest itself spawns
     )
     return lambda: iter(loader)
@@ -225,7 +230,9 @@ def contest(
     rows = {}
     for name, found in runs.items():
         there[name].stop()
-        row: dict[str, Any] = {key: round(float(np.median([run[key] for run in found])), 3) for key in found[0]}
+        row: dict[str, Any] = {
+            key: round(float(np.median([run[key] for run in found])), 3) for key in found[0]
+        }
         if PEER in runs:
             wall = [a["images_per_second"] / b["images_per_second"]
                     for a, b in zip(found, runs[PEER], strict=True)]  # fmt: skip
@@ -250,7 +257,11 @@ def show(rows: dict[str, dict[str, Any]], title: str, console: Console) -> None:
             for key in ("ratio", "processor_ratio")
         ]
         table.add_row(
-            name, f"{row['images_per_second']:.0f}", ratios[0], f"{row['processor_ms_per_image']:.2f}", ratios[1]
+            name,
+            f"{row['images_per_second']:.0f}",
+            ratios[0],
+            f"{row['processor_ms_per_image']:.2f}",
+            ratios[1],
         )
     console.print(table)
 
@@ -271,9 +282,7 @@ def main() -> None:
     cores = list(range(arguments.core, arguments.core + arguments.threads))
     results: dict[str, Any] = {"cores": len(cores), "images": arguments.images}
     for size in SIZES:
-        results[size] = contest(
-            size, arguments.images, cores, arguments.rounds, arguments.peers, console
-        )
+        results[size] = contest(size, arguments.images, cores, arguments.rounds, arguments.peers, console)
         show(results[size], f"{arguments.images} JPEGs of {size}, {len(cores)} cores", console)
     with atomic_file(Path(__file__).with_name("results") / "input_pipeline.json") as temporary:
         Path(temporary).write_text(json.dumps(results, indent=2) + "\n")

@@ -2,10 +2,10 @@
 
     python benchmarks/training_step.py [--threads 2] [--rounds 5] [--memory_batch 64] [--all]
 
-ResNet-50 of last stride 1, 256 x 128 pixels, batch 16 and all four losses. Each contestant is a process of its
-own on the same cores, warmed up; they work in turns, so that what else the machine does touches all of them,
-and the ratio is the median over the rounds. Afterwards each makes its memory's peak with a larger batch, alone,
-and ours is profiled on one core. PyTorch is needed (`pip install torch`); nothing of it is needed elsewhere.
+ResNet-50 of last stride 1, 256 x 128 pixels, batch 16 and all four losses. Each contestant is a process of
+its own on the same cores, warmed up; they work in turns, so that what else the machine does touches all of
+them, and the ratio is the median over the rounds. Afterwards each makes its memory's peak with a larger
+batch, alone, and ours is profiled on one core. PyTorch is needed here (`pip install torch`).
 Prints a table, writes `results/training_step.json`.
 """
 
@@ -60,7 +60,7 @@ class Contestant:
         far_end.close()  # so that a process that dies is noticed
 
     def ask(self, question: str) -> Any:
-        """`step`: seconds, processor seconds and loss; or `parameters`, `gflop`, `product`, `profile`, `peak`."""
+        """`step`: seconds and loss; or `parameters`, `gflop`, `product`, `profile`, `peak`."""
         self._pipe.send(question)
         return self._pipe.recv()
 
@@ -99,9 +99,7 @@ def _build(name: str, size: int, threads: int) -> Any:
         return TensorFlowStep(batch, CLASSES, threads)
     from training_step_pytorch import PyTorchStep
 
-    return PyTorchStep(
-        batch, CLASSES, threads, joint="joint" in name, channels_last="channels last" in name
-    )
+    return PyTorchStep(batch, CLASSES, threads, joint="joint" in name, channels_last="channels last" in name)
 
 
 def make_batch(size: int) -> dict[str, np.ndarray]:
@@ -162,7 +160,11 @@ def measure_memory(names: tuple[str, ...], size: int, cores: list[int]) -> dict[
         contestant = Contestant(name, size, cores)
         contestant.ask("step")
         seconds = contestant.ask("step")["seconds"]
-        rows[name] = {"seconds": seconds, "images_per_second": size / seconds, "peak_GB": contestant.ask("peak")}
+        rows[name] = {
+            "seconds": seconds,
+            "images_per_second": size / seconds,
+            "peak_GB": contestant.ask("peak"),
+        }
         contestant.stop()
     return rows
 
@@ -186,10 +188,12 @@ def show(rows: dict[str, Row], title: str, console: Console) -> None:
     for name, row in rows.items():
         low, high = row["seconds_ratio"]["range"]
         table.add_row(
-            name, f"{row['seconds']:.2f}", f"{row['processor_seconds']:.2f}", f"{row['images_per_second']:.2f}",
+            name, f"{row['seconds']:.2f}", f"{row['processor_seconds']:.2f}",
+            f"{row['images_per_second']:.2f}",
             f"{row['seconds_ratio']['median']:.2f} ({low:.2f}-{high:.2f})",
             f"{row['processor_seconds_ratio']['median']:.2f}", f"{row['gflop']:.0f}",
-            f"{row['gflop_per_second']:.0f}", f"{row['product_gflop_per_second']:.0f}", f"{row['peak_GB']:.2f}",
+            f"{row['gflop_per_second']:.0f}", f"{row['product_gflop_per_second']:.0f}",
+            f"{row['peak_GB']:.2f}",
         )  # fmt: skip
     console.print(table)
 

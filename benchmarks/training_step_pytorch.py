@@ -1,22 +1,24 @@
 """SAN's training step in PyTorch, run as the public code runs it: the contestant of `training_step.py`.
 
 Written from the paper and from what the public code does, not from its text. The network is the one that
-`training_step_tensorflow.py` builds: ResNet-50 with strides on the 3x3 convolutions and last stride 1, Linear,
-batch norm and ReLU behind the pooling, a U-shaped decoder of widths 512, 256, 64, 32, 16. What is the public
-code's is the order of work: one forward pass, a backward pass of L_ID + L_Triplet through the encoder, another
-of L_Rec + L_TR through decoder and encoder, then three Adam optimisers. (The public code steps the first
-optimiser between the two, which today's PyTorch refuses: the weights that the second pass needs are gone. Here
-all steps come after both passes, at the same cost.)
+`training_step_tensorflow.py` builds: ResNet-50 with strides on the 3x3 convolutions and last stride 1,
+Linear, batch norm and ReLU behind the pooling, a U-shaped decoder of widths 512, 256, 64, 32, 16. What is the
+public code's is the order of work: one forward pass, a backward pass of L_ID + L_Triplet through the encoder,
+another of L_Rec + L_TR through decoder and encoder, then three Adam optimisers. (The public code steps the
+first optimiser between the two, which today's PyTorch refuses: the weights that the second pass needs are
+gone. Here all steps come after both passes, at the same cost.)
 """
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812  # everybody's name for it
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 WIDTHS = (512, 256, 64, 32, 16)
@@ -41,6 +43,7 @@ class Bottleneck(nn.Module):
         self.shortcut = conv_norm(channels, 4 * width, 1, stride) if first else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, h, w)` to `(B, 4 width, h / stride, w / stride)`."""
         y = F.relu(self.reduce(x), inplace=True)
         y = F.relu(self.work(y), inplace=True)
         return F.relu(self.expand(y) + self.shortcut(x), inplace=True)
@@ -64,6 +67,7 @@ class Encoder(nn.Module):
         self.classifier = nn.Linear(512, classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Images `(B, 3, H, W)`."""
         x = F.max_pool2d(F.relu(self.stem(image), inplace=True), 3, 2, 1)
         maps = []
         for stage in self.stages:
@@ -82,6 +86,7 @@ class UpBlock(nn.Module):
         self.convolution = nn.Conv2d(channels, filters, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """`(B, channels, h, w)` to `(B, filters, 2h, 2w)`."""
         y = self.second(F.relu(self.first(x), inplace=True))
         x = F.relu(x + y, inplace=True)
         return self.convolution(F.interpolate(x, scale_factor=2, mode="nearest"))
@@ -97,10 +102,11 @@ class Decoder(nn.Module):
             conv_norm(channels, width, 1, bias=True)
             for channels, width in zip((1024, 512, 256), WIDTHS, strict=False)
         )
-        self.blocks = nn.ModuleList(UpBlock(a, b) for a, b in zip(WIDTHS, WIDTHS[1:], strict=False))
+        self.blocks = nn.ModuleList(UpBlock(a, b) for a, b in itertools.pairwise(WIDTHS))
         self.paint = nn.Conv2d(WIDTHS[-1], 3, 7, padding=3)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Maps of stages 1 to 4."""
         x = F.relu(self.reduce(stages[3]), inplace=True)
         maps = []
         for index, block in enumerate(self.blocks):
@@ -158,7 +164,9 @@ class PyTorchStep:
         self.batch: Batch = {
             "image": torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).contiguous(memory_format=layout),
             "label": torch.from_numpy(batch["label"]).long(),
-            "texture": torch.from_numpy(batch["texture"]).permute(0, 3, 1, 2).contiguous(memory_format=layout),
+            "texture": torch.from_numpy(batch["texture"])
+            .permute(0, 3, 1, 2)
+            .contiguous(memory_format=layout),
         }
         encoder, decoder = list(self.encoder.parameters()), list(self.decoder.parameters())
         main = {"lr": 8e-4, "weight_decay": 5e-4, "amsgrad": True}
@@ -197,8 +205,6 @@ class PyTorchStep:
 
     def product_rate(self, side: int = 4096) -> float:
         """GFLOP/s of PyTorch's own large float32 matrix product."""
-        import time
-
         a, b = torch.rand(side, side), torch.rand(side, side)
         torch.mm(a, b)
         start = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
 from san_tf.models.san import SAN
 from san_tf.training.optimizers import build_optimizer
+from san_tf.training.ordered_sums import ordered_sums
 
 KINDS = {
     "Conv2DBackpropFilter": "convolutions, gradient of the kernels",
@@ -69,6 +71,9 @@ class TensorFlowStep:
         dataset = tf.data.Dataset.from_tensors({key: tf.constant(value) for key, value in batch.items()})
         self._batches = iter(dataset.repeat())
         self._spec = dataset.element_spec
+        # As the training loop has it, for good: this process does nothing else.
+        self._sums = contextlib.ExitStack()
+        self._sums.enter_context(ordered_sums())
         self.model.make_train_function()  # what `fit` calls for each batch
         self._step = self.model.train_function
 
@@ -136,4 +141,3 @@ def _seconds_by_kind(xspace: bytes) -> dict[str, float]:
                 kind = "optimiser" if OPTIMIZER in name else kind
                 seconds[kind] += event.duration_ps / 1e12
     return dict(seconds)
-

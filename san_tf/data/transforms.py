@@ -44,10 +44,10 @@ def reduce_resolution(image: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
 
 def make_noise_tile(seed: int, image_size: tuple[int, int]) -> tf.Tensor:
-    """Return noise of one grey level, a margin larger than the images, from which every image gets its own cut.
+    """Return noise, a margin larger than the images, from which every image gets its own cut.
 
-    It is noise of normalised images: 1 / (255 std) a grey level. Drawing fresh noise would cost more than all
-    the rest of the pipeline.
+    Its standard deviation is one grey level; it is for normalised images, 1 / (255 std) a grey level. Drawing
+    fresh noise would cost more than all the rest of the pipeline.
     """
     shape = (image_size[0] + NOISE_MARGIN, image_size[1] + NOISE_MARGIN, 3)
     noise = np.random.default_rng((seed, 4)).standard_normal(shape, np.float32)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
 from san_tf.experiments.recipe import Recipe
-from san_tf.experiments.workers import check_shares, console_of, follow
+from san_tf.memory import peak_memory
 
 if TYPE_CHECKING:
     # Brings TensorFlow, which `--help` and wrong flags should not have to wait for.
@@ -112,9 +112,11 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
                 # There is nothing to go on from, so another recipe may have its turn in this directory.
                 run.reset(stage.name)
             raise
-        run.mark_done(stage.name)
-        experiment.distribution.wait()
-        experiment.console.print(f"  [dim]{run.seconds(stage.name):.0f} s[/dim]")
+        peak = round(peak_memory(), 3)
+        run.mark_done(stage.name, peak_memory_gb=peak)
+        run.note_in_environment(peak_memory_gb=peak)
+        seconds = run.seconds(stage.name)
+        experiment.console.print(f"  [dim]{seconds:.0f} s, peak memory so far {peak:.2f} GB[/dim]")
 
 
 def main(

@@ -137,6 +137,11 @@ class TrainingRecipe:
     weights with the highest are kept. 0 measures nothing and keeps the last weights."""
     patience: int = 0
     """Stop early after so many measurements without a higher mAP; 0 trains all epochs."""
+    accumulation: int = 1
+    """Batches whose gradients are averaged before the weights move; norms and triplets see each alone."""
+    ema: float = 0.0
+    """Share of the old average kept each step of the weights' moving average, such as 0.999, which is then
+    evaluated and exported; 0 for none."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,21 @@ def check_recipe(recipe: Recipe) -> None:
     ):
         if value < 1:
             raise UserError(f"{name} is {value}, but it must be at least 1.")
+    if recipe.training.accumulation < 1 or recipe.training.ema >= 1:
+        raise UserError(
+            f"accumulation is {recipe.training.accumulation} and ema {recipe.training.ema}, but the one is"
+            " at least 1 and the other below 1."
+        )
+    if recipe.training.ema and recipe.training.validate_every:
+        raise UserError(
+            "ema and validate_every exclude each other: the one keeps the average of the last weights, the"
+            " other the weights with the highest mAP; leave one out."
+        )
+    if recipe.training.optimizer != "adam" and (recipe.training.accumulation > 1 or recipe.training.ema):
+        raise UserError(
+            "accumulation and ema are of the optimizer adam; leave them out with"
+            f" {recipe.training.optimizer}."
+        )
     if recipe.evaluation.protocol == "vehicleid" and recipe.evaluation.rerank:
         raise UserError("The protocol vehicleid draws its queries anew each time; leave --rerank out.")
     if recipe.evaluation.lambda_value > 1:

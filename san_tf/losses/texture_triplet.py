@@ -42,7 +42,7 @@ def draw_triplets(label: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 
 
 def _uniform(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """`tf.random.stateless_uniform` in [0, 1), with the same values under XLA, which makes others of the bits.
+    """`tf.random.stateless_uniform` in [0, 1), also under XLA, whose own makes other numbers of the bits.
 
     The low 23 of 32 random bits become the fraction of a float32 in [1, 2).
     """

@@ -8,13 +8,15 @@ import keras
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import KERAS_3
+from san_tf.training.averages import AveragesOnRequest
 
 # Batch-norm gains and shifts, and biases, by the names Keras gives them.
 NOT_DECAYED = ("gamma", "beta", "bias")
 
 
 @keras.saving.register_keras_serializable("san_tf")
-class AdamL2(keras.optimizers.Adam):
+class AdamL2(AveragesOnRequest, keras.optimizers.Adam):
     """Adam whose gradient carries the L2 penalty's: g + l2 w, as the `weight_decay` of PyTorch's Adam.
 
     Keras's own `weight_decay` is the decoupled one of AdamW; with Adam's normalisation the two differ.
@@ -51,6 +53,11 @@ class AdamL2(keras.optimizers.Adam):
         return super().get_config() | {"l2": self.l2, "skip": list(self.skip)}
 
 
+@keras.saving.register_keras_serializable("san_tf")
+class AdamW(AveragesOnRequest, keras.optimizers.AdamW):
+    """Keras's AdamW, whose averages of the weights are taken on request; see `san_tf.training.averages`."""
+
+
 def _own_name(variable: Any) -> str:
     """The part after the last slash: `gamma` of `encoder/conv1_bn/gamma:0`."""
     return variable.name.split("/")[-1].split(":")[0]
@@ -67,6 +74,8 @@ def build_optimizer(
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-8,
+    accumulation: int = 1,
+    ema: float = 0.0,
 ) -> keras.optimizers.Optimizer:
     """Build the optimiser of a recipe.
 
@@ -83,9 +92,14 @@ def build_optimizer(
         beta_1: decay of the first moment.
         beta_2: decay of the second moment.
         epsilon: beside the square root of the second moment.
+        accumulation: training steps whose gradients are averaged before the weights move once. It spares the
+            memory of a large batch and is not the same: batch norms, and the triplets that are searched,
+            still see one small batch at a time. A schedule goes on counting training steps. Needs Keras 3.
+        ema: share of the old average kept each step in an exponential moving average of the weights, such as
+            0.999; 0 for none. `averages.take_averages` puts it into the model.
 
     Raises:
-        UserError: an unknown name or a value out of range.
+        UserError: an unknown name, a value out of range, or `accumulation` with Keras 2.
 
     Example:
         >>> build_optimizer(schedule=WarmupCosine(1e-3, steps=1000, warmup_steps=50))
@@ -98,17 +112,30 @@ def build_optimizer(
         raise UserError(f"weight_decay must not be negative, but is {weight_decay!r}.")
     if clipnorm is not None and clipnorm <= 0:
         raise UserError(f"clipnorm must be positive or None, but is {clipnorm!r}.")
+    if accumulation < 1 or not 0.0 <= ema < 1.0:
+        raise UserError(
+            f"accumulation is at least 1 and ema in [0, 1); received {accumulation!r} and {ema!r}."
+        )
+    if accumulation > 1 and not KERAS_3:
+        raise UserError(
+            "The optimizers of Keras 2 cannot accumulate gradients; leave accumulation at 1, or install the "
+            "package without [addons]."
+        )
     skip = () if decay_norm_and_bias else NOT_DECAYED
-    shared = {
+    shared: dict[str, Any] = {
         "beta_1": beta_1,
         "beta_2": beta_2,
         "epsilon": epsilon,
         "amsgrad": amsgrad,
         "global_clipnorm": clipnorm,
     }
+    if accumulation > 1:
+        shared["gradient_accumulation_steps"] = accumulation
+    if ema:
+        shared |= {"use_ema": True, "ema_momentum": ema}
     if decay == "l2":
         return AdamL2(schedule, l2=weight_decay, skip=skip, **shared)
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=weight_decay, **shared)
+    optimizer = AdamW(schedule, weight_decay=weight_decay, **shared)
     if skip:
         optimizer.exclude_from_weight_decay(var_names=list(skip))
     return optimizer

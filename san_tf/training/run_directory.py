@@ -154,6 +154,12 @@ class RunDirectory:
         }
         _write(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
 
+    def note_in_environment(self, **facts: Any) -> None:
+        """Add facts to `environment.json`, such as `peak_memory_gb`; former ones of their names go."""
+        path = self.path / "environment.json"
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        _write(path, json.dumps(known | plain(facts), indent=2) + "\n")
+
     def write_results(self, results: Mapping[str, Any]) -> Path:
         """Write `results.json`, whole or not at all.
 

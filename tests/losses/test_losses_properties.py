@@ -144,7 +144,7 @@ def test_all_losses_compile(jit_compile):
 
 
 def test_xla_draws_the_same_triplets() -> None:
-    """XLA turns random bits into numbers in its own way; the seed is an argument, or it would be folded away."""
+    """XLA makes other numbers of random bits; the seed is an argument, or it would be folded away."""
     label = tf.constant(np.repeat(np.arange(4), 4))
     seed = tf.constant([7, 12])
     compiled = tf.function(draw_triplets, jit_compile=True)(label, seed)

@@ -1,6 +1,8 @@
-"""Fifty steps of a small SAN in every format and under XLA, against float32: the losses and the weights agree.
+"""Fifty steps of a small SAN in 16 bits and under XLA, against float32: losses and embeddings agree.
 
-Measured with TensorFlow 2.21, largest differences over the 50 steps, and allowed: see `ALLOWED`.
+Largest relative difference of the loss over the steps: 0.0022 in float16, 0.018 in bfloat16 with TensorFlow
+2.21, 0.011 in float16 with 2.15; of the embeddings at the end, as 1 - cosine, at most 0.0005 and 0.0034.
+`ALLOWED` is about three times that.
 """
 
 from __future__ import annotations
@@ -30,8 +32,8 @@ class Tolerance(NamedTuple):
 # 8 bits of bfloat16's significand are 3 fewer than float16's: 0.4 % a rounding.
 ALLOWED = {
     ("float32", True): Tolerance(0.002, 0.001),
-    ("mixed_float16", False): Tolerance(0.01, 0.005),
-    ("mixed_bfloat16", False): Tolerance(0.05, 0.03),
+    ("mixed_float16", False): Tolerance(0.03, 0.002),
+    ("mixed_bfloat16", False): Tolerance(0.06, 0.01),
 }
 
 
@@ -87,7 +89,7 @@ def trained(precision: str, jit_compile: bool) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def float32() -> tuple[np.ndarray, np.ndarray]:
     losses, embedding = trained("float32", jit_compile=False)
-    assert losses[-5:].mean() < 0.6 * losses[0]  # something was learnt, so that there is something to agree on
+    assert losses[-5:].mean() < 0.6 * losses[0]  # it learnt, so that there is something to agree on
     return losses, embedding
 
 
@@ -97,7 +99,7 @@ def test_as_float32(float32: tuple[np.ndarray, np.ndarray], precision: str, jit_
     expected_losses, expected = float32
     allowed = ALLOWED[precision, jit_compile]
     difference = np.abs(losses / expected_losses - 1.0).max()
-    cosine = (embedding * expected).sum(1) / np.linalg.norm(embedding, axis=1) / np.linalg.norm(expected, axis=1)
-    print(precision, jit_compile, difference, 1 - cosine.min(), losses[0], losses[-1])
+    lengths = np.linalg.norm(embedding, axis=1) * np.linalg.norm(expected, axis=1)
+    cosine = (embedding * expected).sum(axis=1) / lengths
     assert difference < allowed.loss
     assert 1.0 - cosine.min() < allowed.embedding

@@ -26,6 +26,7 @@ from san_tf.experiments.texture_generator import start_weights
 from san_tf.experiments.validation import Validation, take_best
 from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
+from san_tf.training.averages import take_averages
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision
@@ -163,6 +164,8 @@ def train_method(
     model = distribution.local_copy(model, lambda: san_of(recipe, classes, with_decoder, weights=False))
     if validated:
         take_best(experiment, model, experiment.run.checkpoints(stage))
+    else:
+        take_averages(model)
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
@@ -200,7 +203,13 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  #
     schedule = schedule or _schedule_of(recipe, steps_per_epoch)
     if training.optimizer != "adam":
         return addons.build_optimizer(training.optimizer, schedule, training.weight_decay)
-    return build_optimizer(weight_decay=training.weight_decay, decay=training.decay, schedule=schedule)
+    return build_optimizer(
+        weight_decay=training.weight_decay,
+        decay=training.decay,
+        schedule=schedule,
+        accumulation=training.accumulation,
+        ema=training.ema,
+    )
 
 
 def _schedule_of(recipe: Recipe, steps_per_epoch: int) -> WarmupCosine | WarmupSteps:

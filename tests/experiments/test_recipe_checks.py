@@ -1,0 +1,34 @@
+"""Accumulation and averages: what a recipe cannot ask for is told before anything runs."""
+
+import dataclasses
+
+import pytest
+
+from san_tf.errors import UserError
+from san_tf.experiments.recipe import Recipe, TrainingRecipe
+
+
+@pytest.mark.parametrize(
+    ("training", "sentence"),
+    [
+        ({"accumulation": 0}, "accumulation is 0"),
+        ({"ema": 1.0}, "ema 1.0"),
+        ({"ema": -0.5}, "ema is -0.5, but it cannot be negative"),
+        ({"ema": 0.9, "optimizer": "tfa.LAMB"}, "with tfa.LAMB"),
+        ({"accumulation": 2, "optimizer": "tfa.LAMB"}, "with tfa.LAMB"),
+        ({"ema": 0.9, "validate_every": 1}, "leave one out"),
+    ],
+)
+def test_impossible_averages_are_refused(
+    monkeypatch: pytest.MonkeyPatch, training: dict, sentence: str
+) -> None:
+    # Whether TensorFlow Addons is installed is not the question here.
+    monkeypatch.setattr("san_tf.experiments.recipe_checks.check_choice", lambda *_: None)
+    recipe = Recipe(training=TrainingRecipe(**training))
+    data = dataclasses.replace(recipe.data, validation_identities=8)
+    with pytest.raises(UserError, match=sentence):
+        dataclasses.replace(recipe, data=data).check()
+
+
+def test_possible_ones_are_not() -> None:
+    Recipe(training=TrainingRecipe(accumulation=4, ema=0.999)).check()
