@@ -210,8 +210,14 @@ def _planned_dataset(
             element["texture_weight"] = tf.cast(texture >= 0, tf.float32)
         return element
 
-    rows = sum(part.order(0).shape[1] for part in parts)
-    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs)
+    sizes = [part.order(0).shape[1] for part in parts]
+    places = None if shard is None else shard.rows(sizes)
+    rows = sum(sizes) if places is None else places.shape[1]
+    dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs, places)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
     # A batch with textures takes 75 MB: a small fixed number bounds the memory on machines of many cores.
-    return dataset.batch(rows, drop_remainder=True).prefetch(2)
+    dataset = dataset.batch(rows, drop_remainder=True)
+    if places is not None:
+        turns = tf.data.Dataset.from_tensor_slices(places).repeat()
+        dataset = tf.data.Dataset.zip((dataset, turns)).map(lambda batch, row: {**batch, "row": row})
+    return dataset.prefetch(2)

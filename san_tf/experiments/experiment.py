@@ -12,6 +12,7 @@ from rich.console import Console
 
 from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
 from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.workers import check_shares, console_of, follow
 from san_tf.memory import peak_memory
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage]) -> None:
         peak = round(peak_memory(), 3)
         run.mark_done(stage.name, peak_memory_gb=peak)
         run.note_in_environment(peak_memory_gb=peak)
+        experiment.distribution.wait()
         seconds = run.seconds(stage.name)
         experiment.console.print(f"  [dim]{seconds:.0f} s, peak memory so far {peak:.2f} GB[/dim]")
 

@@ -84,9 +84,7 @@ class LayerFactory:
 
     def batch_norm(self, x: Tensor, *, name: str, dtype: str | None = None) -> Tensor:
         """Batch normalisation over the last axis."""
-        return BatchNormalization(
-            momentum=self.momentum, epsilon=self.epsilon, name=name, dtype=dtype
-        )(x)
+        return BatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=name, dtype=dtype)(x)
 
     def conv_bn(
         self,

@@ -103,6 +103,7 @@ def train_method(
         mirror_map = mirror_map_of(recipe)
         if recipe.data.pit_per_batch:
             pairs = pit_records(experiment, "train")
+
     def start_model() -> SAN:
         model = san_of(recipe, records.num_identities, with_decoder)
         # The other workers get their start from the chief.
