@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+from san_tf.errors import UserError
 from san_tf.keras_distribution import average_moving_statistics
 from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.distribution import Distribution
@@ -43,12 +44,13 @@ def distributed_fit(
         interruption: one of them; whose wish to stop is told to all.
 
     Raises:
-        UserError: whatever a callback finds.
+        UserError: XLA, accumulated gradients or averaged weights are asked for; or whatever a callback finds.
         tf.errors.OpError: among others, another worker is gone.
     """
     strategy = distribution.strategy
     if strategy is None:
         raise ValueError("A distribution without strategy trains with `fit`.")
+    _check(model)
     # Data known to be without end spare the workers asking each other for every batch whether they have one.
     endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     batches = iter(strategy.distribute_datasets_from_function(lambda _: endless))
@@ -83,6 +85,18 @@ def distributed_fit(
         if distribution.sums([float(model.stop_training)])[0] > 0:
             break
     around.on_train_end(logs)
+
+
+def _check(model: keras.Model) -> None:
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    # Keras does both in branches of the graph, in which the replicas of a strategy cannot meet.
+    for name in ("gradient_accumulation_steps", "use_ema"):
+        if getattr(optimizer, name, None):
+            raise UserError(
+                f"The optimizer's {name} does not work together with --strategy; leave one of the two out."
+            )
+    if getattr(model, "jit_compile", False) is True:
+        raise UserError("XLA (jit_compile) does not work together with --strategy; leave one of the two out.")
 
 
 def _local(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import KERAS_3
+from san_tf.training.distributed_fit import distributed_fit
 from san_tf.training.distribution import Distribution, start
 
 HERE = Path(__file__).resolve().parent
@@ -111,6 +114,23 @@ def test_what_replicas_cannot_share_and_xla_are_refused():
         two.check(identities_per_batch=4, pit_per_batch=3)
     with pytest.raises(UserError, match="--jit_compile does not work together with --strategy"):
         two.check(jit_compile=True, identities_per_batch=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "jit", "named"),
+    [
+        ({"gradient_accumulation_steps": 2}, False, "gradient_accumulation_steps does not work together"),
+        ({"use_ema": True}, False, "use_ema does not work together"),
+        ({}, True, "jit_compile"),
+    ],
+)
+def test_what_keras_cannot_do_under_a_strategy_is_refused(settings: dict, jit: bool, named: str):
+    if "gradient_accumulation_steps" in settings and not KERAS_3:
+        pytest.skip("Keras 2 has no accumulation")
+    model = keras.Sequential([keras.layers.Dense(1)])
+    model.compile(optimizer=keras.optimizers.Adam(**settings), jit_compile=jit)
+    with pytest.raises(UserError, match=named):
+        distributed_fit(model, Distribution(TwoReplicas()), None, 0, 1, 1, [], None)
 
 
 def test_a_strategy_of_another_name_and_one_processor():
