@@ -34,7 +34,9 @@ def take_averages(model: keras.Model) -> bool:
         >>> take_averages(model)
         True
     """
-    optimizer: Any = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    # A model that was copied from a distributed training was never compiled, and has no optimiser.
+    optimizer: Any = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not getattr(optimizer, "use_ema", False):
         return False
     # The method behind the one that Keras calls after `fit`; both versions have it.

@@ -114,3 +114,7 @@ def test_without_averages_nothing_is_taken() -> None:
 def test_impossible_values_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match="accumulation is at least 1 and ema in"):
         build_optimizer(**wrong)
+
+
+def test_a_model_that_was_never_compiled_has_no_averages() -> None:
+    assert not take_averages(keras.Sequential([keras.layers.Dense(1)]))
