@@ -111,7 +111,8 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run_quickly, tmp_p
         assert re.search(rf"{name}\s+\d+\s+{steps}\s+\S+\s+\S+\s+[\d.]+ GB", text), text
     assert "All training steps of the recipe: about" in text
     assert not workdir.exists()
-    assert run_quickly(workdir, "--dry_run", f"--data_dir={data}", "--steps_per_epoch=0") == 0
+    flags = ("--dry_run", f"--data_dir={data}", "--steps_per_epoch=0", *WITHOUT_DECODER)
+    assert run_quickly(workdir, *flags) == 0
     assert "The data are not prepared" in capsys.readouterr().out
     assert not data.exists()
 
