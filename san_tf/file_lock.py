@@ -12,15 +12,15 @@ from san_tf.errors import UserError
 
 
 @contextlib.contextmanager
-def file_lock(path: str | os.PathLike[str], wait: bool = False) -> Iterator[bool]:
+def file_lock(path: str | os.PathLike[str], wait: bool = False, remove: bool = False) -> Iterator[bool]:
     """Hold the lock that a file stands for.
 
-    The operating system releases it when the process ends, even if it is killed. The file stays: removing it
-    would let two processes hold locks on two files of one name.
+    The operating system releases it when the process ends, even if it is killed.
 
     Args:
         path: of an empty file, made where there is none; its folder too.
         wait: until whoever holds it lets go; else do not wait.
+        remove: the file when the block ends; a process that is killed leaves it.
 
     Yields:
         Whether this process holds the lock; always True with `wait`.
@@ -34,17 +34,33 @@ def file_lock(path: str | os.PathLike[str], wait: bool = False) -> Iterator[bool
         ...         train()
     """
     path = Path(path)
+    descriptor = _locked(path, wait)
+    if descriptor is None:
+        yield False
+        return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
-    try:
+        yield True
+    finally:
+        if remove:
+            path.unlink(missing_ok=True)  # while it is held: who waits for it will look for another
+        os.close(descriptor)
+
+
+def _locked(path: Path, wait: bool) -> int | None:
+    """Descriptor of the locked file; None where somebody else holds it."""
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    return descriptor
         except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
+            os.close(descriptor)
+            return None
+        # Its former holder removed it: a lock on a file without a name keeps nobody out.
         os.close(descriptor)

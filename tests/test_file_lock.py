@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,25 @@ def test_an_error_inside_frees_it(tmp_path: Path):
         _ = 1 / 0
     with file_lock(tmp_path / ".lock") as mine:
         assert mine
+
+
+def test_a_removed_lock_keeps_everybody_out_who_waited_for_it(tmp_path: Path):
+    path, inside, most = tmp_path / ".lock", 0, 0
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with file_lock(path, wait=True, remove=True) as mine:
+                assert mine and path.exists()
+                inside += 1
+                most = max(most, inside)
+                time.sleep(0.001)
+                inside -= 1
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(work) for _ in range(4)]:
+            done.result()
+    assert most == 1 and not path.exists()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):

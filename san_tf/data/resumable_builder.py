@@ -52,7 +52,7 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         self._place.mkdir(parents=True, exist_ok=True)
-        with file_lock(self._place / f".{self.version}.lock") as mine:
+        with file_lock(self._place / f".{self.version}.lock", remove=True) as mine:
             if not mine:
                 raise UserError(
                     f"Another process is building {self.info.full_name} in {self.data_dir}; wait for its "
