@@ -93,7 +93,11 @@ def float32() -> tuple[np.ndarray, np.ndarray]:
     return losses, embedding
 
 
-@pytest.mark.parametrize(("precision", "jit_compile"), ALLOWED)
+# Processors without bfloat16 units take a minute for the fifty steps.
+@pytest.mark.parametrize(
+    ("precision", "jit_compile"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[0] == "mixed_bfloat16" else ()) for case in ALLOWED],
+)
 def test_as_float32(float32: tuple[np.ndarray, np.ndarray], precision: str, jit_compile: bool) -> None:
     losses, embedding = trained(precision, jit_compile)
     expected_losses, expected = float32

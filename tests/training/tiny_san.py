@@ -38,13 +38,15 @@ def encoder(classes: int, seed: int = 0) -> keras.Model:
     stages = []
     for number, stride in enumerate((4, 2, 2, 1)):
         start = keras.initializers.GlorotUniform(seed=seed + number)
-        x = keras.layers.Conv2D(6, 3, stride, "same", use_bias=False, kernel_initializer=start)(x)
+        # Named, for numbers in names go on counting from what a process built before.
+        name = f"conv{number}"
+        x = keras.layers.Conv2D(6, 3, stride, "same", use_bias=False, kernel_initializer=start, name=name)(x)
         x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=f"bn{number}")(x)
         x = keras.layers.ReLU()(x)
         stages.append(x)
     embedding = keras.layers.GlobalAveragePooling2D(dtype="float32")(x)
     start = keras.initializers.GlorotUniform(seed=seed + 9)
-    logits = keras.layers.Dense(classes, kernel_initializer=start, dtype="float32")(embedding)
+    logits = keras.layers.Dense(classes, kernel_initializer=start, dtype="float32", name="logits")(embedding)
     return keras.Model(image, {"embedding": embedding, "logits": logits, "stages": stages}, name="encoder")
 
 
