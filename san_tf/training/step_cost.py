@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from san_tf.training.ordered_sums import ordered_sums
 
-_ROUNDS = 2
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class StepCost:
 
     Attributes:
         rows: the two numbers of rows.
-        seconds: of a step with each, the quicker of two, without the first, which compiles.
+        seconds: of a step with each, the quickest of three, without the first, which compiles.
         peak_bytes: the largest resident memory of this process (of the GPU, where there is one) in each.
     """
 
@@ -29,18 +29,19 @@ class StepCost:
     peak_bytes: tuple[int, int]
 
     def seconds_of(self, rows: int) -> float:
-        """Seconds of a step with so many rows."""
-        return _line(rows, self.rows, self.seconds)
+        """Seconds of a step with so many rows.
+
+        On a busy machine either measurement may be off, so the line is held to what steps are like: what does
+        not depend on the rows is at least nothing, and at most half of the larger of the two steps.
+        """
+        row = self.seconds[1] / self.rows[1]
+        slope = (self.seconds[1] - self.seconds[0]) / (self.rows[1] - self.rows[0])
+        return self.seconds[1] + min(max(slope, row / 2), row) * (rows - self.rows[1])
 
     def peak_of(self, rows: int) -> float:
         """Bytes at the peak of a step with so many rows; those of the pipeline are not counted."""
-        return _line(rows, self.rows, self.peak_bytes)
-
-
-def _line(at: int, places: tuple[int, int], values: tuple[float, float]) -> float:
-    # Never falling: on a busy machine the smaller batch may have been the slower.
-    slope = max(0.0, values[1] - values[0]) / (places[1] - places[0])
-    return values[1] + slope * (at - places[1])
+        slope = max(0, self.peak_bytes[1] - self.peak_bytes[0]) / (self.rows[1] - self.rows[0])
+        return self.peak_bytes[1] + slope * (rows - self.rows[1])
 
 
 def measure_steps(model: keras.Model, texture_size: int | None, rows: int) -> StepCost:
@@ -49,9 +50,9 @@ def measure_steps(model: keras.Model, texture_size: int | None, rows: int) -> St
     Args:
         model: SAN or SANPG; its weights are changed.
         texture_size: T of its textures; None without decoder.
-        rows: of the batches it will be trained on; an eighth of them, and at least 8, are measured.
+        rows: of the batches it will be trained on; a quarter of them, 8 to 16, are measured.
     """
-    larger = min(max(8, rows // 8 // 2 * 2), max(rows, 4))
+    larger = min(max(8, min(16, rows // 4 // 2 * 2)), max(rows, 4))
     sizes = (max(2, larger // 2), larger)
     height, width = model.encoder.input.shape[1:3]
 

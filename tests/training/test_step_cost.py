@@ -1,0 +1,27 @@
+"""Cost of a step from two small ones: a line, held to what steps are like."""
+
+from __future__ import annotations
+
+import pytest
+
+from san_tf.training.step_cost import StepCost
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ((0.5, 0.8), 2.6),  # 0.3 s for 4 rows more: 0.8 + 24 x 0.075
+        ((0.8, 0.8), 2.0),  # a smaller step that was held up: half of the larger is taken for fixed
+        ((1.2, 0.8), 2.0),
+        ((0.1, 0.8), 3.2),  # a larger one that was held up: nothing is fixed, so in proportion
+    ],
+)
+def test_seconds(seconds: tuple[float, float], expected: float) -> None:
+    cost = StepCost((4, 8), seconds, (100, 140))
+    assert cost.seconds_of(32) == pytest.approx(expected)
+    assert cost.seconds_of(8) == pytest.approx(0.8)
+    assert cost.peak_of(32) == 140 + 24 * 10
+
+
+def test_memory_never_falls() -> None:
+    assert StepCost((4, 8), (1, 1), (150, 140)).peak_of(32) == 140
