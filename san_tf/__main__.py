@@ -7,8 +7,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from san_tf.command_line import run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import run_as_command
 from san_tf.version import __version__
 
 # Each command's module has its own `--help` and imports what it needs when it runs.

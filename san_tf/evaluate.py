@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from simple_parsing import DashVariant
 
+from san_tf.command_line import Parser, run_as_command
 from san_tf.errors import UserError
 from san_tf.evaluation.options import CalibrationOptions, Measures, Preparation
-from san_tf.experiments.command_line import Parser, run_as_command
 
 if TYPE_CHECKING:
     # These bring NumPy and Numba, which `--help` and wrong flags should not have to wait for.

@@ -19,8 +19,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from san_tf.atomic import atomic_file
+from san_tf.command_line import Parser, import_tensorflow, run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import Parser, import_tensorflow, run_as_command
 
 if TYPE_CHECKING:
     from san_tf.embedding import bulk

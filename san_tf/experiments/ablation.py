@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from san_tf.command_line import import_tensorflow, run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
+from san_tf.experiments.command_line import Options, parse
 from san_tf.experiments.experiment import Experiment, Stage, run_stages
 from san_tf.experiments.recipe import (
     DataRecipe,

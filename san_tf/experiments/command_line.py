@@ -1,26 +1,21 @@
-"""The command line of every experiment: flags from the recipe's fields, errors as one sentence."""
+"""The command line of every experiment: flags from the recipe's fields."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NoReturn, TypeVar
+from typing import Literal, TypeVar
 
-import simple_parsing
 from simple_parsing import DashVariant
 
+from san_tf.command_line import Parser
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_files import read_recipe_file
 from san_tf.training.cluster import read_cluster
-
-if TYPE_CHECKING:
-    from san_tf.training.distribution import Distribution
 
 
 @dataclass(frozen=True)
@@ -65,21 +60,6 @@ class Options:
 
 
 OptionsKind = TypeVar("OptionsKind", bound=Options)
-
-
-class Parser(simple_parsing.ArgumentParser):
-    """An argument parser whose errors are one sentence with the next step, not a page of usage."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise `UserError` in place of printing the usage."""
-        if message.startswith("unrecognized arguments: "):
-            flag = message.removeprefix("unrecognized arguments: ").split()[0]
-            near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see --help for all of them."
-            message = f"There is no flag {flag}; {hint}"
-        else:
-            message = f"{message[0].upper()}{message[1:]}; see --help."
-        raise UserError(message)
 
 
 def parse(
@@ -149,65 +129,3 @@ def parse(
     if options.strategy == "multiworker":
         read_cluster()
     return options, recipe
-
-
-def import_tensorflow(
-    threads: int = 0, strategy: Literal["mirrored", "multiworker"] | None = None
-) -> Distribution | None:
-    """Import TensorFlow and start its devices without its notes on oneDNN and missing GPUs.
-
-    It writes them before any of its settings can silence it, and nobody can act on them; what it writes is
-    shown if the import fails.
-
-    Args:
-        threads: cores that each of TensorFlow's operations may use; 0 for all.
-        strategy: of the options.
-
-    Returns:
-        Who trains together; None for one device.
-
-    Raises:
-        UserError: the strategy cannot be started.
-    """
-    distribution = None
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    screen = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            import tensorflow as tf
-
-            if threads:
-                tf.config.threading.set_intra_op_parallelism_threads(threads)
-            if strategy is None:
-                from san_tf.training.devices import grow_memory
-
-                grow_memory()
-            else:
-                from san_tf.training.distribution import start
-
-                distribution = start(strategy, lambda text: print(text, flush=True))
-            tf.config.list_logical_devices()
-        except UserError:
-            raise
-        except BaseException:
-            notes.seek(0)
-            os.write(screen, notes.read())
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
-    return distribution
-
-
-def run_as_command(action: Callable[[], None]) -> NoReturn:
-    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2."""
-    try:
-        action()
-    except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'Stopped; the same command goes on from here.'}", file=sys.stderr)
-        sys.exit(130)
-    sys.exit(0)

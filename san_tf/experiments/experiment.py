@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from san_tf.experiments.command_line import Options, import_tensorflow, parse, run_as_command
+from san_tf.command_line import import_tensorflow, run_as_command
+from san_tf.experiments.command_line import Options, parse
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.workers import check_shares, console_of, follow
 from san_tf.memory import peak_memory

@@ -19,8 +19,8 @@ import numpy as np
 import yaml
 
 from san_tf.atomic import atomic_file
+from san_tf.command_line import Parser, run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import Parser, run_as_command
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
 
 LIMITS = (10, 15, 20)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from san_tf.atomic import atomic_file
+from san_tf.command_line import import_tensorflow, run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import import_tensorflow, run_as_command
 from san_tf.serving.kit_readme import readme
 from san_tf.serving.servable import check_version, find_versions
 from san_tf.serving.server_files import (

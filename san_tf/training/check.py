@@ -12,8 +12,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from san_tf.command_line import import_tensorflow, run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import import_tensorflow, run_as_command
 
 
 class _Parser(argparse.ArgumentParser):

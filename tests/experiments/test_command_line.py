@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from san_tf.command_line import run_as_command
 from san_tf.errors import UserError
 from san_tf.experiments import synthetic
-from san_tf.experiments.command_line import parse, run_as_command
+from san_tf.experiments.command_line import parse
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_files import updated
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from tiny_san import build, dataset_at, state
 
-from san_tf.experiments.command_line import run_as_command
+from san_tf.command_line import run_as_command
 from san_tf.keras_distribution import local_value
 from san_tf.training.distribution import start
 from san_tf.training.loop import train
