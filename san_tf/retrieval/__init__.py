@@ -1,0 +1,1 @@
+"""Galleries: embeddings with who, where and when, searched, filtered and kept on disk."""

@@ -1,0 +1,97 @@
+"""What embeddings and entries have to look like before a gallery takes them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.retrieval.entries import Entry
+
+# Keys and images are paths as a rule; no file system has longer ones.
+MAX_TEXT = 4096
+MAX_TAGS = 64
+_LARGEST_ID = 2**62
+
+
+def checked_embeddings(gallery: str, size: int, embeddings: np.ndarray) -> np.ndarray:
+    """Return `(N, D)` embeddings as float32 of length 1.
+
+    Args:
+        gallery: its name, for messages.
+        size: numbers of an embedding in it.
+        embeddings: real numbers.
+
+    Raises:
+        UserError: another shape or size, no numbers, or a row that is not finite or all 0.
+    """
+    rows = np.asarray(embeddings)
+    if rows.ndim != 2 or rows.dtype.kind not in "fiu":
+        raise UserError(
+            f"Embeddings are real numbers, (N, {size}), for the gallery {gallery}; these are {rows.dtype} "
+            f"of shape {rows.shape}."
+        )
+    if rows.shape[1] != size:
+        raise UserError(
+            f"The gallery {gallery} holds embeddings of {size} numbers, and these have {rows.shape[1]}; use "
+            "the encoder it was made with, or make another gallery."
+        )
+    rows = rows.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows, dtype=np.float64))
+    bad = ~np.isfinite(lengths) | (lengths == 0)
+    if bad.any():
+        raise UserError(
+            f"Embedding {int(np.argmax(bad))} is not finite or all 0, so it has no direction; the encoder "
+            "gave nonsense for this image, so leave it out or take an earlier checkpoint."
+        )
+    return np.asarray(rows / lengths[:, None].astype(np.float32), np.float32)
+
+
+def checked_entries(gallery: str, entries: Sequence[Entry], number: int) -> list[Entry]:
+    """Return the entries as plain Python values, with tags sorted and each once.
+
+    Args:
+        gallery: its name, for messages.
+        entries: of the embeddings.
+        number: of embeddings.
+
+    Raises:
+        UserError: another number of entries, or one that cannot be kept.
+    """
+    if len(entries) != number:
+        raise UserError(
+            f"There are {number} embeddings and {len(entries)} entries for the gallery {gallery}; give one "
+            "entry an embedding."
+        )
+    return [_checked(entry) for entry in entries]
+
+
+def _checked(entry: Entry) -> Entry:
+    if not entry.key:
+        raise UserError("An entry of a gallery has no key; name it, for example by its file.")
+    for text in (entry.key, entry.image, *entry.tags):
+        if "\0" in text or len(text) > MAX_TEXT or not text.isprintable():
+            shown = ascii(text[:60])
+            raise UserError(
+                f"{shown} cannot be kept in a gallery: keys, paths and tags are printable and have at most "
+                f"{MAX_TEXT} letters; name it otherwise."
+            )
+    if len(entry.tags) > MAX_TAGS or not all(entry.tags):
+        raise UserError(f"{entry.key} has an empty tag or more than {MAX_TAGS}; leave some out.")
+    if not -1 <= entry.camera < _LARGEST_ID:
+        raise UserError(f"The camera of {entry.key} is {entry.camera}; they count from 0, -1 is unknown.")
+    if entry.time is not None and not math.isfinite(entry.time):
+        raise UserError(f"The time of {entry.key} is {entry.time}; give seconds since 1970, or None.")
+    if entry.pid is not None and not -1 <= entry.pid < _LARGEST_ID:
+        raise UserError(f"The identity of {entry.key} is {entry.pid}; they count from 0, -1 is junk.")
+    return Entry(
+        str(entry.key),
+        str(entry.image),
+        int(entry.camera),
+        None if entry.time is None else float(entry.time),
+        None if entry.pid is None else int(entry.pid),
+        tuple(sorted(set(entry.tags))),
+    )

@@ -1,0 +1,121 @@
+"""A gallery in memory that compares each query with each entry: for evaluation and as a measure of others."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
+from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
+
+# Queries that are compared at once: products of 64 with a million entries take 256 MB.
+_QUERIES = 64
+
+
+class ExactGallery(Gallery):
+    """Embeddings in one matrix; a search is a matrix product and the choice of the largest values.
+
+    Nothing is kept on disk. A million embeddings of 512 numbers take 2 GB.
+
+    Args:
+        info: the encoder and the photographs.
+
+    Example:
+        >>> gallery = ExactGallery(GalleryInfo(512))
+        >>> gallery.add(features, [Entry(name) for name in names])
+        >>> gallery.search(queries, top=10)[0][0].entry.key
+        '0002_c1s1_000451_03.jpg'
+    """
+
+    def __init__(self, info: GalleryInfo) -> None:
+        super().__init__("in memory", info)
+        self._lock = threading.RLock()
+        self._rows = np.empty((0, info.size), np.float32)
+        self._entries: list[Entry] = []
+        self._places: dict[str, int] = {}
+
+    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
+        """List entries in the order of their keys; see `Gallery`."""
+        with self._lock:
+            passing = sorted((item for item in self._entries if where.passes(item)), key=lambda e: e.key)
+        return passing[start : None if limit is None else start + limit]
+
+    def cameras(self) -> list[int]:
+        """Return the numbers of all known cameras, ascending."""
+        with self._lock:
+            return sorted({entry.camera for entry in self._entries} - {-1})
+
+    def tags(self) -> list[str]:
+        """Return all tags, sorted."""
+        with self._lock:
+            return sorted({tag for entry in self._entries for tag in entry.tags})
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def close(self) -> None:
+        """Forget everything."""
+        with self._lock:
+            self._rows, self._entries, self._places = self._rows[:0].copy(), [], {}
+
+    def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
+        with self._lock:
+            fresh = sum(entry.key not in self._places for entry in entries)
+            self._make_room(len(self._entries) + fresh)
+            for row, entry in zip(rows, entries, strict=True):
+                place = self._places.setdefault(entry.key, len(self._entries))
+                if place == len(self._entries):
+                    self._entries.append(entry)
+                self._entries[place] = entry
+                self._rows[place] = row
+
+    def _make_room(self, number: int) -> None:
+        if number > len(self._rows):
+            larger = np.empty((max(number, 2 * len(self._rows)), self.info.size), np.float32)
+            larger[: len(self._entries)] = self._rows[: len(self._entries)]
+            self._rows = larger
+
+    def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> list[list[Candidate]]:
+        with self._lock:
+            chosen = np.arange(len(self._entries))
+            if where != EVERYTHING:
+                passing = [number for number, entry in enumerate(self._entries) if where.passes(entry)]
+                chosen = np.array(passing, np.int64)
+            gallery = self._rows[: len(self._entries)]
+            gallery = gallery if len(chosen) == len(gallery) else gallery[chosen]
+            found = []
+            for start in range(0, len(queries), _QUERIES):
+                for scores in queries[start : start + _QUERIES] @ gallery.T:
+                    places = _largest(scores, count)
+                    found.append([Candidate(self._entries[chosen[at]], gallery[at].copy()) for at in places])
+            return found
+
+    def _delete(self, keys: list[str]) -> int:
+        with self._lock:
+            gone = [key for key in keys if key in self._places]
+            for key in gone:
+                # The last entry takes the place of the one that goes.
+                place, last = self._places.pop(key), self._entries.pop()
+                if place < len(self._entries):
+                    self._entries[place] = last
+                    self._rows[place] = self._rows[len(self._entries)]
+                    self._places[last.key] = place
+            return len(gone)
+
+    def _delete_where(self, where: Filter) -> int:
+        with self._lock:
+            return self._delete([entry.key for entry in self._entries if where.passes(entry)])
+
+    def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
+        with self._lock:
+            return {key: self._rows[self._places[key]].copy() for key in keys if key in self._places}
+
+
+def _largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` largest of `(N,)` scores, and of all that equal the last of them."""
+    if count >= len(scores):
+        return np.arange(len(scores))
+    least = scores[np.argpartition(scores, -count)[-count:]].min()
+    # Rounding may put an equal entry a little lower.
+    return np.flatnonzero(scores >= least - 1e-6)
