@@ -33,6 +33,28 @@ class GalleryInfo:
     fingerprint: str = ""
     images: str | None = None
 
+    def check_encoder(self, gallery: str, encoder: GalleryInfo) -> None:
+        """Refuse another encoder: its embeddings cannot be compared with those in the gallery.
+
+        Args:
+            gallery: name of the gallery that has this information.
+            encoder: size and fingerprint of the one that is to be used; an unknown fingerprint passes.
+
+        Raises:
+            UserError: they differ.
+        """
+        here, there = self.model or "an unnamed encoder", encoder.model or "an unnamed encoder"
+        if self.size != encoder.size:
+            raise UserError(
+                f"The gallery {gallery} holds embeddings of {self.size} numbers by {here}, and {there} gives "
+                f"{encoder.size}; use that encoder, or make another gallery."
+            )
+        if self.fingerprint and encoder.fingerprint and self.fingerprint != encoder.fingerprint:
+            raise UserError(
+                f"The gallery {gallery} holds embeddings by {here} ({self.fingerprint}), and {there} "
+                f"({encoder.fingerprint}) is another encoder; use that one, or make another gallery."
+            )
+
 
 @dataclass(frozen=True)
 class Candidate:

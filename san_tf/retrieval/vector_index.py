@@ -1,0 +1,120 @@
+"""Which embeddings are near a query, without looking at all of them: an inverted file of FAISS.
+
+The space is divided into cells around centres (k-means); a search looks into the cells nearest to the query.
+In them a number takes a byte: 512 MB for a million embeddings of 512, mapped from the file, not loaded. That
+rounding, and cells that are passed over, are why a gallery asks for more than it needs and measures again.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# Cells that an unfiltered search looks into.
+PROBES = 32
+# Embeddings a cell from which the centres are computed.
+_SAMPLE = 50
+
+
+@functools.cache
+def faiss() -> Any | None:
+    """Return FAISS; None where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return None
+    return faiss
+
+
+def sample_size(number: int) -> int:
+    """How many of `number` embeddings `train` wants."""
+    return min(number, _SAMPLE * _cells(number))
+
+
+def _cells(number: int) -> int:
+    return max(1, round(2 * math.sqrt(number)))
+
+
+class VectorIndex:
+    """An index, in memory to be changed or mapped from its file to be searched.
+
+    Args:
+        index: of FAISS.
+    """
+
+    def __init__(self, index: Any) -> None:
+        self._index = index
+
+    @classmethod
+    def train(cls, sample: np.ndarray, number: int) -> VectorIndex:
+        """Make an empty one for `number` embeddings, of which a `(n, D)` sample is given."""
+        index = faiss().index_factory(  # type: ignore[union-attr]  # who comes here has it
+            sample.shape[1],
+            f"IVF{_cells(number)},SQ8",
+            faiss().METRIC_INNER_PRODUCT,  # type: ignore[union-attr]
+        )
+        index.cp.max_points_per_centroid = _SAMPLE
+        index.cp.min_points_per_centroid = 1  # it would complain on the screen
+        index.train(sample)
+        return cls(index)
+
+    @classmethod
+    def open(cls, path: Path, change: bool = False) -> VectorIndex:
+        """Open a file, to search or to change it.
+
+        Raises:
+            RuntimeError: it is missing or broken.
+        """
+        library = faiss()
+        return cls(library.read_index(str(path), 0 if change else library.IO_FLAG_MMAP))  # type: ignore[union-attr]
+
+    def add(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """Add `(n, D)` rows under their `(n,)` ids."""
+        self._index.add_with_ids(rows, ids)
+
+    def remove(self, ids: np.ndarray) -> None:
+        """Remove ids; some may not be there."""
+        if len(ids):
+            self._index.remove_ids(ids)
+
+    def save(self, path: Path) -> None:
+        """Write a file.
+
+        Raises:
+            RuntimeError: the disk is full.
+        """
+        faiss().write_index(self._index, str(path))  # type: ignore[union-attr]
+
+    def __len__(self) -> int:
+        return int(self._index.ntotal)
+
+    def search(self, queries: np.ndarray, count: int, passing: np.ndarray | None) -> Iterable[np.ndarray]:
+        """Find the ids nearest to queries.
+
+        Args:
+            queries: `(Q, D)` float32.
+            count: ids a query.
+            passing: `(M,)` bool, whether an id counts; None for all. The fewer pass, the more cells are
+                looked into, up to all of them: near a query there may be none that passes.
+
+        Returns:
+            `(up to count,)` int64 a query.
+        """
+        library = faiss()
+        if library is None or not len(self):
+            return [np.empty(0, np.int64)] * len(queries)
+        parameters, share = library.SearchParametersIVF(), 1.0
+        if passing is not None:
+            share = min(max(np.count_nonzero(passing) / len(self), 1e-9), 1.0)
+            bits = np.packbits(passing, bitorder="little")
+            # Kept in a variable: FAISS holds pointers to both.
+            selector = library.IDSelectorBitmap(len(bits), library.swig_ptr(bits))
+            parameters.sel = selector
+        parameters.nprobe = int(min(self._index.nlist, math.ceil(PROBES / share)))
+        found = self._index.search(queries, count, params=parameters)[1]
+        return [row[row >= 0] for row in found]

@@ -1,0 +1,114 @@
+"""Every engine gives what comparing everything gives, whatever was added and deleted before."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from san_tf.retrieval.entries import Entry, Filter
+from san_tf.retrieval.exact import ExactGallery
+from san_tf.retrieval.gallery import Gallery, GalleryInfo
+
+SIZE = 6
+KEYS = st.integers(0, 40)
+TAGS = st.frozensets(st.sampled_from(["door", "day", 'it\'s "odd" %']))
+FILTERS = st.builds(
+    Filter,
+    cameras=st.lists(st.integers(-1, 3), max_size=2).map(tuple),
+    excluded_cameras=st.lists(st.integers(-1, 3), max_size=1).map(tuple),
+    since=st.none() | st.integers(0, 9).map(float),
+    until=st.none() | st.integers(0, 9).map(float),
+    tags=TAGS.map(tuple),
+)
+ENTRIES = st.builds(
+    Entry,
+    key=KEYS.map(lambda number: f"k{number}"),
+    image=st.sampled_from(["", "a/b c.jpg"]),
+    camera=st.integers(-1, 3),
+    time=st.none() | st.integers(0, 9).map(float),
+    pid=st.none() | st.integers(-1, 3),
+    tags=TAGS.map(tuple),
+)
+STEPS = st.one_of(
+    st.tuples(st.just("add"), st.lists(ENTRIES, min_size=1, max_size=25), st.integers(0, 2**32)),
+    st.tuples(st.just("delete"), st.lists(KEYS, max_size=9)),
+    st.tuples(st.just("delete where"), FILTERS),
+    st.tuples(st.just("search"), FILTERS, st.integers(1, 12)),
+)
+
+
+def _rows(seed: int, number: int) -> np.ndarray:
+    # Few directions: some embeddings are the same, and have to stand in the order of their keys.
+    return np.random.default_rng(seed).integers(-2, 3, (number, SIZE)) + np.eye(number, SIZE) * 0.5 + 0.1
+
+
+def brute_force(kept: dict[str, tuple[np.ndarray, Entry]], query: np.ndarray, top: int, where: Filter):
+    """Scores and keys, by the definition of the cosine."""
+    scored = [
+        (float(row @ query / np.linalg.norm(row) / np.linalg.norm(query)), entry.key)
+        for row, entry in kept.values()
+        if where.passes(entry)
+    ]
+    return sorted(scored, reverse=True)[:top]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@given(steps=st.lists(STEPS, min_size=3, max_size=8))
+def test_any_history(empty, steps):
+    gallery: Gallery = empty(SIZE)
+    gallery.delete(where=Filter())
+    kept: dict[str, tuple[np.ndarray, Entry]] = {}
+    for kind, *given_ in [*steps, ("search", Filter(), 5)]:
+        if kind == "add":
+            entries, seed = given_
+            rows = _rows(seed, len(entries))
+            gallery.add(rows, entries)
+            kept |= {entry.key: (row, entry) for row, entry in zip(rows, entries, strict=True)}
+        elif kind == "delete":
+            keys = [f"k{number}" for number in given_[0]]
+            assert gallery.delete(keys) == len(kept.keys() & set(keys))
+            kept = {key: value for key, value in kept.items() if key not in keys}
+        elif kind == "delete where":
+            gone = [key for key, (_, entry) in kept.items() if given_[0].passes(entry)]
+            assert gallery.delete(where=given_[0]) == len(gone)
+            kept = {key: value for key, value in kept.items() if key not in gone}
+        else:
+            where, top = given_
+            query = _rows(7, 1)[0]
+            hits = gallery.search(query[None], top, where)[0]
+            wanted = brute_force(kept, query, top, where)
+            assert [hit.score for hit in hits] == pytest.approx([score for score, _ in wanted], abs=1e-6)
+            for hit in hits:  # equal scores may stand in another order than rounding gives them here
+                row, entry = kept[hit.entry.key]
+                assert hit.entry == Entry(**{**vars(entry), "tags": tuple(sorted(entry.tags))})
+            order = [(-hit.score, hit.entry.key) for hit in hits]
+            assert order == sorted(order) and len(set(order)) == len(order)
+            keys = sorted(key for key, (_, entry) in kept.items() if where.passes(entry))
+            assert [entry.key for entry in gallery.entries(where)] == keys
+        assert len(gallery) == len(kept)
+        assert gallery.cameras() == sorted({entry.camera for _, entry in kept.values()} - {-1})
+        assert gallery.tags() == sorted({tag for _, entry in kept.values() for tag in entry.tags})
+    some = sorted(kept)[:3]
+    wanted_rows = [kept[key][0] / np.linalg.norm(kept[key][0]) for key in some]
+    np.testing.assert_allclose(gallery.embeddings(some), np.reshape(wanted_rows, (-1, SIZE)), atol=1e-6)
+    gallery.close()
+
+
+def test_hits_are_those_of_the_exact_gallery(empty):
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 32))
+    rows = np.repeat(centres, 10, axis=0) + 0.15 * rng.standard_normal((600, 32))
+    entries = [Entry(f"{n:04}", camera=n % 5, time=float(n % 7), tags=(f"t{n % 3}",)) for n in range(600)]
+    gallery, exact = empty(32), ExactGallery(GalleryInfo(32))
+    for each in (gallery, exact):
+        for start in range(0, 600, 50):
+            each.add(rows[start : start + 50], entries[start : start + 50])
+        each.delete(where=Filter(cameras=(4,), since=5.0))
+        each.add(-rows[:30], entries[:30])
+    queries = centres[:20] + 0.15 * rng.standard_normal((20, 32))
+    for where in (Filter(), Filter(cameras=(1,)), Filter(tags=("t0",), until=3.0), Filter(cameras=(9,))):
+        assert gallery.search(queries, 8, where) == exact.search(queries, 8, where)
+    assert gallery.entries(Filter(tags=("t1",)), 5, 7) == exact.entries(Filter(tags=("t1",)), 5, 7)
+    gallery.close()
