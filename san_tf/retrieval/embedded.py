@@ -87,7 +87,7 @@ class EmbeddedGallery(Gallery):
             self._reindex(1)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"The index of the gallery {self.name} cannot be written, and all that was in it still is; free "
+                f"The index of the gallery {self.name} cannot be written, and what it held it still holds; free "
                 "some space on the disk."
             ) from error
 

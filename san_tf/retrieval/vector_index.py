@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
-# Cells that an unfiltered search looks into.
-PROBES = 32
+# Cells that a search looks into; twice as many of those with something that passes a filter, because what is
+# nearest may have been filtered away, and then many are about equally near.
+_PROBES = 32
 # Embeddings a cell from which the centres are computed.
 _SAMPLE = 50
 
@@ -108,13 +109,13 @@ class VectorIndex:
         library = faiss()
         if library is None or not len(self):
             return [np.empty(0, np.int64)] * len(queries)
-        parameters, share = library.SearchParametersIVF(), 1.0
+        parameters, probes = library.SearchParametersIVF(), float(_PROBES)
         if passing is not None:
-            share = min(max(np.count_nonzero(passing) / len(self), 1e-9), 1.0)
+            probes *= 2 * len(self) / max(np.count_nonzero(passing), 1)
             bits = np.packbits(passing, bitorder="little")
             # Kept in a variable: FAISS holds pointers to both.
             selector = library.IDSelectorBitmap(len(bits), library.swig_ptr(bits))
             parameters.sel = selector
-        parameters.nprobe = int(min(self._index.nlist, math.ceil(PROBES / share)))
+        parameters.nprobe = int(min(self._index.nlist, math.ceil(probes)))
         found = self._index.search(queries, count, params=parameters)[1]
         return [row[row >= 0] for row in found]
