@@ -87,7 +87,7 @@ class EmbeddedGallery(Gallery):
             self._reindex(1)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"The index of the gallery {self.name} cannot be written, and what it held it still holds; free "
+                f"The index of {self.name} cannot be written, and what it held it still holds; free "
                 "some space on the disk."
             ) from error
 

@@ -61,6 +61,10 @@ class VectorIndex:
         )
         index.cp.max_points_per_centroid = _SAMPLE
         index.cp.min_points_per_centroid = 1  # it would complain on the screen
+        # Numbers as they are, not less the cell's centre, and room above the largest: embeddings that come
+        # later, of people unlike those here, must not be cut off.
+        index.by_residual = False
+        index.sq.rangestat_arg = 0.25
         index.train(sample)
         return cls(index)
 
