@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,7 +14,7 @@ import numpy as np
 
 from san_tf.benchmarks.files import DamagedFileError
 from san_tf.cores import core_count
-from san_tf.embedding.feature_table import Embedded, FeatureTable
+from san_tf.embedding.feature_table import Embedded
 from san_tf.embedding.photographs import PhotographError, upright
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
@@ -29,6 +29,21 @@ class Encoder(Protocol):
 
     def embed_each(self, files: Sequence[bytes]) -> list[np.ndarray | None]:
         """Embed files, in order."""
+
+
+class Table(Protocol):
+    """Where embeddings go, part after part: a `FeatureTable`, a gallery."""
+
+    def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
+        """Whether a part is there: None if not, else what was left out."""
+
+    def write_part(
+        self, number: int, names: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
+    ) -> None:
+        """Write a part."""
+
+    def finish(self, parts: int) -> int:
+        """Put the parts together; return the number of rows."""
 
 
 @dataclass
@@ -56,7 +71,7 @@ class Progress:
 def embed_photographs(
     photographs: Iterable[Photograph],
     encoder: Encoder,
-    table: FeatureTable,
+    table: Table,
     batch_size: int = 32,
     report: Callable[[Progress], None] | None = None,
     part_size: int = PART_SIZE,

@@ -85,7 +85,8 @@ def _run(options: argparse.Namespace) -> None:
     console, began = Console(), time.monotonic()
     what = "tracks" if options.tracks else "photographs"
     encoder = ExportedEncoder(options.model)
-    notes = {"model": str(encoder.folder.resolve()), "encoder": encoder.metadata}
+    notes: dict[str, Any] = {"model": str(encoder.folder.resolve()), "fingerprint": encoder.fingerprint}
+    notes["encoder"] = encoder.metadata
     if options.tracks:
         notes["crops of a track"] = options.per_track
     table = FeatureTable(options.out, notes)

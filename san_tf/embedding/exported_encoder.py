@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import tensorflow as tf
 from san_tf.embedding.photographs import is_decodable
 from san_tf.errors import UserError
 from san_tf.serving.export import read_metadata
+from san_tf.serving.fingerprint import fingerprint
 from san_tf.serving.servable import check_version, find_versions
 
 
@@ -51,6 +53,11 @@ class ExportedEncoder:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{folder} cannot be loaded ({reason}); export it again.") from error
         self.size = int(self.metadata["embedding_size"])
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What its embeddings depend on, as 16 hexadecimal digits; see `serving.fingerprint`."""
+        return fingerprint(self.folder, self.metadata)
 
     def embed(self, files: Sequence[bytes]) -> np.ndarray:
         """Embed files that can all be decoded.

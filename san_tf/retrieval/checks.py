@@ -79,8 +79,8 @@ def _checked(entry: Entry) -> Entry:
                 f"{shown} cannot be kept in a gallery: keys, paths and tags are printable and have at most "
                 f"{MAX_TEXT} letters; name it otherwise."
             )
-    if len(entry.tags) > MAX_TAGS or not all(entry.tags):
-        raise UserError(f"{entry.key} has an empty tag or more than {MAX_TAGS}; leave some out.")
+    if len(entry.tags) > MAX_TAGS or not all(tag.split() == [tag] for tag in entry.tags):
+        raise UserError(f"{entry.key} has more than {MAX_TAGS} tags, or one that is not a word; change them.")
     if not -1 <= entry.camera < _LARGEST_ID:
         raise UserError(f"The camera of {entry.key} is {entry.camera}; they count from 0, -1 is unknown.")
     if entry.time is not None and not math.isfinite(entry.time):

@@ -136,6 +136,10 @@ class EmbeddedGallery(Gallery):
             self._store.remove(ids)
         return len(ids)
 
+    def _known(self, keys: list[str]) -> set[str]:
+        with self._lock:
+            return set(self._store.ids_of(keys))
+
     def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
         with self._lock:
             found = self._store.candidates(self._store.ids_of(keys).values())

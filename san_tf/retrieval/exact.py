@@ -107,6 +107,10 @@ class ExactGallery(Gallery):
         with self._lock:
             return self._delete([entry.key for entry in self._entries if where.passes(entry)])
 
+    def _known(self, keys: list[str]) -> set[str]:
+        with self._lock:
+            return self._places.keys() & set(keys)
+
     def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
         with self._lock:
             return {key: self._rows[self._places[key]].copy() for key in keys if key in self._places}

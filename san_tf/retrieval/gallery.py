@@ -23,7 +23,7 @@ class GalleryInfo:
 
     Attributes:
         size: numbers of an embedding.
-        model: name of the encoder, such as `market/1`; "" where it is not known.
+        model: folder of the encoder's export, such as `saved_models/market/1`; "" where it is not known.
         fingerprint: of the encoder's weights and preprocessing (`serving.fingerprint`); "" where not known.
         images: folder that the entries' images are in; None where there are no photographs.
     """
@@ -160,6 +160,17 @@ class Gallery(ABC):
         rows = [found[key] for key in keys]
         return np.stack(rows) if rows else np.empty((0, self.info.size), np.float32)
 
+    def known(self, keys: Sequence[str]) -> set[str]:
+        """Return those of the keys that are in the gallery."""
+        return self._known(list(dict.fromkeys(keys)))
+
+    def optimize(self) -> None:  # noqa: B027  # most engines see to it themselves
+        """Make searches as fast as they can be, after much was added.
+
+        Raises:
+            UserError: the disk is full; the gallery is as it was.
+        """
+
     @abstractmethod
     def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
         """List entries in the order of their keys.
@@ -205,6 +216,10 @@ class Gallery(ABC):
     @abstractmethod
     def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
         """Return the `(D,)` float32 embeddings of those of the different keys that are there."""
+
+    @abstractmethod
+    def _known(self, keys: list[str]) -> set[str]:
+        """Return those of the different keys that are there."""
 
     def __enter__(self) -> Gallery:
         return self

@@ -115,7 +115,7 @@ class VectorIndex:
             return [np.empty(0, np.int64)] * len(queries)
         parameters, probes = library.SearchParametersIVF(), float(_PROBES)
         if passing is not None:
-            probes *= 2 * len(self) / max(np.count_nonzero(passing), 1)
+            probes *= 2 * len(self) / max(int(np.count_nonzero(passing)), 1)
             bits = np.packbits(passing, bitorder="little")
             # Kept in a variable: FAISS holds pointers to both.
             selector = library.IDSelectorBitmap(len(bits), library.swig_ptr(bits))

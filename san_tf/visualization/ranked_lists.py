@@ -16,7 +16,7 @@ _CELL, _TALL, _GAP, _LINE = 0.62, 1.24, 0.1, 0.17
 def ranked_lists(
     query_images: Sequence[np.ndarray],
     gallery_images: Sequence[Sequence[np.ndarray]],
-    gallery_correct: np.ndarray,
+    gallery_correct: np.ndarray | None,
     query_captions: Sequence[str] | None = None,
     gallery_captions: Sequence[Sequence[str]] | None = None,
     title: str | None = None,
@@ -26,7 +26,7 @@ def ranked_lists(
     Args:
         query_images: Q images (H, W, 3) uint8 RGB, of any sizes.
         gallery_images: Q lists of R images each, best first.
-        gallery_correct: (Q, R) bool, whether an image shows the query's person.
+        gallery_correct: (Q, R) bool, whether an image shows the query's person; None where nobody knows.
         query_captions: Q short texts, e.g. "pid 17  cam 2".
         gallery_captions: Q lists of R short texts.
         title: Above the figure.
@@ -44,7 +44,9 @@ def ranked_lists(
         11
     """
     queries = style.as_pictures(query_images, "query_images")
-    correct = np.asarray(gallery_correct)
+    known = gallery_correct is not None
+    # Where nothing is known, the lists' lengths tell what there is.
+    correct = np.asarray(gallery_correct if known else [[False] * len(row) for row in gallery_images])
     if correct.ndim != 2 or correct.dtype != bool or correct.shape[1] == 0:
         raise UserError(
             f"gallery_correct must be (queries, ranks) bool. Received: {correct.dtype} {correct.shape}."
@@ -80,11 +82,13 @@ def ranked_lists(
             _caption(figure, query_captions[q], 0.15, top)
         for r, picture in enumerate(gallery[q]):
             left = first + r * (_CELL + _GAP)
-            frame = style.RIGHT if correct[q, r] else style.WRONG
+            frame = style.RULE if not known else style.RIGHT if correct[q, r] else style.WRONG
             style.show_picture(figure, picture, left, top, _CELL, _TALL, frame)
             if gallery_captions is not None:
                 _caption(figure, gallery_captions[q][r], left, top)
         top += pitch
+    if not known:
+        return figure
     bottom = height - 0.16
     style.write(figure, "■", first, bottom, style.SMALL, style.RIGHT)
     style.write(figure, "same person", first + 0.13, bottom, style.SMALL, style.MUTED)

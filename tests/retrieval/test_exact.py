@@ -92,7 +92,7 @@ def test_pages_of_entries(gallery):
         (lambda g: g.add(np.ones((1, 2)), [Entry("a", camera=-2)]), "camera of a is -2"),
         (lambda g: g.add(np.ones((1, 2)), [Entry("a", time=np.inf)]), "time of a is inf"),
         (lambda g: g.add(np.ones((1, 2)), [Entry("a", pid=-5)]), "identity of a is -5"),
-        (lambda g: g.add(np.ones((1, 2)), [Entry("a", tags=("",))]), "empty tag"),
+        (lambda g: g.add(np.ones((1, 2)), [Entry("a", tags=("",))]), "not a word"),
         (lambda g: g.search(np.ones((1, 2)), top=0), "at least 1 entry, not 0"),
         (lambda g: g.search(np.ones((1, 1))), "2 numbers, and these have 1"),
         (lambda g: g.delete(), "one of both"),

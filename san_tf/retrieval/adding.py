@@ -1,0 +1,117 @@
+"""Photographs into a gallery: embedded part after part, those that are in it already passed over."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from san_tf.embedding.bulk import Encoder, Progress, embed_photographs
+from san_tf.embedding.feature_table import Embedded
+from san_tf.embedding.sources import Photograph
+from san_tf.errors import UserError
+from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.gallery import Gallery
+from san_tf.retrieval.names import NameReader
+
+# Photographs that are kept, for good, at a time; keys that are looked up at once.
+PART_SIZE = 256
+_AT_ONCE = 1000
+
+
+def add_photographs(
+    gallery: Gallery,
+    photographs: Iterable[Photograph],
+    encoder: Encoder,
+    reader: NameReader,
+    batch_size: int = 32,
+    report: Callable[[Progress], None] | None = None,
+) -> tuple[Progress, int]:
+    """Embed photographs into a gallery; those of keys that are in it are not embedded again.
+
+    Keys are paths relative to the gallery's folder of images. A photograph of an archive has no image in it.
+
+    Args:
+        gallery: where they go; its `info.images` is a folder above all of them.
+        photographs: from `embedding.sources`.
+        encoder: the gallery's.
+        reader: tells cameras, identities and times.
+        batch_size: files that the encoder gets at once.
+        report: called after each batch.
+
+    Returns:
+        The last progress, and how many were passed over.
+
+    Raises:
+        UserError: a photograph lies elsewhere, or nothing can be used; and what the gallery raises.
+    """
+    table = _Table(gallery, reader)
+    new = table.new_ones(photographs)
+    first = next(new, None)
+    if first is None:
+        if table.passed_over or table.odd:
+            return Progress(0, 0, table.odd, 0.0), table.passed_over
+        raise UserError("There are no photographs to add; name folders, tables or archives that hold some.")
+    progress = embed_photographs(
+        itertools.chain([first], new), encoder, table, batch_size, report, part_size=PART_SIZE
+    )
+    progress.left_out |= table.odd
+    return progress, table.passed_over
+
+
+class _Table:
+    """A gallery as the bulk embedding sees it."""
+
+    def __init__(self, gallery: Gallery, reader: NameReader) -> None:
+        self._gallery, self._reader = gallery, reader
+        self.passed_over = 0
+        self.odd: dict[str, str] = {}
+
+    def new_ones(self, photographs: Iterable[Photograph]) -> Iterator[Photograph]:
+        """Yield those that are not in the gallery."""
+        source = iter(photographs)
+        while some := list(itertools.islice(source, _AT_ONCE)):
+            entries = [self._entry(photograph.name, photograph.columns) for photograph in some]
+            known = self._gallery.known([entry.key for entry in entries if entry.key.isprintable()])
+            for photograph, entry in zip(some, entries, strict=True):
+                if entry.key in known:
+                    self.passed_over += 1
+                elif entry.key.isprintable():
+                    yield photograph
+                else:
+                    self.odd[ascii(photograph.name)] = "has a name that cannot be printed"
+
+    def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
+        return None
+
+    def write_part(
+        self, number: int, names: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
+    ) -> None:
+        if rows:
+            entries = [self._entry(row.name, row.columns) for row in rows]
+            self._gallery.add(np.stack([row.features for row in rows]), entries)
+
+    def finish(self, parts: int) -> int:
+        self._gallery.optimize()
+        return len(self._gallery)
+
+    def _entry(self, name: str, columns: Mapping[str, str]) -> Entry:
+        root, path = Path(self._gallery.info.images or "."), Path(os.path.abspath(name))
+        if not path.is_relative_to(root):
+            raise UserError(
+                f"{name} does not lie in the folder of this gallery's images, {root}; make another gallery."
+            )
+        key = path.relative_to(root).as_posix()
+        return self._reader.entry(key, key if path.is_file() else "", columns)
+
+
+def folder_of(places: Sequence[str | os.PathLike[str]]) -> str:
+    """Return the absolute path of the folder that holds all photographs of `places`."""
+    folders = []
+    for place in places:
+        path = Path(os.path.abspath(place))
+        folders.append(path if path.is_dir() else path.parent)
+    return os.path.commonpath(folders)

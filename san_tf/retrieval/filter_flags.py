@@ -1,0 +1,78 @@
+"""The flags of a filter, and the table of entries, that the commands of galleries share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+from san_tf.errors import UserError
+from san_tf.retrieval.entries import Entry, Filter
+from san_tf.retrieval.names import parse_time
+
+
+def add_filter_flags(parser: argparse.ArgumentParser) -> None:
+    """Let a command be limited to some entries."""
+    group = parser.add_argument_group("which entries count; all conditions hold together")
+    group.add_argument("--cameras", nargs="+", type=int, metavar="N", default=[], help="one of these")
+    group.add_argument(
+        "--excluded_cameras", nargs="+", type=int, metavar="N", default=[], help="none of these"
+    )
+    group.add_argument(
+        "--since", metavar="TIME", help="2026-01-31, 2026-01-31T08:30, seconds since 1970; UTC"
+    )
+    group.add_argument("--until", metavar="TIME", help="before this time")
+    group.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="all of these")
+
+
+def filter_of(options: argparse.Namespace) -> Filter:
+    """Return the filter that the flags describe.
+
+    Raises:
+        UserError: a time is none, or no time lies between them.
+    """
+    since, until = (None if text is None else parse_time(text) for text in (options.since, options.until))
+    if since is not None and until is not None and since >= until:
+        raise UserError(f"--since {options.since} is not before --until {options.until}; exchange them.")
+    cameras, excluded = tuple(options.cameras), tuple(options.excluded_cameras)
+    return Filter(cameras, excluded, since, until, tuple(options.tags))
+
+
+def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None) -> Table:
+    """Return a table to be printed: a row an entry, and with scores a ranked list."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for heading in ("", "score") if scores is not None else ():
+        table.add_column(heading, justify="right")
+    table.add_column("key", overflow="fold")
+    for heading in ("camera", "time", "pid"):
+        table.add_column(heading, justify="right", no_wrap=heading == "time")
+    table.add_column("tags")
+    for number, entry in enumerate(entries):
+        ranked = (str(number + 1), f"{scores[number]:.3f}") if scores is not None else ()
+        camera, pid = _shown(entry.camera if entry.camera >= 0 else None), _shown(entry.pid)
+        table.add_row(*ranked, entry.key, camera, time_text(entry.time), pid, " ".join(entry.tags))
+    return table
+
+
+def time_text(time: float | None) -> str:
+    """A time as people read it, UTC; "" where it is not known."""
+    if time is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, ValueError, OSError):
+        return f"{time:g} s"
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """An entry as a JSON object."""
+    return {**asdict(entry), "tags": list(entry.tags)}
+
+
+def _shown(value: int | None) -> str:
+    return "" if value is None else str(value)

@@ -1,0 +1,180 @@
+"""Find a person's other photographs: `san-tf search --gallery DB --query crop.jpg --top 20`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from san_tf.command_line import Parser, import_tensorflow, run_as_command
+from san_tf.errors import UserError
+from san_tf.retrieval.entries import Entry, Hit
+from san_tf.retrieval.filter_flags import add_filter_flags, as_json, entry_table, filter_of
+from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.retrieval.names import MARKET, NameReader
+from san_tf.retrieval.opening import open_gallery
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; see `--help`."""
+    run_as_command(lambda: _run(_parse(argv)))
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="san-tf search", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--gallery", metavar="DB", required=True, help="of `san-tf gallery add`")
+    parser.add_argument("--query", nargs="+", metavar="FILE", required=True, help="photographs of people")
+    parser.add_argument(
+        "--model", metavar="EXPORT", help="the gallery's encoder, if it has moved since the gallery was made"
+    )
+    parser.add_argument("--top", type=int, metavar="N", default=20, help="entries a query")
+    parser.add_argument(
+        "--rerank", type=int, metavar="N", default=0, help="re-rank the first N by their neighbours, as 100"
+    )
+    add_filter_flags(parser)
+    parser.add_argument("--figure", metavar="FILE", help="draw the ranked lists, .png or .pdf")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options: argparse.Namespace = parser.parse_args(argv)
+    if options.top < 1:
+        raise UserError(f"--top is {options.top}; give a number from 1.")
+    if options.rerank and options.rerank < options.top:
+        raise UserError(f"--rerank is {options.rerank}; give a number from --top ({options.top}) on.")
+    if options.figure and Path(options.figure).suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise UserError(f"{options.figure} is no name of a figure; let it end in .png, .pdf or .svg.")
+    return options
+
+
+def _run(options: argparse.Namespace) -> None:
+    where = filter_of(options)
+    # Mistakes are told before TensorFlow takes its seconds to start.
+    contents = [_content(path) for path in options.query]
+    with open_gallery(options.gallery, read_only=True) as gallery:
+        model = options.model or gallery.info.model
+        if not model or not Path(model).is_dir():
+            known = f" ({model})" if model else ""
+            raise UserError(
+                f"The encoder of the gallery {options.gallery}{known} is not there; name it with --model."
+            )
+        queries = _embedded(options.query, contents, model, gallery)
+        found = gallery.search(queries, max(options.top, options.rerank), where)
+        if options.rerank:
+            from san_tf.retrieval.reranking import rerank
+
+            found = [rerank(gallery, *pair) for pair in zip(queries, found, strict=True)]
+        found = [hits[: options.top] for hits in found]
+        _tell(options, found)
+        if options.figure:
+            _draw(options, contents, found, gallery)
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"The query {path} cannot be read ({error.strerror}); name an image file.") from error
+
+
+def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: Gallery) -> np.ndarray:
+    """Embeddings of the queries; `contents` become files that stand upright."""
+    import_tensorflow()
+    from san_tf.embedding.exported_encoder import ExportedEncoder
+    from san_tf.embedding.photographs import PhotographError, upright
+
+    for number, path in enumerate(paths):
+        try:
+            contents[number] = upright(contents[number])
+        except PhotographError as error:
+            raise UserError(f"The query {path} {error}; give another photograph.") from error
+    encoder = ExportedEncoder(model)
+    own = GalleryInfo(encoder.size, str(encoder.folder), encoder.fingerprint)
+    gallery.info.check_encoder(gallery.name, own)
+    embeddings = encoder.embed_each(contents)
+    for path, embedding in zip(paths, embeddings, strict=True):
+        if embedding is None:
+            raise UserError(f"The query {path} is damaged: it cannot be decoded; give another photograph.")
+    return np.stack([embedding for embedding in embeddings if embedding is not None])
+
+
+def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]]) -> None:
+    if options.json:
+        print(json.dumps([_answer(*pair) for pair in zip(options.query, found, strict=True)], indent=2))
+        return
+    console = Console()
+    for path, hits in zip(options.query, found, strict=True):
+        reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
+        console.print(f"{path}: {len(hits)} found{reranked}", soft_wrap=True)
+        if hits:
+            console.print(entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
+
+
+def _answer(path: str, hits: Sequence[Hit]) -> dict[str, Any]:
+    ranked = [
+        {"rank": rank, "score": round(hit.score, 6), **as_json(hit.entry)} for rank, hit in enumerate(hits, 1)
+    ]
+    return {"query": path, "hits": ranked}
+
+
+def _draw(
+    options: argparse.Namespace, contents: Sequence[bytes], found: Sequence[Sequence[Hit]], gallery: Gallery
+) -> None:
+    from san_tf.visualization.ranked_lists import ranked_lists
+    from san_tf.visualization.style import save_figure
+
+    ranks = min(len(hits) for hits in found)
+    if ranks == 0:
+        raise UserError("Nothing was found for a query, so there is no list to draw; widen the filter.")
+    reader = NameReader(MARKET)
+    queries = [reader.entry(Path(path).name, "", {}) for path in options.query]
+    known = all(query.pid is not None for query in queries) and all(
+        hit.entry.pid is not None for hits in found for hit in hits[:ranks]
+    )
+    correct = [
+        [hit.entry.pid == query.pid for hit in hits[:ranks]]
+        for query, hits in zip(queries, found, strict=True)
+    ]
+    figure = ranked_lists(
+        [_picture(content) for content in contents],
+        [[_image_of(hit.entry, gallery) for hit in hits[:ranks]] for hits in found],
+        np.array(correct) if known else None,
+        query_captions=[_caption(query) for query in queries],
+        gallery_captions=[
+            [f"{hit.score:.2f}  {_caption(hit.entry)}".strip() for hit in hits[:ranks]] for hits in found
+        ],
+    )
+    save_figure(figure, options.figure)
+    if not options.json:
+        Console().print(f"{options.figure}: the ranked lists", soft_wrap=True)
+
+
+def _caption(entry: Entry) -> str:
+    return f"cam {entry.camera}" if entry.camera >= 0 else ""
+
+
+def _image_of(entry: Entry, gallery: Gallery) -> np.ndarray:
+    """The photograph of an entry; a grey one where it is not there any more."""
+    from san_tf.embedding.photographs import PhotographError, upright
+
+    grey = np.full((128, 64, 3), 225, np.uint8)
+    if not entry.image or gallery.info.images is None:
+        return grey
+    try:
+        return _picture(upright((Path(gallery.info.images) / entry.image).read_bytes()))
+    except (OSError, PhotographError, ValueError):
+        return grey
+
+
+def _picture(content: bytes) -> np.ndarray:
+    import tensorflow as tf
+
+    from san_tf.data.images import decode_image
+
+    try:
+        picture: np.ndarray = decode_image(tf.constant(content)).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError("it cannot be decoded") from error
+    return picture
