@@ -55,8 +55,7 @@ class EmbeddedGallery(Gallery):
     def __init__(self, folder: str | os.PathLike[str], read_only: bool = False) -> None:
         self._folder = Path(folder)
         self._store = SqliteStore(self._folder / STORE, read_only)
-        super().__init__(str(folder), self._store.info)
-        self._read_only = read_only
+        super().__init__(str(folder), self._store.info, read_only)
         self._lock = threading.RLock()
         self._state = State(-1, 0, 0, -1)
         self._index: VectorIndex | None = None

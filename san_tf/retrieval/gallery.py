@@ -73,6 +73,7 @@ class Gallery(ABC):
     Args:
         name: of the gallery, for messages: its path or address.
         info: its encoder and photographs.
+        read_only: refuse changes.
 
     Example:
         >>> with open_gallery("people.gallery", create=GalleryInfo(512, "market/1")) as gallery:
@@ -82,9 +83,10 @@ class Gallery(ABC):
         ('b.jpg', 0.93)
     """
 
-    def __init__(self, name: str, info: GalleryInfo) -> None:
+    def __init__(self, name: str, info: GalleryInfo, read_only: bool = False) -> None:
         self.name = name
         self.info = info
+        self._read_only = read_only
 
     def add(self, embeddings: np.ndarray, entries: Sequence[Entry]) -> None:
         """Add entries; those of keys that are there already replace them. On disk when it returns.
@@ -97,6 +99,7 @@ class Gallery(ABC):
             UserError: sizes that do not fit the gallery, values that are not finite or all 0, entries that
                 are none; the disk is full, then nothing of this call is in the gallery.
         """
+        self._refuse_if_read_only()
         rows = checked_embeddings(self.name, self.info.size, embeddings)
         checked = checked_entries(self.name, entries, len(rows))
         last = {entry.key: number for number, entry in enumerate(checked)}
@@ -141,6 +144,7 @@ class Gallery(ABC):
         Raises:
             UserError: neither or both are given.
         """
+        self._refuse_if_read_only()
         if (keys is None) == (where is None):
             raise UserError("Name the keys to delete, or a filter for them; one of both.")
         if keys is None:
@@ -159,6 +163,10 @@ class Gallery(ABC):
             raise UserError(f"{self.name} holds no entry {missing}; `san-tf gallery list` shows its keys.")
         rows = [found[key] for key in keys]
         return np.stack(rows) if rows else np.empty((0, self.info.size), np.float32)
+
+    def _refuse_if_read_only(self) -> None:
+        if self._read_only:
+            raise UserError(f"The gallery {self.name} was opened to be read only; open it to be changed.")
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that are in the gallery."""

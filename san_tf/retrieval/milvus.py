@@ -1,0 +1,270 @@
+"""The same gallery in Milvus: on a server or a cluster by its address, or in a file by milvus-lite."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.retrieval.checks import MAX_TAGS, MAX_TEXT
+from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
+from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
+
+# A request to a server may have 64 MB, and an answer 16,384 rows.
+_ROWS, _MOST_HITS = 1_000, 16_384
+_BYTES = 4 * MAX_TEXT  # Milvus counts bytes
+_FIELDS = ["key", "image", "camera", "time", "pid", "tags"]
+_DEFAULT = "san_tf_gallery"
+
+
+def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: bool) -> MilvusGallery:
+    """Open a gallery in Milvus, or make one.
+
+    Args:
+        address: `FILE.db`, or `http://host:19530`, which a collection's name may follow after `/`. The token
+            of a server comes from the environment variable MILVUS_TOKEN.
+        name: of the gallery, for messages.
+        create: what a new one is to know; None opens only what is there.
+        read_only: make none, and refuse changes.
+
+    Raises:
+        UserError: there is no such gallery or server, or pymilvus is missing.
+    """
+    try:
+        import pymilvus
+    except ImportError as error:
+        raise UserError("Milvus needs pymilvus: pip install 'san-tf[milvus]'.") from error
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised as well
+    server, collection = _place(address)
+    missing = f"There is no gallery {name}; make one with `san-tf gallery add {name} ...`."
+    may_make = create is not None and not read_only
+    if "://" not in server:
+        if Path(server).suffix != ".db":
+            raise UserError(f"{name} is no name of a file of Milvus; let it end in .db.")
+        if not Path(server).exists() and not may_make:
+            raise UserError(missing)
+        if not Path(server).absolute().parent.is_dir():
+            raise UserError(f"The folder of {server} does not exist; make it, or name another.")
+    try:
+        client = pymilvus.MilvusClient(server, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
+    except Exception as error:  # of many kinds, from pymilvus, gRPC and milvus-lite
+        why = "is it running?" if "://" in server else "is it open in another process, or something else?"
+        raise UserError(f"Milvus at {server} cannot be opened; {why}") from error
+    try:
+        with _errors_told(name):
+            info = _read_info(client, collection)
+            if info is None:
+                if not may_make or create is None:
+                    raise UserError(missing)
+                if client.has_collection(collection):
+                    raise UserError(f"{name} is no gallery, but another collection; name another one.")
+                _make_info(client, collection, create)
+                info = create
+            if not client.has_collection(collection):  # not even if an earlier try was interrupted
+                _make(client, collection, info)
+            return MilvusGallery(client, collection, name, info, read_only)
+    except UserError:
+        client.close()
+        raise
+
+
+class MilvusGallery(Gallery):
+    """A collection of Milvus, from `open_milvus`.
+
+    Milvus itself sees to its index and to several clients at once; milvus-lite serves one process at a time,
+    and refuses a second. Entries that are added are sent in portions of 1,000: if the disk fills up, the
+    portions before are in the gallery.
+
+    Args:
+        client: of pymilvus.
+        collection: its name.
+        name: of the gallery, for messages.
+        info: what the gallery knows.
+        read_only: refuse changes.
+    """
+
+    def __init__(self, client: Any, collection: str, name: str, info: GalleryInfo, read_only: bool) -> None:
+        super().__init__(name, info, read_only)
+        self._client, self._collection = client, collection
+
+    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
+        """List entries in the order of their keys; see `Gallery`. Milvus sorts nothing: all are fetched."""
+        found = sorted((_entry(row) for row in self._every(where, _FIELDS)), key=lambda entry: entry.key)
+        return found[start : None if limit is None else start + limit]
+
+    def cameras(self) -> list[int]:
+        """Return the numbers of all known cameras, ascending."""
+        return sorted({row["camera"] for row in self._every(EVERYTHING, ["camera"])} - {-1})
+
+    def tags(self) -> list[str]:
+        """Return all tags, sorted."""
+        return sorted({tag for row in self._every(EVERYTHING, ["tags"]) for tag in row["tags"]})
+
+    def __len__(self) -> int:
+        with _errors_told(self.name):
+            found = self._client.query(self._collection, filter="", output_fields=["count(*)"])
+            return int(found[0]["count(*)"])
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
+    def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
+        for start in range(0, len(entries), _ROWS):
+            some = zip(rows[start : start + _ROWS], entries[start : start + _ROWS], strict=True)
+            with _errors_told(self.name):
+                self._client.upsert(
+                    self._collection,
+                    [{**asdict(entry), "tags": list(entry.tags), "embedding": row} for row, entry in some],
+                )
+
+    def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> Iterator[list[Candidate]]:
+        if count > _MOST_HITS:
+            raise UserError(f"Milvus finds at most {_MOST_HITS:,} entries, not {count:,}; ask for fewer.")
+        for start in range(0, len(queries), 64):
+            with _errors_told(self.name):
+                found = self._client.search(
+                    self._collection,
+                    list(queries[start : start + 64]),
+                    anns_field="embedding",
+                    filter=_condition(where),
+                    limit=count,
+                    output_fields=[*_FIELDS, "embedding"],
+                )
+            for hits in found:
+                rows = [hit["entity"] for hit in hits]
+                yield [Candidate(_entry(row), np.array(row["embedding"], np.float32)) for row in rows]
+
+    def _delete(self, keys: list[str]) -> int:
+        there = sorted(self._known(keys))
+        for some in _portions(there):
+            with _errors_told(self.name):
+                self._client.delete(self._collection, ids=some)
+        return len(there)
+
+    def _delete_where(self, where: Filter) -> int:
+        return self._delete([row["key"] for row in self._every(where, ["key"])])
+
+    def _known(self, keys: list[str]) -> set[str]:
+        return {row["key"] for row in self._get(keys, ["key"])}
+
+    def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
+        rows = self._get(keys, ["key", "embedding"])
+        return {row["key"]: np.array(row["embedding"], np.float32) for row in rows}
+
+    def _get(self, keys: Sequence[str], fields: list[str]) -> Iterator[dict[str, Any]]:
+        for some in _portions(keys):
+            with _errors_told(self.name):
+                yield from self._client.get(self._collection, ids=some, output_fields=fields)
+
+    def _every(self, where: Filter, fields: list[str]) -> Iterator[dict[str, Any]]:
+        with _errors_told(self.name):
+            rows = self._client.query_iterator(
+                self._collection, batch_size=_ROWS, filter=_condition(where), output_fields=fields
+            )
+            try:
+                while some := rows.next():
+                    yield from some
+            finally:
+                rows.close()
+
+
+def _place(address: str) -> tuple[str, str]:
+    """Server and collection of an address."""
+    match = re.fullmatch(r"(\w+://[^/]+)/?(.*)", address)
+    if match is None:
+        return address, _DEFAULT
+    collection = match[2] or _DEFAULT
+    if not re.fullmatch(r"[A-Za-z_]\w*", collection, re.ASCII):
+        raise UserError(f"{collection} is no name of a collection of Milvus; use letters, digits and _.")
+    return match[1], collection
+
+
+def _read_info(client: Any, collection: str) -> GalleryInfo | None:
+    """What the gallery knows, from a collection of a single row; None if there is no gallery."""
+    name = f"{collection}_info"
+    if not client.has_collection(name):
+        return None
+    rows = client.query(name, filter="number == 0", output_fields=["info"])
+    return GalleryInfo(**json.loads(rows[0]["info"])) if rows else None
+
+
+def _make_info(client: Any, collection: str, info: GalleryInfo) -> None:
+    from pymilvus import DataType
+
+    name = f"{collection}_info"
+    if not client.has_collection(name):
+        schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+        schema.add_field("number", DataType.INT64, is_primary=True)
+        schema.add_field("info", DataType.VARCHAR, max_length=2 * _BYTES)
+        schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=2)  # a collection must have one
+        _create(client, name, schema)
+    client.upsert(name, [{"number": 0, "info": json.dumps(asdict(info)), "embedding": [0.0, 1.0]}])
+
+
+def _make(client: Any, collection: str, info: GalleryInfo) -> None:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    schema.add_field("key", DataType.VARCHAR, is_primary=True, max_length=_BYTES)
+    schema.add_field("image", DataType.VARCHAR, max_length=_BYTES)
+    schema.add_field("camera", DataType.INT64)
+    schema.add_field("time", DataType.DOUBLE, nullable=True)
+    schema.add_field("pid", DataType.INT64, nullable=True)
+    words = {"element_type": DataType.VARCHAR, "max_capacity": MAX_TAGS, "max_length": _BYTES}
+    schema.add_field("tags", DataType.ARRAY, **words)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=info.size)
+    _create(client, collection, schema)
+
+
+def _create(client: Any, name: str, schema: Any) -> None:
+    index = client.prepare_index_params()
+    index.add_index("embedding", index_type="AUTOINDEX", metric_type="IP")
+    client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
+
+
+def _condition(where: Filter) -> str:
+    """A filter in Milvus's language."""
+    parts = []
+    if where.cameras:
+        parts.append(f"camera in {[int(camera) for camera in where.cameras]}")
+    if where.excluded_cameras:
+        parts.append(f"camera not in {[int(camera) for camera in where.excluded_cameras]}")
+    if where.since is not None:
+        parts.append(f"time >= {float(where.since)!r}")
+    if where.until is not None:
+        parts.append(f"time < {float(where.until)!r}")
+    if where.tags:
+        parts.append(f"array_contains_all(tags, {json.dumps(list(where.tags), ensure_ascii=False)})")
+    return " and ".join(parts)
+
+
+def _entry(row: dict[str, Any]) -> Entry:
+    return Entry(**{name: row[name] for name in _FIELDS[:-1]}, tags=tuple(row["tags"]))
+
+
+def _portions(values: Sequence[str]) -> Iterator[list[str]]:
+    left = iter(values)
+    while some := list(itertools.islice(left, _ROWS)):
+        yield some
+
+
+@contextlib.contextmanager
+def _errors_told(name: str) -> Iterator[None]:
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as error:
+        reason = " ".join(str(error.message).split())[:200]
+        raise UserError(f"Milvus does not do what was asked of the gallery {name}: {reason}.") from error
