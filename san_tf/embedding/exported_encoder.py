@@ -27,6 +27,7 @@ class ExportedEncoder:
         folder: of the version.
         metadata: what the export says of itself, see `serving.read_metadata`.
         size: numbers an embedding has.
+        signatures: all functions of the export by name, as TensorFlow has them.
 
     Raises:
         UserError: the folder is no export of this package, or is damaged.
@@ -48,7 +49,8 @@ class ExportedEncoder:
         try:
             # Kept: its variables go with it.
             self._loaded = tf.saved_model.load(str(folder))
-            self._embed = self._loaded.signatures["serving_bytes"]
+            self.signatures = self._loaded.signatures
+            self._embed = self.signatures["serving_bytes"]
         except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
             reason = " ".join(str(error).split())[:120]
             raise UserError(f"{folder} cannot be loaded ({reason}); export it again.") from error

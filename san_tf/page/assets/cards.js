@@ -1,0 +1,99 @@
+// People as elements of the page. Names and tags come from a gallery, so they are set as text, never as markup.
+
+import * as server from "./server.js";
+
+export function element(name, className = "", ...content) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...content);
+  return made;
+}
+
+export function written(seconds) {
+  const moment = new Date(seconds * 1000);
+  if (Number.isNaN(moment.getTime())) return String(seconds);
+  return moment.toISOString().replace("T", " ").replace(/\.\d+Z$/, "");
+}
+
+export function show(image, source) {
+  const frame = image.parentElement;
+  frame.classList.remove("missing");
+  image.onerror = () => {
+    frame.dataset.missing = "no picture";
+    frame.classList.add("missing");
+  };
+  if (source) image.src = source;
+  else image.onerror();
+}
+
+function framed(className, source, lazy) {
+  const image = element("img");
+  image.alt = "";
+  if (lazy) image.loading = "lazy";
+  image.decoding = "async";
+  image.draggable = false;
+  const frame = element("span", className, image);
+  if (source !== undefined) show(image, source);
+  return frame;
+}
+
+export function mark(right) {
+  if (right === null || right === undefined) return "";
+  const made = element("span", `mark ${right ? "right" : "wrong"}`, right ? "✓" : "✕");
+  made.title = right ? "the same person" : "another person";
+  return made;
+}
+
+function where(item) {
+  const lines = [];
+  if (item.camera !== null) lines.push(`camera ${item.camera}`);
+  if (item.time !== null) lines.push(...written(item.time).split(" "));
+  if (item.tags.length) lines.push(item.tags.join(", "));
+  return lines;
+}
+
+function spoken(item) {
+  const parts = item.rank ? [`rank ${item.rank}`, `score ${item.score.toFixed(3)}`] : [item.key];
+  if (item.right !== null && item.right !== undefined) parts.push(item.right ? "the same person" : "another person");
+  return [...parts, ...where(item)].join(", ");
+}
+
+// A card: of a hit, with rank, mark and score; of the gallery, without.
+export function card(item, textures) {
+  const made = element("button", "card");
+  made.type = "button";
+  made.dataset.key = item.key;
+  made.title = item.key;
+  made.setAttribute("aria-label", spoken(item));
+  if (item.rank) {
+    const score = element("span", "score", item.score.toFixed(3));
+    made.append(element("span", "head", element("span", "rank", String(item.rank)), mark(item.right), score));
+    const bar = element("span", "bar");
+    bar.style.setProperty("--score", Math.max(0, item.score).toFixed(4));
+    made.append(bar);
+    if (item.right !== null) made.classList.add(item.right ? "right" : "wrong");
+  }
+  made.append(framed("crop", item.picture ? server.picture(item.key) : null, true));
+  // Textures cost the encoder's time: they are asked for when they are to be seen.
+  if (textures && item.picture) made.append(framed("painted", server.texture(item), true));
+  made.append(element("span", "facts", ...where(item).map((line) => element("span", "", line))));
+  return made;
+}
+
+export function strip(hits) {
+  return hits.map((hit) => element("i", hit.right === null ? "" : hit.right ? "right" : "wrong"));
+}
+
+export function summary(answer, facts) {
+  const marked = answer.hits.filter((hit) => hit.right !== null);
+  const first = marked.find((hit) => hit.right);
+  const parts = [`${Math.max(1, Math.round(answer.seconds * 1000))} ms`];
+  if (marked.length) {
+    const right = marked.filter((hit) => hit.right).length;
+    parts.push(`${right} of ${answer.hits.length} right`);
+    parts.push(first ? `the first at rank ${first.rank}` : "none of the same person");
+  } else if (facts.identities) {
+    parts.push("who the query is, is not known: no marks");
+  }
+  return parts.join(" · ");
+}

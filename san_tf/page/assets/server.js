@@ -1,0 +1,44 @@
+// Questions to the program behind the page. What it refuses, it refuses in one sentence.
+
+export class Refusal extends Error {}
+
+async function ask(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { cache: "no-store", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refusal("The program behind this page does not answer; is it still running in its terminal?");
+  }
+  if (response.ok) return response;
+  let sentence = `The program behind this page answered ${response.status}.`;
+  try {
+    sentence = (await response.json()).error ?? sentence;
+  } catch { /* it was no JSON */ }
+  throw new Refusal(sentence);
+}
+
+function post(path, question, signal) {
+  const headers = { "content-type": "application/json" };
+  return ask(path, { method: "POST", headers, body: JSON.stringify(question), signal });
+}
+
+export const gallery = async () => (await ask("/api/gallery")).json();
+export const entries = async (question, signal) => (await (await post("/api/entries", question, signal)).json()).entries;
+export const search = async (question, signal) => (await post("/api/search", question, signal)).json();
+
+export async function upload(file, signal) {
+  const headers = { "content-type": "application/octet-stream" };
+  return (await (await ask("/api/uploads", { method: "POST", headers, body: file, signal })).json()).upload;
+}
+
+export async function exported(kind, question, textures) {
+  const response = await post(`/api/export/${kind}${kind === "png" ? `?textures=${textures}` : ""}`, question);
+  return response.blob();
+}
+
+const named = (path, name, value) => `${path}?${new URLSearchParams({ [name]: value })}`;
+export const picture = (key) => named("/api/picture", "key", key);
+export const texture = (query) => query.upload
+  ? named("/api/upload-texture", "upload", query.upload)
+  : named("/api/texture", "key", query.key);

@@ -1,0 +1,109 @@
+"""The encoder behind the page: embeddings of files, and the textures that it paints."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from typing import Protocol
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from san_tf.data.images import decode_image
+from san_tf.embedding.exported_encoder import ExportedEncoder
+from san_tf.embedding.photographs import PhotographError, upright
+from san_tf.errors import UserError
+
+_UNDECODABLE = "is damaged: it cannot be decoded"
+
+
+class Network(Protocol):
+    """What the page asks of an encoder.
+
+    Attributes:
+        size: numbers of an embedding.
+        name: for people, such as `market/1`.
+        paints: whether `paint` works.
+    """
+
+    size: int
+    name: str
+    paints: bool
+
+    def embed(self, content: bytes) -> np.ndarray:
+        """The `(D,)` float32 embedding of a file; UserError if it cannot be used."""
+
+    def paint(self, content: bytes) -> np.ndarray:
+        """The `(T, T, 3)` uint8 texture of the person in a file; UserError if it cannot be used."""
+
+
+class ExportedNetwork:
+    """A version of an export, with its signature `texture` where it has one.
+
+    Args:
+        model: `saved_models/market/1`, or `saved_models/market` for its newest version.
+
+    Raises:
+        UserError: the folder is no export of this package, or is damaged.
+
+    Example:
+        >>> network = ExportedNetwork("saved_models/synthetic/1")
+        >>> network.paint(Path("crop.jpg").read_bytes()).shape
+        (128, 128, 3)
+    """
+
+    def __init__(self, model: str | os.PathLike[str]) -> None:
+        self.encoder = ExportedEncoder(model)
+        self.size = self.encoder.size
+        folder = self.encoder.folder.resolve()
+        self.name = f"{folder.parent.name}/{folder.name}"
+        self._paint = self.encoder.signatures.get("texture")
+        self.paints = self._paint is not None
+        # TensorFlow uses all cores for one picture; more of them at once only wait for each other.
+        self._turn = threading.Lock()
+
+    def embed(self, content: bytes) -> np.ndarray:
+        """The `(D,)` float32 embedding of a JPEG or PNG file.
+
+        Raises:
+            UserError: it is neither, is damaged, or has too many pixels.
+        """
+        content = _upright(content)
+        with self._turn:
+            embedding = self.encoder.embed_each([content])[0]
+        if embedding is None:
+            raise UserError(f"The picture {_UNDECODABLE}.")
+        return embedding
+
+    def paint(self, content: bytes) -> np.ndarray:
+        """The `(T, T, 3)` uint8 RGB texture of the person in a JPEG or PNG file.
+
+        Raises:
+            UserError: as `embed`; or the export has no signature `texture`.
+        """
+        if self._paint is None:
+            raise UserError(f"{self.name} paints no textures; export it with --export_texture.")
+        try:
+            with self._turn:
+                image = decode_image(tf.constant(_upright(content)))
+                texture: np.ndarray = self._paint(images=image[None])["texture"][0].numpy()
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"The picture {_UNDECODABLE}.") from error
+        return texture
+
+    def warm_up(self) -> None:
+        """Do everything once, so that nobody waits for TensorFlow's first time."""
+        file = io.BytesIO()
+        Image.new("RGB", (64, 128), (127, 127, 127)).save(file, "PNG")
+        self.embed(file.getvalue())
+        if self.paints:
+            self.paint(file.getvalue())
+
+
+def _upright(content: bytes) -> bytes:
+    try:
+        return upright(content)
+    except PhotographError as error:
+        raise UserError(f"The picture {error}.") from error

@@ -1,0 +1,100 @@
+"""The page on a port of this machine, until Ctrl-C."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+from typing import TYPE_CHECKING
+
+from san_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from san_tf.page.guard import Guard
+
+LOOPBACK = "127.0.0.1"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Take a port, before anything slow is done.
+
+    Args:
+        host: address or name of this machine.
+        port: 0 takes a free one.
+
+    Raises:
+        UserError: the port is taken or may not be taken, or there is no such address here.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        server = socket.socket(family, kind, protocol)
+    except (OSError, UnicodeError, OverflowError) as error:
+        raise UserError(f"{host} is no address of this machine; leave --host out for this machine alone.") from error
+    try:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(address)
+        server.listen(128)
+    except OSError as error:
+        server.close()
+        if error.errno == errno.EADDRINUSE:
+            raise UserError(
+                f"Port {port} is in use; end what uses it, or give another (--port 0 finds a free one)."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise UserError(f"Port {port} is reserved; give one from 1024 (--port 0 finds a free one).") from error
+        raise UserError(
+            f"{host} is no address of this machine ({error.strerror}); leave --host out for this machine alone."
+        ) from error
+    return server
+
+
+def address_of(server: socket.socket, host: str) -> str:
+    """What to open in a browser."""
+    shown = f"[{host}]" if ":" in host else host
+    return f"http://{shown}:{server.getsockname()[1]}/"
+
+
+def is_open_to_others(server: socket.socket) -> bool:
+    """Whether other machines may reach it."""
+    return not ipaddress.ip_address(server.getsockname()[0].partition("%")[0]).is_loopback
+
+
+def own_names(server: socket.socket, host: str) -> list[str]:
+    """Names by which a browser may know this machine: for a server open to others, also its own."""
+    return [host, socket.gethostname(), socket.getfqdn()] if is_open_to_others(server) else [host]
+
+
+def serve(application: Guard, server: socket.socket, ready: Callable[[], None]) -> None:
+    """Answer until Ctrl-C or SIGTERM.
+
+    Args:
+        application: from `build_app`.
+        server: from `listen`; closed at the end.
+        ready: called when it answers.
+    """
+    import uvicorn
+
+    class _Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    config = uvicorn.Config(
+        application,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+        limit_concurrency=200,
+    )
+    try:
+        _Server(config).run(sockets=[server])
+    except KeyboardInterrupt:
+        pass  # the way it is ended
+    finally:
+        server.close()
