@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import mimetypes
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -11,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -170,10 +169,11 @@ def _invalid(_: Request, error: Exception) -> Response:
 
 def _unknown(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
-    return PlainTextResponse("There is nothing here.", status)
+    sentence = "There is nothing here." if status in (404, 405) else "The question cannot be read."
+    return JSONResponse({"error": sentence}, status)
 
 
-def _unexpected(request: Request, error: Exception) -> Response:
-    logging.getLogger("san_tf.page").error("%s failed", request.url.path, exc_info=error)
+def _unexpected(_: Request, error: Exception) -> Response:
+    # Starlette raises it again when this is sent, and the server prints it.
     sentence = "Something went wrong in the program behind this page; its terminal says what."
     return JSONResponse({"error": sentence}, 500)

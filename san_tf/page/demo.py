@@ -19,7 +19,7 @@ from san_tf.synthesis.plans import ReidConfig
 # Other people than those that `saved_models/synthetic/1` was trained on: they follow from the seed.
 PEOPLE = ReidConfig(
     "page", train_identities=2, test_identities=25, train_images=10, queries=60, gallery_images=100,
-    distractors=8, junk=0, seed=2027,
+    distractors=0, junk=0, seed=2027,
 )  # fmt: skip
 TO_DROP = 12
 _BATCH = 32

@@ -51,13 +51,18 @@ def read_inside(folder: str | os.PathLike[str], name: str, most: int = MAX_BYTES
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise NoPictureError("This entry's picture is missing.") from error
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(file.fileno())
+    try:
+        facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):
             raise NoPictureError("This entry's picture is no file.")
         if facts.st_size > most:
             raise NoPictureError(f"This entry's picture is larger than {most // 2**20} MB.")
-        return file.read()
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(most)
+    except OSError as error:
+        raise NoPictureError("This entry's picture cannot be read.") from error
+    finally:
+        os.close(descriptor)
 
 
 def checked_header(content: bytes) -> ImageHeader:

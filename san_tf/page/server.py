@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import socket
@@ -11,6 +12,8 @@ from san_tf.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import uvicorn
 
     from san_tf.page.guard import Guard
 
@@ -66,6 +69,35 @@ def own_names(server: socket.socket, host: str) -> list[str]:
     return [host, socket.gethostname(), socket.getfqdn()] if is_open_to_others(server) else [host]
 
 
+def build_server(application: Guard, ready: Callable[[], None]) -> uvicorn.Server:
+    """A server that is not running yet.
+
+    Args:
+        application: from `build_app`.
+        ready: called when it answers.
+    """
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            ready()
+
+    return Server(
+        uvicorn.Config(
+            application,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # nobody else's word for who asks
+            ws="none",
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            limit_concurrency=200,
+        )
+    )
+
+
 def serve(application: Guard, server: socket.socket, ready: Callable[[], None]) -> None:
     """Answer until Ctrl-C or SIGTERM.
 
@@ -74,27 +106,9 @@ def serve(application: Guard, server: socket.socket, ready: Callable[[], None]) 
         server: from `listen`; closed at the end.
         ready: called when it answers.
     """
-    import uvicorn
-
-    class _Server(uvicorn.Server):
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            ready()
-
-    config = uvicorn.Config(
-        application,
-        log_level="warning",
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        ws="none",
-        lifespan="off",
-        timeout_graceful_shutdown=2,
-        limit_concurrency=200,
-    )
     try:
-        _Server(config).run(sockets=[server])
-    except KeyboardInterrupt:
-        pass  # the way it is ended
+        # Ctrl-C is how it is ended: uvicorn answers what it was asked, and raises it again.
+        with contextlib.suppress(KeyboardInterrupt):
+            build_server(application, ready).run(sockets=[server])
     finally:
         server.close()

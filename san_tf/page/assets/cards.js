@@ -60,7 +60,7 @@ function spoken(item) {
 
 // A card: of a hit, with rank, mark and score; of the gallery, without.
 export function card(item, textures) {
-  const made = element("button", "card");
+  const made = element("button", item.rank ? "card" : "card plain");
   made.type = "button";
   made.dataset.key = item.key;
   made.title = item.key;

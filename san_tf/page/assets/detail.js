@@ -5,6 +5,8 @@ import * as server from "./server.js";
 
 const find = (id) => document.getElementById(id);
 const dialog = find("detail");
+const canvas = find("difference");
+const context = canvas.getContext("2d", { willReadFrequently: true });
 let shown = null; // { query, hits, place, textures }
 
 export function open(query, hits, place, textures, follow) {
@@ -39,8 +41,7 @@ function draw() {
 }
 
 function clear() {
-  const canvas = find("difference");
-  canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+  context.clearRect(0, 0, canvas.width, canvas.height);
 }
 
 // Brightness of a texel: the mean difference of its colours, full at a third of their range.
@@ -52,10 +53,8 @@ async function compare(key) {
     return; // there is none, or another was asked for meanwhile
   }
   if (!shown || shown.hits[shown.place].key !== key) return;
-  const canvas = find("difference");
   canvas.width = left.naturalWidth;
   canvas.height = left.naturalHeight;
-  const context = canvas.getContext("2d", { willReadFrequently: true });
   const pixels = (image) => {
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
     return context.getImageData(0, 0, canvas.width, canvas.height);

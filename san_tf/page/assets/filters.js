@@ -23,7 +23,7 @@ export function build(facts, change) {
   for (const id of ["others", "since", "until", "top", "rerank"]) find(id).addEventListener("change", change);
   find("first").addEventListener("change", () => { find("rerank").checked = true; change(); });
   find("clear").addEventListener("click", () => { clear(); change(); });
-  if (matchMedia("(max-width: 820px)").matches) find("filters").open = false;
+  if (matchMedia("(max-width: 820px)").matches) find("filters").open = find("ranking").open = false;
 }
 
 function clear() {

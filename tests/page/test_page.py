@@ -1,0 +1,181 @@
+"""What the page is told: searches held against naive ones, marks and exports by hand."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from plain_people import HOSTILE, ORIGIN, Blind, StandIn, crop, entries, make_gallery, upload
+
+from san_tf.page.answers import is_right, written_time
+from san_tf.page.app import build_app, page_files
+from san_tf.page.recent import Recent
+from san_tf.page.service import PageService
+
+
+def _naive(folder, query: np.ndarray) -> list[tuple[str, float]]:
+    scores = []
+    for entry in entries():
+        other = StandIn().embed((folder / "images" / entry.image).read_bytes()).astype(float)
+        scores.append((entry.key, float(query @ other / np.linalg.norm(query) / np.linalg.norm(other))))
+    return sorted(scores, key=lambda pair: -pair[1])
+
+
+def test_an_upload_is_ranked_as_by_hand(client, folder):
+    content = crop(1, 5)
+    found = client.post("/api/search", json={"upload": upload(client, content), "pid": 1, "top": 10}).json()
+    wanted = _naive(folder, StandIn().embed(content).astype(float))
+    assert [hit["key"] for hit in found["hits"]] == [key for key, _ in wanted]
+    assert [hit["score"] for hit in found["hits"]] == pytest.approx([score for _, score in wanted], abs=1e-5)
+    assert [hit["rank"] for hit in found["hits"]] == list(range(1, 11))
+    assert found["query"] is None and found["pid"] == 1
+    marks = {hit["key"]: hit["right"] for hit in found["hits"]}
+    assert marks.pop(HOSTILE) is None  # nobody knows who that is
+    assert marks == {key: key.startswith("0001") for key in marks}
+
+
+def test_an_entry_is_looked_for_without_itself(client):
+    found = client.post("/api/search", json={"key": "0002_c1.png", "top": 3}).json()
+    assert found["query"]["key"] == "0002_c1.png" and found["pid"] == 2
+    assert {hit["key"] for hit in found["hits"][:2]} == {"0002_c2.png", "0002_c3.png"}
+    assert [hit["right"] for hit in found["hits"]] == [True, True, False]
+    # None of the three may be missing because the query itself took a place.
+    assert len(found["hits"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("where", "keys"),
+    [
+        ({"cameras": [1]}, {"0001_c2.png", "0002_c2.png", "0003_c2.png"}),
+        ({"excluded_cameras": [0, 1, 7]}, {"0001_c3.png", "0002_c3.png", "0003_c3.png"}),
+        ({"since": 1_780_003_600, "until": 1_780_007_200}, {"0001_c2.png", "0002_c2.png", "0003_c2.png"}),
+        ({"tags": ["night"]}, {"0001_c3.png", "0002_c3.png", "0003_c3.png"}),
+        ({"tags": [f"={HOSTILE}"]}, {HOSTILE}),
+        ({"tags": ["night", "day"]}, set()),
+    ],
+)
+def test_filters_hold_for_searches_and_lists(client, where, keys):
+    found = client.post("/api/search", json={"upload": upload(client, crop(3)), "where": where}).json()
+    assert {hit["key"] for hit in found["hits"]} == keys
+    assert {item["key"] for item in client.post("/api/entries", json={"where": where}).json()["entries"]} == keys
+
+
+def test_the_gallery_in_parts(client):
+    whole = [item["key"] for item in client.post("/api/entries", json={}).json()["entries"]]
+    assert whole == sorted(entry.key for entry in entries())
+    part = client.post("/api/entries", json={"start": 3, "limit": 3}).json()["entries"]
+    assert [item["key"] for item in part] == whole[3:6]
+    assert part[0] == {
+        "key": "0002_c1.png", "camera": 0, "time": 1_780_000_000.0, "pid": 2, "tags": ["day"], "picture": True,
+    }  # fmt: skip
+
+
+def test_what_the_page_knows_of_the_gallery(client):
+    facts = client.get("/api/gallery").json()
+    assert facts == {
+        "name": "people", "entries": 10, "cameras": [0, 1, 2, 7], "tags": sorted(["day", "night", f"={HOSTILE}"]),
+        "model": "stand-in/1", "paints": True, "times": True, "identities": True, "pictures": True,
+        "upload_bytes": 100_000,
+    }  # fmt: skip
+
+
+def test_pictures_and_textures(client, folder):
+    answer = client.get("/api/picture", params={"key": HOSTILE})
+    assert answer.content == (folder / "images" / "sub" / "hostile.png").read_bytes()
+    assert answer.headers["content-type"] == "image/png"
+    for answer in (
+        client.get("/api/texture", params={"key": "0001_c1.png"}),
+        client.get("/api/upload-texture", params={"upload": upload(client, crop(1))}),
+    ):
+        texture = np.asarray(Image.open(io.BytesIO(answer.content)))
+        assert texture.shape == (16, 16, 3) and texture[0, 0].tolist() == [200, 30, 30]
+
+
+def test_an_encoder_without_decoder_says_so(folder):
+    application = build_app(PageService(make_gallery(folder), Blind(), "people"))
+    with TestClient(application, base_url=ORIGIN) as client:
+        assert client.get("/api/gallery").json()["paints"] is False
+        answer = client.get("/api/texture", params={"key": "0001_c1.png"})
+        assert (answer.status_code, answer.json()) == (400, {"error": "It paints no textures."})
+        sheet = client.post("/api/export/png?textures=true", json={"key": "0001_c1.png"})
+        assert sheet.status_code == 200
+
+
+def test_csv(client):
+    # The query is the darkest red, so the red ones are nearest; the hostile one is as red.
+    question = {"key": "0001_c3.png", "top": 3}
+    answer = client.post("/api/export/csv", json=question)
+    assert answer.headers["content-disposition"] == 'attachment; filename="ranked.csv"'
+    rows = {row["key"]: row for row in csv.DictReader(io.StringIO(answer.text))}
+    found = {hit["key"]: hit for hit in client.post("/api/search", json=question).json()["hits"]}
+    assert rows.keys() == found.keys() and HOSTILE in rows
+    assert rows["0001_c2.png"] == {
+        "rank": str(found["0001_c2.png"]["rank"]), "key": "0001_c2.png",
+        "score": f"{found['0001_c2.png']['score']:.6f}", "camera": "1", "time": "2026-05-28T21:26:40Z", "pid": "1",
+        "tags": "day", "right": "yes",
+    }  # fmt: skip
+    # A spreadsheet would have computed this one.
+    assert rows[HOSTILE]["tags"] == f"'={HOSTILE}" and rows[HOSTILE]["right"] == ""
+
+
+def test_json_and_picture(client):
+    question = {"upload": upload(client, crop(2)), "pid": 2, "where": {"cameras": [0, 7]}}
+    exported = client.post("/api/export/json", json=question).json()
+    found = client.post("/api/search", json=question).json()
+    assert exported["hits"] == found["hits"] and exported["where"]["cameras"] == [0, 7]
+    assert exported["model"] == "stand-in/1" and exported["pid"] == 2
+    sheet = Image.open(io.BytesIO(client.post("/api/export/png?textures=true", json=question).content))
+    plain = Image.open(io.BytesIO(client.post("/api/export/png", json=question).content))
+    assert sheet.height > plain.height and sheet.width == plain.width > 400
+    # The trousers of the second person are in it, and the frame of a right one.
+    colors = {color for _, color in plain.convert("RGB").getcolors(1 << 20)}
+    assert {(40, 40, 40), (0x2F, 0x9E, 0x60), (0xD6, 0x45, 0x3D)} <= colors
+
+
+def test_no_hits_can_be_carried_away_too(client):
+    question = {"key": "0001_c1.png", "where": {"cameras": [99]}}
+    assert client.post("/api/export/csv", json=question).text.count("\n") == 1
+    assert client.post("/api/export/png", json=question).status_code == 200
+
+
+def test_all_that_the_page_names_is_there(client):
+    files = page_files()
+    assert client.get("/").text == files["index.html"].decode()
+    for name in files.keys() - {"index.html"}:
+        answer = client.get(f"/assets/{name}")
+        assert answer.content == files[name]
+        kind = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}[name.rpartition(".")[2]]
+        assert answer.headers["content-type"].startswith(kind)
+    assert client.get("/assets/nothing.js").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("query", "hit", "right"), [(7, 7, True), (7, 8, False), (7, 0, False), (7, -1, None), (7, None, None),
+                                (None, 7, None), (0, 0, None), (-1, -1, None)],
+)  # fmt: skip
+def test_marks(query, hit, right):
+    assert is_right(query, hit) is right
+
+
+def test_times():
+    assert written_time(0.0) == "1970-01-01T00:00:00Z"
+    assert written_time(1.5) == "1970-01-01T00:00:01.500Z"
+    assert written_time(1e300) == "1e+300"
+
+
+def test_what_is_not_asked_for_is_forgotten_first():
+    recent = Recent(10, len)
+    recent.put("a", b"1234")
+    recent.put("b", b"1234")
+    assert recent.get("a") == b"1234"
+    recent.put("c", b"1234")
+    assert recent.get("b") is None and recent.get("a") and recent.get("c")
+    recent.put("d", b"x" * 100)
+    assert recent.get("d") and len(recent) == 1
+    recent.put("d", b"x")
+    recent.put("e", b"x" * 9)
+    assert len(recent) == 2
