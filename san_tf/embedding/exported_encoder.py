@@ -82,5 +82,6 @@ class ExportedEncoder:
             return list(self.embed(files)) if files else []
         except tf.errors.InvalidArgumentError:
             good = [is_decodable(content) for content in files]
-            embedded = iter(self.embed([content for content, fine in zip(files, good, strict=True) if fine]))
+            kept = [content for content, fine in zip(files, good, strict=True) if fine]
+            embedded = iter(self.embed(kept) if kept else ())
             return [next(embedded) if fine else None for fine in good]

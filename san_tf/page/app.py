@@ -19,7 +19,7 @@ from san_tf.page.answers import answer_csv, answer_facts, entry_facts, is_right,
 from san_tf.page.guard import UPLOADS, Guard
 from san_tf.page.pictures import NoPictureError
 from san_tf.page.questions import Listing, Search
-from san_tf.page.service import Found, GoneError, PageService
+from san_tf.page.service import GoneError, PageService
 from san_tf.page.sheet import Cell, as_png, ranked_sheet
 
 UPLOAD_BYTES = 16 * 2**20
@@ -135,7 +135,9 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
 
     query = Cell(
         service.pixels(wanted),
-        painted(service.texture, wanted.key) if wanted.key else painted(service.upload_texture, wanted.upload or ""),
+        painted(service.texture, wanted.key)
+        if wanted.key
+        else painted(service.upload_texture, wanted.upload or ""),
         ("query", "" if found.pid is None else f"identity {found.pid}"),
     )
     cells = []
@@ -150,7 +152,9 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
 
 
 def _file(content: str | bytes, kind: str, name: str) -> Response:
-    return Response(content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'})
+    return Response(
+        content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'}
+    )
 
 
 def _sentence(status: int) -> Callable[[Request, Exception], Response]:

@@ -1,4 +1,4 @@
-"""A web page for a gallery on this machine: `san-tf serve-ui --gallery people.gallery --model saved_models/market/1`.
+"""A web page for a gallery: `san-tf serve-ui --gallery people.gallery --model saved_models/market/1`.
 
 Drop a crop, or choose one of the gallery, and see who is most alike, with camera, time and score, and the
 texture that the encoder's decoder paints of each: what the network sees. `san-tf serve-ui --demo` renders a
@@ -30,8 +30,12 @@ _ENCODER = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="san-tf serve-ui", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--gallery", metavar="DB", help="a gallery's path or address; see san-tf gallery --help")
-    parser.add_argument("--model", metavar="EXPORT", help="the encoder it was made with, saved_models/market/1")
+    parser.add_argument(
+        "--gallery", metavar="DB", help="a gallery's path or address; see san-tf gallery --help"
+    )
+    parser.add_argument(
+        "--model", metavar="EXPORT", help="the encoder it was made with, saved_models/market/1"
+    )
     parser.add_argument("--demo", action="store_true", help="render a gallery to try the page with")
     parser.add_argument("--host", metavar="ADDRESS", help="listen to other machines too; there is no login")
     parser.add_argument("--port", type=int, metavar="N", default=PORT, help="0 for a free one")
@@ -43,7 +47,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("--gallery is missing; name a gallery, or try the page with --demo.")
     if options.demo and not options.model:
         if not _ENCODER.is_dir():
-            raise UserError("The encoder of the demo comes with the repository, not with the package; give --model.")
+            raise UserError(
+                "The encoder of the demo comes with the repository, not with the package; give --model."
+            )
         options.model = str(_ENCODER)
     if not options.model:
         raise UserError("--model is missing; name the export that the gallery was made with.")
@@ -114,7 +120,9 @@ def _serve(service: PageService, server: socket.socket, host: str, browser: bool
                 file=sys.stderr,
                 flush=True,
             )
-        if browser and (sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        if browser and (
+            sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        ):
             webbrowser.open(address)
 
     serve(build_app(service, own_names(server, host), others), server, ready)

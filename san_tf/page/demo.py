@@ -45,7 +45,9 @@ def demo_gallery(
     """
     images, extra = folder / "images", folder / "to_drop"
     gallery = ExactGallery(GalleryInfo(network.size, network.name, images=str(images)))
-    crops = _written(render_crops(synthetic_reid_index(people, "gallery"), progress="Rendering people"), images)
+    crops = _written(
+        render_crops(synthetic_reid_index(people, "gallery"), progress="Rendering people"), images
+    )
     batches = [crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH)]
     for batch in track(batches, "Embedding them", transient=True):
         gallery.add(network.encoder.embed([crop.image for crop in batch]), [entry_of(crop) for crop in batch])

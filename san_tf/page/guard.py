@@ -27,8 +27,8 @@ _JSON = "application/json"
 
 HEADERS = {
     # Everything comes from here; scripts are files, and text never becomes markup.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
     "x-content-type-options": "nosniff",
     "cache-control": "no-store",
@@ -94,7 +94,10 @@ class Guard:
             return 403, "Another web site asked; only this page may."
         if scope["method"] in ("GET", "HEAD"):
             return None
-        if headers.get("origin", f"{scope['scheme']}://{host}").lower() != f"{scope['scheme']}://{host}".lower():
+        if (
+            headers.get("origin", f"{scope['scheme']}://{host}").lower()
+            != f"{scope['scheme']}://{host}".lower()
+        ):
             return 403, "Another web site asked; only this page may."
         wanted = _TYPES.get(scope["path"], _JSON)
         if scope["method"] == "POST" and headers.get("content-type", "").split(";")[0].strip() != wanted:

@@ -25,11 +25,13 @@ class Network(Protocol):
     Attributes:
         size: numbers of an embedding.
         name: for people, such as `market/1`.
+        fingerprint: of weights and preprocessing; "" where it is not known.
         paints: whether `paint` works.
     """
 
     size: int
     name: str
+    fingerprint: str
     paints: bool
 
     def embed(self, content: bytes) -> np.ndarray:
@@ -59,6 +61,7 @@ class ExportedNetwork:
         self.size = self.encoder.size
         folder = self.encoder.folder.resolve()
         self.name = f"{folder.parent.name}/{folder.name}"
+        self.fingerprint = ""
         self._paint = self.encoder.signatures.get("texture")
         self.paints = self._paint is not None
         # TensorFlow uses all cores for one picture; more of them at once only wait for each other.

@@ -34,7 +34,9 @@ def listen(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         server = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError, OverflowError) as error:
-        raise UserError(f"{host} is no address of this machine; leave --host out for this machine alone.") from error
+        raise UserError(
+            f"{host} is no address of this machine; leave --host out for this machine alone."
+        ) from error
     try:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind(address)
@@ -46,9 +48,11 @@ def listen(host: str, port: int) -> socket.socket:
                 f"Port {port} is in use; end what uses it, or give another (--port 0 finds a free one)."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise UserError(f"Port {port} is reserved; give one from 1024 (--port 0 finds a free one).") from error
+            raise UserError(
+                f"Port {port} is reserved; give one from 1024 (--port 0 finds a free one)."
+            ) from error
         raise UserError(
-            f"{host} is no address of this machine ({error.strerror}); leave --host out for this machine alone."
+            f"{host} is no address of this machine ({error.strerror}); leave --host out to stay on this one."
         ) from error
     return server
 

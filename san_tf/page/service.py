@@ -18,7 +18,7 @@ from san_tf.page.pictures import checked_header, for_page, pixels_for_page, read
 from san_tf.page.questions import Listing, Search
 from san_tf.page.recent import Recent
 from san_tf.retrieval.entries import Entry, Hit
-from san_tf.retrieval.gallery import Gallery
+from san_tf.retrieval.gallery import Gallery, GalleryInfo
 
 # Of a gallery's entries, so many tell whether it knows times, identities and pictures.
 _SAMPLE = 500
@@ -64,15 +64,12 @@ class PageService:
         name: of the gallery, for people.
 
     Raises:
-        UserError: the encoder's embeddings are of another size than the gallery's.
+        UserError: the gallery was made with another encoder.
     """
 
     def __init__(self, gallery: Gallery, network: Network, name: str) -> None:
-        if network.size != gallery.info.size:
-            raise UserError(
-                f"The gallery {name} holds embeddings of {gallery.info.size} numbers, and {network.name} makes "
-                f"{network.size}; give the encoder that the gallery was made with."
-            )
+        own = GalleryInfo(network.size, network.name, network.fingerprint)
+        gallery.info.check_encoder(gallery.name, own)
         self._gallery, self._network, self._name = gallery, network, name
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._shown: Recent[Entry] = Recent(50_000)

@@ -148,6 +148,15 @@ def test_memory_holds_some_batches_of_files(tmp_path, monkeypatch):
     assert progress.done == 3000 and most <= 3 * 10
 
 
+def test_damaged_files_alone_are_left_out_too(model, crops):
+    # A batch of which nothing was left failed in the network.
+    damaged, fine = (crops / "17.jpg").read_bytes(), (crops / "01.jpg").read_bytes()
+    encoder = ExportedEncoder(model)
+    assert encoder.embed_each([damaged]) == encoder.embed_each([damaged] * 2)[:1] == [None]
+    answer = encoder.embed_each([damaged, fine])
+    assert answer[0] is None and answer[1].shape == (encoder.size,)
+
+
 def test_nothing_to_embed(tmp_path, crops):
     with pytest.raises(UserError, match="None of 0 photographs could be embedded"):
         embed_photographs([], _Counting(), _table(tmp_path / "f.parquet"))

@@ -18,7 +18,11 @@ from san_tf.retrieval.gallery import GalleryInfo
 
 ORIGIN = "http://127.0.0.1:8642"
 # Of each person, shirt and trousers.
-CLOTHES = {1: ((200, 30, 30), (30, 30, 160)), 2: ((20, 140, 60), (40, 40, 40)), 3: ((230, 220, 90), (120, 60, 20))}
+CLOTHES = {
+    1: ((200, 30, 30), (30, 30, 160)),
+    2: ((20, 140, 60), (40, 40, 40)),
+    3: ((230, 220, 90), (120, 60, 20)),
+}
 HOSTILE = "<img src=x onerror=hacked=1>&\"'`$\\frac{"
 
 
@@ -27,6 +31,7 @@ class StandIn:
 
     size = 6
     name = "stand-in/1"
+    fingerprint = "plain"
     paints = True
 
     def embed(self, content: bytes) -> np.ndarray:
@@ -57,7 +62,9 @@ class Blind(StandIn):
         raise UserError("It paints no textures.")
 
 
-def crop(person: int, shade: int = 0, size: tuple[int, int] = (32, 64), kind: str = "PNG", **options) -> bytes:
+def crop(
+    person: int, shade: int = 0, size: tuple[int, int] = (32, 64), kind: str = "PNG", **options
+) -> bytes:
     """A picture of somebody, darker by `shade`."""
     picture = Image.new("RGB", size)
     for part, color in enumerate(CLOTHES[person]):
@@ -91,6 +98,8 @@ def make_gallery(folder: Path, more: tuple[Entry, ...] = ()) -> ExactGallery:
 
 
 def upload(client, content: bytes) -> str:
-    answer = client.post("/api/uploads", content=content, headers={"content-type": "application/octet-stream"})
+    answer = client.post(
+        "/api/uploads", content=content, headers={"content-type": "application/octet-stream"}
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()["upload"]

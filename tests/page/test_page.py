@@ -61,7 +61,9 @@ def test_an_entry_is_looked_for_without_itself(client):
 def test_filters_hold_for_searches_and_lists(client, where, keys):
     found = client.post("/api/search", json={"upload": upload(client, crop(3)), "where": where}).json()
     assert {hit["key"] for hit in found["hits"]} == keys
-    assert {item["key"] for item in client.post("/api/entries", json={"where": where}).json()["entries"]} == keys
+    assert {
+        item["key"] for item in client.post("/api/entries", json={"where": where}).json()["entries"]
+    } == keys
 
 
 def test_the_gallery_in_parts(client):
@@ -70,14 +72,16 @@ def test_the_gallery_in_parts(client):
     part = client.post("/api/entries", json={"start": 3, "limit": 3}).json()["entries"]
     assert [item["key"] for item in part] == whole[3:6]
     assert part[0] == {
-        "key": "0002_c1.png", "camera": 0, "time": 1_780_000_000.0, "pid": 2, "tags": ["day"], "picture": True,
+        "key": "0002_c1.png", "camera": 0, "time": 1_780_000_000.0, "pid": 2, "tags": ["day"],
+        "picture": True,
     }  # fmt: skip
 
 
 def test_what_the_page_knows_of_the_gallery(client):
     facts = client.get("/api/gallery").json()
     assert facts == {
-        "name": "people", "entries": 10, "cameras": [0, 1, 2, 7], "tags": sorted(["day", "night", f"={HOSTILE}"]),
+        "name": "people", "entries": 10, "cameras": [0, 1, 2, 7],
+        "tags": sorted(["day", "night", f"={HOSTILE}"]),
         "model": "stand-in/1", "paints": True, "times": True, "identities": True, "pictures": True,
         "upload_bytes": 100_000,
     }  # fmt: skip
@@ -115,7 +119,8 @@ def test_csv(client):
     assert rows.keys() == found.keys() and HOSTILE in rows
     assert rows["0001_c2.png"] == {
         "rank": str(found["0001_c2.png"]["rank"]), "key": "0001_c2.png",
-        "score": f"{found['0001_c2.png']['score']:.6f}", "camera": "1", "time": "2026-05-28T21:26:40Z", "pid": "1",
+        "score": f"{found['0001_c2.png']['score']:.6f}", "camera": "1", "time": "2026-05-28T21:26:40Z",
+        "pid": "1",
         "tags": "day", "right": "yes",
     }  # fmt: skip
     # A spreadsheet would have computed this one.
