@@ -34,12 +34,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--gallery", metavar="DB", help="a gallery's path or address; see san-tf gallery --help"
     )
     parser.add_argument(
-        "--model", metavar="EXPORT", help="the encoder it was made with, saved_models/market/1"
+        "--model", metavar="EXPORT", help="the gallery's encoder, if it has moved since the gallery was made"
     )
     parser.add_argument("--demo", action="store_true", help="render a gallery to try the page with")
     parser.add_argument("--host", metavar="ADDRESS", help="listen to other machines too; there is no login")
     parser.add_argument("--port", type=int, metavar="N", default=PORT, help="0 for a free one")
-    parser.add_argument("--browser", action="store_true", help="open the page in this machine's browser")
+    parser.add_argument(
+        "--browser",
+        action=argparse.BooleanOptionalAction,
+        help="open the page in this machine's browser, as the demo does",
+    )
     options: argparse.Namespace = parser.parse_args(argv)
     if options.demo and options.gallery:
         raise UserError("--demo renders a gallery of its own; leave out --gallery, or --demo.")
@@ -51,8 +55,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
                 "The encoder of the demo comes with the repository, not with the package; give --model."
             )
         options.model = str(_ENCODER)
-    if not options.model:
-        raise UserError("--model is missing; name the export that the gallery was made with.")
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}; give a number from 1 to 65535, or 0 for a free one.")
     return options
@@ -74,7 +76,8 @@ def _run(options: argparse.Namespace) -> None:
     host = options.host or LOOPBACK
     # Taken first: a port in use is told before TensorFlow takes its seconds to start.
     with contextlib.closing(listen(host, options.port)) as server, _service(options) as service:
-        _serve(service, server, host, options.browser)
+        browser = options.demo if options.browser is None else options.browser
+        _serve(service, server, host, browser)
     print("\nThe page is closed.")
 
 
@@ -82,23 +85,29 @@ def _run(options: argparse.Namespace) -> None:
 def _service(options: argparse.Namespace) -> Iterator[PageService]:
     """The gallery and its encoder."""
     with contextlib.ExitStack() as stack:
+        model, name = options.model, options.gallery
         if not options.demo:
             from san_tf.retrieval.opening import open_gallery
 
-            gallery = stack.enter_context(open_gallery(options.gallery, read_only=True))
+            gallery = stack.enter_context(open_gallery(name, read_only=True))
+            model = model or gallery.info.model
+            if not model or not Path(model).is_dir():
+                known = f" ({model})" if model else ""
+                raise UserError(
+                    f"The encoder of the gallery {name}{known} is not there; name it with --model."
+                )
         import_tensorflow()
         from san_tf.page.network import ExportedNetwork
         from san_tf.page.service import PageService
 
-        network = ExportedNetwork(options.model)
-        name = options.gallery
+        network = ExportedNetwork(model)
         if options.demo:
             from san_tf.page.demo import demo_gallery
 
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="san_tf_demo_")))
             gallery = stack.enter_context(demo_gallery(folder, network))
             name = "rendered people"
-            print(f"Crops to drop on the page: {folder / 'to_drop'}")
+            print(f"Crops to drop on the page: {folder / 'to_drop'}", flush=True)
         service = PageService(gallery, network, Path(name).name or name)
         network.warm_up()
         yield service

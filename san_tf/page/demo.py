@@ -44,7 +44,7 @@ def demo_gallery(
         The gallery, with cameras, times, identities, and how people walk and turn as tags.
     """
     images, extra = folder / "images", folder / "to_drop"
-    gallery = ExactGallery(GalleryInfo(network.size, network.name, images=str(images)))
+    gallery = ExactGallery(GalleryInfo(network.size, network.name, network.fingerprint, str(images)))
     crops = _written(
         render_crops(synthetic_reid_index(people, "gallery"), progress="Rendering people"), images
     )
@@ -65,7 +65,8 @@ def entry_of(crop: Crop) -> Entry:
         time = _BEGIN + (int(name["recording"]) - 1) * _DAY + int(name["frame"]) / _FRAMES
     # 0 faces the camera, 90 shows the left side.
     side = _SIDES[round(crop.yaw / 90) % 4]
-    return Entry(crop.filename, crop.filename, crop.camid, time, crop.pid, (crop.pose, side))
+    # As the name writes it, and as `san-tf gallery add` reads it: from 1.
+    return Entry(crop.filename, crop.filename, crop.camid + 1, time, crop.pid, (crop.pose, side))
 
 
 def _written(crops: Iterable[Crop], folder: Path) -> list[Crop]:

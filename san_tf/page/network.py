@@ -61,7 +61,7 @@ class ExportedNetwork:
         self.size = self.encoder.size
         folder = self.encoder.folder.resolve()
         self.name = f"{folder.parent.name}/{folder.name}"
-        self.fingerprint = ""
+        self.fingerprint = self.encoder.fingerprint
         self._paint = self.encoder.signatures.get("texture")
         self.paints = self._paint is not None
         # TensorFlow uses all cores for one picture; more of them at once only wait for each other.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import signal
 import socket
 from typing import TYPE_CHECKING
 
@@ -103,16 +104,19 @@ def build_server(application: Guard, ready: Callable[[], None]) -> uvicorn.Serve
 
 
 def serve(application: Guard, server: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer until Ctrl-C or SIGTERM.
+    """Answer until Ctrl-C or SIGTERM, which both are the way to end it; in the main thread.
 
     Args:
         application: from `build_app`.
         server: from `listen`; closed at the end.
         ready: called when it answers.
     """
+    # uvicorn answers what it was asked and raises the signal again; SIGTERM would end the process there and
+    # then, with whatever it has to clear away.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        # Ctrl-C is how it is ended: uvicorn answers what it was asked, and raises it again.
         with contextlib.suppress(KeyboardInterrupt):
             build_server(application, ready).run(sockets=[server])
     finally:
+        signal.signal(signal.SIGTERM, before)
         server.close()

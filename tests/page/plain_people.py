@@ -23,7 +23,7 @@ CLOTHES = {
     2: ((20, 140, 60), (40, 40, 40)),
     3: ((230, 220, 90), (120, 60, 20)),
 }
-HOSTILE = "<img src=x onerror=hacked=1>&\"'`$\\frac{"
+HOSTILE = "<img/src=x/onerror=hacked=1>&\"'`$\\frac{"
 
 
 class StandIn:
@@ -78,7 +78,7 @@ def crop(
 def entries() -> list[Entry]:
     """Three people by three cameras, and one whose name and tag would like to be markup."""
     made = [
-        Entry(f"{person:04}_c{camera + 1}.png", f"{person:04}_c{camera + 1}.png", camera,
+        Entry(f"{person:04}_c{camera + 1}.png", f"{person:04}_c{camera + 1}.png", camera + 1,
               1_780_000_000.0 + 3600 * camera, person, ("day" if camera < 2 else "night",))
         for person in CLOTHES
         for camera in range(3)

@@ -11,10 +11,14 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from plain_people import HOSTILE, ORIGIN, Blind, StandIn, crop, entries, make_gallery, upload
 
+from san_tf.evaluation.reranking import rerank
 from san_tf.page.answers import is_right, written_time
 from san_tf.page.app import build_app, page_files
 from san_tf.page.recent import Recent
 from san_tf.page.service import PageService
+from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.exact import ExactGallery
+from san_tf.retrieval.gallery import GalleryInfo
 
 
 def _naive(folder, query: np.ndarray) -> list[tuple[str, float]]:
@@ -50,8 +54,8 @@ def test_an_entry_is_looked_for_without_itself(client):
 @pytest.mark.parametrize(
     ("where", "keys"),
     [
-        ({"cameras": [1]}, {"0001_c2.png", "0002_c2.png", "0003_c2.png"}),
-        ({"excluded_cameras": [0, 1, 7]}, {"0001_c3.png", "0002_c3.png", "0003_c3.png"}),
+        ({"cameras": [2]}, {"0001_c2.png", "0002_c2.png", "0003_c2.png"}),
+        ({"excluded_cameras": [1, 2, 7]}, {"0001_c3.png", "0002_c3.png", "0003_c3.png"}),
         ({"since": 1_780_003_600, "until": 1_780_007_200}, {"0001_c2.png", "0002_c2.png", "0003_c2.png"}),
         ({"tags": ["night"]}, {"0001_c3.png", "0002_c3.png", "0003_c3.png"}),
         ({"tags": [f"={HOSTILE}"]}, {HOSTILE}),
@@ -66,13 +70,41 @@ def test_filters_hold_for_searches_and_lists(client, where, keys):
     } == keys
 
 
+def test_the_first_are_re_ranked_and_the_others_stay(folder):
+    rng = np.random.default_rng(5)
+    gallery = ExactGallery(GalleryInfo(6, "stand-in/1"))
+    rows = rng.normal(size=(60, 6))
+    gallery.add(rows, [Entry(f"{number:02}") for number in range(60)])
+    service = PageService(gallery, StandIn(), "people")
+    with TestClient(build_app(service), base_url=ORIGIN) as client:
+
+        def found(**question) -> list[dict]:
+            return client.post("/api/search", json={"key": "07", **question}).json()["hits"]
+
+        plain, better = found(top=59), found(top=59, rerank=40)
+        scores = {hit["key"]: hit["score"] for hit in plain}
+        first = [hit["key"] for hit in better][:40]
+        assert set(first) == {hit["key"] for hit in plain[:40]}
+        assert [hit["key"] for hit in better[40:]] == [hit["key"] for hit in plain[40:]]
+        assert {hit["key"]: hit["score"] for hit in better} == scores
+        # The order is that of `evaluation.reranking` on the rows as they are.
+        order = np.array([int(hit["key"]) for hit in plain[:40]])
+        units = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+        distances = rerank(units[[7]], units[order], metric="cosine")[0]
+        assert first == [f"{order[place]:02}" for place in np.argsort(distances, kind="stable")]
+        assert first != [hit["key"] for hit in plain[:40]]
+        # A short list is cut from the long one that was re-ranked, and a lone hit stays alone.
+        assert [hit["key"] for hit in found(top=5, rerank=40)] == first[:5]
+        assert len(found(top=5, rerank=1)) == 5 and len(found(rerank=50, where={"tags": ["none"]})) == 0
+
+
 def test_the_gallery_in_parts(client):
     whole = [item["key"] for item in client.post("/api/entries", json={}).json()["entries"]]
     assert whole == sorted(entry.key for entry in entries())
     part = client.post("/api/entries", json={"start": 3, "limit": 3}).json()["entries"]
     assert [item["key"] for item in part] == whole[3:6]
     assert part[0] == {
-        "key": "0002_c1.png", "camera": 0, "time": 1_780_000_000.0, "pid": 2, "tags": ["day"],
+        "key": "0002_c1.png", "camera": 1, "time": 1_780_000_000.0, "pid": 2, "tags": ["day"],
         "picture": True,
     }  # fmt: skip
 
@@ -80,7 +112,7 @@ def test_the_gallery_in_parts(client):
 def test_what_the_page_knows_of_the_gallery(client):
     facts = client.get("/api/gallery").json()
     assert facts == {
-        "name": "people", "entries": 10, "cameras": [0, 1, 2, 7],
+        "name": "people", "entries": 10, "cameras": [1, 2, 3, 7],
         "tags": sorted(["day", "night", f"={HOSTILE}"]),
         "model": "stand-in/1", "paints": True, "times": True, "identities": True, "pictures": True,
         "upload_bytes": 100_000,
@@ -119,7 +151,7 @@ def test_csv(client):
     assert rows.keys() == found.keys() and HOSTILE in rows
     assert rows["0001_c2.png"] == {
         "rank": str(found["0001_c2.png"]["rank"]), "key": "0001_c2.png",
-        "score": f"{found['0001_c2.png']['score']:.6f}", "camera": "1", "time": "2026-05-28T21:26:40Z",
+        "score": f"{found['0001_c2.png']['score']:.6f}", "camera": "2", "time": "2026-05-28T21:26:40Z",
         "pid": "1",
         "tags": "day", "right": "yes",
     }  # fmt: skip
@@ -128,10 +160,10 @@ def test_csv(client):
 
 
 def test_json_and_picture(client):
-    question = {"upload": upload(client, crop(2)), "pid": 2, "where": {"cameras": [0, 7]}}
+    question = {"upload": upload(client, crop(2)), "pid": 2, "where": {"cameras": [1, 7]}}
     exported = client.post("/api/export/json", json=question).json()
     found = client.post("/api/search", json=question).json()
-    assert exported["hits"] == found["hits"] and exported["where"]["cameras"] == [0, 7]
+    assert exported["hits"] == found["hits"] and exported["where"]["cameras"] == [1, 7]
     assert exported["model"] == "stand-in/1" and exported["pid"] == 2
     sheet = Image.open(io.BytesIO(client.post("/api/export/png?textures=true", json=question).content))
     plain = Image.open(io.BytesIO(client.post("/api/export/png", json=question).content))

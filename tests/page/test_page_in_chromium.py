@@ -30,10 +30,10 @@ from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 # Tags and a key that would be markup, scripts and addresses if the page let them.
 EVIL = tuple(
-    Entry(key, "0001_c1.png", 5, 0.0, 3, (f"{tag} {HOSTILE}",))
+    Entry(key, "0001_c1.png", 5, 0.0, 3, (f"{tag}{HOSTILE}",))
     for key, tag in (
-        ("<script>hacked=2</script>", "<svg onload=hacked=3>"),
-        ("javascript:hacked=4//", "</ol><script src=//evil.example/x.js></script>"),
+        ("<script>hacked=2</script>", "<svg/onload=hacked=3>"),
+        ("javascript:hacked=4//", "</ol><script/src=//evil.example/x.js></script>"),
         ("../secret.png?#&key=x%00", "{{7*7}}"),
     )
 )
@@ -157,7 +157,7 @@ def test_a_dropped_crop_is_ranked_with_marks_and_textures(dropped):
 
 
 def test_filters(dropped):
-    box = dropped.find_element(By.CSS_SELECTOR, "#cameras input[value='1']")
+    box = dropped.find_element(By.CSS_SELECTOR, "#cameras input[value='2']")
     dropped.execute_script("arguments[0].click()", box)
     _until(dropped, "document.querySelectorAll('.card').length == 3")
     assert _keys(dropped)[0] == "0002_c2.png"
@@ -165,7 +165,7 @@ def test_filters(dropped):
     assert _text(dropped, "active") == "1"
     dropped.find_element(By.ID, "clear").click()
     _until(dropped, "document.querySelectorAll('.card').length == 13")
-    dropped.execute_script("document.getElementById('others').click()")  # not the query's own camera, 0
+    dropped.execute_script("document.getElementById('others').click()")  # not the query's own camera, 1
     _until(dropped, "document.querySelectorAll('.card').length == 10")
     assert not [key for key in _keys(dropped) if key.endswith("_c1.png")]
     since = dropped.find_element(By.ID, "since")
@@ -198,6 +198,8 @@ def test_the_keyboard_is_enough(page):
     _until(page, f"document.getElementById('query-name').textContent == {json.dumps(second)}")
     page.back()
     _until(page, f"document.getElementById('query-name').textContent == {json.dumps(chosen)}")
+    _press(page, "r")
+    _until(page, "document.getElementById('subtitle').textContent.startsWith('re-ranked')")
     _press(page, "t")
     _until(page, "!document.getElementById('cards').classList.contains('textured')")
     _press(page, "g")

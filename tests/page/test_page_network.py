@@ -13,11 +13,16 @@ from PIL import Image
 from plain_people import ORIGIN, upload
 
 from san_tf.data.images import decode_image
+from san_tf.embedding.sources import photographs
 from san_tf.errors import UserError
 from san_tf.page.app import build_app
 from san_tf.page.demo import demo_gallery, entry_of
 from san_tf.page.network import ExportedNetwork
 from san_tf.page.service import PageService
+from san_tf.retrieval.adding import add_photographs
+from san_tf.retrieval.gallery import GalleryInfo
+from san_tf.retrieval.names import NameReader
+from san_tf.retrieval.opening import open_gallery
 from san_tf.synthesis.generator import Crop
 from san_tf.synthesis.plans import ReidConfig
 
@@ -62,11 +67,32 @@ def test_rendered_people_are_found(network, demo):
         assert Image.open(io.BytesIO(sheet.content)).width > 800
 
 
+def test_a_gallery_on_disk_behind_the_page(network, demo, tmp_path):
+    folder, _ = demo
+    info = GalleryInfo(network.size, network.name, network.fingerprint, str(folder / "images"))
+    with open_gallery(tmp_path / "people", create=info) as gallery:
+        add_photographs(gallery, photographs([folder / "images"]), network.encoder, NameReader())
+    with (
+        open_gallery(tmp_path / "people", read_only=True) as gallery,
+        TestClient(build_app(PageService(gallery, network, "people")), base_url=ORIGIN) as client,
+    ):
+        listed = client.post("/api/entries", json={}).json()["entries"]
+        assert [item["key"] for item in listed] == sorted(path.name for path in (folder / "images").iterdir())
+        found = client.post("/api/search", json={"key": listed[0]["key"], "top": 9}).json()["hits"]
+        assert len(found) == 9 and found[0]["right"]
+        # Asked for before it was shown, as after a reload of the page.
+        with TestClient(build_app(PageService(gallery, network, "people")), base_url=ORIGIN) as other:
+            answer = other.get("/api/picture", params={"key": listed[3]["key"]})
+            assert answer.content == (folder / "images" / listed[3]["key"]).read_bytes()
+            missing = other.get("/api/picture", params={"key": "nobody.jpg"})
+            assert missing.status_code in (400, 404) and "nobody.jpg" in missing.json()["error"]
+
+
 def test_entries_know_time_and_side():
     crop = Crop(b"", 7, 2, "0007_c3s2_000250_01.jpg", 91.0, "phoning", 1.0, b"")
     # 250 frames at 25 a second after 9 o'clock on the second day: 1780304400 + 86400 + 10.
     assert entry_of(crop).time == 1_780_390_810.0
-    assert entry_of(crop).tags == ("phoning", "left") and entry_of(crop).camera == 2
+    assert entry_of(crop).tags == ("phoning", "left") and entry_of(crop).camera == 3
 
 
 def test_what_it_cannot_use(network):

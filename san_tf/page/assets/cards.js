@@ -84,10 +84,10 @@ export function strip(hits) {
   return hits.map((hit) => element("i", hit.right === null ? "" : hit.right ? "right" : "wrong"));
 }
 
-export function summary(answer, facts) {
+export function summary(answer, facts, reranked) {
   const marked = answer.hits.filter((hit) => hit.right !== null);
   const first = marked.find((hit) => hit.right);
-  const parts = [`${Math.max(1, Math.round(answer.seconds * 1000))} ms`];
+  const parts = [reranked ? "re-ranked" : "", `${Math.max(1, Math.round(answer.seconds * 1000))} ms`];
   if (marked.length) {
     const right = marked.filter((hit) => hit.right).length;
     parts.push(`${right} of ${answer.hits.length} right`);
@@ -95,5 +95,5 @@ export function summary(answer, facts) {
   } else if (facts.identities) {
     parts.push("who the query is, is not known: no marks");
   }
-  return parts.join(" · ");
+  return parts.filter(Boolean).join(" · ");
 }

@@ -74,7 +74,7 @@ async function searchNow() {
   place(answer.hits);
   const many = answer.hits.length;
   find("title").textContent = many ? `The ${many} most alike` : "Nobody";
-  find("subtitle").textContent = many ? summary(answer, state.facts) : "";
+  find("subtitle").textContent = many ? summary(answer, state.facts, filters.ranking().rerank > 0) : "";
   find("strip").replaceChildren(...strip(answer.hits));
   find("strip").hidden = !answer.hits.some((hit) => hit.right !== null);
   find("empty").hidden = many > 0;
@@ -148,7 +148,7 @@ const compare = (at) => {
 // Market-1501 writes who it is and which camera saw it into the name of a file.
 function named(file) {
   const found = /^(-?\d+)_c(\d+)/.exec(file.name ?? "");
-  return { pid: found && Number(found[1]) > 0 ? Number(found[1]) : null, camera: found ? Number(found[2]) - 1 : null };
+  return { pid: found && Number(found[1]) > 0 ? Number(found[1]) : null, camera: found ? Number(found[2]) : null };
 }
 
 async function take(file) {
