@@ -144,11 +144,17 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
     for rank, hit in enumerate(found.hits[:_SHEET], 1):
         entry = hit.entry
         where = "" if entry.camera < 0 else f"camera {entry.camera}"
-        when = "" if entry.time is None else written_time(entry.time)
-        lines = (f"{rank}   {hit.score:.3f}", where, when)
+        # Day and clock below each other: a picture is narrow.
+        when = () if entry.time is None else written_time(entry.time).partition(".")[0].rstrip("Z").split("T")
+        lines = (f"{rank}   {hit.score:.3f}", where, *when)
         right = is_right(found.pid, entry.pid)
         cells.append(Cell(service.entry_pixels(entry.key), painted(service.texture, entry.key), lines, right))
-    return as_png(ranked_sheet(query, cells, f"{facts['name']}: the {len(cells)} most alike"))
+    return as_png(ranked_sheet(query, cells, _title(facts, wanted, len(cells))))
+
+
+def _title(facts: dict[str, Any], wanted: Search, count: int) -> str:
+    reranked = f", the first {wanted.rerank} re-ranked" if wanted.rerank else ""
+    return f"{facts['name']}: the {count} most alike by {facts['model']}{reranked}"
 
 
 def _file(content: str | bytes, kind: str, name: str) -> Response:
