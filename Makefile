@@ -1,4 +1,4 @@
-# Two commands a newcomer needs: `make demo` and `make test`. Each does all of its set-up.
+# What a newcomer needs: `make demo`, `make page` and `make test`. Each does all of its set-up.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
@@ -17,7 +17,7 @@ TESTS_ADDONS := tests/models tests/losses tests/training tests/serving tests/dat
 	--deselect tests/training/test_checkpoints.py::test_killed_while_saving
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo test test-all test-addons python-addons lint figures clean
+.PHONY: help install demo page test test-all test-addons python-addons lint figures clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ install: $(STAMP)  ## Make the virtual environment and install the package with 
 
 demo: $(STAMP)  ## From nothing to a trained, evaluated, exported encoder, on data made on the spot
 	$(RUN) -m san_tf.experiments.synthetic
+
+page: $(STAMP)  ## A web page with a gallery of rendered people, to search in
+	$(RUN) -m san_tf serve-ui --demo
 
 test: $(STAMP) lint  ## The tests that CI runs
 	$(RUN) -m pytest

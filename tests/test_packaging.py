@@ -55,6 +55,14 @@ def test_the_body_asset_is_small_and_its_licence_beside_it():
     assert "MakeHuman" in (assets / "PROVENANCE.md").read_text()
 
 
+def test_a_wheel_holds_all_files_of_the_page(config):
+    patterns = config["options.package_data"]["san_tf.page"].split(", ")
+    page = ROOT / "san_tf" / "page"
+    others = {file for file in page.rglob("*.*") if file.suffix not in (".py", ".pyc")}
+    assert len(others) >= 10
+    assert {file for pattern in patterns for file in page.glob(pattern)} == others
+
+
 def test_pictures_and_pages_that_the_readme_names_exist():
     text = re.sub(r"```.*?```", "", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
