@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import itertools
 import json
@@ -25,6 +26,8 @@ _ROWS, _MOST_HITS = 1_000, 16_384
 _BYTES = 4 * MAX_TEXT  # Milvus counts bytes
 _FIELDS = ["key", "image", "camera", "time", "pid", "tags"]
 _DEFAULT = "san_tf_gallery"
+# Connections of this process by address.
+_open: collections.Counter[str] = collections.Counter()
 
 
 def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: bool) -> MilvusGallery:
@@ -44,7 +47,8 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
         import pymilvus
     except ImportError as error:
         raise UserError("Milvus needs pymilvus: pip install 'san-tf[milvus]'.") from error
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)  # errors are raised as well
+    for logger in ("pymilvus", "milvus_lite", "grpc._server"):
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what matters is raised as well
     server, collection = _place(address)
     missing = f"There is no gallery {name}; make one with `san-tf gallery add {name} ...`."
     may_make = create is not None and not read_only
@@ -57,6 +61,7 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
             raise UserError(f"The folder of {server} does not exist; make it, or name another.")
     try:
         client = pymilvus.MilvusClient(server, token=os.environ.get("MILVUS_TOKEN", ""), timeout=30)
+        _open[server] += 1
     except Exception as error:  # of many kinds, from pymilvus, gRPC and milvus-lite
         why = "is it running?" if "://" in server else "is it open in another process, or something else?"
         raise UserError(f"Milvus at {server} cannot be opened; {why}") from error
@@ -72,10 +77,21 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
                 info = create
             if not client.has_collection(collection):  # not even if an earlier try was interrupted
                 _make(client, collection, info)
-            return MilvusGallery(client, collection, name, info, read_only)
+            client.load_collection(collection)
+            return MilvusGallery(client, server, collection, name, info, read_only)
     except UserError:
-        client.close()
+        _close(client, server)
         raise
+
+
+def _close(client: Any, server: str) -> None:
+    """Close a connection; with the last one to a file, its server in this process, which holds its lock."""
+    client.close()
+    _open[server] -= 1
+    if "://" not in server and not _open[server]:
+        from milvus_lite.server_manager import server_manager_instance
+
+        server_manager_instance.release_server(server)
 
 
 class MilvusGallery(Gallery):
@@ -87,15 +103,19 @@ class MilvusGallery(Gallery):
 
     Args:
         client: of pymilvus.
+        server: its address or file.
         collection: its name.
         name: of the gallery, for messages.
         info: what the gallery knows.
         read_only: refuse changes.
     """
 
-    def __init__(self, client: Any, collection: str, name: str, info: GalleryInfo, read_only: bool) -> None:
+    def __init__(
+        self, client: Any, server: str, collection: str, name: str, info: GalleryInfo, read_only: bool
+    ) -> None:
         super().__init__(name, info, read_only)
-        self._client, self._collection = client, collection
+        self._client, self._server, self._collection = client, server, collection
+        self._closed = False
 
     def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
         """List entries in the order of their keys; see `Gallery`. Milvus sorts nothing: all are fetched."""
@@ -117,7 +137,9 @@ class MilvusGallery(Gallery):
 
     def close(self) -> None:
         """Close the connection."""
-        self._client.close()
+        if not self._closed:
+            self._closed = True
+            _close(self._client, self._server)
 
     def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
         for start in range(0, len(entries), _ROWS):
@@ -195,6 +217,7 @@ def _read_info(client: Any, collection: str) -> GalleryInfo | None:
     name = f"{collection}_info"
     if not client.has_collection(name):
         return None
+    client.load_collection(name)  # a server that was started anew, or somebody, may have released it
     rows = client.query(name, filter="number == 0", output_fields=["info"])
     return GalleryInfo(**json.loads(rows[0]["info"])) if rows else None
 

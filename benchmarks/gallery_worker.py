@@ -1,0 +1,151 @@
+"""One engine in a process of its own: `gallery_worker.py TASK URI FOLDER`, prints JSON.
+
+TASK is `build`, `search`, `both` (for what is in memory), `faiss` (its exact index alone), `add` (until killed).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from san_tf.memory import peak_memory
+from san_tf.retrieval.entries import Entry, Filter
+from san_tf.retrieval.exact import ExactGallery
+from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.retrieval.opening import open_gallery
+
+ADDED, TOP = 10_000, 10
+
+
+def entry(number: int, camera: int) -> Entry:
+    """Entry of a row: a second apart, every hundredth with a tag."""
+    return Entry(f"{number:08}", "", camera, float(number), None, ("rare",) if number % 100 == 0 else ())
+
+
+def filters(size: int) -> dict[str, Filter]:
+    """What is searched among: all, a sixteenth, fifteen sixteenths, the last tenth, a hundredth."""
+    return {
+        "everything": Filter(),
+        "one camera of 16": Filter(cameras=(3,)),
+        "all cameras but one": Filter(excluded_cameras=(3,)),
+        "the last tenth of the time": Filter(since=0.9 * size),
+        "a tag of one in 100": Filter(tags=("rare",)),
+    }
+
+
+def _batches(folder: Path) -> Iterator[tuple[np.ndarray, list[Entry]]]:
+    rows, cameras = np.load(folder / "rows.npy", mmap_mode="r"), np.load(folder / "cameras.npy")
+    for start in range(0, len(rows), ADDED):
+        stop = min(start + ADDED, len(rows))
+        yield np.array(rows[start:stop]), [entry(n, int(cameras[n])) for n in range(start, stop)]
+
+
+def build(gallery: Gallery, folder: Path) -> dict[str, float]:
+    """Add everything."""
+    began, processor, slowest = time.perf_counter(), time.process_time(), 0.0
+    for rows, entries in _batches(folder):
+        start = time.perf_counter()
+        gallery.add(rows, entries)
+        slowest = max(slowest, time.perf_counter() - start)
+    gallery.optimize()
+    return {
+        "build_seconds": time.perf_counter() - began,
+        "build_processor_seconds": time.process_time() - processor,
+        "slowest_add_seconds": slowest,
+        "build_peak_GB": peak_memory(),
+    }
+
+
+def _rates(ask: Callable[[np.ndarray], Any], queries: np.ndarray, seconds: float = 2.0) -> dict[str, float]:
+    """Queries a second: one at a time, one at a time from two threads, and a hundred at once."""
+
+    def one_at_a_time(first: int) -> int:
+        asked, began = 0, time.perf_counter()
+        while time.perf_counter() - began < seconds:
+            ask(queries[(first + asked) % len(queries)][None])
+            asked += 1
+        return asked
+
+    rates, processor = {}, time.process_time()
+    rates["single"] = one_at_a_time(0) / seconds
+    rates["single_processor_ms"] = 1000 * (time.process_time() - processor) / (rates["single"] * seconds)
+    with ThreadPoolExecutor(2) as pool:
+        began = time.perf_counter()
+        asked = sum(pool.map(one_at_a_time, (0, len(queries) // 2)))
+        rates["single_by_two_clients"] = asked / (time.perf_counter() - began)
+    asked, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        ask(queries[:100])
+        asked += len(queries[:100])
+    return {**rates, "batched": asked / (time.perf_counter() - began)}
+
+
+def search(gallery: Gallery, folder: Path, filtered: bool = True) -> dict[str, Any]:
+    """Recall and speed, for each filter."""
+    queries = np.load(folder / "queries.npy")
+    size, found = len(gallery), {}
+    began = time.perf_counter()
+    gallery.search(queries[:1], TOP)
+    first = time.perf_counter() - began
+    for number, (name, where) in enumerate(filters(size).items()):
+        if number and not filtered:
+            break
+        truth = np.load(folder / f"truth-{number}.npy")
+        answers = [[int(hit.entry.key) for hit in hits] for hits in gallery.search(queries, TOP, where)]
+        shared = [len(set(row) & set(wanted)) for row, wanted in zip(answers, truth.tolist(), strict=True)]
+        found[name] = {"recall_at_10": float(np.mean(shared)) / TOP}
+        found[name] |= _rates(lambda asked, where=where: gallery.search(asked, TOP, where), queries)
+    return {"first_query_seconds": first, "search": found, "search_peak_GB": peak_memory()}
+
+
+def faiss_flat(folder: Path) -> dict[str, Any]:
+    """The exact index of FAISS, without entries or filters."""
+    import faiss
+
+    rows, queries = np.load(folder / "rows.npy", mmap_mode="r"), np.load(folder / "queries.npy")
+    index, began = faiss.IndexFlatIP(rows.shape[1]), time.perf_counter()
+    for start in range(0, len(rows), ADDED):
+        index.add(np.array(rows[start : start + ADDED]))
+    built = time.perf_counter() - began
+    truth = np.load(folder / "truth-0.npy")
+    answers = index.search(queries, TOP)[1]
+    recall = np.mean([len({*row} & {*wanted}) for row, wanted in zip(answers, truth, strict=True)]) / TOP
+    rates = _rates(lambda asked: index.search(asked, TOP), queries)
+    found = {"everything": {"recall_at_10": float(recall), **rates}}
+    return {"build_seconds": built, "search": found, "search_peak_GB": peak_memory()}
+
+
+def add_until_killed(uri: str, first: int) -> None:
+    """Add batches of a hundred, and say the number of each that is in the gallery."""
+    with open_gallery(uri) as gallery:
+        for number in range(first, 10**6):
+            rows = np.random.default_rng(number).standard_normal((100, gallery.info.size))
+            gallery.add(rows, [Entry(f"{number:06}-{place:02}", camera=number) for place in range(100)])
+            print(number, flush=True)
+
+
+def main() -> None:
+    task, uri, folder = sys.argv[1], sys.argv[2], Path(sys.argv[3])
+    if task == "add":
+        add_until_killed(uri, int(sys.argv[3]))
+    size = np.load(folder / "queries.npy", mmap_mode="r").shape[1]
+    if task == "faiss":
+        found = faiss_flat(folder)
+    elif task == "both":
+        gallery: Gallery = ExactGallery(GalleryInfo(size))
+        found = {**build(gallery, folder), **search(gallery, folder, filtered=False)}
+    else:
+        with open_gallery(uri, create=GalleryInfo(size) if task == "build" else None) as gallery:
+            found = build(gallery, folder) if task == "build" else search(gallery, folder)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
