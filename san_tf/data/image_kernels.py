@@ -54,7 +54,7 @@ def fill_images(
     for n in range(len(images)):
         stored_height, stored_width = sizes[n]
         stored = pixels[n, : 3 * stored_height * stored_width].reshape(stored_height, 3 * stored_width)
-        recolored = not _is_identity(color[n])
+        recolored = not is_identity(color[n])
         if stored_height == enlarged[n, 0] and stored_width == enlarged[n, 1]:
             first = 3 * crop[n, 1]
             for y in range(height):
@@ -90,7 +90,8 @@ def fill_images(
 
 
 @compiled
-def _is_identity(color: np.ndarray) -> bool:
+def is_identity(color: np.ndarray) -> bool:
+    """Whether a colour matrix `(3, 4)` changes nothing."""
     for i in range(3):
         for j in range(4):
             if color[i, j] != (1.0 if i == j else 0.0):

@@ -7,11 +7,11 @@ import tensorflow as tf
 
 from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
 from san_tf.data.image_kernels import fill_images
+from san_tf.data.loans import ArrayLender
 from san_tf.data.texture_kernels import fill_textures
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-# TensorFlow takes an array as it is, without a copy, if it begins at a multiple of this.
-_ALIGNMENT = 64
+_MEMORY = ArrayLender()
 
 
 def vary_images(
@@ -41,7 +41,7 @@ def vary_images(
         (1, 256, 128, 3)
     """
     height, width = image_size
-    images = _aligned((len(pixels), height, 3 * width))
+    images = _MEMORY.lend((len(pixels), height, 3 * width))
     scale = np.tile(1.0 / (255.0 * IMAGENET_STD), width).astype(np.float32)
     shift = np.tile(IMAGENET_MEAN / IMAGENET_STD, width).astype(np.float32)
     tile = np.zeros((1, 1, 3), np.float32) if noise_tile is None else noise_tile
@@ -67,17 +67,10 @@ def vary_textures(
         `(N, T, T, 3)` float32: texture / 127.5 - 1; mid-grey where there is none.
     """
     size = decoded.shape[1]
-    textures = _aligned((len(places), 3 * size * size))
+    textures = _MEMORY.lend((len(places), 3 * size * size))
     mirror = (mirror_map[..., 0] * size + mirror_map[..., 1]).ravel().astype(np.int32)
     fill_textures(decoded.reshape(len(decoded), -1), places, plan.flip, plan.dye, mirror, textures)
     return textures.reshape(len(places), size, size, 3)
-
-
-def _aligned(shape: tuple[int, ...]) -> np.ndarray:
-    size = int(np.prod(shape)) * np.dtype(np.float32).itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    first = -memory.ctypes.data % _ALIGNMENT
-    return memory[first : first + size].view(np.float32).reshape(shape)
 
 
 def make_noise_tile(seed: int, image_size: tuple[int, int]) -> np.ndarray:
