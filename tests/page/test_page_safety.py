@@ -7,8 +7,10 @@ import io
 import json
 import os
 import resource
+import socket
 import struct
 import tempfile
+import threading
 import zlib
 
 import numpy as np
@@ -22,6 +24,7 @@ from plain_people import CLOTHES, HOSTILE, ORIGIN, StandIn, crop, make_gallery, 
 from san_tf.page.app import build_app
 from san_tf.page.guard import HEADERS, Guard, _name
 from san_tf.page.pictures import NoPictureError, for_page, pixels_for_page, read_inside
+from san_tf.page.server import build_server, listen
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
 
@@ -118,6 +121,54 @@ def test_addresses_that_serve_nothing(client, path):
     answer = client.get(path)
     assert answer.status_code in (400, 404, 422)
     assert len(answer.content) < 300 and "Traceback" not in answer.text
+
+
+def _raw(port: int, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def test_bytes_that_no_browser_sends(folder):
+    service = PageService(make_gallery(folder), StandIn(), "people")
+    server = listen("127.0.0.1", 0)
+    port = server.getsockname()[1]
+    started = threading.Event()
+    running = build_server(build_app(service), started.set)
+    thread = threading.Thread(target=running.run, kwargs={"sockets": [server]}, daemon=True)
+    thread.start()
+    try:
+        assert started.wait(20)
+        own = b"Host: localhost\r\nConnection: close\r\n"
+        assert _raw(port, b"GET / HTTP/1.1\r\n" + own + b"\r\n").startswith(b"HTTP/1.1 200")
+        for path in (
+            b"/../../../../etc/passwd", b"/assets/../../../../etc/passwd",
+            b"/assets/..%2f..%2f..%2fetc%2fpasswd", b"/assets/%2e%2e/%2e%2e/app.py",
+            b"/assets/\\..\\app.py", b"//etc/passwd", b"/assets/%00", b"/%ff",
+            b"/api/picture?key=..%2fsecret.png", b"/api/picture?key=%2e%2e%2fsecret.png&key=0001_c1.png%00",
+            b"file:///etc/passwd", b"*", b"x" * 70_000,
+        ):  # fmt: skip
+            answer = _raw(port, b"GET " + path + b" HTTP/1.1\r\n" + own + b"\r\n")
+            assert answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), (path[:40], answer[:80])
+            assert b"root:" not in answer and b"PNG" not in answer and b"Traceback" not in answer
+        # No host at all, and a foreign address in place of the path.
+        assert b" 421 " in _raw(port, b"GET / HTTP/1.0\r\n\r\n")
+        foreign = (
+            b"GET http://evil.example/api/gallery HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n"
+        )
+        assert _raw(port, foreign).startswith(b"HTTP/1.1 4")
+        # Two lengths of one body: what is behind the shorter one must not pass for a request of its own.
+        smuggled = (
+            b"POST /api/search HTTP/1.1\r\n"
+            + own
+            + b"Content-Type: application/json\r\nContent-Length: 4\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /api/gallery HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        assert b"stand-in/1" not in _raw(port, smuggled)
+    finally:
+        running.should_exit = True
+        thread.join(10)
+        server.close()
 
 
 # --- who asks
