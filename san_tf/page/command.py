@@ -109,7 +109,7 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
             name = "rendered people"
             print(f"Crops to drop on the page: {folder / 'to_drop'}", flush=True)
         service = PageService(gallery, network, Path(name).name or name)
-        network.warm_up()
+        service.warm_up()
         yield service
 
 

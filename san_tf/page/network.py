@@ -40,6 +40,9 @@ class Network(Protocol):
     def paint(self, content: bytes) -> np.ndarray:
         """The `(T, T, 3)` uint8 texture of the person in a file; UserError if it cannot be used."""
 
+    def warm_up(self) -> None:
+        """Do everything once."""
+
 
 class ExportedNetwork:
     """A version of an export, with its signature `texture` where it has one.

@@ -60,6 +60,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def address_of(server: socket.socket, host: str) -> str:
     """What to open in a browser."""
+    if ipaddress.ip_address(server.getsockname()[0].partition("%")[0]).is_unspecified:
+        host = socket.gethostname()  # all addresses of this machine: none that could be opened
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{server.getsockname()[1]}/"
 

@@ -76,6 +76,12 @@ class PageService:
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
 
+    def warm_up(self) -> None:
+        """Do everything once, so that nobody waits for what compiles or loads at its first time."""
+        self._network.warm_up()
+        for entry in self._gallery.entries(limit=1):
+            self.search(Search(key=entry.key, rerank=50))
+
     def facts(self) -> dict[str, Any]:
         """What the page has to know of the gallery and its encoder."""
         sample = self._gallery.entries(limit=_SAMPLE)

@@ -54,6 +54,11 @@ def test_mistakes(capsys, tmp_path, monkeypatch, argv, sentence):
     assert sentence in _mistake(capsys, *argv)
 
 
+def test_without_fastapi(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)  # what an import meets where it is not installed
+    assert "The page wants FastAPI and uvicorn: pip install 'san-tf[page]'" in _mistake(capsys, "--demo")
+
+
 def test_a_port_in_use(capsys):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
@@ -94,6 +99,7 @@ def test_without_a_host_it_listens_to_this_machine_alone():
         assert own_names(server, "127.0.0.1") == ["127.0.0.1"]
     with listen("0.0.0.0", 0) as server:
         assert is_open_to_others(server)
+        assert address_of(server, "0.0.0.0").startswith(f"http://{socket.gethostname()}:")
         assert own_names(server, "0.0.0.0")[1] == socket.gethostname()
 
 
