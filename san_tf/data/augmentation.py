@@ -1,4 +1,4 @@
-"""Augmentation: what happens to every image of an epoch is planned in NumPy, and done in TensorFlow.
+"""Augmentation planned: what happens to every image of an epoch; `transforms` does it.
 
 A plan is a pure function of (seed, epoch, position), so an element of the training data is the same whether a
 run starts there or passes by, and on any number of threads. Planning a whole epoch in NumPy takes
@@ -118,7 +118,7 @@ class Augmentation:
 
 
 class AugmentationPlan(NamedTuple):
-    """What happens to each of `n` images: NumPy arrays, or in a pipeline tensors of one image or a batch."""
+    """What happens to each of `n` images: NumPy arrays, or in a pipeline tensors."""
 
     flip: Any  # (n,) bool
     size: Any  # (n, 2) int32: height and width to resize to before the crop

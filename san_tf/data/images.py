@@ -44,24 +44,6 @@ def resize_image(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tens
     return tf.image.resize(image, size, method="bilinear")
 
 
-def normalize_image(image: tf.Tensor) -> tf.Tensor:
-    """Normalise one image of any size, in front of its resize: where it is enlarged, a quarter of the work.
-
-    Resizing takes weighted means, so the order makes no difference but in the last digits.
-
-    Args:
-        image: `(height, width, 3)` uint8 or float32, 0-255.
-
-    Returns:
-        `(height, width, 3)` float32, as `normalize_images` does it.
-    """
-    shape = tf.shape(image)
-    rows = tf.reshape(tf.cast(image, tf.float32), tf.stack([shape[0], 3 * shape[1]]))
-    scale = tf.tile(tf.constant(1.0 / (255.0 * IMAGENET_STD), tf.float32), shape[1:2])
-    shift = tf.tile(tf.constant(IMAGENET_MEAN / IMAGENET_STD, tf.float32), shape[1:2])
-    return tf.reshape(rows * scale - shift, shape)
-
-
 def normalize_images(images: tf.Tensor) -> tf.Tensor:
     """Normalise `(N, H, W, 3)` float32 images of 0-255 as `san_tf.normalization.normalize` does, but faster.
 

@@ -1,25 +1,28 @@
 """tf.data pipelines: records to batches for training, and to images for inference.
 
 A training pipeline runs over plans: for each epoch NumPy says which image stands at which position, and how
-it is varied; TensorFlow gathers the encoded bytes, decodes, resizes and augments them in parallel. Order of
-the stages: plan, one image at a time (small enough for a core's cache), batch, prefetch.
+it is varied; TensorFlow gathers the encoded bytes and decodes them in parallel; compiled loops do all the
+rest to a whole batch in one pass over its pixels, outside the GIL. Order of the stages: plan, decode one row
+at a time, batch, vary, prefetch.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan
-from san_tf.data.images import decode_image, normalize_image, normalize_images, resize_image
+from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.data.open_iterators import close_at_exit
 from san_tf.data.plans import Part, pair_part, plan_rows
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
 from san_tf.data.shards import Shard
-from san_tf.data.texture_loader import texture_loader
+from san_tf.data.texture_loader import TextureLoader
 from san_tf.errors import UserError
 
 
@@ -168,9 +171,10 @@ def _planned_dataset(
     shard: Shard | None,
 ) -> tf.data.Dataset:
     """Chain the stages; the rows of the parts stand one after the other in every batch."""
+    close_at_exit()
     image_size = (int(image_size[0]), int(image_size[1]))
     contents = tf.constant([image for part in parts for image in part.records.images], tf.string)
-    load_texture = None
+    textures = None
     if texture_size:
         files = np.concatenate([part.records.texture_files for part in parts])
         if not len(files):
@@ -178,45 +182,47 @@ def _planned_dataset(
                 "No image has a texture to learn from; attach a folder of pseudo textures, or "
                 "give image-texture pairs."
             )
-        load_texture = texture_loader(files, texture_size, mirror_map)
+        textures = TextureLoader(files, texture_size, mirror_map)
     augmentations = [part.augmentation for part in parts]
-    dyed = any(a.dye > 0 for a in augmentations)
-    recolor = dyed or any(a.jitter > 0 for a in augmentations)
     reduce = any(a.low_resolution > 0 for a in augmentations)
     noisy = any(a.noise > 0 and a.noise_level > 0 for a in augmentations)
-    erasing = any(a.erasing > 0 for a in augmentations)
-    noise = transforms.make_noise_tile(seed, image_size) if noisy else None
+    noise_tile = transforms.make_noise_tile(seed, image_size) if noisy else None
 
-    def load(index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor) -> dict[str, tf.Tensor]:
+    def load(index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor) -> dict[str, Any]:
         plan = AugmentationPlan(*row)
         image = decode_image(tf.gather(contents, index))
         if reduce:
             image = transforms.reduce_resolution(image, plan.scale)
-        if recolor:
-            image = transforms.recolor_image(image, plan.color)
-        image = transforms.move_image(normalize_image(image), plan, image_size)
-        if noise is not None:
-            offset = [plan.noise_offset[0], plan.noise_offset[1], 0]
-            image += plan.noise * tf.slice(noise, offset, [*image_size, 3])
-        image = tf.ensure_shape(image, (*image_size, 3))
-        if erasing:
-            image = transforms.erase_box(image, plan.erased)
-        element = {"image": image, "label": label, "record": index}
-        if load_texture is not None:
-            pixels = load_texture(texture, plan.flip)
-            if dyed:
-                pixels = transforms.recolor_texture(pixels, plan.dye)
-            element["texture"] = transforms.scale_texture(pixels)
-            element["texture_weight"] = tf.cast(texture >= 0, tf.float32)
-        return element
+        loaded = {"pixels": tf.reshape(image, [-1]), "size": tf.shape(image)[:2], "plan": row}
+        loaded |= {"label": label, "record": index}
+        if textures is not None:
+            loaded |= {"texture": texture, "texels": textures.decode(texture)}
+        return loaded
+
+    def vary(batch: dict[str, Any]) -> dict[str, tf.Tensor]:
+        def vary_images(pixels: np.ndarray, sizes: np.ndarray, *plan: np.ndarray) -> np.ndarray:
+            return transforms.vary_images(pixels, sizes, AugmentationPlan(*plan), image_size, noise_tile)
+
+        arguments = [batch["pixels"], batch["size"], *batch["plan"]]
+        image = tf.numpy_function(vary_images, arguments, tf.float32, stateful=False)
+        varied = {"image": tf.ensure_shape(image, (rows, *image_size, 3))}
+        varied |= {"label": batch["label"], "record": batch["record"]}
+        if textures is not None:
+            arguments = [batch["texels"], batch["texture"], *batch["plan"]]
+            texture = tf.numpy_function(textures.finish, arguments, tf.float32, stateful=False)
+            varied["texture"] = tf.ensure_shape(texture, (rows, texture_size, texture_size, 3))
+            varied["texture_weight"] = tf.cast(batch["texture"] >= 0, tf.float32)
+        return varied
 
     sizes = [part.order(0).shape[1] for part in parts]
     places = None if shard is None else shard.rows(sizes)
     rows = sum(sizes) if places is None else places.shape[1]
     dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs, places)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
+    # Images of several sizes stand in one array of bytes, each at the beginning of its row.
+    dataset = dataset.padded_batch(rows, drop_remainder=True)
     # A batch with textures takes 75 MB: a small fixed number bounds the memory on machines of many cores.
-    dataset = dataset.batch(rows, drop_remainder=True)
+    dataset = dataset.map(vary, num_parallel_calls=2, deterministic=True)
     if places is not None:
         turns = tf.data.Dataset.from_tensor_slices(places).repeat()
         dataset = tf.data.Dataset.zip((dataset, turns)).map(lambda batch, row: {**batch, "row": row})

@@ -2,75 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
 
 from san_tf.data import transforms
+from san_tf.data.augmentation import AugmentationPlan
 from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
 from san_tf.errors import UserError
 
-# Decoding a 256x256 texture costs more than all the rest of an image's way through the pipeline. The 929
-# textures of the paper's PIT data, and their mirror images, fit.
+# Decoding a 256x256 texture costs as much as all the rest of an image's way through the pipeline. The 929
+# textures of the paper's PIT data fit twice.
 _CACHE_BYTES = 384 * 2**20
 
 
-def texture_loader(
-    files: np.ndarray, size: int, mirror_map: np.ndarray | None = None, cache_bytes: int = _CACHE_BYTES
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Return a function that loads a texture by its index, mirrored if its image is flipped.
+class TextureLoader:
+    """Makes a batch of texture targets, in two steps: decoding, a row at a time, and the rest.
 
     Args:
         files: `(U,)` encoded textures.
         size: T wanted.
         mirror_map: `(T, T, 2)` as in `pipeline.train_dataset`; None takes the one of this package's body.
-        cache_bytes: if all textures and their mirror images take less when decoded, they are decoded once.
-
-    Returns:
-        Function of a scalar index (-1 where there is none) and a scalar bool, to `(T, T, 3)` uint8; mid-grey
-        where there is no texture.
+        cache_bytes: if all textures take less when decoded, they are decoded here, once.
 
     Raises:
         UserError: the mirror map has another size.
     """
-    if mirror_map is None:
-        from san_tf.synthesis import texels
 
-        mirror_map = texels.mirror_map(size)
-    if mirror_map.shape != (size, size, 2):
-        raise UserError(
-            f"The mirror map has shape {mirror_map.shape}; textures of {size} need ({size}, {size}, 2)."
-        )
-    flat_mirror = tf.constant((mirror_map[..., 0] * size + mirror_map[..., 1]).ravel(), tf.int32)
-    contents = tf.constant(list(files), tf.string)
-    as_stored = all(read_header(texture)[1:3] == (size, size) for texture in files)
-    missing = tf.fill((size, size, 3), tf.constant(128, tf.uint8))
+    def __init__(
+        self,
+        files: np.ndarray,
+        size: int,
+        mirror_map: np.ndarray | None = None,
+        cache_bytes: int = _CACHE_BYTES,
+    ) -> None:
+        if mirror_map is None:
+            from san_tf.synthesis import texels
 
-    def decode(index: tf.Tensor) -> tf.Tensor:
-        texture = decode_image(tf.gather(contents, index))
-        if not as_stored:
-            texture = transforms.resize_texture(texture, size)
-        return tf.ensure_shape(texture, (size, size, 3))
+            mirror_map = texels.mirror_map(size)
+        if mirror_map.shape != (size, size, 2):
+            raise UserError(
+                f"The mirror map has shape {mirror_map.shape}; textures of {size} need ({size}, {size}, 2)."
+            )
+        self._mirror_map = mirror_map
+        self._size = size
+        self._contents = tf.constant(list(files), tf.string)
+        self._as_stored = all(read_header(texture)[1:3] == (size, size) for texture in files)
+        self._decoded: np.ndarray | None = None
+        if len(files) and len(files) * size * size * 3 <= cache_bytes:
+            decoded = tf.data.Dataset.range(len(files)).map(self._decode, num_parallel_calls=tf.data.AUTOTUNE)
+            self._decoded = decoded.batch(len(files)).get_single_element().numpy()
 
-    def load(index: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-        texture = tf.cond(index < 0, lambda: missing, lambda: decode(index))
-        return tf.cond(flip, lambda: transforms.mirror_texture(texture, flat_mirror), lambda: texture)
+    def decode(self, index: tf.Tensor) -> tf.Tensor:
+        """The first step, of one row.
 
-    if not len(files) or 2 * len(files) * size * size * 3 > cache_bytes:
-        return load
+        Args:
+            index: scalar int64 of a texture; -1 where there is none.
 
-    def both(index: tf.Tensor) -> tf.Tensor:
-        texture = decode(index)
-        return tf.stack([texture, transforms.mirror_texture(texture, flat_mirror)])
+        Returns:
+            `(T, T, 3)` uint8; `(0,)` where all textures are kept decoded.
+        """
+        if self._decoded is not None:
+            return tf.zeros((0,), tf.uint8)
+        missing = tf.zeros((self._size, self._size, 3), tf.uint8)
+        return tf.cond(index < 0, lambda: missing, lambda: self._decode(index))
 
-    decoded = tf.data.Dataset.range(len(files)).map(both, num_parallel_calls=tf.data.AUTOTUNE)
-    # A row for a texture and one for its mirror image: gathering a row copies bytes, slicing takes longer.
-    cache = decoded.unbatch().batch(2 * len(files)).get_single_element()
+    def finish(self, rows: np.ndarray, indices: np.ndarray, *plan: np.ndarray) -> np.ndarray:
+        """The second step, of a batch: mirrored, dyed and scaled.
 
-    def load_cached(index: tf.Tensor, flip: tf.Tensor) -> tf.Tensor:
-        row = 2 * index + tf.cast(flip, index.dtype)
-        return tf.cond(index < 0, lambda: missing, lambda: tf.gather(cache, row))
+        Args:
+            rows: `(N, ...)` uint8, what `decode` made.
+            indices: `(N,)` int64, what `decode` was given.
+            *plan: the columns of the `AugmentationPlan` of the N images.
 
-    return load_cached
+        Returns:
+            `(N, T, T, 3)` float32 in [-1, 1]; mid-grey where there is no texture.
+        """
+        decoded, places = self._decoded, indices
+        if decoded is None:
+            decoded, places = rows, np.where(indices < 0, -1, np.arange(len(indices)))
+        return transforms.vary_textures(decoded, places, AugmentationPlan(*plan), self._mirror_map)
+
+    def _decode(self, index: tf.Tensor) -> tf.Tensor:
+        texture = decode_image(tf.gather(self._contents, index))
+        if not self._as_stored:
+            texture = transforms.resize_texture(texture, self._size)
+        return tf.ensure_shape(texture, (self._size, self._size, 3))

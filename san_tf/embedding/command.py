@@ -9,7 +9,6 @@ table.
 from __future__ import annotations
 
 import argparse
-import csv
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from san_tf.atomic import atomic_file
 from san_tf.command_line import Parser, import_tensorflow, run_as_command
 from san_tf.errors import UserError
 
@@ -108,6 +106,7 @@ def _run(options: argparse.Namespace) -> None:
 def _run_beam(options: argparse.Namespace) -> None:
     if Path(options.out).suffix.lower() != ".parquet":
         raise UserError(f"{options.out} is no name of a Parquet file; let it end in .parquet.")
+    from san_tf.embedding.feature_table import write_left_out
     from san_tf.embedding.sources import photographs
     from san_tf.serving.servable import find_versions
 
@@ -123,21 +122,17 @@ def _run_beam(options: argparse.Namespace) -> None:
     flags = [f"--{option}" for option in options.runner_options]
     places = photographs(options.images)
     done, left_out = embed_by_beam(places, model, options.out, options.runner, flags, options.batch)
+    write_left_out(options.out, left_out)
     _tell(options, Console(), done, left_out)
 
 
 def _tell(options: argparse.Namespace, console: Console, done: int, left_out: Mapping[str, str]) -> None:
-    """Say what was written, and list what was left out beside it."""
+    from san_tf.embedding.feature_table import left_out_list
+
     what = "tracks" if options.tracks else "photographs"
-    listed = Path(options.out).with_suffix(".left_out.csv")
     if left_out:
-        with atomic_file(listed) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["path", "problem"])
-            rows.writerows(left_out.items())
+        listed = left_out_list(options.out)
         console.print(f"{len(left_out):,} {what} could not be used; {listed} says which and why.")
-    else:
-        listed.unlink(missing_ok=True)
     console.print(f"{options.out}: embeddings of {done - len(left_out):,} {what}")
 
 

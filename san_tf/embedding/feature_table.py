@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import shutil
@@ -93,7 +94,7 @@ class FeatureTable:
             self._parquet.write_table(table, temporary, write_page_checksum=True)
 
     def finish(self, parts: int) -> int:
-        """Put the parts together and remove them.
+        """List what was left out, put the parts together and remove them.
 
         Returns:
             Rows of the table.
@@ -102,7 +103,15 @@ class FeatureTable:
             UserError: the disk is full, or parts have different columns.
         """
         files = [self._part(number) for number in range(parts)]
-        schemas = [self._parquet.read_schema(file).remove_metadata() for file in files]
+        kept = [self._parquet.read_schema(file) for file in files]
+        left_out = {
+            name: problem
+            for part in kept
+            for name, problem in json.loads(part.metadata[_NOTES])["left_out"].items()
+        }
+        # The list first: a table that is there is the sign that all is done.
+        write_left_out(self.path, left_out)
+        schemas = [part.remove_metadata() for part in kept]
         schema = max(schemas, key=len).with_metadata({_NOTES: json.dumps(self._notes)})
         rows = 0
         with atomic_file(self.path) as temporary, self._parquet.ParquetWriter(temporary, schema) as writer:
@@ -151,6 +160,31 @@ class FeatureTable:
             else:
                 arrays[name] = pa.array(values, pa.string())
         return pa.table(arrays)
+
+
+def left_out_list(path: str | Path) -> Path:
+    """Where the photographs that a table leaves out are listed."""
+    return Path(path).with_suffix(".left_out.csv")
+
+
+def write_left_out(path: str | Path, left_out: Mapping[str, str]) -> None:
+    """List the photographs that a table leaves out, beside it; no list where there are none.
+
+    Args:
+        path: of the table.
+        left_out: why not, by name.
+
+    Raises:
+        UserError: the disk is full, or the place cannot be written.
+    """
+    listed = left_out_list(path)
+    if not left_out:
+        listed.unlink(missing_ok=True)
+        return
+    with atomic_file(listed) as temporary, Path(temporary).open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["path", "problem"])
+        rows.writerows(left_out.items())
 
 
 def whole_number(column: str, name: str, value: str) -> int:

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -6,6 +9,7 @@ from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset, pit_dataset, train_dataset
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
+from san_tf.data.texture_loader import TextureLoader
 from san_tf.errors import UserError
 from san_tf.normalization import denormalize, normalize, texture_to_uint8
 
@@ -77,7 +81,7 @@ def test_batches_hold_the_planned_images_and_their_textures(records, picture):
 @pytest.mark.parametrize("cached", [True, False])
 def test_flipped_images_have_mirrored_textures(records, picture, monkeypatch, cached):
     if not cached:
-        monkeypatch.setattr("san_tf.data.texture_loader.texture_loader.__defaults__", (None, 0))
+        monkeypatch.setattr(TextureLoader.__init__, "__defaults__", (None, 0))
     augmentation = Augmentation(translation=0.0, erasing=0.0)
     dataset = train_dataset(records, 3, 4, SIZE, T, ROTATED, augmentation, seed=1)
     flipped = []
@@ -175,3 +179,23 @@ def test_mistakes_are_named(records, pit):
         train_dataset(records, 3, 4, SIZE, 32, MIRROR)
     with pytest.raises(UserError, match="no image-texture pairs"):
         pit_dataset(pit.select(np.array([], int)), 4, SIZE, T, MIRROR)
+
+
+OPEN_AT_THE_END = """
+import sys
+import cv2, numpy as np
+from san_tf.data.pipeline import train_dataset
+from san_tf.data.records import Records
+
+picture = cv2.imencode(".jpg", np.zeros((256, 128, 3), np.uint8))[1].tobytes()
+records = Records.from_columns([picture] * 64, 1 + np.arange(64) // 4)
+iterators = [iter(train_dataset(records, 16, 4, (256, 128))) for _ in range(3)]
+batch = [next(iterator) for iterator in iterators]
+sys.exit(3)
+"""
+
+
+def test_a_process_with_open_iterators_ends():
+    # Without `close_at_exit` it hangs.
+    ended = subprocess.run([sys.executable, "-c", OPEN_AT_THE_END], timeout=120, stderr=subprocess.PIPE)
+    assert ended.returncode == 3, ended.stderr.decode()
