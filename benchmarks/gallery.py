@@ -86,7 +86,6 @@ def kill(engine: str, times: int, dimensions: int) -> dict[str, int]:
         for _ in range(times):
             command = [sys.executable, str(WORKER), "add", uri, str(last + 1)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-            assert process.stdout is not None
             if process.stdout is None:
                 raise SystemExit("The process that adds says nothing.")
             acknowledged.add(int(process.stdout.readline()))

@@ -1,6 +1,6 @@
 """One engine in a process of its own: `gallery_worker.py TASK URI FOLDER`, prints JSON.
 
-TASK is `build`, `search`, `both` (for what is in memory), `faiss` (its exact index alone), `add` (until killed).
+TASK is `build`, `search`, `both` (for what is in memory), `faiss` (its exact index), `add` (until killed).
 """
 
 from __future__ import annotations
@@ -40,11 +40,16 @@ def filters(size: int) -> dict[str, Filter]:
     }
 
 
+def _rows(folder: Path, start: int, stop: int) -> np.ndarray:
+    """Some rows; the file is mapped anew each time, so that it does not count as this process's memory."""
+    return np.array(np.load(folder / "rows.npy", mmap_mode="r")[start:stop])
+
+
 def _batches(folder: Path) -> Iterator[tuple[np.ndarray, list[Entry]]]:
-    rows, cameras = np.load(folder / "rows.npy", mmap_mode="r"), np.load(folder / "cameras.npy")
-    for start in range(0, len(rows), ADDED):
-        stop = min(start + ADDED, len(rows))
-        yield np.array(rows[start:stop]), [entry(n, int(cameras[n])) for n in range(start, stop)]
+    cameras = np.load(folder / "cameras.npy")
+    for start in range(0, len(cameras), ADDED):
+        stop = min(start + ADDED, len(cameras))
+        yield _rows(folder, start, stop), [entry(n, int(cameras[n])) for n in range(start, stop)]
 
 
 def build(gallery: Gallery, folder: Path) -> dict[str, float]:
@@ -109,10 +114,10 @@ def faiss_flat(folder: Path) -> dict[str, Any]:
     """The exact index of FAISS, without entries or filters."""
     import faiss
 
-    rows, queries = np.load(folder / "rows.npy", mmap_mode="r"), np.load(folder / "queries.npy")
-    index, began = faiss.IndexFlatIP(rows.shape[1]), time.perf_counter()
-    for start in range(0, len(rows), ADDED):
-        index.add(np.array(rows[start : start + ADDED]))
+    size, queries = len(np.load(folder / "cameras.npy")), np.load(folder / "queries.npy")
+    index, began = faiss.IndexFlatIP(queries.shape[1]), time.perf_counter()
+    for start in range(0, size, ADDED):
+        index.add(_rows(folder, start, start + ADDED))
     built = time.perf_counter() - began
     truth = np.load(folder / "truth-0.npy")
     answers = index.search(queries, TOP)[1]

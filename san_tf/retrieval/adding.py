@@ -53,12 +53,13 @@ def add_photographs(
     first = next(new, None)
     if first is None:
         if table.passed_over or table.odd:
-            return Progress(0, 0, table.odd, 0.0), table.passed_over
+            return Progress(len(table.odd), 0, table.odd, 0.0), table.passed_over
         raise UserError("There are no photographs to add; name folders, tables or archives that hold some.")
     progress = embed_photographs(
         itertools.chain([first], new), encoder, table, batch_size, report, part_size=PART_SIZE
     )
     progress.left_out |= table.odd
+    progress.done += len(table.odd)
     return progress, table.passed_over
 
 

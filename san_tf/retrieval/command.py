@@ -138,8 +138,7 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
         progress, passed = add_photographs(gallery, places, encoder, reader, options.batch, report)
         total = len(gallery)
     _tell_left_out(options.gallery, console, progress.left_out)
-    added = max(0, progress.done - len(progress.left_out))
-    _tell_added(options, console, added, passed, total, began)
+    _tell_added(options, console, progress.done - len(progress.left_out), passed, total, began)
 
 
 def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
@@ -220,8 +219,9 @@ def _info(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     if options.start < 0 or options.limit < 1:
         raise UserError("--start is a number from 0, and --limit one from 1.")
+    where = filter_of(options)
     with open_gallery(options.gallery, read_only=True) as gallery:
-        entries = gallery.entries(filter_of(options), options.start, options.limit)
+        entries = gallery.entries(where, options.start, options.limit)
         total = len(gallery)
     if options.json:
         print(json.dumps([as_json(entry) for entry in entries], indent=2))
@@ -247,6 +247,7 @@ def _export(options: argparse.Namespace) -> None:
 
     if Path(options.out).exists() and not options.overwrite:
         raise UserError(f"{options.out} exists already; name another file, or add --overwrite.")
+    where = filter_of(options)
     with open_gallery(options.gallery, read_only=True) as gallery:
-        written = export_rows(gallery, options.out, filter_of(options))
+        written = export_rows(gallery, options.out, where)
     print(f"{options.out}: {written:,} entries")

@@ -74,7 +74,7 @@ class EmbeddedGallery(Gallery):
         if Path(folder).exists():
             raise UserError(f"{folder} exists already; name another folder for the gallery.")
         with atomic_folder(folder) as temporary:
-            SqliteStore.create(temporary / STORE, info)
+            SqliteStore.create(temporary / STORE, info, Path(folder))
 
     def optimize(self) -> None:
         """Bring all rows into the index now, for the fastest searches; `add` does it when many are not.

@@ -68,7 +68,7 @@ class SqliteStore:
 
     def __init__(self, path: Path, read_only: bool = False) -> None:
         self._path = path
-        with self._errors_told():
+        with _errors_told(self._path.parent):
             self._connection = sqlite3.connect(
                 f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
                 uri=True,
@@ -86,9 +86,12 @@ class SqliteStore:
         self.info = GalleryInfo(**json.loads(text))
 
     @staticmethod
-    def create(path: Path, info: GalleryInfo) -> None:
-        """Make the file of an empty gallery."""
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    def create(path: Path, info: GalleryInfo, folder: Path) -> None:
+        """Make the file of an empty gallery, that will be in `folder`."""
+        with (
+            _errors_told(folder),
+            contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
+        ):
             # With pages of the usual 4 kB, an embedding of 512 numbers would fill one by itself.
             connection.execute("PRAGMA page_size = 16384")
             connection.execute("PRAGMA journal_mode = WAL")  # who searches need not wait for who adds
@@ -107,7 +110,7 @@ class SqliteStore:
         Raises:
             UserError: the disk is full, the file cannot be written, or another process writes for too long.
         """
-        with self._errors_told():
+        with _errors_told(self._path.parent):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -215,35 +218,36 @@ class SqliteStore:
         return [tag for (tag,) in self._rows("SELECT DISTINCT tag FROM tags ORDER BY tag")]
 
     def _rows(self, text: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
-        with self._errors_told():
+        with _errors_told(self._path.parent):
             return self._connection.execute(text, values).fetchall()
 
     def _numbers(self, text: str, values: Sequence[Any] = ()) -> np.ndarray:
-        with self._errors_told():
+        with _errors_told(self._path.parent):
             return np.fromiter((number for (number,) in self._connection.execute(text, values)), np.int64)
 
     def _matrix(self, rows: Sequence[bytes]) -> np.ndarray:
         return np.frombuffer(b"".join(rows), np.float32).reshape(-1, self.info.size)
 
-    @contextlib.contextmanager
-    def _errors_told(self) -> Iterator[None]:
-        """Turn what SQLite raises into a sentence that names the gallery."""
-        place = f"The gallery {self._path.parent}"
-        try:
-            yield
-        except sqlite3.Error as error:
-            reason = str(error)
-            if "full" in reason:
-                told = f"{place} cannot grow, the disk is full; what was in it still is, so free some space."
-            elif "locked" in reason:
-                told = f"{place} is being written by another process for {_PATIENCE:.0f} s; try again later."
-            elif "readonly" in reason or "unable to open" in reason:
-                told = f"{place} cannot be opened or written ({reason}); check its permissions."
-            elif "I/O" in reason:
-                told = f"{place} cannot be read or written ({reason}); check the disk."
-            else:
-                told = f"{place} is damaged or none of this package ({reason}); take a backup of it."
-            raise UserError(told) from error
+
+@contextlib.contextmanager
+def _errors_told(folder: Path) -> Iterator[None]:
+    """Turn what SQLite raises into a sentence that names the gallery."""
+    place = f"The gallery {folder}"
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = str(error)
+        if "full" in reason:
+            told = f"{place} cannot grow, the disk is full; what was in it still is, so free some space."
+        elif "locked" in reason:
+            told = f"{place} is being written by another process for {_PATIENCE:.0f} s; try again later."
+        elif "readonly" in reason or "unable to open" in reason:
+            told = f"{place} cannot be opened or written ({reason}); check its permissions."
+        elif "I/O" in reason:
+            told = f"{place} cannot be read or written ({reason}); check the disk."
+        else:
+            told = f"{place} is damaged or none of this package ({reason}); take a backup of it."
+        raise UserError(told) from error
 
 
 def _entry(values: Sequence[Any]) -> Entry:

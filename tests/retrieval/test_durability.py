@@ -256,7 +256,8 @@ def test_a_gallery_that_is_only_read(tmp_path):
 
 
 def test_a_gallery_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
-    def interrupted(path: Path, info: GalleryInfo) -> None:
+    def interrupted(path: Path, info: GalleryInfo, folder: Path) -> None:
+        path.touch()
         raise KeyboardInterrupt
 
     monkeypatch.setattr(embedded.SqliteStore, "create", interrupted)

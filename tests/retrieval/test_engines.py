@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from san_tf.evaluation.ranking import evaluate_ranking
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.exact import ExactGallery
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
@@ -111,4 +112,24 @@ def test_hits_are_those_of_the_exact_gallery(empty):
     for where in (Filter(), Filter(cameras=(1,)), Filter(tags=("t0",), until=3.0), Filter(cameras=(9,))):
         assert gallery.search(queries, 8, where) == exact.search(queries, 8, where)
     assert gallery.entries(Filter(tags=("t1",)), 5, 7) == exact.entries(Filter(tags=("t1",)), 5, 7)
+    gallery.close()
+
+
+def test_a_search_scores_as_the_evaluation_does(empty):
+    rng = np.random.default_rng(1)
+    people = rng.standard_normal((12, 16))
+    pids, camids = np.repeat(np.arange(12), 5), np.tile(np.arange(5), 12)
+    rows, queries = (people[ids] + 1.2 * rng.standard_normal((60, 16)) for ids in (pids, pids))
+    gallery = empty(16)
+    gallery.add(rows, [Entry(f"{n:02}", camera=int(camids[n]), pid=int(pids[n])) for n in range(60)])
+    wanted = evaluate_ranking(queries, pids, camids, rows, pids, camids, metric="cosine")
+    first, precisions = [], []
+    for pid, camera, hits in zip(pids, camids, gallery.search(queries, 60), strict=True):
+        kept = [hit.entry for hit in hits if (hit.entry.pid, hit.entry.camera) != (pid, camera)]
+        ranks = np.flatnonzero([entry.pid == pid for entry in kept]) + 1  # of four right ones among 59
+        assert len(kept) == 59 and len(ranks) == 4
+        first.append(ranks[0] == 1)
+        precisions.append(np.mean([(number + 1) / rank for number, rank in enumerate(ranks)]))
+    assert 0.2 < wanted.rank1 < 1 and wanted.rank1 == np.mean(first)
+    assert wanted.mAP == pytest.approx(np.mean(precisions), abs=1e-12)
     gallery.close()
