@@ -53,7 +53,8 @@ class Panels(keras.callbacks.Callback):
             self.painted = records.select(with_texture[_spread(len(with_texture), _TEXTURES)])
         if isinstance(model.encoder.output, dict):
             self.queries, self.gallery = _few(records)
-        self._outputs = tf.function(lambda images: model(images, training=False), reduce_retracing=True)
+        outputs = experiment.distribution.alone(lambda images: model(images, training=False))
+        self._outputs = tf.function(outputs, reduce_retracing=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Paint, if it is the epoch's turn; the first one's is, to compare with."""

@@ -39,9 +39,8 @@ class Validation(keras.callbacks.Callback):
         held_out = dataclasses.replace(experiment, recipe=dataclasses.replace(self.recipe, evaluation=on))
         self.query, self.gallery = (reid_records(held_out, split) for split in ("query", "gallery"))
         # Traced once, not at each measurement.
-        self._embedding = tf.function(
-            lambda images: encoder(images, training=False)["embedding"], reduce_retracing=True
-        )
+        embedding = experiment.distribution.alone(lambda images: encoder(images, training=False)["embedding"])
+        self._embedding = tf.function(embedding, reduce_retracing=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure, if it is the epoch's turn."""

@@ -10,7 +10,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import keras
 import numpy as np
@@ -122,6 +122,27 @@ class Distribution:
         for ours, theirs in zip(copy.variables, model.variables, strict=True):
             ours.assign(local_value(theirs))
         return copy
+
+    def alone(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap a function of tensors, such as a model's call: a process may call it without the others.
+
+        Variables that Keras 2 aggregates wait for all workers where they are read, but not in a replica.
+
+        Args:
+            function: of tensors, to a structure of them; without sums over replicas.
+
+        Returns:
+            Function of the same, with the answer of this process's first replica.
+        """
+        strategy = self.strategy
+        if strategy is None:
+            return function
+
+        def answer(*tensors: tf.Tensor) -> Any:
+            answers = strategy.run(function, args=tensors)
+            return tf.nest.map_structure(lambda value: strategy.experimental_local_results(value)[0], answers)
+
+        return answer
 
     def sums(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Add up numbers over the workers; all of them wait here for the last.

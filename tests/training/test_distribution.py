@@ -140,3 +140,25 @@ def test_a_strategy_of_another_name_and_one_processor():
     if not tf.config.list_physical_devices("GPU"):
         assert start("mirrored", said.append) == Distribution()
         assert said == ["There is one device here, so it trains alone."]
+
+
+def test_a_process_asks_its_own_replica_alone():
+    plain = Distribution()
+    assert plain.alone(len) is len
+    mirrored = Distribution(tf.distribute.MirroredStrategy(["CPU:0"]))
+    with mirrored.scope():
+        image = keras.Input((6,))
+        hidden = keras.layers.BatchNormalization(name="norm")(keras.layers.Dense(4)(image))
+        model = keras.Model(image, {"hidden": hidden, "sum": keras.layers.Dense(1)(hidden)})
+        model.get_layer("norm").moving_mean.assign([1.0, 2.0, 3.0, 4.0])
+    places = []
+
+    def ask(values):
+        places.append(tf.distribute.in_cross_replica_context())
+        return model(values, training=False)
+
+    values = tf.random.stateless_normal((3, 6), (1, 2))
+    answers = tf.function(mirrored.alone(ask))(values)
+    assert places == [False]  # where reading a variable asks nobody
+    for name, expected in model(values, training=False).items():
+        np.testing.assert_allclose(answers[name], expected, atol=1e-6)
