@@ -45,8 +45,9 @@ def ranked_lists(
     """
     queries = style.as_pictures(query_images, "query_images")
     known = gallery_correct is not None
-    # Where nothing is known, the lists' lengths tell what there is.
-    correct = np.asarray(gallery_correct if known else [[False] * len(row) for row in gallery_images])
+    # Where nothing is known, the first list tells how many ranks there are.
+    unknown = np.zeros((len(gallery_images), len(gallery_images[0]) if len(gallery_images) else 0), bool)
+    correct = np.asarray(gallery_correct if known else unknown)
     if correct.ndim != 2 or correct.dtype != bool or correct.shape[1] == 0:
         raise UserError(
             f"gallery_correct must be (queries, ranks) bool. Received: {correct.dtype} {correct.shape}."

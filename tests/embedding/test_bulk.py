@@ -222,7 +222,7 @@ def test_a_damaged_or_foreign_model(model, tmp_path):
         ([], 0, "embed"),
         (["--help"], 0, "usage: san-tf COMMAND"),
         (["embd"], 2, "There is no command embd; did you mean embed?"),
-        (["xyz"], 2, "choose from embed, "),
+        (["xyz"], 2, "choose from embed, evaluate"),
     ],
 )
 def test_the_commands(capsys, argv, code, told):

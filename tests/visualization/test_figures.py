@@ -67,6 +67,15 @@ def test_ranked_lists_frame_right_green_and_wrong_red():
     assert {"Found", "query", "1", "3", "pid 2", "f", "same person"} <= set(texts(figure))
 
 
+def test_ranked_lists_of_people_nobody_knows():
+    figure = ranked_lists(CROPS[:2], GALLERY, None)
+    frames = [to_hex(axes.spines["left"].get_edgecolor()) for axes in figure.axes]
+    assert frames == [style.INK, *[style.RULE] * 3] * 2
+    assert "same person" not in texts(figure) and "3" in texts(figure)
+    with pytest.raises(UserError, match=r"gallery_images\[1\]"):
+        ranked_lists(CROPS[:2], [GALLERY[0], GALLERY[1][:2]], None)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
