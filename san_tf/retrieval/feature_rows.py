@@ -33,9 +33,9 @@ class FeatureRows:
 
     def __init__(self, path: str | Path) -> None:
         self._path = path
-        pa, parquet = _pyarrow()
         if not Path(path).is_file():
             raise UserError(f"There is no file {path}; write one with `san-tf embed`.")
+        pa, parquet = _pyarrow()
         try:
             self._file = parquet.ParquetFile(path)
         except (OSError, pa.ArrowException) as error:

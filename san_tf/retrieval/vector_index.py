@@ -115,7 +115,8 @@ class VectorIndex:
             return [np.empty(0, np.int64)] * len(queries)
         parameters, probes = library.SearchParametersIVF(), float(_PROBES)
         if passing is not None:
-            probes *= (len(self) / max(int(np.count_nonzero(passing)), 1)) ** 2
+            # Ids that never were in the index may count as passing, too.
+            probes *= max(1.0, len(self) / max(int(np.count_nonzero(passing)), 1)) ** 2
             bits = np.packbits(passing, bitorder="little")
             # Kept in a variable: FAISS holds pointers to both.
             selector = library.IDSelectorBitmap(len(bits), library.swig_ptr(bits))

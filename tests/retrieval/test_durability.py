@@ -162,6 +162,17 @@ def test_an_index_that_is_lost_is_done_without(tmp_path, monkeypatch, eager_inde
         assert _check(gallery, 8) == 8
 
 
+def test_ids_that_are_gone_do_not_narrow_a_search(tmp_path, eager_index):
+    # After most has been deleted, far more ids have been given than there are entries.
+    gallery = _filled(tmp_path / "people.gallery", 10)
+    gallery.delete(where=Filter(excluded_cameras=(8, 9)))
+    for number in (10, 11):
+        gallery.add(*batch(number))
+    gallery.delete(["00011-02"])
+    assert len(gallery.search(np.ones((1, SIZE)), 500)[0]) == len(gallery)
+    gallery.close()
+
+
 def test_threads_search_while_another_adds(tmp_path, eager_index):
     gallery = _filled(tmp_path / "people.gallery", 1)
     rows, entries = batch(0)
