@@ -7,10 +7,8 @@ converters that Keras's exporters call, here called with the SavedModel's folded
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +49,8 @@ def write_litert(source: Source, path: Path, weights: str, calibration: Images) 
 def write_onnx(source: Source, path: Path, weights: str, calibration: Images) -> None:
     """Write an `.onnx` of opset 18; arguments as of `write_litert`."""
     onnx, tf2onnx = package("onnx"), package("tf2onnx")
-    with _quiet("tf2onnx", "tensorflow"):
-        spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
-        model, _ = tf2onnx.convert.from_function(source.function(), input_signature=spec, opset=_OPSET)
+    spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
+    model, _ = tf2onnx.convert.from_function(source.function(), input_signature=spec, opset=_OPSET)
     if weights == "float16":
         half_weights(model)
     if weights == "int8":
@@ -67,24 +64,10 @@ def write_openvino(source: Source, path: Path, weights: str, calibration: Images
     openvino = package("openvino")
     model = openvino.convert_model(source.function().get_concrete_function())
     if weights == "int8":
-        with _quiet("nncf"):
-            nncf = package("nncf")
-            data = nncf.Dataset([image[None] for image in calibration])
-            model = nncf.quantize(model, data, subset_size=len(calibration))
+        nncf = package("nncf")
+        data = nncf.Dataset([image[None] for image in calibration])
+        model = nncf.quantize(model, data, subset_size=len(calibration))
     openvino.save_model(model, str(path), compress_to_fp16=weights == "float16")
 
 
 WRITERS: Mapping[str, Any] = {"litert": write_litert, "onnx": write_onnx, "openvino": write_openvino}
-
-
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Converters tell their progress and TensorFlow's deprecations, which are nothing to act on here."""
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
@@ -84,7 +87,8 @@ def export_runtimes(
         for runtime in runtimes:
             for kind in weights:
                 name = "encoder" + ("" if kind == "float32" else f".{kind}") + SUFFIXES[runtime]
-                WRITERS[runtime](source, temporary / name, kind, calibration)
+                with _quiet():
+                    WRITERS[runtime](source, temporary / name, kind, calibration)
                 notes[name] = {
                     "runtime": runtime,
                     "weights": kind,
@@ -132,6 +136,19 @@ def _batches(image_size: tuple[int, int], calibration: Sequence[np.ndarray]) -> 
         coarse = rng.uniform(0, 255, (number, 6, 4, 3)).astype(np.float32)
         batches.append(tf.cast(tf.image.resize(coarse, size), tf.uint8).numpy())
     return batches + [image[None] for image in calibration[:16]]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Converters tell their progress and each other's deprecations, which are nothing to act on here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _version(name: str) -> str | None:
