@@ -95,7 +95,7 @@ def main() -> None:
                 [np.sum(a * b, 1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
                  for a, b in zip(features, reference, strict=True)]
             )  # fmt: skip
-            parts = [out / name, (out / name).with_suffix(".bin")]
+            parts = [out / name, *([(out / name).with_suffix(".bin")] if name.endswith(".xml") else [])]
             rows[name] = {
                 "mAP": 100 * float(result.mAP),
                 "rank1": 100 * float(result.rank1),

@@ -58,7 +58,8 @@ def test_kernel_and_bias_by_hand() -> None:
         n.name: tf.make_ndarray(n.attr["value"].tensor) for n in graph.graph_def.node if n.op == "Const"
     }
     kernel, bias = (value for name, value in sorted(values.items(), key=lambda item: "bias" in item[0]))
-    # First channel: factor 2 / 0.5 = 4, kernel 4 * 3, bias 4 * (1 - 4) + 10. Second: 1 / 4, 5 / 4, (-1 - 7) / 4 + 20.
+    # First channel: factor 2 / 0.5 = 4, kernel 4 * 3, bias 4 * (1 - 4) + 10.
+    # Second channel: factor 1 / 4, kernel 5 / 4, bias (-1 - 7) / 4 + 20.
     np.testing.assert_allclose(kernel.ravel(), [12.0, 1.25], rtol=1e-6)
     np.testing.assert_allclose(bias, [-2.0, 18.0], rtol=1e-6)
 
@@ -118,8 +119,7 @@ def test_any_network_stays_what_it_is(name: str) -> None:
     assert not (set(operations(graph)) & NORMS) or not goes
 
 
-@pytest.mark.parametrize("layout", ["NHWC"])
-def test_fused_norms_as_keras_2_writes_them(layout: str) -> None:
+def test_fused_norms_as_keras_2_writes_them() -> None:
     rng = np.random.default_rng(1)
     kernel = tf.Variable(rng.normal(size=(3, 3, 3, 4)).astype(np.float32))
     gamma, beta, mean, variance = (tf.Variable(rng.uniform(0.5, 2, 4).astype(np.float32)) for _ in range(4))
@@ -128,7 +128,7 @@ def test_fused_norms_as_keras_2_writes_them(layout: str) -> None:
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         x = tf.nn.conv2d(images, kernel, 1, "SAME")
         normed, _, _ = tf.compat.v1.nn.fused_batch_norm(
-            x, gamma, beta, mean, variance, epsilon=1e-3, data_format=layout, is_training=False
+            x, gamma, beta, mean, variance, epsilon=1e-3, is_training=False
         )
         return {"embedding": tf.nn.relu(normed)}
 
@@ -138,7 +138,7 @@ def test_fused_norms_as_keras_2_writes_them(layout: str) -> None:
     np.testing.assert_allclose(graph(images)["embedding"], call(images)["embedding"], atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["thin_resnet", "osnet_x0_25"])
+@pytest.mark.parametrize("backbone", ["thin_resnet", pytest.param("osnet_x0_25", marks=pytest.mark.slow)])
 def test_encoders_of_the_package_keep_no_norm(backbone: str, tmp_path: Path) -> None:
     encoder = unsettle(build_encoder(backbone, (64, 32, 3), 5, head="fc512", weights=None, seed=1))
     folder = export_encoder(encoder, tmp_path, (64, 32), normalize=False, warmup_batches=())
