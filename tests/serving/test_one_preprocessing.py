@@ -16,6 +16,7 @@ from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset, train_dataset
 from san_tf.data.records import Records
 from san_tf.evaluation.embedding import embed
+from san_tf.keras_compat import KERAS_3
 from san_tf.serving.client import Client
 from san_tf.serving.runtime_sessions import SUFFIXES, open_session
 from san_tf.serving.runtimes import export_runtimes
@@ -58,6 +59,8 @@ def test_four_ways_to_one_embedding(served_models: Path, photographs: list[bytes
 def test_other_runtimes_give_it_too(
     served_models: Path, photographs: list[bytes], tmp_path: Path, runtime: str, package: str
 ) -> None:
+    if not KERAS_3:
+        pytest.skip("the extra `runtimes` is untested with TensorFlow 2.15")
     pytest.importorskip(package, reason=f"{package} is not installed")
     records = Records.from_columns(photographs, range(1, 41), [0] * 40, [f"{n}.jpg" for n in range(40)])
     evaluated = embed(small_encoder(1), inference_dataset(records, SERVED_SIZE), normalize=True)
