@@ -19,7 +19,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -146,8 +146,8 @@ def _peak_gigabytes() -> float:
 
 def contest(
     names: list[str], network: str, batches: list[int], cores: list[int], rounds: int, folder: Path
-) -> dict[str, Any]:
-    """Let the contestants work in turns; rows by batch and name."""
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Let the contestants work in turns; yield each batch with the rows by name."""
     context = multiprocessing.get_context("spawn")
     preparation = context.Process(target=prepare, args=(network, folder))
     preparation.start()
@@ -158,7 +158,6 @@ def contest(
         name: Contestant(name, network, folder, cores)
         for name in track(names, f"{network}: start", transient=True)
     }
-    results: dict[str, Any] = {}
     for batch in batches:
         rows: dict[str, Any] = {name: {"answers": []} for name in names}
         reference = None
@@ -177,10 +176,9 @@ def contest(
         _summarise(rows, batch)
         for name, row in rows.items():
             row["start_seconds"] = there[name].start
-        results[str(batch)] = rows
+        yield batch, rows
     for contestant in there.values():
         contestant.stop()
-    return results
 
 
 def _summarise(rows: dict[str, Any], batch: int) -> None:
@@ -248,19 +246,17 @@ def main() -> None:
         "load_average": os.getloadavg()[0],
         "networks": {},
     }
+    names = [name for name in CONTESTANTS if name in arguments.only]
     for network in arguments.networks:
+        results["networks"][network] = {}
         with tempfile.TemporaryDirectory() as folder:
-            rows = contest(
-                [name for name in CONTESTANTS if name in arguments.only],
-                network, arguments.batches, cores, arguments.rounds, Path(folder),
-            )  # fmt: skip
-        results["networks"][network] = rows
-        for batch, found in rows.items():
-            show(found, f"{network}, batch {batch}, {len(cores)} cores", console)
-            whole, small = best(found), best(found, "int8") if any(n.endswith("int8") for n in found) else ""
-            console.print(
-                f"Fastest with the same embeddings: {whole}" + (f"; of int8: {small}." if small else ".")
-            )
+            options = (arguments.batches, cores, arguments.rounds, Path(folder))
+            for batch, rows in contest(names, network, *options):
+                results["networks"][network][str(batch)] = rows
+                show(rows, f"{network}, batch {batch}, {len(cores)} cores", console)
+                console.print(f"Fastest with the same embeddings: {best(rows)}.")
+                if any(name.endswith("int8") for name in rows):
+                    console.print(f"Fastest of int8: {best(rows, 'int8')}.")
     results["load_average_afterwards"] = os.getloadavg()[0]
     with atomic_file(Path(__file__).with_name("results") / "inference.json") as temporary:
         Path(temporary).write_text(json.dumps(results, indent=2) + "\n")
