@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from san_tf.command_line import Parser, import_tensorflow, run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import Parser, import_tensorflow, run_as_command
 from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS
 
 
