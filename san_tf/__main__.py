@@ -20,6 +20,7 @@ COMMANDS = {
     "serve-ui": ("san_tf.page.command", "a local web page for a gallery"),
     "convert": ("san_tf.convert.__main__", "PyTorch checkpoints of the field to Keras weights, and back"),
     "kit": ("san_tf.serving.kit", "what TensorFlow Serving needs around an export"),
+    "export-runtime": ("san_tf.serving.runtime_command", "an export for LiteRT, ONNX and OpenVINO"),
 }
 
 
@@ -42,7 +43,7 @@ def _help(argv: Sequence[str]) -> None:
         raise UserError(f"There is no command {argv[0]}; {hint}")
     print("usage: san-tf COMMAND [--help] ...\n")
     for name, (_, what) in COMMANDS.items():
-        print(f"  {name:10}{what}")
+        print(f"  {name:15}{what}")
     print("\nTraining: python -m san_tf.experiments.<name> --help; see the README for the names.")
 
 

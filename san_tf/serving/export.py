@@ -46,6 +46,7 @@ def export_encoder(
     training_data: Sequence[str] | None = None,
     calibration: Calibration | None = None,
     warmup_batches: Sequence[int] = (1, 32),
+    fold_norms: bool = True,
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -70,12 +71,14 @@ def export_encoder(
         metadata: noted in the export beside what it notes itself (see `read_metadata`): recipe, scores;
             anything JSON can hold.
         decoder: paints the signature `texture` from the encoder's output `stages`; none leaves it out.
-        weights: "float16" keeps kernels in half the room; arithmetic stays float32. Wants Keras 3.
+        weights: "float16" keeps kernels in half the room; arithmetic stays float32.
         training_data: names of the data sets that the encoder was trained on, noted as well.
         calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
             as `assets.extra/calibration.json`, see `read_calibration`.
         warmup_batches: numbers of images in the requests that a model server runs when it loads the version,
             so that no user waits for the first ones; none for no such requests. See `serving.warmup`.
+        fold_norms: fold batch norms into the convolutions in front of them: the same embeddings to 1e-4,
+            which is checked, from fewer and larger operations.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -84,7 +87,7 @@ def export_encoder(
 
     Raises:
         UserError: the version exists, `image_size` is not the encoder's, a batch of no images is to warm up,
-            or the place cannot be written.
+            a weight is beyond float16, folding changes the embeddings, or the place cannot be written.
 
     Example:
         >>> folder = export_encoder(encoder, "saved_models/market", (256, 128))
@@ -98,9 +101,8 @@ def export_encoder(
         raise UserError(f"warmup_batches must be at least 1 each; received {list(warmup_batches)}.")
     if weights not in ("float32", "float16"):
         raise UserError(f"Weights are exported as float32 or float16, not {weights!r}.")
-    if weights == "float16" and not hasattr(encoder, "stateless_call"):
-        raise UserError("Weights are exported as float16 by Keras 3 alone; export them as float32.")
-    endpoints = inference_endpoints(encoder, decoder, image_size, normalize, flip, weights == "float16")
+    half = weights == "float16"
+    endpoints = inference_endpoints(encoder, decoder, image_size, normalize, flip, half, fold_norms)
     archive = keras.export.ExportArchive()
     # Not `archive.track(network)`: the endpoints' own variables are found anyway, and would be written twice.
     for name, endpoint in endpoints.items():
@@ -113,6 +115,7 @@ def export_encoder(
         "embedding_size": int(embedding_of(encoder).shape[-1]),
         "texture_size": None if decoder is None else int(decoder.output["texture"].shape[1]),
         "weights": weights,
+        "norms_folded": fold_norms,
         "l2_normalized": normalize,
         "flip_averaged": flip,
         "channel_order": "RGB",

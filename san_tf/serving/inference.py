@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import keras
@@ -12,7 +12,11 @@ import tensorflow as tf
 
 from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
+from san_tf.serving.folding import fold
+from san_tf.serving.network import Network
 
+# How far a folded network may be from the network itself, where embeddings have length 1 and colours 2.
+FOLDING_TOLERANCE = 1e-4
 Answer = dict[str, tf.Tensor]
 
 
@@ -30,6 +34,7 @@ def inference_endpoints(
     normalize: bool = True,
     flip: bool = False,
     half: bool = False,
+    fold_norms: bool = True,
 ) -> dict[str, Endpoint]:
     """Return the endpoints of an export by signature; see `export.export_encoder`.
 
@@ -40,6 +45,10 @@ def inference_endpoints(
         normalize: scale embeddings to length 1.
         flip: average the embeddings of image and mirror image.
         half: keep kernels as float16; they are turned to float32 whenever they are used.
+        fold_norms: fold batch norms into the convolutions in front of them, see `folding`.
+
+    Raises:
+        UserError: a kernel has a value beyond float16, or the folded network is not the network.
 
     Example:
         >>> endpoint = inference_endpoints(encoder, None, (256, 128))["serving_default"]
@@ -52,8 +61,7 @@ def inference_endpoints(
         outputs["texture"] = decoder(encoder.output["stages"])["texture"]
     # Turned to float32 as one: encoder and painter go on sharing their weights.
     whole = _in_float32(keras.Model(image, outputs, name="inference"))
-    kept = _half_kernels(whole) if half else {}
-    embedder = _network(whole, "embedding", kept)
+    network = _network(whole, (height, width), half, fold_norms)
 
     # A function of its own is written once, not once a signature.
     @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)], autograph=False)
@@ -61,14 +69,15 @@ def inference_endpoints(
         images = normalize_images(images)
         if flip:
             images = tf.concat([images, tf.reverse(images, [2])], axis=0)
-        embedding = embedder(images)
+        embedding = network(images, "embedding")
         if flip:
             straight, mirrored = tf.split(embedding, 2, axis=0)
             embedding = (straight + mirrored) / 2.0
         return {"embedding": tf.math.l2_normalize(embedding, axis=-1) if normalize else embedding}
 
     def from_images(images: tf.Tensor) -> Answer:
-        return embed(resize_image(images, (height, width)))
+        # The cast changes nothing here; but LiteRT and ONNX know no resizing from uint8 to float32.
+        return embed(resize_image(tf.cast(images, tf.float32), (height, width)))
 
     def from_bytes(image_bytes: tf.Tensor) -> Answer:
         # One by one, because files differ in size until they are resized.
@@ -86,11 +95,14 @@ def inference_endpoints(
     }
     if decoder is None:
         return endpoints
-    painter = _network(whole, "texture", kept)
+
+    @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)], autograph=False)
+    def paint_resized(images: tf.Tensor) -> tf.Tensor:
+        texture = network(normalize_images(images), "texture")
+        return tf.saturate_cast(tf.round((texture + 1.0) * 127.5), tf.uint8)
 
     def paint(images: tf.Tensor) -> Answer:
-        texture = painter(normalize_images(resize_image(images, (height, width))))
-        return {"texture": tf.saturate_cast(tf.round((texture + 1.0) * 127.5), tf.uint8)}
+        return {"texture": paint_resized(resize_image(tf.cast(images, tf.float32), (height, width)))}
 
     return {**endpoints, "texture": Endpoint(paint, images_spec)}
 
@@ -107,45 +119,23 @@ def embedding_of(encoder: keras.Model) -> keras.KerasTensor:
     return output["embedding"]
 
 
-def _half_kernels(model: keras.Model) -> dict[int, tf.Variable]:
-    """Float16 copies of a model's kernels, by the variable's `id`.
-
-    Norms and biases stay as they are: they weigh next to nothing, and a variance can leave float16's range.
-
-    Raises:
-        UserError: a kernel has a value beyond float16.
-    """
-    kept = {}
-    for variable in model.weights:
-        if len(variable.shape) >= 2:
-            value = variable.numpy()
-            if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
-                raise UserError("A weight of this encoder is beyond float16; export it in float32.")
-            kept[id(variable)] = tf.Variable(value.astype(np.float16), trainable=False)
-    return kept
-
-
-def _network(
-    model: keras.Model, output: str, kept: Mapping[int, tf.Variable]
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    """A function from normalised images to one output of the model, with its kernels as they are kept."""
-    part = keras.Model(model.inputs[0], model.output[output], name=output)
-    if not kept:
-        return functools.partial(part, training=False)
-
-    def weights(variables: Sequence[Any]) -> list[tf.Tensor]:
-        return [
-            tf.cast(kept[id(variable)], tf.float32) if id(variable) in kept else variable.value
-            for variable in variables
-        ]
-
-    def call(images: tf.Tensor) -> tf.Tensor:
-        answer, _ = part.stateless_call(
-            weights(part.trainable_variables), weights(part.non_trainable_variables), images, training=False
-        )
-        return answer
-
-    return call
+def _network(whole: keras.Model, image_size: tuple[int, int], half: bool, fold_norms: bool) -> Network:
+    """The model as a graph for inference, compared with the model."""
+    spec = tf.TensorSpec((None, *image_size, 3), tf.float32, "images")
+    function = tf.function(functools.partial(whole, training=False), autograph=False)
+    graph = fold(function.get_concrete_function(spec), fold_norms)
+    if fold_norms:
+        images = np.random.default_rng(0).normal(size=(2, *image_size, 3)).astype(np.float32)
+        wanted, found = whole(images, training=False), graph(tf.constant(images))
+        lengths = {"embedding": float(tf.norm(wanted["embedding"], axis=-1).numpy().max()), "texture": 2.0}
+        for name, value in wanted.items():
+            difference = float(tf.reduce_max(tf.abs(found[name] - value))) / max(lengths[name], 1e-6)
+            if not difference <= FOLDING_TOLERANCE:
+                raise UserError(
+                    f"With its batch norms folded this encoder's {name} differs by {difference:.0e} of its "
+                    "length; export it with fold_norms=False."
+                )
+    return Network(graph, half)
 
 
 def _in_float32(model: keras.Model) -> keras.Model:

@@ -97,6 +97,8 @@ def compose_file(model: str, model_folder: str, image: str) -> str:
             f"--batching_parameters_file={KIT}/batching.config",
             f"--monitoring_config_file={KIT}/monitoring.config",
         ],
+        # oneDNN then lays weights out for its kernels once, not in each request: here they never change.
+        "environment": {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"},
         "ports": [f"127.0.0.1:{port}:{port}" for port in (GRPC_PORT, REST_PORT)],
         # Folders, not files: a file that is replaced would stay the old one inside the container.
         "volumes": [

@@ -1,4 +1,4 @@
-"""One photograph on four ways to its embedding: training, evaluation, SavedModel, client and server."""
+"""One photograph on all ways to its embedding: training, evaluation, SavedModel, client, other runtimes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 from stand_in import Models, serve_rest
@@ -15,7 +16,10 @@ from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset, train_dataset
 from san_tf.data.records import Records
 from san_tf.evaluation.embedding import embed
+from san_tf.keras_compat import KERAS_3
 from san_tf.serving.client import Client
+from san_tf.serving.runtime_sessions import SUFFIXES, open_session
+from san_tf.serving.runtimes import export_runtimes
 
 
 def test_four_ways_to_one_embedding(served_models: Path, photographs: list[bytes]) -> None:
@@ -46,6 +50,25 @@ def test_four_ways_to_one_embedding(served_models: Path, photographs: list[bytes
     # The photographs differ by far more than the ways do.
     distances = np.linalg.norm(evaluated[:, None] - evaluated[None], axis=-1) + np.eye(40)
     assert distances.min() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("runtime", "package"),
+    [("litert", "ai_edge_litert"), ("onnx", "tf2onnx"), ("openvino", "openvino")],
+)
+def test_other_runtimes_give_it_too(
+    served_models: Path, photographs: list[bytes], tmp_path: Path, runtime: str, package: str
+) -> None:
+    if not KERAS_3:
+        pytest.skip("the extra `runtimes` is untested with TensorFlow 2.15")
+    pytest.importorskip(package, reason=f"{package} is not installed")
+    records = Records.from_columns(photographs, range(1, 41), [0] * 40, [f"{n}.jpg" for n in range(40)])
+    evaluated = embed(small_encoder(1), inference_dataset(records, SERVED_SIZE), normalize=True)
+    out = export_runtimes(served_models / "1", tmp_path / "out", [runtime])
+    session = open_session(out / f"encoder{SUFFIXES[runtime]}")
+    pixels = [tf.io.decode_jpeg(contents, 3, dct_method="INTEGER_ACCURATE")[None] for contents in photographs]
+    found = np.concatenate([session(image.numpy()) for image in pixels])
+    np.testing.assert_allclose(found, evaluated, atol=1e-5)
 
 
 def odd_files() -> dict[str, bytes]:

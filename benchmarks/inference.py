@@ -1,0 +1,266 @@
+"""An encoder on the CPU: the SavedModel, LiteRT, ONNX Runtime and OpenVINO beside PyTorch.
+
+    python benchmarks/inference.py [--threads 2] [--rounds 5] [--networks resnet50 thin_resnet]
+
+ResNet-50 with the head fc512 and last stride 1 at 256 x 128 pixels, and the light `thin_resnet` at 128 x 64:
+the same random weights everywhere, uint8 images in, embeddings of length 1 out, normalisation included. Each
+contestant is a process of its own on the same cores; they work in turns, so that what else the machine does
+touches all of them, and the ratio is the median over the rounds. Answers are compared with PyTorch's: in
+float32 to 1e-4. Wants `pip install "san-tf[runtimes]" torch`; prints tables, writes `results/inference.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from inference_networks import NETWORKS, make_images, prepare, pytorch_network
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from training_step import STATUS, _processor
+
+from san_tf.atomic import atomic_file
+
+PYTORCH = ("PyTorch eager", "PyTorch channels last", "PyTorch compiled")
+RUNTIMES = {
+    f"{name} {weights}": f"encoder{'' if weights == 'float32' else '.' + weights}{suffix}"
+    for name, suffix in (("LiteRT", ".tflite"), ("ONNX Runtime", ".onnx"), ("OpenVINO", ".xml"))
+    for weights in ("float32", "float16", "int8")
+}
+SAVED = {
+    "SavedModel": "float32",
+    "SavedModel, oneDNN told that weights are fixed": "float32",
+    "SavedModel float16": "float16",
+}
+CONTESTANTS = (*PYTORCH, *SAVED, *RUNTIMES)
+TOLERANCE = 1e-4
+PACKAGES = ("tensorflow", "keras", "torch", "ai-edge-litert", "onnxruntime", "openvino", "tf2onnx", "nncf")
+# Thread pools watch for work for a moment after an answer; the next contestant need not feel it.
+PAUSE = 0.02
+
+
+class Contestant:
+    """A contestant at work in a process of its own.
+
+    Args:
+        name: of `CONTESTANTS`.
+        network: of `NETWORKS`.
+        folder: that `prepare` wrote.
+        cores: that it may use; as many threads.
+
+    Attributes:
+        start: seconds from the process's start to its first answer, to one image.
+    """
+
+    def __init__(self, name: str, network: str, folder: Path, cores: list[int]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far_end = context.Pipe()
+        began = time.perf_counter()
+        self._process = context.Process(
+            target=_serve, args=(name, network, folder, cores, far_end), daemon=True
+        )
+        self._process.start()
+        far_end.close()  # so that a process that dies is noticed
+        self.ask(1)
+        self.start = time.perf_counter() - began
+
+    def ask(self, batch: int) -> dict[str, Any]:
+        """Embed a batch: `seconds`, `processor_seconds`, `embedding`, and `peak_GB` so far."""
+        time.sleep(PAUSE)
+        self._pipe.send(batch)
+        answer: dict[str, Any] = self._pipe.recv()
+        return answer
+
+    def stop(self) -> None:
+        """End the process."""
+        self._pipe.send(0)
+        self._process.join()
+
+
+def _serve(name: str, network: str, folder: Path, cores: list[int], pipe: Connection) -> None:
+    os.sched_setaffinity(0, cores)
+    images = make_images(network, 32)
+    embed = _build(name, network, folder, len(cores))
+    while batch := pipe.recv():
+        given = images[:batch] if batch <= len(images) else make_images(network, batch)
+        wall, processor = time.perf_counter(), time.process_time()
+        embedding = embed(given)
+        wall, processor = time.perf_counter() - wall, time.process_time() - processor
+        row = {"seconds": wall, "processor_seconds": processor, "peak_GB": _peak_gigabytes()}
+        pipe.send({**row, "embedding": embedding})
+
+
+def _build(name: str, network: str, folder: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    # Imported here: each process holds the one library it measures.
+    if name in RUNTIMES:
+        from san_tf.serving.runtime_sessions import open_session
+
+        return open_session(folder / "runtimes" / RUNTIMES[name], threads)
+    if name in SAVED:
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+        if "fixed" in name:
+            os.environ["TF_ONEDNN_ASSUME_FROZEN_WEIGHTS"] = "1"
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        loaded = tf.saved_model.load(str(folder / SAVED[name] / "1"))
+        served = loaded.signatures["serving_default"]
+        # The default argument keeps the variables alive.
+        return lambda images, loaded=loaded: served(images=tf.constant(images))["embedding"].numpy()
+    import torch
+
+    torch.set_num_threads(threads)
+    model = pytorch_network(network, folder)
+    if name != PYTORCH[0]:
+        model = model.to(memory_format=torch.channels_last)
+    if name == PYTORCH[2]:
+        model = torch.compile(model, dynamic=False)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return model(torch.from_numpy(images)).numpy()
+
+    return embed
+
+
+def _peak_gigabytes() -> float:
+    """Most memory this process has held, as Linux counts it; NaN elsewhere."""
+    if not STATUS.exists():
+        return float("nan")
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e6
+
+
+def contest(
+    names: list[str], network: str, batches: list[int], cores: list[int], rounds: int, folder: Path
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Let the contestants work in turns; yield each batch with the rows by name."""
+    context = multiprocessing.get_context("spawn")
+    preparation = context.Process(target=prepare, args=(network, folder))
+    preparation.start()
+    preparation.join()
+    if preparation.exitcode:
+        raise SystemExit(f"{network} could not be prepared; see above.")
+    there = {
+        name: Contestant(name, network, folder, cores)
+        for name in track(names, f"{network}: start", transient=True)
+    }
+    for batch in batches:
+        rows: dict[str, Any] = {name: {"answers": []} for name in names}
+        reference = None
+        for name, contestant in there.items():
+            contestant.ask(batch)  # plans, compiles
+            found = contestant.ask(batch)["embedding"]
+            reference = found if reference is None else reference
+            rows[name]["difference"] = float(np.abs(found - reference).max())
+            exact = not name.endswith(("float16", "int8"))
+            if exact and not rows[name]["difference"] <= TOLERANCE:
+                raise SystemExit(f"{name} computes something else: {rows[name]['difference']:.1e}.")
+        turns = rounds if batch > 4 else 4 * rounds
+        for _ in track(range(turns), f"{network}, batch {batch}", transient=True):
+            for name, contestant in there.items():
+                rows[name]["answers"].append(contestant.ask(batch))
+        _summarise(rows, batch)
+        for name, row in rows.items():
+            row["start_seconds"] = there[name].start
+        yield batch, rows
+    for contestant in there.values():
+        contestant.stop()
+
+
+def _summarise(rows: dict[str, Any], batch: int) -> None:
+    answers = {name: row.pop("answers") for name, row in rows.items()}
+    for name, row in rows.items():
+        for key in ("seconds", "processor_seconds"):
+            row[key] = float(np.median([answer[key] for answer in answers[name]]))
+        row["images_per_second"] = batch / row["seconds"]
+        row["peak_GB"] = answers[name][-1]["peak_GB"]
+    for key in ("seconds", "processor_seconds"):
+        fastest = min((name for name in rows if name in PYTORCH), key=lambda name: rows[name][key])
+        for name, row in rows.items():
+            ratios = [
+                theirs[key] / own[key] for theirs, own in zip(answers[fastest], answers[name], strict=True)
+            ]
+            row[f"{key}_ratio"] = {
+                "to": fastest, "median": float(np.median(ratios)), "range": [min(ratios), max(ratios)],
+            }  # fmt: skip
+
+
+def show(rows: dict[str, Any], title: str, console: Console) -> None:
+    """Print what the contest found, the fastest first."""
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
+    for heading in ("", "images/s", "ms", "CPU ms", "x fastest PyTorch (range)", "by CPU time", "peak GB",
+                    "start s", "differs by"):  # fmt: skip
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, row in sorted(rows.items(), key=lambda item: item[1]["seconds"]):
+        low, high = row["seconds_ratio"]["range"]
+        table.add_row(
+            name, f"{row['images_per_second']:.1f}", f"{1e3 * row['seconds']:.1f}",
+            f"{1e3 * row['processor_seconds']:.1f}",
+            f"{row['seconds_ratio']['median']:.2f} ({low:.2f}-{high:.2f})",
+            f"{row['processor_seconds_ratio']['median']:.2f}", f"{row['peak_GB']:.2f}",
+            f"{row['start_seconds']:.1f}", f"{row['difference']:.0e}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def best(rows: dict[str, Any], ending: str = "") -> str:
+    """The fastest contestant, of those with the same embeddings unless `ending` names others."""
+    chosen = {name: row for name, row in rows.items() if name.endswith(ending) and (
+        ending or row["difference"] <= TOLERANCE)}  # fmt: skip
+    return min(chosen, key=lambda name: chosen[name]["seconds"])
+
+
+def main() -> None:
+    """Measure, print, and write results/inference.json."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--threads", type=int, default=2, help="cores, and threads (default: %(default)s)")
+    parser.add_argument("--core", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS], metavar="NAME")
+    arguments = parser.parse_args()
+    if PYTORCH[0] not in arguments.only:
+        parser.error(f"--only needs {PYTORCH[0]}, with which the others are compared")
+    cores = list(range(arguments.core, arguments.core + arguments.threads))
+    console = Console(width=160)
+    results: dict[str, Any] = {
+        "machine": {"processor": _processor(), "cores": len(cores), "python": platform.python_version()},
+        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "load_average": os.getloadavg()[0],
+        "networks": {},
+    }
+    names = [name for name in CONTESTANTS if name in arguments.only]
+    for network in arguments.networks:
+        results["networks"][network] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            options = (arguments.batches, cores, arguments.rounds, Path(folder))
+            for batch, rows in contest(names, network, *options):
+                results["networks"][network][str(batch)] = rows
+                show(rows, f"{network}, batch {batch}, {len(cores)} cores", console)
+                console.print(f"Fastest with the same embeddings: {best(rows)}.")
+                if any(name.endswith("int8") for name in rows):
+                    console.print(f"Fastest of int8: {best(rows, 'int8')}.")
+    results["load_average_afterwards"] = os.getloadavg()[0]
+    with atomic_file(Path(__file__).with_name("results") / "inference.json") as temporary:
+        Path(temporary).write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

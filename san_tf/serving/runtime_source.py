@@ -1,0 +1,87 @@
+"""What other runtimes are given: the graph behind an export's `serving_default`, as they can read it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from san_tf.errors import UserError
+from san_tf.serving.export import read_metadata
+from san_tf.serving.folding import FrozenGraph, fold
+
+
+class Source(NamedTuple):
+    """An export that is to be written for other runtimes.
+
+    Attributes:
+        loaded: the SavedModel; its variables live as long.
+        graph: of its signature `serving_default`, from `(N, h, w, 3)` uint8 to `embedding`.
+        metadata: see `serving.read_metadata`.
+    """
+
+    loaded: Any
+    graph: FrozenGraph
+    metadata: dict[str, Any]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width the network sees, in pixels."""
+        height, width = self.metadata["image_size"]
+        return height, width
+
+    def embed(self, images: np.ndarray) -> np.ndarray:
+        """What the SavedModel itself answers."""
+        served = self.loaded.signatures["serving_default"]
+        answer: np.ndarray = served(images=tf.constant(images))["embedding"].numpy()
+        return answer
+
+    def function(self) -> Any:
+        """The graph as a `tf.function` of `images`."""
+        spec = tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
+
+        def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            return self.graph.part(images)
+
+        return tf.function(embed, input_signature=[spec], autograph=False)
+
+
+def read_source(folder: str | os.PathLike[str]) -> Source:
+    """Load a version of an export and fold its graph.
+
+    Args:
+        folder: `<path>/<version>` as `export_encoder` returned it.
+
+    Raises:
+        UserError: it is no export of this package, or cannot be loaded.
+    """
+    folder = Path(folder)
+    metadata = read_metadata(folder)
+    try:
+        loaded = tf.saved_model.load(str(folder))
+        graph = fold(loaded.signatures["serving_default"])
+    except (OSError, ValueError, KeyError, tf.errors.OpError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{folder} cannot be loaded ({reason}); export it again.") from error
+    return Source(loaded, graph._replace(graph_def=_resizing_floats(graph.graph_def)), metadata)
+
+
+def _resizing_floats(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
+    """The graph with images cast before they are resized, which makes no difference to them.
+
+    Exports of former versions resize uint8 to float32 in one operation, which LiteRT and ONNX do not have.
+    """
+    result = tf.compat.v1.GraphDef(versions=graph_def.versions)
+    floating, small = tf.float32.as_datatype_enum, tf.uint8.as_datatype_enum
+    for node in graph_def.node:
+        copy = tf.compat.v1.NodeDef()
+        copy.CopyFrom(node)
+        if node.op == "ResizeBilinear" and node.attr["T"].type == small:
+            cast = result.node.add(name=f"{node.name}/cast", op="Cast", input=[node.input[0]])
+            cast.attr["SrcT"].type, cast.attr["DstT"].type = small, floating
+            copy.input[0], copy.attr["T"].type = cast.name, floating
+        result.node.append(copy)
+    return result

@@ -1,0 +1,217 @@
+"""The export for other runtimes answers as the SavedModel does, and what disagrees is never published."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tiny_encoder import SERVED_SIZE, normed_encoder
+
+from san_tf.__main__ import COMMANDS
+from san_tf.errors import UserError
+from san_tf.keras_compat import KERAS_3
+from san_tf.serving import export_encoder, runtimes
+from san_tf.serving.runtime_command import main
+from san_tf.serving.runtime_sessions import SUFFIXES, open_session
+from san_tf.serving.runtimes import NOTES_FILE, export_runtimes
+
+_PACKAGES = {
+    "litert": ("ai_edge_litert",),
+    "onnx": ("onnx", "tf2onnx", "onnxruntime"),
+    "openvino": ("openvino",),
+    "nncf": ("openvino", "nncf"),
+}
+
+
+def is_missing(runtime: str) -> bool:
+    # With TensorFlow 2.15 the extra is untested.
+    return not KERAS_3 or any(importlib.util.find_spec(name) is None for name in _PACKAGES[runtime])
+
+
+HERE = [runtime for runtime in SUFFIXES if not is_missing(runtime)]
+INT8 = [runtime for runtime in HERE if runtime != "openvino" or not is_missing("nncf")]
+
+
+def wants(runtime: str, *, int8: bool = False) -> object:
+    there = INT8 if int8 else HERE
+    skipped = pytest.mark.skipif(
+        runtime not in there, reason=f"what {runtime} needs is not installed, or Keras is 2"
+    )
+    return pytest.param(runtime, marks=skipped)
+
+
+ALL = [wants(runtime) for runtime in SUFFIXES]
+pytestmark = pytest.mark.skipif(not HERE, reason="none of the extra `runtimes` is here, or Keras is 2")
+
+
+def smooth_images(number: int, size: tuple[int, int] = SERVED_SIZE, seed: int = 0) -> np.ndarray:
+    coarse = np.random.default_rng(seed).uniform(0, 255, (number, 4, 3, 3)).astype(np.float32)
+    return tf.cast(tf.image.resize(coarse, size), tf.uint8).numpy()
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runtimes") / "market"
+    return export_encoder(normed_encoder(), folder, SERVED_SIZE, flip=True, warmup_batches=())
+
+
+@pytest.fixture(scope="module")
+def written(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "files"
+    return export_runtimes(saved_model, out, HERE, ("float32", "float16"))
+
+
+@pytest.fixture(scope="module")
+def served(saved_model: Path):
+    loaded = tf.saved_model.load(str(saved_model))
+    return lambda images: loaded.signatures["serving_default"](images=tf.constant(images))[
+        "embedding"
+    ].numpy()
+
+
+@pytest.mark.parametrize("runtime", ALL)
+@pytest.mark.parametrize("weights", ["float32", "float16"])
+def test_any_number_and_size_of_images(written: Path, served, runtime: str, weights: str) -> None:
+    name = f"encoder{'' if weights == 'float32' else '.float16'}{SUFFIXES[runtime]}"
+    session = open_session(written / name, threads=1)
+    # float16 rounds kernels by at most 2^-11 of their size, and there are three in a row.
+    tolerance = 1e-4 if weights == "float32" else 3 * 2**-11
+    for number, size in ((1, SERVED_SIZE), (5, (50, 21)), (2, (9, 33)), (5, (50, 21)), (1, (1, 1))):
+        images = smooth_images(number, size, seed=number)
+        answer = session(images)
+        assert answer.dtype == np.float32
+        np.testing.assert_allclose(answer, served(images), atol=tolerance)
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_half_weights_take_half_the_room(written: Path, runtime: str) -> None:
+    suffix = ".bin" if runtime == "openvino" else SUFFIXES[runtime]
+    whole, half = (written / f"encoder{kind}{suffix}" for kind in ("", ".float16"))
+    kernels = 3 * 3 * 3 * 16 + 3 * 3 * 16 * 16 + 16 * 24
+    # 2 bytes less for each number of a kernel; casts in the graph take some of it.
+    saved = whole.stat().st_size - half.stat().st_size
+    assert 2 * kernels - 2500 <= saved <= 2 * kernels + 500
+
+
+@pytest.mark.parametrize("runtime", [wants(runtime, int8=True) for runtime in SUFFIXES])
+def test_int8_points_the_same_way(saved_model: Path, served, tmp_path: Path, runtime: str) -> None:
+    calibration = list(smooth_images(30, seed=1))
+    out = export_runtimes(saved_model, tmp_path / "out", [runtime], ["int8"], calibration)
+    name = f"encoder.int8{SUFFIXES[runtime]}"
+    images = smooth_images(20, (40, 20), seed=2)
+    found, wanted = open_session(out / name)(images), served(images)
+    cosine = np.sum(found * wanted, axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosine.min() > 0.98
+    assert np.abs(found - wanted).max() > 1e-5  # it is not float32 by another name
+    assert json.loads((out / NOTES_FILE).read_text())["runtimes"]["files"][name]["cosine"] > 0.98
+
+
+def test_notes_tell_what_was_found(written: Path) -> None:
+    notes = json.loads((written / NOTES_FILE).read_text())
+    assert notes["flip_averaged"] and notes["image_size"] == list(SERVED_SIZE)
+    files = notes["runtimes"]["files"]
+    assert set(files) == {f"encoder{kind}{SUFFIXES[r]}" for r in HERE for kind in ("", ".float16")}
+    for name, row in files.items():
+        assert 0 <= row["difference"] <= (1e-2 if "float16" in name else 1e-4)
+    assert notes["runtimes"]["packages"]["tensorflow"] == tf.__version__
+
+
+def test_exports_of_former_versions_too(tmp_path: Path) -> None:
+    """The small encoder in the repository resizes uint8 images, which LiteRT and ONNX do not."""
+    model = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic" / "1"
+    out = export_runtimes(model, tmp_path / "out", HERE[:1])
+    loaded = tf.saved_model.load(str(model))
+    images = smooth_images(3, (100, 60))
+    wanted = loaded.signatures["serving_default"](images=tf.constant(images))["embedding"].numpy()
+    found = open_session(out / f"encoder{SUFFIXES[HERE[0]]}")(images)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_disagreement_is_not_published(
+    saved_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
+) -> None:
+    honest = runtimes.open_session
+
+    def dishonest(path, threads=0):
+        session = honest(path, threads)
+        return lambda images: session(images) + np.float32(2e-4)
+
+    monkeypatch.setattr(runtimes, "open_session", dishonest)
+    with pytest.raises(UserError, match=r"encoder\S* disagrees with the SavedModel \(by 2.0e-04; 1e-04 is"):
+        export_runtimes(saved_model, tmp_path / "out", [runtime])
+    assert not list(tmp_path.iterdir())
+
+
+def test_existing_folder_is_kept_unless_asked_for(saved_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine.txt").write_text("")
+    with pytest.raises(UserError, match=r"out exists already.*--overwrite"):
+        export_runtimes(saved_model, out, HERE[:1])
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    export_runtimes(saved_model, out, HERE[:1], overwrite=True)
+    assert not (out / "mine.txt").exists() and (out / NOTES_FILE).is_file()
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    told = capsys.readouterr()
+    return int(left.value.code or 0), told.out, told.err
+
+
+def test_command(saved_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert COMMANDS["export-runtime"][0] == main.__module__
+    code, out, error = run(capsys, saved_model.parent, "--to", HERE[0], "--out", tmp_path / "out")
+    assert (code, error) == (0, "")
+    assert f"encoder{SUFFIXES[HERE[0]]}" in out and "differs from the SavedModel by" in out
+
+
+def test_mistakes_are_one_sentence(
+    saved_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    stranger = tmp_path / "stranger" / "1"
+    tf.saved_model.save(tf.Module(), str(stranger))
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff")
+    cases = [
+        ((tmp_path / "nothing", "--out", out), "is no folder"),
+        ((stranger, "--out", out), "is no export of this package"),
+        ((saved_model, "--out", out, "--weights", "int8"), "int8 wants images"),
+        ((saved_model, "--out", out, "--weights", "int8", "--calibration", tmp_path / "x"), "does not exist"),
+        ((saved_model, "--out", out, "--weights", "int8", "--calibration", broken), "cannot be decoded"),
+        ((saved_model, "--out", out, "--to", "tensorrt"), "invalid choice"),
+        ((saved_model, "--out", out, "--calibrate_on", "0"), "give a number from 1"),
+    ]
+    for arguments, sentence in cases:
+        code, _, error = run(capsys, *arguments)
+        assert code == 2 and error.count("\n") == 1 and sentence in error, error
+    for package, runtime in (
+        ("ai_edge_litert.interpreter", "litert"),
+        ("tf2onnx", "onnx"),
+        ("openvino",) * 2,
+    ):
+        monkeypatch.setitem(sys.modules, package, None)
+        code, _, error = run(capsys, saved_model, "--out", out, "--to", runtime)
+        assert code == 2 and error.count("\n") == 1
+        assert 'is not installed; pip install "san-tf[runtimes]" brings it.' in error
+    assert not out.exists()
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no runtime known here; name a .tflite, .onnx or .xml file"):
+        open_session(tmp_path / "encoder.h5")
+    with pytest.raises(UserError, match="does not exist; write it with san-tf export-runtime"):
+        open_session(tmp_path / "encoder.onnx")
+    for runtime in HERE:
+        damaged = tmp_path / f"damaged{SUFFIXES[runtime]}"
+        damaged.write_bytes(b"not a model")
+        with pytest.raises(UserError, match=r"damaged\S+ cannot be opened \(.*\); write it again"):
+            open_session(damaged)
