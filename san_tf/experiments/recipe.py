@@ -43,6 +43,9 @@ class DataRecipe:
     """K of the P x K batch."""
     pit_per_batch: int = 16
     """Image-texture pairs with true textures added to each P x K batch."""
+    pit_in_norms: bool = False
+    """Whether the pairs count in the statistics of the batch norms; without, they are normalised by the
+    moving statistics, which are of the data set's own images."""
     translation: float = 0.5
     """Probability of enlarging an image 1.125 times and cropping it back at a random place."""
     flip: float = 0.5

@@ -57,6 +57,8 @@ def save_to_preset(
     if isinstance(model, SAN):
         encoder, decoder = model.encoder, model.decoder
         san = plain_arguments(model.get_config(), SAN.__init__)
+        # Of the batches it was trained on, which others need not have.
+        san.pop("pairs", None)
     config = PresetConfig(
         _arguments(encoder, build_encoder.function),
         None if decoder is None else _arguments(decoder, build_decoder.function),

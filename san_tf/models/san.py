@@ -126,6 +126,9 @@ class SAN(_TextureModel):
         smoothing: of the labels, in [0, 1).
         triplet: L_Triplet: "batch-hard", or one of TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see
             `san_tf.addons`).
+        pairs: this many last rows of each batch, image-texture pairs, are normalised by the moving statistics
+            in training too: people of another kind (rendered ones) in the statistics of a batch shift
+            those of all others, and the embedding learns later or never.
         seed: with the optimiser's step count, all the randomness of a step (the triplets of L_TR).
 
     Source: Jin et al., "Semantics-Aligned Representation Learning for Person Re-identification", AAAI 2020.
@@ -150,6 +153,7 @@ class SAN(_TextureModel):
         seed: int = 0,
         name: str = "san",
         triplet: str = "batch-hard",
+        pairs: int = 0,
     ) -> None:
         if decoder is None:
             self.metric_names = tuple(key for key in self.metric_names if key not in ("rec_loss", "tr_loss"))
@@ -160,12 +164,20 @@ class SAN(_TextureModel):
         self.margin = margin
         self.smoothing = smoothing
         self.triplet = triplet
+        self.pairs = pairs
         own = triplet == "batch-hard"
         self._triplet_loss = batch_hard_triplet_loss if own else addons.triplet_loss(triplet)
         self.seed = seed
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
         """Encoder outputs, and the decoder's where there is one."""
+        if not (training and self.pairs):
+            return self._answers(image, training)
+        own, others = image[: -self.pairs], image[-self.pairs :]
+        answers = self._answers(own, training), self._answers(others, training=False)
+        return tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *answers)
+
+    def _answers(self, image: tf.Tensor, training: bool) -> dict[str, Any]:
         encoded = self.encoder(image, training=training)
         outputs = {name: encoded[name] for name in ("embedding", "logits", "feature") if name in encoded}
         if self.decoder is not None:
@@ -239,7 +251,7 @@ class SAN(_TextureModel):
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""
-        own = {"margin": self.margin, "smoothing": self.smoothing, "seed": self.seed}
+        own = {"margin": self.margin, "smoothing": self.smoothing, "seed": self.seed, "pairs": self.pairs}
         return super().get_config() | own | {"weights": list(self.terms_weight), "triplet": self.triplet}
 
 

@@ -149,6 +149,37 @@ def test_a_batch_of_pairs_alone_trains_the_decoder_and_stays_finite():
     assert all(np.isfinite(v).all() for v in san.get_weights())
 
 
+def test_pairs_stay_out_of_the_statistics_but_not_out_of_the_losses():
+    batch = tiny_batch()
+    own = {name: rows[:8] for name, rows in batch.items()}
+    mixed, apart, alone = tiny_san(), tiny_san(pairs=4), tiny_san()
+    for san, rows in ((mixed, batch), (apart, batch), (alone, own)):
+        san.train_step(rows)
+    moving = [
+        {v.path if KERAS_3 else v.name: v.numpy() for v in san.encoder.variables if "moving" in v.name}
+        for san in (mixed, apart, alone)
+    ]
+    assert moving[0]
+    for name in moving[0]:
+        np.testing.assert_allclose(moving[1][name], moving[2][name], atol=1e-6)
+    assert any(np.abs(moving[0][name] - moving[2][name]).max() > 1e-3 for name in moving[0])
+    # The first step's losses: identities and triplets as without pairs, reconstruction with them.
+    for key in ("id_loss", "triplet_loss"):
+        np.testing.assert_allclose(apart.trackers[key].result(), alone.trackers[key].result(), rtol=1e-5)
+    answers = tiny_san()
+    painted = tf.concat(
+        [
+            answers(own["image"], training=True)["texture"],
+            answers(batch["image"][8:], training=False)["texture"],
+        ],
+        0,
+    )
+    # Painted in the order of the step: the pairs by the statistics after the others' update.
+    expected = reconstruction_loss(batch["texture"], painted, batch["texture_weight"])
+    np.testing.assert_allclose(apart.trackers["rec_loss"].result(), expected, rtol=1e-4)
+    assert apart(batch["image"], training=True)["texture"].shape == batch["texture"].shape
+
+
 def test_same_seed_same_weights_to_the_bit_and_another_seed_others():
     batch = tiny_batch()
     runs = []

@@ -106,6 +106,8 @@ def train_method(
 
     def start_model() -> SAN:
         model = san_of(recipe, records.num_identities, with_decoder)
+        if with_decoder and not data.pit_in_norms:
+            model.pairs = data.pit_per_batch // distribution.replicas
         # The other workers get their start from the chief.
         if recipe.training.start == "texture-generator" and distribution.is_chief:
             start = generator or start_weights(experiment)
