@@ -17,10 +17,10 @@ from starlette.exceptions import HTTPException
 from san_tf.errors import UserError
 from san_tf.page.answers import answer_csv, answer_facts, entry_facts, is_right, written_time
 from san_tf.page.guard import UPLOADS, Guard
-from san_tf.page.pictures import NoPictureError
 from san_tf.page.questions import Listing, Search
 from san_tf.page.service import GoneError, PageService
 from san_tf.page.sheet import Cell, as_png, ranked_sheet
+from san_tf.retrieval.image_files import NoPictureError
 
 UPLOAD_BYTES = 16 * 2**20
 _SHEET = 50

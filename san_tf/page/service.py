@@ -14,11 +14,12 @@ from PIL import Image
 
 from san_tf.errors import UserError
 from san_tf.page.network import Network
-from san_tf.page.pictures import checked_header, for_page, pixels_for_page, read_inside
+from san_tf.page.pictures import checked_header, for_page, pixels_for_page
 from san_tf.page.questions import Listing, Search
 from san_tf.page.recent import Recent
 from san_tf.retrieval.entries import Entry, Hit
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.retrieval.image_files import read_inside
 
 # Of a gallery's entries, so many tell whether it knows times, identities and pictures.
 _SAMPLE = 500

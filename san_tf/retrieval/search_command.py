@@ -158,13 +158,14 @@ def _caption(entry: Entry) -> str:
 def _image_of(entry: Entry, gallery: Gallery) -> np.ndarray:
     """The photograph of an entry; a grey one where it is not there any more."""
     from san_tf.embedding.photographs import PhotographError, upright
+    from san_tf.retrieval.image_files import read_inside
 
     grey = np.full((128, 64, 3), 225, np.uint8)
     if not entry.image or gallery.info.images is None:
         return grey
     try:
-        return _picture(upright((Path(gallery.info.images) / entry.image).read_bytes()))
-    except (OSError, PhotographError, ValueError):
+        return _picture(upright(read_inside(gallery.info.images, entry.image)))
+    except (PhotographError, ValueError):
         return grey
 
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from plain_people import ORIGIN, StandIn, make_gallery
 
 from san_tf.page.app import build_app
-from san_tf.page.pictures import NoPictureError, read_inside
 from san_tf.page.server import build_server, listen
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.image_files import NoPictureError, read_inside
 
 BYTES = {"content-type": "application/octet-stream"}
 

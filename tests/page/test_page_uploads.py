@@ -17,8 +17,9 @@ from PIL import Image
 from plain_people import CLOTHES, ORIGIN, StandIn, crop, make_gallery, upload
 
 from san_tf.page.app import build_app
-from san_tf.page.pictures import NoPictureError, for_page, pixels_for_page
+from san_tf.page.pictures import for_page, pixels_for_page
 from san_tf.page.service import PageService
+from san_tf.retrieval.image_files import NoPictureError
 
 BYTES = {"content-type": "application/octet-stream"}
 
