@@ -29,8 +29,10 @@ class PitBuilderConfig(tfds.core.BuilderConfig):
 class Builder(ResumableBuilder):
     """Builder of the paired image-texture data set."""
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES = {  # noqa: RUF012  # TFDS wants a plain class attribute
+        "1.2.0": "The colour cast of each picture, so that textures can be had in its colours. Textures "
+        "without bags. Shorts, skirts and dresses of any length.",
         "1.1.0": "Half of the clothes in any colour there is, instead of the street's.",
         "1.0.0": "First release.",
     }
@@ -53,6 +55,7 @@ class Builder(ResumableBuilder):
                 {
                     "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
                     "texture": tfds.features.Image(shape=(256, 256, 3), encoding_format="png"),
+                    "cast": tfds.features.Tensor(shape=(3, 4), dtype=np.float32),
                     "pid": np.int64,
                     "filename": tfds.features.Text(),
                     "yaw": np.float32,
@@ -78,6 +81,7 @@ def _pairs(specs: Sequence[CropSpec], indices: Sequence[int]) -> Iterator[dict[s
         yield {
             "image": crop.image,
             "texture": crop.texture,
+            "cast": crop.cast,
             "pid": crop.pid,
             "filename": crop.filename,
             "yaw": crop.yaw,

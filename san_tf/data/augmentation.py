@@ -166,7 +166,7 @@ def plan_augmentation(
         size=np.where(moved[:, None], enlarged, size).astype(np.int32),
         crop=np.where(moved[:, None], crop, 0).astype(np.int32),
         erased=_erased_boxes(augmentation, draws, image_size),
-        color=_composed(_color_matrices(augmentation, draws), dye).astype(np.float32),
+        color=composed(_color_matrices(augmentation, draws), dye).astype(np.float32),
         scale=np.where(draws[:, _REDUCE] < augmentation.low_resolution, scale, 1.0).astype(np.float32),
         noise=np.where(draws[:, _NOISE] < augmentation.noise, noise, 0.0).astype(np.float32),
         noise_offset=np.floor(draws[:, _OFFSET] * (NOISE_MARGIN + 1)).astype(np.int32),
@@ -225,8 +225,8 @@ def _turned(angle: np.ndarray, saturation: np.ndarray) -> np.ndarray:
     return np.linalg.inv(_YIQ) @ chroma @ _YIQ
 
 
-def _composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return `(n, 3, 4)`: the colour matrix that does `first`, then `second`."""
+def composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """Return `(n, 3, 4)`: the colour matrices, `(n, 3, 4)` each, that do `first`, then `second`."""
     matrix = second[:, :, :3] @ first
     matrix[:, :, 3] += second[:, :, 3]
     return matrix

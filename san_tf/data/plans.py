@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
-from san_tf.data.augmentation import Augmentation, AugmentationPlan, draw_epoch, plan_augmentation
-from san_tf.data.records import Records
+from san_tf.data.augmentation import Augmentation, AugmentationPlan, composed, draw_epoch, plan_augmentation
+from san_tf.data.records import CAST, Records
 from san_tf.data.sampling import shuffled_stream
 
 _PLAN_TYPES = AugmentationPlan(
@@ -26,6 +26,14 @@ class Part:
     labels: np.ndarray
     augmentation: Augmentation
     order: Callable[[int], np.ndarray]  # epoch -> (steps, rows) indices into the records
+
+    def plan(self, order: np.ndarray, draws: np.ndarray, image_size: tuple[int, int]) -> AugmentationPlan:
+        """Plan the images at `order` (n,); textures that have a picture's colours follow its jitter too."""
+        plan = plan_augmentation(self.augmentation, draws, image_size)
+        cast = self.records.extras.get(CAST)
+        if cast is None:
+            return plan
+        return plan._replace(dye=composed(plan.color, cast[order]).astype(np.float32))
 
 
 def pair_part(pit: Records, rows: int, steps: int, augmentation: Augmentation, seed: int) -> Part:
@@ -61,7 +69,7 @@ def plan_rows(
             shape = order.shape
             draws = draw_epoch(shape, seed, epoch, number)
             texture = part.records.texture_index[order]
-            plan = plan_augmentation(part.augmentation, draws.reshape(-1, draws.shape[-1]), image_size)
+            plan = part.plan(order.ravel(), draws.reshape(-1, draws.shape[-1]), image_size)
             columns.append([
                 order.astype(np.int64) + image_offsets[number],
                 part.labels[order].astype(np.int32),

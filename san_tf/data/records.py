@@ -18,6 +18,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 # Market-1501: 0002_c1s1_000451_03.jpg, -1_c1s1_...; DukeMTMC-reID: 0005_c2_f0046985.jpg; VeRi-776:
 # 0001_c001_...
 _MARKET_NAME = re.compile(r"^(-1|\d+)_c(\d+)")
+# The column of colour casts, `(N, 3, 4)`: RGB (0-255) of a texture -> cast[:, :3] @ RGB + cast[:, 3] in its
+# picture.
+CAST = "cast"
 # Stands for "no image has a texture" until the number of images is known.
 _NO_TEXTURES = np.empty(0, np.int64)
 
@@ -36,7 +39,8 @@ class Records:
         filenames: `(N,)` object array of str, unique within a split.
         texture_files: `(U,)` object array of JPEG or PNG bytes: the different textures.
         texture_index: `(N,)` int64 into `texture_files`, -1 where an image has no texture.
-        extras: other columns by name, `(N,)` each (`yaw`, `pose`, `visibility`).
+        extras: other columns by name, N values each (`yaw`, `pose`, `visibility`). With `cast`, `(N, 3, 4)`
+            float32, a texture's target has the colours that it has in its picture, instead of its own.
 
     Example:
         >>> records = Records.from_folder("Market-1501-v15.09.15/bounding_box_train")
@@ -114,7 +118,7 @@ class Records:
 
         Args:
             builder: a `tfds.core.DatasetBuilder` whose records hold `image` and `pid`, and perhaps `camid`,
-                `filename`, `texture` and further scalars, which become `extras`.
+                `filename`, `texture` and others, which become `extras`.
             split: such as "train", "query" or "gallery".
             verify: as in `from_columns`.
 
@@ -223,6 +227,10 @@ class Records:
             texture_index=self.texture_index[indices],
             extras={name: column[indices] for name, column in self.extras.items()},
         )
+
+    def without(self, name: str) -> Records:
+        """Return the same records without one of the `extras`, if they have it."""
+        return replace(self, extras={key: column for key, column in self.extras.items() if key != name})
 
     def with_textures(self, textures: Sequence[bytes]) -> Records:
         """Return the same records with N encoded textures (`b""` for none) in place of those they have."""

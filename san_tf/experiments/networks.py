@@ -48,8 +48,8 @@ def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
     preset = DECODERS[recipe.model.decoder or decoder_for(recipe.model.backbone)]
     shapes = [stage.shape for stage in encoder.output["stages"]]
     size, seed = recipe.texture_size, recipe.seed + _DECODER_STREAM
-    changes = {"skips": recipe.model.skips, "texture_size": size, "sketch": recipe.model.sketch, "seed": seed}
-    return build_decoder(shapes, **preset | changes)
+    branches = {"skips": recipe.model.skips, "sketch": recipe.model.sketch, "palette": recipe.model.palette}
+    return build_decoder(shapes, **preset | branches | {"texture_size": size, "seed": seed})
 
 
 def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:

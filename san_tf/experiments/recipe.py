@@ -76,6 +76,8 @@ class ModelRecipe:
     """Join the encoder's stages into the decoder, U-shaped, as the public code does."""
     sketch: int = 0
     """Hidden units of a fully connected branch in the decoder that sketches the texture; 0 has none."""
+    palette: int = 0
+    """Colours that the decoder takes from the image and mixes textures of; 0 lets it make colours up."""
     decoder: Literal["paper", "light"] | None = None
     """Size of the decoder, see `san_tf.models.presets`; none takes the one that goes with the backbone."""
     weights: str | None = None
@@ -157,6 +159,9 @@ class GeneratorRecipe:
     """Pairs a batch."""
     pseudo_textures: Literal["image", "identity"] = "image"
     """`image`: each image's own, as in the paper; `identity`: the mean over all images of its identity."""
+    texture_colors: Literal["photographed", "true"] = "photographed"
+    """What colours it learns to paint: `photographed`, those the clothes have in the picture; `true`, their
+    own, which light and camera change, so that it has to guess."""
     generator_learning_rate: float = 1e-3
     """Highest learning rate of its cosine schedule."""
     generator_weights: str | None = None

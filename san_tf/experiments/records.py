@@ -12,7 +12,7 @@ from san_tf.benchmarks.preparation import open_benchmark
 from san_tf.data.builders import find_builder
 from san_tf.data.hold_out import hold_out
 from san_tf.data.joining import joined
-from san_tf.data.records import Records
+from san_tf.data.records import CAST, Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 
@@ -92,7 +92,10 @@ def _joined(experiment: Experiment, names: Sequence[str], split: str) -> Records
 def pit_records(experiment: Experiment, split: str) -> Records:
     """A split of the paired data: `train`, or `test`, whose identities are others.
 
+    They have a colour cast, unless the recipe wants textures in their true colours.
+
     Raises:
         UserError: it is not prepared; the sentence says how.
     """
-    return Records.from_tfds(open_builder(experiment, experiment.recipe.data.pit), split)
+    pairs = Records.from_tfds(open_builder(experiment, experiment.recipe.data.pit), split)
+    return pairs.without(CAST) if experiment.recipe.generator.texture_colors == "true" else pairs

@@ -13,7 +13,7 @@ from rich import get_console
 from rich.progress import track
 
 from san_tf.data.pipeline import inference_dataset
-from san_tf.data.records import Records
+from san_tf.data.records import CAST, Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.networks import load_weights
@@ -84,7 +84,18 @@ def paint(
 
 
 def true_textures(records: Records, size: int) -> np.ndarray:
-    """Decode the textures of paired data: (N, size, size, 3) uint8 RGB, reduced by averaging areas."""
+    """Decode the textures of paired data, as the generator shall paint them.
+
+    Args:
+        records: N pairs; where they have a colour cast, textures are in the colours of their pictures.
+        size: side of the result; larger textures are reduced by averaging areas.
+
+    Returns:
+        (N, size, size, 3) uint8 RGB.
+
+    Raises:
+        UserError: the records have no textures.
+    """
     if records.textures is None:
         raise UserError("These records have no textures; they are no paired data.")
     files = [np.frombuffer(file, np.uint8) for file in records.texture_files]
@@ -94,7 +105,13 @@ def true_textures(records: Records, size: int) -> np.ndarray:
         for image in decoded
         if image is not None
     ]
-    return np.stack(small)[records.texture_index]
+    textures = np.stack(small)[records.texture_index]
+    cast = records.extras.get(CAST)
+    if cast is None:
+        return textures
+    for texture, (*matrix, shift) in zip(textures, cast.transpose(0, 2, 1), strict=True):
+        texture[...] = np.clip(np.rint(texture @ np.stack(matrix) + shift), 0, 255)
+    return textures
 
 
 def texture_l1(painted: np.ndarray, true: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from san_tf.errors import UserError
 from san_tf.models.builder import Builder
 from san_tf.models.corner_aligned import CornerAlignedResizing
 from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.palette import PaletteMix, palette_masks
 
 PAPER_WIDTHS = (512, 256, 64, 32, 16)
 
@@ -23,6 +24,7 @@ def build_decoder(
     texture_size: int | None = None,
     final_kernel: int = 7,
     sketch: int = 0,
+    palette: int = 0,
     variant: Literal["paper", "official"] = "paper",
     seed: int | None = None,
     batch_norm_momentum: float = 0.9,
@@ -44,6 +46,10 @@ def build_decoder(
             texture at a quarter of its size, for the convolutions to work out; 0, the paper's, has none. A
             convolution can move a colour from its place in the image to its place in the texture only bit by
             bit; the sketch moves it at once: from random weights it takes less than half the steps.
+        palette: how many colours a texture is mixed from, each taken from the photograph, see
+            `palette.PaletteMix`; 0, the paper's, lets the decoder make its colours up. With a palette it
+            learns where in the photograph a colour is instead of which colour it is: in fewer steps, and
+            also for colours it has never seen. It then wants the images too.
         variant: "official": the details of the public code, for its weights: maps are doubled bilinearly,
             borders of the doubled maps and of the last one mirror the map, there is no tanh (a texture may
             leave [-1, 1]), and the last resize keeps the corners.
@@ -51,7 +57,8 @@ def build_decoder(
         batch_norm_momentum: share of the old moving statistics kept each step.
 
     Returns:
-        Model from the list of four stage maps to a dict: `texture` `(batch, size, size, 3)` float32
+        Model from the list of four stage maps (with a palette followed by the normalised images, `(batch, H,
+        W, 3)`; `decoder_inputs` makes either list) to a dict: `texture` `(batch, size, size, 3)` float32
         in [-1, 1] ("official": about there), `blocks`, a list of the four blocks' maps.
 
     Raises:
@@ -72,6 +79,10 @@ def build_decoder(
     if variant not in ("paper", "official"):
         raise UserError(f"variant must be 'paper' or 'official', not {variant!r}.")
     official = variant == "official"
+    if palette and (official or palette < 2):
+        raise UserError(
+            f"A palette has at least 2 colours, and none goes with the official decoder; received {palette}."
+        )
     factory = LayerFactory(seed, batch_norm_momentum)
 
     # --- blocks ---
@@ -88,10 +99,15 @@ def build_decoder(
         blocks.append(x)
 
     # --- texture ---
-    painted = factory.conv(x, 3, final_kernel, name="final_conv", bias=True, reflect=official)
+    painted = factory.conv(x, palette or 3, final_kernel, name="final_conv", bias=True, reflect=official)
     if sketch:
         painted = keras.layers.Add(name="sketch_add")([painted, _sketch(stages[3], painted, sketch, factory)])
-    if official:
+    inputs = list(stages)
+    if palette:
+        inputs.append(keras.Input((None, None, 3), name="image"))
+        places = palette_masks(stages[0], stages[3], palette, factory)
+        texture = PaletteMix(name="palette_mix", dtype="float32")([painted, places, inputs[-1]])
+    elif official:
         texture = keras.layers.Activation("linear", name="final_linear", dtype="float32")(painted)
     else:
         texture = keras.layers.Activation("tanh", name="final_tanh", dtype="float32")(painted)
@@ -99,7 +115,12 @@ def build_decoder(
     if texture.shape[1:3] != (size, size):
         resize = CornerAlignedResizing if official else _resizing
         texture = resize((size, size), name="texture", dtype="float32")(texture)
-    return keras.Model(stages, {"texture": texture, "blocks": blocks}, name="decoder")
+    return keras.Model(inputs, {"texture": texture, "blocks": blocks}, name="decoder")
+
+
+def decoder_inputs(decoder: keras.Model, stages: Sequence[Any], image: Any) -> list[Any]:
+    """What a decoder is called on: the stage maps, and the normalised image if it has a palette."""
+    return [*stages, image] if len(decoder.inputs) > len(stages) else list(stages)
 
 
 def _resizing(size: tuple[int, int], **kwargs: Any) -> keras.layers.Layer:
@@ -127,6 +148,7 @@ def _sketch(stage4: Tensor, painted: Tensor, units: int, factory: LayerFactory) 
     x = keras.layers.Dense(
         units, "relu", kernel_initializer=keras.initializers.HeNormal(seed), name="sketch_hidden"
     )(x)
-    x = keras.layers.Dense(height * width * 3, kernel_initializer="zeros", name="sketch_paint")(x)
-    x = keras.layers.Reshape((height, width, 3), name="sketch_shape")(x)
+    channels = painted.shape[3]
+    x = keras.layers.Dense(height * width * channels, kernel_initializer="zeros", name="sketch_paint")(x)
+    x = keras.layers.Reshape((height, width, channels), name="sketch_shape")(x)
     return keras.layers.UpSampling2D(4, interpolation="bilinear", name="sketch_enlarge")(x)

@@ -14,6 +14,7 @@ from san_tf import addons
 from san_tf.errors import UserError
 from san_tf.keras_compat import apply_gradients, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
+from san_tf.models.decoder import decoder_inputs
 from san_tf.models.replicas import WholeBatch, summed
 
 Batch = Mapping[str, tf.Tensor]
@@ -181,7 +182,8 @@ class SAN(_TextureModel):
         encoded = self.encoder(image, training=training)
         outputs = {name: encoded[name] for name in ("embedding", "logits", "feature") if name in encoded}
         if self.decoder is not None:
-            outputs |= self.decoder(encoded["stages"], training=training)
+            inputs = decoder_inputs(self.decoder, encoded["stages"], image)
+            outputs |= self.decoder(inputs, training=training)
         return outputs
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
@@ -279,7 +281,8 @@ class SANPG(_TextureModel):
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
         """The painted `texture` (B, T, T, 3) in [-1, 1] and the decoder's `blocks`."""
-        return self.decoder(self.encoder(image, training=training), training=training)
+        stages = self.encoder(image, training=training)
+        return self.decoder(decoder_inputs(self.decoder, stages, image), training=training)
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """L_Rec over the rows that have a texture."""

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
+from san_tf.models.decoder import decoder_inputs
 from san_tf.serving.folding import fold
 from san_tf.serving.network import Network
 
@@ -58,7 +59,7 @@ def inference_endpoints(
     height, width = (int(side) for side in image_size)
     image, outputs = encoder.inputs[0], {"embedding": embedding_of(encoder)}
     if decoder is not None:
-        outputs["texture"] = decoder(encoder.output["stages"])["texture"]
+        outputs["texture"] = decoder(decoder_inputs(decoder, encoder.output["stages"], image))["texture"]
     # Turned to float32 as one: encoder and painter go on sharing their weights.
     whole = _in_float32(keras.Model(image, outputs, name="inference"))
     network = _network(whole, (height, width), half, fold_norms)

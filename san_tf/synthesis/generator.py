@@ -22,8 +22,9 @@ import numpy as np
 
 from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
+from san_tf.synthesis.color_cast import color_cast
 from san_tf.synthesis.parallel import render_parallel
-from san_tf.synthesis.people import dressed_person
+from san_tf.synthesis.people import clothes_texture, dressed_person
 from san_tf.synthesis.photographs import photograph_paths
 from san_tf.synthesis.plans import CropSpec, PitConfig, ReidConfig, pit_plan, reid_plan
 from san_tf.synthesis.scene import draw_shot
@@ -64,7 +65,9 @@ class Crop:
         yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
         pose: one of `plans.ACTIONS`.
         visibility: share of the person's silhouette inside the crop and not hidden, 0..1.
-        texture: PNG bytes of the 256x256 texture; empty where the record is no image-texture pair.
+        texture: PNG bytes of the 256x256 texture, of what the person wears without bags; empty where the
+            record is no image-texture pair.
+        cast: `(3, 4)` float32, see `color_cast.color_cast`; changes nothing where there is no texture.
     """
 
     image: bytes
@@ -75,6 +78,7 @@ class Crop:
     pose: str
     visibility: float
     texture: bytes
+    cast: np.ndarray
 
 
 def render_crop(spec: CropSpec) -> Crop:
@@ -90,9 +94,14 @@ def render_crop(spec: CropSpec) -> Crop:
         UserError: the spec's folder of photographs cannot be used.
     """
     shot = draw_shot(spec)
-    texture = _encoded_texture(spec.identity_seed, spec.dye) if spec.varied else b""
     image = encode_jpeg(shot.image, STORED_QUALITY)
-    return Crop(image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture)
+    texture, cast = b"", np.eye(3, 4, dtype=np.float32)
+    if spec.varied:
+        clothes, texture = _clothes(spec.identity_seed, spec.dye)
+        cast = color_cast(dressed_person(spec.identity_seed, spec.dye).texture, clothes, shot)
+    return Crop(
+        image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture, cast
+    )
 
 
 def render_crops(
@@ -119,8 +128,10 @@ def _code_digest() -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _encoded_texture(seed: int, dye: float) -> bytes:
-    return encode_png(dressed_person(seed, dye).texture)
+def _clothes(seed: int, dye: float) -> tuple[np.ndarray, bytes]:
+    """The texture to be painted, and the same as PNG."""
+    texture = clothes_texture(seed, dye)
+    return texture, encode_png(texture)
 
 
 Config = TypeVar("Config", ReidConfig, PitConfig)
@@ -215,7 +226,7 @@ def identity_texture(config: str | ReidConfig, pid: int) -> np.ndarray:
     if not 1 <= pid <= last:
         raise UserError(f"Configuration {chosen.name!r} has identities 1 to {last}. Received: pid={pid}.")
     spec = next(spec for split in ("train", "query") for spec in reid_plan(chosen, split) if spec.pid == pid)
-    return dressed_person(spec.identity_seed).texture.copy()
+    return clothes_texture(spec.identity_seed).copy()
 
 
 def export_market(

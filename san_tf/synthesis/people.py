@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -93,6 +93,29 @@ def dressed_person(seed: int, dye: float = 0.0) -> Person:
         uv_faces=body.uv_faces,
     )
     return Person(identity.shape, joints(identity.shape)[0], outfit.texture, mesh, outfit.extras)
+
+
+def clothes_texture(seed: int, dye: float = 0.0) -> np.ndarray:
+    """Return what the person with this wardrobe seed wears: the texture of `dressed_person`, without bags.
+
+    A rucksack and its straps are drawn on the texture that is rendered, but they are no part of the person;
+    whoever learns to paint the person's surface shall paint the shirt under them.
+
+    Args:
+        seed: of the identity.
+        dye: how often a garment has any colour instead of the street's.
+
+    Returns:
+        `(256, 256, 3)` uint8 RGB, to be treated as read-only.
+
+    Example:
+        >>> clothes_texture(3).shape
+        (256, 256, 3)
+    """
+    identity = wardrobe.sample_identity(seed, dye)
+    if identity.bag.kind == "none":
+        return dressed_person(seed, dye).texture
+    return wardrobe.paint_texture(replace(identity, bag=replace(identity.bag, kind="none")))
 
 
 def place_figure(

@@ -32,6 +32,8 @@ class Shot:
         action: one of `plans.ACTIONS`.
         visibility: share of the person's silhouette that is inside the crop and not hidden, 0..1.
         surface: what of the person each pixel shows, at the size the picture was drawn at.
+        exposure: what the light was multiplied by.
+        sensor: of the camera.
     """
 
     image: np.ndarray
@@ -39,6 +41,8 @@ class Shot:
     action: str
     visibility: float
     surface: Surface
+    exposure: float
+    sensor: Sensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +52,12 @@ class Surface:
     Attributes:
         mesh: `(H, W)` int16: 0 the body, above it hair, skirts and bags, -1 where the person is not seen.
         uv: `(H, W, 2)` float32 texture coordinates where `mesh` is 0.
+        light: `(H, W, 3)` float32 linear RGB that comes from there.
     """
 
     mesh: np.ndarray
     uv: np.ndarray
+    light: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,8 +164,8 @@ def draw_shot(spec: CropSpec) -> Shot:
         far = [other for other in others if other.z < figure.z]
         radiance, visibility, surface = _compose(spec, here, window, figure, far, False, rng)
     size = (spec.image_height, spec.image_height // 2)
-    image = develop(radiance, here.sensor, here.gain, window.height, size, rng)
-    return Shot(image, yaw, action, visibility, surface)
+    image, exposure = develop(radiance, here.sensor, here.gain, window.height, size, rng)
+    return Shot(image, yaw, action, visibility, surface, exposure, here.sensor)
 
 
 def _compose(
@@ -189,6 +195,7 @@ def _compose(
     seen = np.zeros(size, np.float32)
     whole = 0.0
     mesh, uv = np.full(size, -1, np.int16), np.full((*size, 2), -1, np.float32)
+    shine = np.zeros((*size, 3), np.float32)
     for _, layer in sorted(layers, key=lambda pair: pair[0]):
         if isinstance(layer, Thing):
             alpha = draw_thing(canvas, layer, camera, window, light)
@@ -196,11 +203,12 @@ def _compose(
             frame = draw_figure(canvas, layer, camera, window, light)
             alpha = frame.alpha
             if layer is figure:
-                seen, whole, mesh, uv = alpha.copy(), float(alpha.sum()), frame.mesh, frame.uv
+                seen, whole = alpha.copy(), float(alpha.sum())
+                mesh, uv, shine = frame.mesh, frame.uv, frame.rgb
                 continue
         if alpha is not None:
             seen *= 1 - alpha
-    surface = Surface(np.where(seen > 0.5, mesh, np.int16(-1)), uv)
+    surface = Surface(np.where(seen > 0.5, mesh, np.int16(-1)), uv, shine)
     if whole == 0.0:
         return canvas, 0.0, surface
     return canvas, figure.share_inside(camera, window) * float(seen.sum()) / whole, surface

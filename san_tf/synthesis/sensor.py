@@ -85,7 +85,7 @@ def develop(
     native_height: float,
     output_size: tuple[int, int],
     rng: np.random.Generator,
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """Turn a clean rendering into the crop that the camera's recording gives.
 
     Args:
@@ -97,11 +97,14 @@ def develop(
         rng: source of exposure changes, motion and noise.
 
     Returns:
-        `(height, width, 3)` uint8 RGB.
+        `(height, width, 3)` uint8 RGB, and the exposure: what the light was multiplied by.
 
     Example:
         >>> grey = np.full((64, 32, 3), 0.5, np.float32)
-        >>> develop(grey, sample_sensor(0, 0), 1.0, 60.0, (128, 64), np.random.default_rng(0)).shape
+        >>> picture, exposure = develop(
+        ...     grey, sample_sensor(0, 0), 1.0, 60.0, (128, 64), np.random.default_rng(0)
+        ... )
+        >>> picture.shape
         (128, 64, 3)
     """
     height, width = radiance.shape[:2]
@@ -109,7 +112,7 @@ def develop(
     columns = max(12, round(rows * width / height))
     picture = _resize(radiance, rows, columns)
     picture = _blur(picture, sensor, rows, rng)
-    picture = _tone(picture, sensor, gain, rng)
+    picture, exposure = _tone(picture, sensor, gain, rng)
     if sensor.sharpening > 0.1:
         soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
         picture = picture + sensor.sharpening * (picture - soft)
@@ -120,7 +123,7 @@ def develop(
     frame = np.clip((picture + spread * grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)
     quality = int(np.clip(sensor.jpeg_quality + rng.integers(-6, 7), 25, 95))
     frame = decode_rgb(encode_jpeg(frame, quality))
-    return _resize(frame, *output_size)
+    return _resize(frame, *output_size), exposure
 
 
 def auto_exposure(scene: np.ndarray) -> float:
@@ -182,15 +185,29 @@ def _blur(picture: np.ndarray, sensor: Sensor, rows: int, rng: np.random.Generat
     return picture
 
 
-def _tone(picture: np.ndarray, sensor: Sensor, gain: float, rng: np.random.Generator) -> np.ndarray:
-    """Apply exposure, colour matrix, vignette, gamma, contrast and haze; returns values in 0..1."""
-    rows, columns = picture.shape[:2]
-    exposure = gain * sensor.exposure * np.exp(rng.normal(0.0, 0.08))
-    picture = picture @ (sensor.color_matrix.T * exposure).astype(np.float32)
-    y, x = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
-    offset = rng.uniform(-0.7, 0.7, 2)
-    radius = (y[:, None] - offset[0]) ** 2 + (x[None, :] - offset[1]) ** 2
-    picture = picture * (1 - sensor.vignette * np.minimum(radius, 2.0) / 2)[..., None].astype(np.float32)
+def respond(light: np.ndarray, sensor: Sensor, exposure: float) -> np.ndarray:
+    """What the sensor makes of light in the middle of its picture: colour matrix, gamma, contrast and haze.
+
+    Args:
+        light: `(..., 3)` float32 RGB, linear, 0 or more.
+        sensor: the camera's look.
+        exposure: factor on the light, from `develop`.
+
+    Returns:
+        `(..., 3)` float32 RGB in 0..1.
+
+    Example:
+        >>> respond(np.zeros(3, np.float32), sample_sensor(0, 0), 1.0) >= 0
+        array([ True,  True,  True])
+    """
+    return _curve(light @ _matrix(sensor, exposure), sensor)
+
+
+def _matrix(sensor: Sensor, exposure: float) -> np.ndarray:
+    return (sensor.color_matrix.T * exposure).astype(np.float32)
+
+
+def _curve(picture: np.ndarray, sensor: Sensor) -> np.ndarray:
     # A shoulder instead of a hard clip keeps texture in bright clothes.
     picture = np.clip(picture, 0.0, None)
     picture = np.where(picture > 0.75, 1.0 - 0.25 * np.exp(-(picture - 0.75) / 0.25), picture)
@@ -198,3 +215,17 @@ def _tone(picture: np.ndarray, sensor: Sensor, gain: float, rng: np.random.Gener
     picture = np.clip(0.45 + sensor.contrast * (picture - 0.45), 0.0, 1.0)
     haze = sensor.haze.astype(np.float32)
     return haze + (1 - haze) * picture
+
+
+def _tone(
+    picture: np.ndarray, sensor: Sensor, gain: float, rng: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """Apply exposure, vignette and the sensor's response; returns values in 0..1, and the exposure."""
+    rows, columns = picture.shape[:2]
+    exposure = float(gain * sensor.exposure * np.exp(rng.normal(0.0, 0.08)))
+    picture = picture @ _matrix(sensor, exposure)
+    y, x = np.linspace(-1, 1, rows, dtype=np.float32), np.linspace(-1, 1, columns, dtype=np.float32)
+    offset = rng.uniform(-0.7, 0.7, 2)
+    radius = (y[:, None] - offset[0]) ** 2 + (x[None, :] - offset[1]) ** 2
+    shade = (1 - sensor.vignette * np.minimum(radius, 2.0) / 2)[..., None].astype(np.float32)
+    return _curve(picture * shade, sensor), exposure

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -157,6 +158,32 @@ def test_pit_passes_hold_every_pair_once(pit, picture):
     assert (batch["texture_weight"] == 1).all()
     for index, texture in zip(which[:4], batch["texture"], strict=True):
         np.testing.assert_array_equal(texture_to_uint8(texture), picture(900 + index // 3, T, T, raw=True))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_textures_in_photographed_colours_follow_every_change_of_the_image(monkeypatch, cached):
+    if not cached:
+        monkeypatch.setattr(TextureLoader.__init__, "__defaults__", (None, 0))
+    rng = np.random.default_rng(0)
+    colors = rng.integers(90, 160, (6, 3))
+    cast = np.eye(3, 4) + rng.normal(0, 0.05, (6, 3, 4))
+    cast[..., 3] *= 100
+    seen = np.rint(np.einsum("nij,nj->ni", cast[..., :3], colors) + cast[..., 3])
+
+    def plain(color, side):
+        return cv2.imencode(".png", np.tile(color[::-1].astype(np.uint8), (*side, 1)))[1].tobytes()
+
+    pairs = Records.from_columns(
+        [plain(color, SIZE) for color in seen], range(1, 7), None, None,
+        [plain(color, (T, T)) for color in colors], {"cast": cast.astype(np.float32)},
+    )  # fmt: skip
+    augmentation = Augmentation(erasing=0.0, jitter=0.7, dye=0.7, dye_chroma=(0.6, 1.1))
+    for batch in batches(pit_dataset(pairs, 6, SIZE, T, MIRROR, augmentation), 4):
+        image = denormalize(batch["image"]).astype(int).mean((1, 2))
+        np.testing.assert_allclose(texture_to_uint8(batch["texture"]).mean((1, 2)), image, atol=2)
+    without = batches(pit_dataset(pairs.without("cast"), 6, SIZE, T, MIRROR, Augmentation.none()), 1)[0]
+    own = colors[without["record"]][:, None, None]
+    np.testing.assert_array_equal(texture_to_uint8(without["texture"]), np.broadcast_to(own, (6, T, T, 3)))
 
 
 def test_inference_keeps_order_and_size(records, picture):

@@ -89,7 +89,7 @@ def test_a_gallery_on_disk_behind_the_page(network, demo, tmp_path):
 
 
 def test_entries_know_time_and_side():
-    crop = Crop(b"", 7, 2, "0007_c3s2_000250_01.jpg", 91.0, "phoning", 1.0, b"")
+    crop = Crop(b"", 7, 2, "0007_c3s2_000250_01.jpg", 91.0, "phoning", 1.0, b"", np.eye(3, 4))
     # 250 frames at 25 a second after 9 o'clock on the second day: 1780304400 + 86400 + 10.
     assert entry_of(crop).time == 1_780_390_810.0
     assert entry_of(crop).tags == ("phoning", "left") and entry_of(crop).camera == 3

@@ -104,9 +104,9 @@ def test_developed_pictures_differ_by_camera_more_than_by_frame() -> None:
     means = np.array(
         [
             [
-                develop(
-                    scene, sample_sensor(0, camid), 1.0, 120.0, (128, 64), generator_at(0, camid, n)
-                ).mean((0, 1))
+                develop(scene, sample_sensor(0, camid), 1.0, 120.0, (128, 64), generator_at(0, camid, n))[
+                    0
+                ].mean((0, 1))
                 for n in range(4)
             ]
             for camid in range(6)
@@ -119,8 +119,8 @@ def test_low_resolution_loses_detail() -> None:
     stripes = np.zeros((256, 128, 3), np.float32)
     stripes[::4] = stripes[1::4] = 0.5
     sensor = dataclasses.replace(sample_sensor(0, 0), noise=0.0, jpeg_quality=95, shutter=0.0, vignette=0.0)
-    sharp = develop(stripes, sensor, 1.0, 250.0, (256, 128), np.random.default_rng(0)).std(0).mean()
-    blurred = develop(stripes, sensor, 1.0, 60.0, (256, 128), np.random.default_rng(0)).std(0).mean()
+    sharp = develop(stripes, sensor, 1.0, 250.0, (256, 128), np.random.default_rng(0))[0].std(0).mean()
+    blurred = develop(stripes, sensor, 1.0, 60.0, (256, 128), np.random.default_rng(0))[0].std(0).mean()
     assert blurred < 0.3 * sharp
 
 

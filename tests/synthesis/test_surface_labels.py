@@ -26,7 +26,7 @@ def test_a_quarter_of_a_cell_makes_it_the_part_that_is_seen_most():
     mesh = np.array([[0, -1, 1, 2, -1, -1], [-1, -1, 0, -1, -1, -1]], np.int16)
     uv = np.full((2, 6, 2), -1, np.float32)
     uv[mesh == 0] = uv_of("torso")
-    part, position = label_cells(Surface(mesh, uv), (1, 3))
+    part, position = label_cells(Surface(mesh, uv, np.zeros((*mesh.shape, 3), np.float32)), (1, 3))
     assert part.tolist() == [[PARTS.index("torso"), EXTRA, BACKGROUND]]
     row, column = np.argwhere((texel_map().part == PARTS.index("torso")) & texel_map().inside)[0]
     np.testing.assert_allclose(position[0, 0], texel_map().position[row, column], atol=1e-6)
@@ -36,7 +36,7 @@ def test_a_quarter_of_a_cell_makes_it_the_part_that_is_seen_most():
     mesh[1, 1] = 0
     uv = np.full((3, 3, 2), -1, np.float32)
     uv[1, 1] = uv_of("torso")
-    assert label_cells(Surface(mesh, uv), (1, 1))[0] == BACKGROUND
+    assert label_cells(Surface(mesh, uv, np.zeros((*mesh.shape, 3), np.float32)), (1, 1))[0] == BACKGROUND
 
 
 @settings(max_examples=25, deadline=None)
@@ -49,7 +49,7 @@ def test_equals_a_naive_loop(seed, rows, columns):
     inside = np.argwhere(texels.inside)
     chosen = inside[rng.integers(0, len(inside), (height, width))]
     uv = np.stack([(chosen[..., 1] + 0.5) / 256, 1 - (chosen[..., 0] + 0.5) / 256], -1).astype(np.float32)
-    part, position = label_cells(Surface(mesh, uv), (rows, columns))
+    part, position = label_cells(Surface(mesh, uv, np.zeros((*mesh.shape, 3), np.float32)), (rows, columns))
     for i in range(rows):
         for j in range(columns):
             cell = [
@@ -113,7 +113,9 @@ def test_what_stands_in_front_takes_the_person_away():
 
 
 def test_grids_that_do_not_fit_are_refused():
-    surface = Surface(np.zeros((4, 4), np.int16), np.zeros((4, 4, 2), np.float32))
+    surface = Surface(
+        np.zeros((4, 4), np.int16), np.zeros((4, 4, 2), np.float32), np.zeros((4, 4, 3), np.float32)
+    )
     for grid in ((0, 1), (5, 1), (1, 5)):
         with pytest.raises(UserError, match="does not fit 4 x 4"):
             label_cells(surface, grid)

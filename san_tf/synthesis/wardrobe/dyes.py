@@ -1,4 +1,4 @@
-"""Clothes in any colour there is, for teaching: a texture generator must have seen yellow to paint yellow."""
+"""Clothes in any colour and length, for teaching: who is to paint yellow hot pants must have seen them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import numpy as np
 from san_tf.synthesis.wardrobe import colors
 from san_tf.synthesis.wardrobe.identity import Color, Identity, Pattern
 
+# How high, in metres on the average body, what ends above the knee may end.
+_SHORTEST = {"shorts": 0.74, "skirt": 0.74, "dress": 0.74}
+
 
 def dyed(identity: Identity, share: float, rng: np.random.Generator) -> Identity:
     """Give each garment and the bag, with probability `share`, a colour drawn evenly from all colours.
 
     The street wears black, grey, white and blue; a generator that learns from the street alone paints a
-    yellow shirt orange. Skin, hair, cut and patterns stay.
+    yellow shirt orange. As often, shorts, skirts and dresses become shorter: one that has seen none takes
+    very short ones for skin. Skin, hair and patterns stay.
 
     Args:
         identity: as the street dresses them.
@@ -41,7 +45,15 @@ def dyed(identity: Identity, share: float, rng: np.random.Generator) -> Identity
         shoes = replace(shoes, color=_any_color(rng))
     if chosen[3]:
         bag = replace(bag, color=_any_color(rng))
+    if lower.kind in _SHORTEST and rng.random() < share:
+        lower = replace(lower, hem=_shortened(rng, lower.hem, lower.kind))
+    if upper.kind in _SHORTEST and rng.random() < share:
+        upper = replace(upper, hem=_shortened(rng, upper.hem, upper.kind))
     return replace(identity, upper=upper, lower=lower, shoes=shoes, bag=bag)
+
+
+def _shortened(rng: np.random.Generator, hem: float, kind: str) -> float:
+    return round(float(rng.uniform(hem, max(hem, _SHORTEST[kind]))), 3)
 
 
 def _any_color(rng: np.random.Generator) -> Color:
