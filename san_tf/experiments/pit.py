@@ -12,7 +12,9 @@ RECIPE = Recipe(
     # 929 people instead of the demo's 500, and 1,450 steps: what fewer have not taught shows on photographs.
     data=DataRecipe(dataset="", pit="pit/paper", image_size=(128, 64)),
     model=ModelRecipe(backbone="thin_resnet", sketch=256, palette=16),
-    generator=GeneratorRecipe(generator_epochs=10, generator_learning_rate=3e-3),
+    generator=GeneratorRecipe(
+        generator_epochs=10, generator_learning_rate=3e-3, texture_colors="photographed"
+    ),
 )
 
 _PARTS = ("seed", "data", "model", "generator")

@@ -159,9 +159,9 @@ class GeneratorRecipe:
     """Pairs a batch."""
     pseudo_textures: Literal["image", "identity"] = "image"
     """`image`: each image's own, as in the paper; `identity`: the mean over all images of its identity."""
-    texture_colors: Literal["photographed", "true"] = "photographed"
-    """What colours it learns to paint: `photographed`, those the clothes have in the picture; `true`, their
-    own, which light and camera change, so that it has to guess."""
+    texture_colors: Literal["true", "photographed"] = "true"
+    """What colours it learns to paint. `true`: the clothes' own, which light and camera change, so that it
+    has to see through those. `photographed`: those in the picture, all that a palette can take."""
     generator_learning_rate: float = 1e-3
     """Highest learning rate of its cosine schedule."""
     generator_weights: str | None = None

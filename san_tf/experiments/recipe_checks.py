@@ -89,6 +89,11 @@ def _check_validation(recipe: Recipe) -> None:
 
 def _check_textures(recipe: Recipe) -> None:
     generator = recipe.generator
+    if recipe.model.palette and recipe.with_decoder and generator.texture_colors == "true":
+        raise UserError(
+            f"palette is {recipe.model.palette}, but a palette's colours are those of the photograph; add"
+            " --texture_colors photographed, or --palette 0."
+        )
     if generator.textures and generator.generator_weights:
         raise UserError("--textures leaves --generator_weights nothing to paint; give one of the two.")
     if generator.texture_layout == "san_tf" or not recipe.with_decoder:

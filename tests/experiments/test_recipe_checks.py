@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.experiments.recipe import Recipe, TrainingRecipe
+from san_tf.experiments.recipe import GeneratorRecipe, ModelRecipe, Recipe, TrainingRecipe
 
 
 @pytest.mark.parametrize(
@@ -32,3 +32,11 @@ def test_impossible_averages_are_refused(
 
 def test_possible_ones_are_not() -> None:
     Recipe(training=TrainingRecipe(accumulation=4, ema=0.999)).check()
+
+
+def test_a_palette_wants_photographed_colours() -> None:
+    with pytest.raises(UserError, match="add --texture_colors photographed, or --palette 0"):
+        Recipe(model=ModelRecipe(palette=8)).check()
+    photographed = GeneratorRecipe(texture_colors="photographed")
+    Recipe(model=ModelRecipe(palette=8), generator=photographed).check()
+    Recipe(generator=photographed).check()
