@@ -1,7 +1,7 @@
 """The colours a person's texture has in one picture of it, as light and camera leave them.
 
 A texture holds what colour the cloth is; a photograph of it is darker in the shade, warmer in the evening,
-paler through haze. In this package's renderings the two lie 16 CIELAB apart on an average garment: a texture
+paler through haze. In this package's renderings the two lie 17 CIELAB apart on an average garment: a texture
 generator that learns to paint the former cannot have the colours of its photograph. What it can see, and what
 it can be asked to paint, is the latter.
 """

@@ -28,9 +28,10 @@ from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.run_directory import RunDirectory
 
-backbone, height, rows, steps = sys.argv[1], *map(int, sys.argv[2:])
+backbone, height, rows, steps, palette = sys.argv[1], *map(int, sys.argv[2:])
 size = (height, height // 2)
-recipe = Recipe(data=DataRecipe(image_size=size), model=ModelRecipe(backbone=backbone, sketch=16, skips=True))
+model = ModelRecipe(backbone=backbone, sketch=16, skips=True, palette=palette)
+recipe = Recipe(data=DataRecipe(image_size=size), model=model)
 encoder = encoder_of(recipe, rows // 2, weights=False)
 model = SAN(encoder, decoder_of(recipe, encoder))
 model.compile(optimizer=build_optimizer(schedule=1e-3))
@@ -55,16 +56,22 @@ print("weights", hashlib.sha256(b"".join(value.tobytes() for value in state(mode
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("backbone", "height", "rows", "steps"),
-    [("thin_resnet", 128, 34, 60), ("efficientnet_lite0", 128, 18, 15), ("resnet50", 128, 10, 3)],
+    ("backbone", "height", "rows", "steps", "palette"),
+    [
+        ("thin_resnet", 128, 34, 60, 0),
+        ("thin_resnet", 128, 34, 40, 8),
+        ("efficientnet_lite0", 128, 18, 15, 0),
+        ("resnet50", 128, 10, 3, 0),
+    ],
 )
 def test_two_processes_at_once_train_to_the_same_weights(
-    backbone: str, height: int, rows: int, steps: int
+    backbone: str, height: int, rows: int, steps: int, palette: int
 ) -> None:
     """Each is the load under which the other runs, with all the threads that TensorFlow takes."""
     here = Path(__file__).resolve()
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here.parents[2])])}
-    command = [sys.executable, "-c", TRAINING, backbone, str(height), str(rows), str(steps)]
+    numbers = map(str, (height, rows, steps, palette))
+    command = [sys.executable, "-c", TRAINING, backbone, *numbers]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for _ in range(2)]
     answers = [process.communicate()[0].splitlines()[-1] for process in both]
     assert [process.returncode for process in both] == [0, 0]
