@@ -43,7 +43,8 @@ RECIPE = Recipe(
         lambda_identity=1.0, lambda_triplet=0.3, lambda_reconstruction=1.0, lambda_texture_triplet=0.02
     ),
     training=TrainingRecipe(
-        epochs=12,
+        # After 12 the networks had not learnt their training images yet, and no loss of the decoder paid.
+        epochs=20,
         schedule="cosine",
         warmup_epochs=0.5,
         learning_rate=3e-3,
