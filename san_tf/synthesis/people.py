@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -115,7 +115,7 @@ def clothes_texture(seed: int, dye: float = 0.0) -> np.ndarray:
     identity = wardrobe.sample_identity(seed, dye)
     if identity.bag.kind == "none":
         return dressed_person(seed, dye).texture
-    return wardrobe.paint_texture(replace(identity, bag=replace(identity.bag, kind="none")))
+    return wardrobe.paint_texture(identity, bags=False)
 
 
 def place_figure(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import cv2
 import numpy as np
@@ -12,6 +11,8 @@ import tensorflow as tf
 
 from san_tf.data.records import Records
 from san_tf.experiments import market
+from san_tf.experiments.records import pit_records
+from san_tf.experiments.stages import texture_generator
 from san_tf.experiments.texture_generator import true_textures
 from san_tf.serving import read_metadata
 
@@ -37,13 +38,10 @@ def test_true_textures_by_hand() -> None:
 def test_pairs_have_a_cast_where_the_recipe_wants_one(
     monkeypatch: pytest.MonkeyPatch, run, tmp_path: Path, colors: str
 ) -> None:
-    from san_tf.experiments.stages import texture_generator
-
     seen: list[bool] = []
-    records: ModuleType = texture_generator.pit_records  # type: ignore[assignment]
 
-    def spy(*arguments):
-        pairs = records(*arguments)  # type: ignore[operator]
+    def spy(*arguments) -> Records:
+        pairs = pit_records(*arguments)
         seen.append("cast" in pairs.extras)
         return pairs
 

@@ -41,11 +41,15 @@ def strap_cover(points: BodyPoints, bag: Bag) -> Array:
     return np.zeros(len(points.y), np.float32)
 
 
-def paint_straps(points: BodyPoints, rgb: Array, bag: Bag) -> None:
-    """Paints straps with a thin shadow beside them, in place; `rgb` is `(N, 3)` float32 in [0, 255]."""
+def paint_straps(points: BodyPoints, rgb: Array, bag: Bag, shown: bool = True) -> None:
+    """Paints straps with a thin shadow beside them, in place; `rgb` is `(N, 3)` float32 in [0, 255].
+
+    The shadow's foot darkens the whole person a little. It stays if the straps are not `shown`, so that the
+    clothes have the same colour with and without them.
+    """
     if bag.kind not in ("backpack", "shoulder bag"):
         return
-    cover = strap_cover(points, bag)
+    cover = strap_cover(points, bag) if shown else np.zeros(len(points.y), np.float32)
     rgb *= (1 - 0.35 * bump(cover, 0.3, 0.25))[:, None]
     blend(rgb, bag.color.rgb, cover)  # a bag belongs to the picture of a person, so its place is painted too
 

@@ -57,12 +57,13 @@ def _vertex_points() -> BodyPoints:
     return body_points(body.rest_vertices, vertex_normals(body.rest_vertices, body.faces), part)
 
 
-def paint_texture(identity: Identity, size: int = TEXTURE_SIZE) -> NDArray[np.uint8]:
+def paint_texture(identity: Identity, size: int = TEXTURE_SIZE, bags: bool = True) -> NDArray[np.uint8]:
     """Paints the whole surface of a person.
 
     Args:
         identity: `Identity`.
         size: `int`. Side of the square texture in texels.
+        bags: `bool`. Paint the place of a bag and its straps; without, the clothes under them.
 
     Returns:
         `(size, size, 3)` uint8 sRGB; the ground between the islands is the mean colour of the person, so
@@ -87,7 +88,7 @@ def paint_texture(identity: Identity, size: int = TEXTURE_SIZE) -> NDArray[np.ui
     paint_neckwear(points, rgb, identity.neckwear, seed)
     if identity.hair.headwear == "hijab" or identity.hair.style in ("long", "bob"):
         paint_hair(points, rgb, identity.hair, seed)
-    paint_straps(points, rgb, identity.bag)
+    paint_straps(points, rgb, identity.bag, bags)
     rgb *= points.occlusion[:, None]
     rgb = np.clip(np.rint(rgb), 4, 250)
     texture = np.empty((size * size, 3), np.uint8)
