@@ -15,6 +15,8 @@ STAMP_ADDONS := $(VENV_ADDONS)/.installed
 TESTS_ADDONS := tests/models tests/losses tests/training tests/serving tests/data/test_pipeline.py \
 	tests/evaluation/test_embedding.py tests/experiments/test_synthetic.py \
 	--deselect tests/training/test_checkpoints.py::test_killed_while_saving
+# Two processes, some 3 GB each at most; a file's tests share what they set up, so they stay together.
+PYTEST := pytest --numprocesses 2 --dist loadfile
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help install demo page test test-all test-addons python-addons lint figures clean
@@ -38,10 +40,10 @@ page: $(STAMP)  ## A web page with a gallery of rendered people, to search in
 	$(RUN) -m san_tf serve-ui --demo
 
 test: $(STAMP) lint  ## The tests that CI runs
-	$(RUN) -m pytest
+	$(RUN) -m $(PYTEST)
 
 test-all: $(STAMP) lint  ## The same and the slow ones
-	$(RUN) -m pytest -m 'slow or not slow'
+	$(RUN) -m $(PYTEST) -m 'slow or not slow'
 
 $(STAMP_ADDONS): setup.cfg pyproject.toml
 	@test -n "$(PYTHON_ADDONS)" || { echo "TensorFlow Addons needs Python 3.10 or 3.11; none was found: install one, or name it with make PYTHON_ADDONS=..." >&2; exit 2; }
@@ -51,7 +53,7 @@ $(STAMP_ADDONS): setup.cfg pyproject.toml
 	@touch $(STAMP_ADDONS)
 
 test-addons: $(STAMP_ADDONS)  ## The tests that Keras can fail, on TensorFlow 2.15 with TensorFlow Addons
-	$(VENV_ADDONS)/bin/python -m pytest $(TESTS_ADDONS)
+	$(VENV_ADDONS)/bin/python -m $(PYTEST) $(TESTS_ADDONS)
 
 python-addons:
 	@echo "$(PYTHON_ADDONS)"

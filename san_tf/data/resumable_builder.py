@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.utils import tqdm_utils
 
 from san_tf.data.parts import Parts
 from san_tf.errors import UserError
@@ -45,9 +47,16 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if self.data_path.exists():  # TFDS decides whether that will do
             super().download_and_prepare(**kwargs)
             return
-        with self._alone():
+        with self._alone(), _bars_for_terminals():
             super().download_and_prepare(**kwargs)
             shutil.rmtree(self.parts.folder, ignore_errors=True)
+
+    def _log_download_bytes(self) -> None:
+        """Say what begins: TFDS's own line speaks of a download of unknown size, and there is none."""
+        print(f"  building {self.info.full_name} in {self.data_path.parent} ...", flush=True)
+
+    def _log_download_done(self) -> None:
+        """Nothing: who builds says what there is now, and nothing was downloaded."""
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -61,3 +70,14 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for left in self._place.glob(f"incomplete.*_{self.version}"):
                 shutil.rmtree(left, ignore_errors=True)
             yield
+
+
+@contextlib.contextmanager
+def _bars_for_terminals() -> Iterator[None]:
+    """Let TFDS draw its bars only where they can be redrawn: in a file they are thousands of lines."""
+    wanted = tqdm_utils._active
+    tfds.display_progress_bar(wanted and sys.stderr.isatty())
+    try:
+        yield
+    finally:
+        tfds.display_progress_bar(wanted)

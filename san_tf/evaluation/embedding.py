@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from rich.progress import track
 
 from san_tf.evaluation.distances import l2_normalized
+from san_tf.evaluation.progress import with_bar
 
 
 def embed(
@@ -28,7 +28,7 @@ def embed(
         dataset: batches of images, or of dicts with `image`, as `data.pipeline.inference_dataset` yields.
         flip: average the embeddings of each image and its left-right mirror image.
         normalize: scale each embedding to length 1, after averaging.
-        description: of the progress bar.
+        description: of the progress bar, on standard error if that is a terminal.
         crops: 1, the whole image; or 5: average the embeddings of its middle and its four corners, windows of
             8/9 of its height and width resized to the whole, as training enlarges images 1.125 times.
             With `flip`, of their mirror images too.
@@ -61,7 +61,7 @@ def embed(
 
     batches = int(dataset.cardinality())
     features = []
-    for batch in track(dataset, description, total=batches if batches >= 0 else None, transient=True):
+    for batch in with_bar(dataset, description, total=batches if batches >= 0 else None):
         features.append(predict(batch["image"] if isinstance(batch, dict) else batch).numpy())
     if not features:
         raise ValueError("There are no images to embed: the dataset is empty.")

@@ -11,14 +11,14 @@ from rich.progress import track
 Item = TypeVar("Item")
 
 
-def with_bar(items: Iterable[Item], description: str | None, total: int) -> Iterator[Item]:
+def with_bar(items: Iterable[Item], description: str | None, total: int | None) -> Iterator[Item]:
     """Pass items on and show how many have been; the bar vanishes at the end.
 
     Args:
         items: to pass on.
         description: beside the bar; None for no bar. There is none either if nobody is watching: standard
             error is no terminal.
-        total: how many items there are.
+        total: how many items there are; None if that is not known.
     """
     console = Console(stderr=True)
     if description is None or not console.is_terminal:

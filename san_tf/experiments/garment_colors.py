@@ -21,6 +21,7 @@ import yaml
 from san_tf.atomic import atomic_file
 from san_tf.command_line import Parser, run_as_command
 from san_tf.errors import UserError
+from san_tf.evaluation.color_difference import lab_distance
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
 
 LIMITS = (10, 15, 20)
@@ -48,8 +49,7 @@ def color_error(image: np.ndarray, box: Sequence[int], texture: np.ndarray, garm
         )
     seen = np.median(image[top:bottom, left:right].reshape(-1, 3), axis=0)
     painted = np.median(texture[garment_region(garment, len(texture))], axis=0)
-    first, second = cv2.cvtColor(np.array([[seen, painted]], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
-    return float(np.linalg.norm(first - second))
+    return float(lab_distance(seen, painted))
 
 
 def measure(boxes: Boxes, images: Path, textures: Path) -> dict[str, Any]:

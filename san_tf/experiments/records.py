@@ -15,6 +15,8 @@ from san_tf.data.joining import joined
 from san_tf.data.records import CAST, Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
+from san_tf.synthesis.generator import pit_index
+from san_tf.synthesis.plans import CropSpec
 
 
 def open_builder(experiment: Experiment, name: str) -> Any:
@@ -99,3 +101,15 @@ def pit_records(experiment: Experiment, split: str) -> Records:
     """
     pairs = Records.from_tfds(open_builder(experiment, experiment.recipe.data.pit), split)
     return pairs.without(CAST) if experiment.recipe.generator.texture_colors == "true" else pairs
+
+
+def pit_specs(experiment: Experiment, split: str) -> dict[str, CropSpec]:
+    """How the paired pictures of a split were rendered, by file name; nothing where they were not.
+
+    Raises:
+        UserError: there is no such data set, or its folder of photographs cannot be used.
+    """
+    rendering = getattr(
+        open_builder(experiment, experiment.recipe.data.pit).builder_config, "rendering", None
+    )
+    return {} if rendering is None else {spec.filename: spec for spec in pit_index(rendering, split)}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from san_tf.evaluation.color_difference import lab_distance
 from san_tf.evaluation.conditions import OCCLUDED, OPPOSITE_SIDES, SAME_SIDE, yaw_difference
 from san_tf.evaluation.texture_scores import detail, gmsd, ssim
 from san_tf.experiments.texture_generator import texture_l1
+from san_tf.synthesis.plans import CropSpec
+from san_tf.synthesis.seen_garments import seen_garments
 from san_tf.synthesis.texels import texel_map
 
 # How far a surface must turn to the camera to be seen, and away from it to be hidden: cosines.
@@ -71,6 +74,29 @@ def texture_scores(
         }
         for view, chosen in views(extras["yaw"], extras["visibility"]).items()
         if chosen.any()
+    }
+
+
+def color_scores(specs: Iterable[CropSpec], textures: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """How far the colours of garments on textures are from those that they have in their pictures.
+
+    Args:
+        specs: of N rendered pictures, which are drawn again to know which pixel is of which garment.
+        textures: `(N, T, T, 3)` uint8, those of the same pictures, by name.
+
+    Returns:
+        `garments`, how many are seen well enough; and for each name the mean over them of the distance in
+        CIELAB between the median colour in the picture and the median colour of the same place on the
+        texture. NaN where no garment is seen.
+    """
+    distances: dict[str, list[float]] = {name: [] for name in textures}
+    for number, spec in enumerate(specs):
+        for seen in seen_garments(spec):
+            for name, those in textures.items():
+                distances[name].append(float(lab_distance(seen.color, seen.color_on(those[number]))))
+    return {
+        "garments": max(map(len, distances.values()), default=0),
+        **{name: _mean(np.array(column)) for name, column in distances.items()},
     }
 
 

@@ -7,8 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from rich.progress import track
-
+from san_tf.evaluation.progress import with_bar
 from san_tf.page.network import ExportedNetwork
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.exact import ExactGallery
@@ -49,7 +48,7 @@ def demo_gallery(
         render_crops(synthetic_reid_index(people, "gallery"), progress="Rendering people"), images
     )
     batches = [crops[start : start + _BATCH] for start in range(0, len(crops), _BATCH)]
-    for batch in track(batches, "Embedding them", transient=True):
+    for batch in with_bar(batches, "Embedding them", len(batches)):
         gallery.add(network.encoder.embed([crop.image for crop in batch]), [entry_of(crop) for crop in batch])
     # Somebody else each time.
     first = {spec.pid: spec for spec in reversed(synthetic_reid_index(people, "query"))}

@@ -15,7 +15,7 @@ import numpy as np
 from san_tf.synthesis.rasterizer import to_linear
 from san_tf.synthesis.scene import Shot
 from san_tf.synthesis.sensor import respond
-from san_tf.synthesis.texels import texel_map
+from san_tf.synthesis.texels import texel_map, texels_at
 
 # Too dark to divide the light by.
 _DARK = 0.003
@@ -60,12 +60,9 @@ def color_cast(drawn: np.ndarray, texture: np.ndarray, shot: Shot) -> np.ndarray
 
 def _light_on(drawn: np.ndarray, shot: Shot) -> np.ndarray:
     """`(3,)` linear RGB: the light that falls on the visible part of the body; 1 lights white cloth white."""
-    surface, size = shot.surface, len(drawn)
+    surface = shot.surface
     seen = surface.mesh == 0
-    u, v = surface.uv[seen].T
-    column = np.clip(np.floor(u * size), 0, size - 1).astype(np.int64)
-    row = np.clip(np.floor((1 - v) * size), 0, size - 1).astype(np.int64)
-    cloth = to_linear(drawn[row, column])
+    cloth = to_linear(drawn[texels_at(surface.uv[seen], len(drawn))])
     bright = cloth.min(axis=1, initial=1.0) > _DARK
     if bright.sum() < _FEWEST:
         return np.ones(3, np.float32)

@@ -15,7 +15,7 @@ from san_tf.errors import UserError
 from san_tf.synthesis.body import PARTS
 from san_tf.synthesis.plans import CropSpec
 from san_tf.synthesis.scene import Surface, draw_shot
-from san_tf.synthesis.texels import texel_map
+from san_tf.synthesis.texels import texel_map, texels_at
 
 LABELS: tuple[str, ...] = ("background", *PARTS[1:], "hair, skirt or bag")
 BACKGROUND, EXTRA = 0, len(LABELS) - 1
@@ -87,9 +87,7 @@ def label_cells(surface: Surface, grid: tuple[int, int]) -> tuple[np.ndarray, np
     if not (1 <= rows <= height and 1 <= columns <= width):
         raise UserError(f"A grid of {rows} x {columns} cells does not fit {height} x {width} pixels.")
     texels = texel_map()
-    size = len(texels.part)
-    column = np.clip(np.floor(surface.uv[..., 0] * size), 0, size - 1).astype(np.int64)
-    row = np.clip(np.floor((1 - surface.uv[..., 1]) * size), 0, size - 1).astype(np.int64)
+    row, column = texels_at(surface.uv, len(texels.part))
     label = np.where(surface.mesh > 0, EXTRA, np.where(surface.mesh == 0, texels.part[row, column], 0))
     down, across = np.arange(height) * rows // height, np.arange(width) * columns // width
     cell = (down[:, None] * columns + across[None, :]).ravel()

@@ -126,6 +126,25 @@ def texel_map(size: int = 256) -> TexelMap:
     return TexelMap(**arrays)
 
 
+def texels_at(uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The texels that texture coordinates lie in.
+
+    Args:
+        uv: (..., 2) texture coordinates; those outside 0..1 are taken to the nearest edge.
+        size: Texture side S.
+
+    Returns:
+        Row and column, (...) int64 each, to index a texture with.
+
+    Example:
+        >>> texels_at(np.array([0.5, 0.99]), 64)
+        (array(0), array(32))
+    """
+    column = np.clip(np.floor(uv[..., 0] * size), 0, size - 1).astype(np.int64)
+    row = np.clip(np.floor((1 - uv[..., 1]) * size), 0, size - 1).astype(np.int64)
+    return row, column
+
+
 @lru_cache(maxsize=8)
 def mirror_map(size: int = 256) -> np.ndarray:
     """Where each texel's left-right mirror lies: a flipped photograph shows the mirrored texture.

@@ -51,6 +51,22 @@ def test_records_hold_what_the_contract_says(tmp_path: Path) -> None:
     assert builder.info.features["pose"].names == ["walking", "standing", "carrying", "phoning"]
 
 
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_are_for_terminals(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
+    builder = Builder(config=SyntheticReidConfig(name="small", rendering=SMALL), data_dir=str(tmp_path))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
+    builder.download_and_prepare()
+    out, err = capsys.readouterr()
+    assert out == f"  building synthetic_reid/small/1.0.0 in {tmp_path / 'synthetic_reid' / 'small'} ...\n"
+    assert ("Rendering train" in err) == terminal
+    # Whatever others draw with TFDS is drawn as before.
+    with tfds.core.utils.tqdm(total=1, desc="Mine") as bar:
+        bar.update()
+    assert "Mine" in capsys.readouterr().err
+
+
 def test_named_configurations_are_those_of_the_generator() -> None:
     assert list(Builder.builder_configs) == ["tiny", "market_sized", "ablation", "smoke"]
     assert "100 training and 60 test identities" in Builder.builder_configs["tiny"].description

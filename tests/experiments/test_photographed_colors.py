@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -36,7 +37,7 @@ def test_true_textures_by_hand() -> None:
 
 @pytest.mark.parametrize("colors", ["photographed", "true"])
 def test_pairs_have_a_cast_where_the_recipe_wants_one(
-    monkeypatch: pytest.MonkeyPatch, run, tmp_path: Path, colors: str
+    monkeypatch: pytest.MonkeyPatch, run, tmp_path: Path, colors: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[bool] = []
 
@@ -49,6 +50,16 @@ def test_pairs_have_a_cast_where_the_recipe_wants_one(
     stages = ("--stage", "prepare", "texture-generator")
     assert run(market, tmp_path, f"--texture_colors={colors}", *stages) == 0
     assert seen and set(seen) == {colors == "photographed"}
+    scores = json.loads((tmp_path / "texture_generator.json").read_text())
+    told = capsys.readouterr().out
+    if colors == "true":
+        assert "garment_colors" not in scores and "garments in their pictures" not in told
+        return
+    found = scores["garment_colors"]
+    # Four people in two pictures each.
+    assert 8 < found["garments"] <= 16
+    assert 0 < found["photographed"] < found["true"] and found["painted"] > 0
+    assert f"{found['garments']} garments in their pictures" in told
 
 
 def test_a_palette_goes_all_the_way(run, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from san_tf.experiments.texture_generator import texture_l1
-from san_tf.experiments.texture_measures import texture_scores, views
+from san_tf.experiments.texture_measures import color_scores, texture_scores, views
+from san_tf.synthesis.generator import pit_index
+from san_tf.synthesis.seen_garments import seen_garments
 from san_tf.synthesis.texels import texel_map
 
 SIZE = 64
@@ -53,3 +55,35 @@ def test_the_left_is_seen_at_yaw_ninety():
     ]
     assert scores[0]["l1_seen"] == pytest.approx(0.2) and scores[0]["l1_hidden"] == 0
     assert scores[1]["l1_seen"] == 0 and scores[1]["l1_hidden"] == pytest.approx(0.2)
+
+
+def test_colours_of_garments_by_hand():
+    specs = pit_index("smoke", "test")[:3]
+    seen = [garment for spec in specs for garment in seen_garments(spec)]
+    black = np.zeros((3, 64, 64, 3), np.uint8)
+    scores = color_scores(specs, {"painted": black, "white": black + 255})
+    assert scores["garments"] == len(seen) > 3
+    # The distances from black and from white of lightness L, a, b: hypot(L, a, b) and hypot(100 - L, a, b).
+    lab = np.array([rgb_to_lab(garment.color) for garment in seen])
+    assert scores["painted"] == pytest.approx(np.linalg.norm(lab, axis=1).mean(), abs=0.1)
+    assert scores["white"] == pytest.approx(np.linalg.norm(lab - [100, 0, 0], axis=1).mean(), abs=0.1)
+    nothing = color_scores([], {"painted": black[:0]})
+    assert nothing["garments"] == 0 and np.isnan(nothing["painted"])
+
+
+def rgb_to_lab(color: np.ndarray) -> np.ndarray:
+    """The formulas of IEC 61966-2-1 and CIE 15, written down once more."""
+    shares = color / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array(
+        [
+            [0.4124564, 0.3575761, 0.1804375],
+            [0.2126729, 0.7151522, 0.072175],
+            [0.0193339, 0.119192, 0.9503041],
+        ]
+    )
+    x, y, z = (
+        t ** (1 / 3) if t > (6 / 29) ** 3 else t / (3 * (6 / 29) ** 2) + 4 / 29
+        for t in to_xyz @ linear / [0.95047, 1, 1.08883]
+    )
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])

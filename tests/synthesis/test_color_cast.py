@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 
+from san_tf.evaluation.color_difference import lab_distance
 from san_tf.synthesis import generator
 from san_tf.synthesis.color_cast import color_cast
-from san_tf.synthesis.garment_regions import GARMENTS, garment_region
 from san_tf.synthesis.people import dressed_person
 from san_tf.synthesis.scene import Shot, Surface, draw_shot
+from san_tf.synthesis.seen_garments import garments_in
 from san_tf.synthesis.sensor import sample_sensor
 
 PLAIN = dataclasses.replace(
@@ -22,10 +22,6 @@ PLAIN = dataclasses.replace(
 
 def applied(cast: np.ndarray, colors: np.ndarray) -> np.ndarray:
     return np.clip(colors.astype(np.float32) @ cast[:, :3].T + cast[:, 3], 0, 255)
-
-
-def lab(rgb: np.ndarray) -> np.ndarray:
-    return cv2.cvtColor(np.asarray(rgb, np.float32).reshape(1, 1, 3) / 255, cv2.COLOR_RGB2LAB)[0, 0]
 
 
 def a_shot(texture: np.ndarray, light: np.ndarray, exposure: float = 1.0, seen: bool = True) -> Shot:
@@ -41,21 +37,13 @@ def a_shot(texture: np.ndarray, light: np.ndarray, exposure: float = 1.0, seen: 
 
 
 def test_garments_have_the_colours_of_the_picture() -> None:
-    size = 256
     errors = []
     for spec in generator.pit_index("paper", "test")[::20]:
         shot, texture = draw_shot(spec), dressed_person(spec.identity_seed, spec.dye).texture
-        surface, cast = shot.surface, color_cast(texture, texture, shot)
-        column = np.clip((surface.uv[..., 0] * size).astype(int), 0, size - 1)
-        row = np.clip(((1 - surface.uv[..., 1]) * size).astype(int), 0, size - 1)
-        image = cv2.resize(shot.image, surface.mesh.shape[::-1])
-        for garment in GARMENTS:
-            seen = (surface.mesh == 0) & garment_region(garment, size)[row, column]
-            if seen.sum() < 200:
-                continue
-            wanted = lab(np.median(image[seen], axis=0))
-            own = np.median(texture[row[seen], column[seen]], axis=0)
-            errors.append([np.linalg.norm(wanted - lab(color)) for color in (own, applied(cast, own))])
+        cast = color_cast(texture, texture, shot)
+        for seen in garments_in(shot):
+            own = seen.color_on(texture)
+            errors.append([lab_distance(seen.color, color) for color in (own, applied(cast, own))])
     true, photographed = np.mean(errors, axis=0)
     assert len(errors) > 30
     assert photographed < 0.5 * true

@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from rich.progress import track
 
 from san_tf.atomic import atomic_file
 from san_tf.data.records import Records
 from san_tf.errors import UserError
+from san_tf.evaluation.progress import with_bar
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.true_textures import rendered_config
@@ -78,7 +78,7 @@ def run(experiment: Experiment) -> None:
     size = experiment.recipe.texture_size
     # The last feature map: 1/16 of the texture's size, and half as wide as high.
     labels = label_crops(
-        (plan[name] for name in track(filenames, "  labelling", transient=True)), (size // 16, size // 32)
+        (plan[name] for name in with_bar(filenames, "  labelling", len(filenames))), (size // 16, size // 32)
     )
     colors = {pid: garment_colors(identity_texture(config, int(pid))) for pid in np.unique(pids)}
     front, back = (np.stack([colors[pid][side] for pid in pids]) for side in range(2))

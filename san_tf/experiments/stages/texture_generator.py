@@ -13,15 +13,16 @@ import tensorflow as tf
 from san_tf.atomic import atomic_file
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import pit_dataset
-from san_tf.data.records import Records
+from san_tf.data.records import CAST, Records
+from san_tf.evaluation.progress import with_bar
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.learning_rate import find_learning_rate
 from san_tf.experiments.networks import save_weights, texture_generator_of
 from san_tf.experiments.panels import Panels
 from san_tf.experiments.ready_generator import ready_generator
-from san_tf.experiments.records import pit_records
+from san_tf.experiments.records import pit_records, pit_specs
 from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
-from san_tf.experiments.texture_measures import texture_scores
+from san_tf.experiments.texture_measures import color_scores, texture_scores
 from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
@@ -133,9 +134,21 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
         "painted": texture_scores(painted, true, unseen.extras),
         "mean_texture": texture_scores(guess, true, unseen.extras),
     }
+    specs = pit_specs(experiment, "test")
+    if specs and recipe.generator.texture_colors == "photographed":
+        known = true_textures(unseen.without(CAST), recipe.texture_size)
+        named = {"true": known, "photographed": true, "painted": painted}
+        drawn = (specs[name] for name in with_bar(unseen.filenames, "  colours", len(unseen)))
+        scores["garment_colors"] = color_scores(drawn, named)
     with atomic_file(experiment.run.path / "texture_generator.json") as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     experiment.say(
         f"{len(unseen)} textures of unseen people: mean absolute difference {scores['l1']:.3f} of the range"
         f" (of the mean texture: {scores['l1_of_mean_texture']:.3f})"
     )
+    if colors := scores.get("garment_colors"):
+        experiment.say(
+            f"{colors['garments']} garments in their pictures: painted {colors['painted']:.1f} from the"
+            f" picture's colour in CIELAB (what was to be learnt: {colors['photographed']:.1f}, their true"
+            f" colour: {colors['true']:.1f})"
+        )

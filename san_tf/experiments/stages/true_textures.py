@@ -7,11 +7,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import track
 
 from san_tf.data.records import Records
 from san_tf.data.textures import write_textures
 from san_tf.errors import UserError
+from san_tf.evaluation.progress import with_bar
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.records import reid_records
 from san_tf.synthesis.generator import identity_texture
@@ -58,7 +58,7 @@ def run(experiment: Experiment) -> None:
 def _textures(config: str, records: Records, size: int) -> Iterator[np.ndarray]:
     painted = {
         pid: cv2.resize(identity_texture(config, int(pid)), (size, size), interpolation=cv2.INTER_AREA)
-        for pid in track(np.unique(records.pids), "  dressing", transient=True)
+        for pid in with_bar(records.identities, "  dressing", records.num_identities)
     }
     for pid in records.pids:
         yield painted[pid]
