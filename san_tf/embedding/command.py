@@ -132,8 +132,14 @@ def _tell(options: argparse.Namespace, console: Console, done: int, left_out: Ma
     what = "tracks" if options.tracks else "photographs"
     if left_out:
         listed = left_out_list(options.out)
-        console.print(f"{len(left_out):,} {what} could not be used; {listed} says which and why.")
-    console.print(f"{options.out}: embeddings of {done - len(left_out):,} {what}")
+        console.print(
+            f"{len(left_out):,} {what} could not be used; {listed} says which and why.",
+            markup=False,
+            soft_wrap=True,
+        )
+    console.print(
+        f"{options.out}: embeddings of {done - len(left_out):,} {what}", markup=False, soft_wrap=True
+    )
 
 
 def _embed(

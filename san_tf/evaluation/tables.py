@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from san_tf.evaluation.assessment import Assessment
 from san_tf.evaluation.camera_pairs import CameraPairs
@@ -42,7 +43,7 @@ def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures
         f"{report['queries']:,}) that have a true match[/dim]"
     )
     for note in report.get("notes", ()):
-        console.print(f"[yellow]{note}[/yellow]")
+        console.print(note, style="yellow", markup=False)
     if "difference" in report:
         console.print()
         values = {name: Difference(**value) for name, value in report["difference"].items()}
@@ -57,13 +58,17 @@ def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures
             console.print(camera_table(run.cameras))
     kept = report.get("calibration", {})
     if "ece" in kept:
-        console.print(f"\n{kept['file']}: expected calibration error {100 * kept['ece']:.2f} %")
+        console.print(
+            f"\n{kept['file']}: expected calibration error {100 * kept['ece']:.2f} %",
+            markup=False,
+            soft_wrap=True,
+        )
     elif kept:
-        console.print(f"\n{kept['file']} written; thresholds it vouches for:")
+        console.print(f"\n{kept['file']} written; thresholds it vouches for:", markup=False, soft_wrap=True)
         for point in kept["operating_points"]:
             console.print(f"  {point['note']}")
     for path in report.get("figures", ()):
-        console.print(f"[dim]{path}[/dim]")
+        console.print(str(path), style="dim", markup=False, soft_wrap=True)
 
 
 def score_table(runs: dict[str, Assessment], level: float) -> Table:
@@ -82,7 +87,7 @@ def _add_scores(
     table: Table, name: str, result: ProtocolResult, intervals: dict[str, Interval] | None, level: float
 ) -> None:
     scores = [*(result.cmc[rank - 1] for rank in RANKS), result.mAP, result.mINP]
-    table.add_row(f"[bold]{name}[/bold]", *(f"[bold]{100 * score:.1f}[/bold]" for score in scores))
+    table.add_row(Text(name, "bold"), *(f"[bold]{100 * score:.1f}[/bold]" for score in scores))
     if result.repeats > 1:
         spread = [*(result.cmc_spread[rank - 1] for rank in RANKS), result.mAP_spread, result.mINP_spread]
         table.add_row(f"  ± over {result.repeats} draws", *(f"{100 * value:.1f}" for value in spread))

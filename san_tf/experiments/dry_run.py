@@ -112,7 +112,9 @@ def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) 
     if (workdir / "stages").is_dir():
         run = RunDirectory(workdir)
         done = [stage for stage in stages if run.is_done(stage)]
-        console.print(f"Done already in {workdir}: {', '.join(done) or 'nothing'}.")
+        console.print(
+            f"Done already in {workdir}: {', '.join(done) or 'nothing'}.", markup=False, soft_wrap=True
+        )
 
 
 def describe(training: Training) -> str:

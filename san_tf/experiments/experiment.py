@@ -41,7 +41,7 @@ class Experiment:
 
     def say(self, text: str) -> None:
         """Print a line of progress."""
-        self.console.print(f"  {text}")
+        self.console.print(f"  {text}", markup=False, soft_wrap=True)
 
 
 @dataclass(frozen=True)

@@ -173,7 +173,9 @@ def _tell_added(
     known = f"; {passed:,} were in it already" if passed else ""
     seconds = time.monotonic() - began
     console.print(
-        f"{options.gallery}: {added:,} added{known}; {total:,} entries now, {seconds:.0f} s", soft_wrap=True
+        f"{options.gallery}: {added:,} added{known}; {total:,} entries now, {seconds:.0f} s",
+        markup=False,
+        soft_wrap=True,
     )
 
 
@@ -183,7 +185,7 @@ def _tell_left_out(gallery: str, console: Console, left_out: Mapping[str, str]) 
         return
     if "://" in gallery:
         for name, problem in list(left_out.items())[:20]:
-            console.print(f"{name} {problem}", soft_wrap=True)
+            console.print(f"{name} {problem}", markup=False, soft_wrap=True)
         console.print(f"{len(left_out):,} photographs could not be used.")
         return
     listed = Path(f"{gallery.removeprefix('milvus:')}.left_out.csv")
@@ -192,7 +194,9 @@ def _tell_left_out(gallery: str, console: Console, left_out: Mapping[str, str]) 
         table.writerow(["path", "problem"])
         table.writerows(left_out.items())
     console.print(
-        f"{len(left_out):,} photographs could not be used; {listed} says which and why.", soft_wrap=True
+        f"{len(left_out):,} photographs could not be used; {listed} says which and why.",
+        markup=False,
+        soft_wrap=True,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
@@ -55,7 +56,9 @@ def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None)
     for number, entry in enumerate(entries):
         ranked = (str(number + 1), f"{scores[number]:.3f}") if scores is not None else ()
         camera, pid = _shown(entry.camera if entry.camera >= 0 else None), _shown(entry.pid)
-        table.add_row(*ranked, entry.key, camera, time_text(entry.time), pid, " ".join(entry.tags))
+        cells = (*ranked, entry.key, camera, time_text(entry.time), pid, " ".join(entry.tags))
+        # As text: in a plain cell, brackets of a file's name or a tag would be read as a style.
+        table.add_row(*map(Text, cells))
     return table
 
 

@@ -107,7 +107,7 @@ def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]]) -> None:
     console = Console()
     for path, hits in zip(options.query, found, strict=True):
         reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
-        console.print(f"{path}: {len(hits)} found{reranked}", soft_wrap=True)
+        console.print(f"{path}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
         if hits:
             console.print(entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
@@ -159,7 +160,7 @@ def check(console: Console, cases: Sequence[Case]) -> bool:
     """
     found = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for name, value in findings():
-        found.add_row(f"[bold]{name}", value)
+        found.add_row(Text(name, "bold"), Text(value))
     console.print(found)
     console.print(
         f"\nA SAN with thin_resnet, {_IMAGE[0]} x {_IMAGE[1]} pixels, {_IDENTITIES} x {_IMAGES} images,"
@@ -182,7 +183,7 @@ def _table(outcomes: dict[Case, Outcome]) -> Table:
     reference = outcomes[FLOAT32]
     for case, outcome in outcomes.items():
         if outcome.problem:
-            table.add_row(str(case), "", "", "", "", f"fails: {outcome.problem}")
+            table.add_row(str(case), "", "", "", "", Text(f"fails: {outcome.problem}"))
             continue
         off = "" if case == FLOAT32 or reference.problem else f"{difference(outcome, reference):.1e}"
         table.add_row(

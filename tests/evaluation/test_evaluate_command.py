@@ -82,6 +82,13 @@ def test_the_numbers_that_the_peers_algorithm_gives(run, files, metric):
         assert scaled["mAP"] == pytest.approx(precision, abs=1e-6)
 
 
+def test_brackets_in_paths_are_no_styles(run, tmp_path):
+    folder = tmp_path / "run[red]"
+    code, out, _ = run(f"--figures={folder}")
+    assert code == 0
+    assert [line for line in out.splitlines() if line.startswith(str(folder)) and line.endswith(".png")]
+
+
 def test_help_and_import_are_quick_and_without_tensorflow():
     code = (
         "import sys\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from san_tf.experiments.records import pit_records
 from san_tf.experiments.stages import texture_generator
 from san_tf.experiments.texture_generator import true_textures
 from san_tf.serving import read_metadata
+from san_tf.serving.runtime_sessions import open_session
+from san_tf.serving.runtimes import export_runtimes
 
 
 def test_true_textures_by_hand() -> None:
@@ -69,6 +72,11 @@ def test_a_palette_goes_all_the_way(run, tmp_path: Path) -> None:
     assert painted and cv2.imread(str(painted[0])).shape == (64, 64, 3)
     export = next(path.parent for path in tmp_path.rglob("saved_model.pb"))
     assert read_metadata(export)["texture_size"] == 64
+    # Other runtimes are given the encoder alone, and the mixing of colours does not stand in the way.
+    if importlib.util.find_spec("ai_edge_litert"):
+        others = export_runtimes(export, tmp_path / "runtimes", ["litert"])
+        session = open_session(others / "encoder.tflite")
+        assert session(np.zeros((2, 64, 32, 3), np.uint8)).shape[0] == 2
     # A picture of one colour: the texture can have no other.
     plain = np.broadcast_to(np.uint8([200, 40, 90]), (1, 64, 32, 3))
     served = tf.saved_model.load(str(export)).signatures["texture"]

@@ -78,3 +78,9 @@ def test_both_methods_start_from_the_generator(tmp_path):
 def test_a_missing_generator_is_named(tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.weights\.h5 do not exist"):
         start_from_generator(encoder_of(RECIPE, num_classes=5), None, RECIPE, tmp_path / "nowhere.weights.h5")
+
+
+def test_brackets_and_long_paths_are_printed_as_they_are(tmp_path, capsys):
+    path = f"{tmp_path}/my[old]data/{'long' * 40}/[/b]"
+    experiment_of(RECIPE, tmp_path, tmp_path).say(path)
+    assert capsys.readouterr().out == f"  {path}\n"

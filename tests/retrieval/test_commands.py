@@ -301,3 +301,20 @@ def test_help_starts_without_tensorflow():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--rerank" in done.stdout and "export" in done.stdout
+
+
+def test_brackets_in_names_are_no_styles(model, crops, tmp_path, capsys):
+    folder = tmp_path / "[bold]people"
+    folder.mkdir()
+    photograph = sorted((crops / "gallery").iterdir())[0]
+    (folder / "a[red]b[1].jpg").write_bytes(photograph.read_bytes())
+    (folder / "[dim].jpg").write_bytes(b"")
+    gallery = tmp_path / "old[er].gallery"
+    assert _run("gallery", "add", gallery, "--images", folder, "--model", model / "market" / "1") == 0
+    said = capsys.readouterr().out
+    assert f"{gallery}: 1 added" in said and f"{gallery}.left_out.csv says which" in said
+    assert _run("gallery", "list", gallery) == 0
+    assert "a[red]b[1].jpg" in capsys.readouterr().out
+    assert _run("search", "--gallery", gallery, "--query", folder / "a[red]b[1].jpg") == 0
+    said = capsys.readouterr().out
+    assert f"{folder / 'a[red]b[1].jpg'}: 1 found" in said and said.count("a[red]b[1].jpg") == 2
