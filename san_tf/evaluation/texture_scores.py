@@ -48,7 +48,8 @@ def ssim(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
         return _blurred(values * weight[..., None]) / np.maximum(total, 1e-12)
 
     scores = []
-    for first, second in zip(painted.astype(np.float64), true.astype(np.float64), strict=True):
+    for pair in zip(painted, true, strict=True):
+        first, second = (texture.astype(np.float64) for texture in pair)
         a, b = mean(first), mean(second)
         variance = mean(first**2) + mean(second**2) - a**2 - b**2
         covariance = mean(first * second) - a * b

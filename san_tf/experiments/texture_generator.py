@@ -98,8 +98,9 @@ def true_textures(records: Records, size: int) -> np.ndarray:
     """
     if records.textures is None:
         raise UserError("These records have no textures; they are no paired data.")
-    files = [np.frombuffer(file, np.uint8) for file in records.texture_files]
-    decoded = [cv2.imdecode(file, cv2.IMREAD_COLOR_RGB) for file in files]
+    decoded = (
+        cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB) for file in records.texture_files
+    )
     small = [
         cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
         for image in decoded
@@ -125,5 +126,20 @@ def texture_l1(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
         (N,) float64.
     """
     inside = texel_map(painted.shape[1]).inside
-    difference = painted[:, inside].astype(np.float32) - true[:, inside].astype(np.float32)
-    return np.abs(difference).mean((1, 2), dtype=np.float64) / 255
+    number = max(len(painted), len(true))
+    first, second = (np.broadcast_to(side, (number, *side.shape[1:])) for side in (painted, true))
+    # One after the other: as floats, all at once are gigabytes.
+    return np.array([_difference(*pair, inside).mean() for pair in zip(first, second, strict=True)])
+
+
+def texel_differences(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The same of each of the P texels that lie on the body, (N, P) float32, in shares of the full range."""
+    inside = texel_map(painted.shape[1]).inside
+    differences = np.empty((len(painted), np.count_nonzero(inside)), np.float32)
+    for row, first, second in zip(differences, painted, true, strict=True):
+        row[:] = _difference(first, second, inside).mean(1)
+    return differences
+
+
+def _difference(painted: np.ndarray, true: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    return np.abs(painted[inside].astype(np.float64) - true[inside].astype(np.float64)) / 255
