@@ -75,7 +75,7 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 @contextlib.contextmanager
 def _bars_for_terminals() -> Iterator[None]:
     """Let TFDS draw its bars only where they can be redrawn: in a file they are thousands of lines."""
-    wanted = tqdm_utils._active
+    wanted = getattr(tqdm_utils, "_active", True)
     tfds.display_progress_bar(wanted and sys.stderr.isatty())
     try:
         yield
