@@ -38,8 +38,11 @@ def test_an_interrupted_build_leaves_nothing_to_be_read_and_goes_on(tmp_path):
 
     builders.draw(tmp_path / "downloads" / builders.FOLDER)
 
+    # What a shell starts in the background is deaf to SIGINT, and so are its children.
+    code = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n{builders.BUILD}"
+
     def command(data: str) -> list[str]:
-        return [sys.executable, "-c", builders.BUILD, str(tmp_path / "downloads"), str(tmp_path / data), ""]
+        return [sys.executable, "-c", code, str(tmp_path / "downloads"), str(tmp_path / data), ""]
 
     place = tmp_path / "data" / "market1501" / "standard"
     parts = place / "unfinished_1.0.0"

@@ -74,7 +74,9 @@ def test_named_configurations_are_those_of_the_generator() -> None:
 
 @pytest.mark.slow
 def test_an_interrupted_build_leaves_nothing_to_be_read_and_goes_on(tmp_path: Path) -> None:
+    # What a shell starts in the background is deaf to SIGINT, and so are its children.
     code = f"""
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
 import sys; sys.path.insert(0, {str(DATASETS)!r})
 from test_synthetic_reid import MEDIUM
 from synthetic_reid.synthetic_reid_dataset_builder import Builder, SyntheticReidConfig
