@@ -121,10 +121,7 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
     recipe = experiment.recipe
     unseen = pit_records(experiment, "test")
     true = true_textures(unseen, recipe.texture_size)
-    # Each texture once, however many images share it: all of a large data set's are half a gigabyte.
-    _, first, counts = np.unique(pairs.texture_index, return_index=True, return_counts=True)
-    known = true_textures(pairs.select(first), recipe.texture_size)
-    mean = np.average(known, axis=0, weights=counts)[None]
+    mean = _mean_texture(pairs, recipe.texture_size)[None]
     painted = np.stack(list(paint(model, unseen, recipe.data.image_size)))
     guess = np.broadcast_to(np.rint(mean).astype(np.uint8), true.shape)
     scores: dict[str, Any] = {
@@ -136,8 +133,8 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
     }
     specs = pit_specs(experiment, "test")
     if specs and recipe.generator.texture_colors == "photographed":
-        known = true_textures(unseen.without(CAST), recipe.texture_size)
-        named = {"true": known, "photographed": true, "painted": painted}
+        plain = true_textures(unseen.without(CAST), recipe.texture_size)
+        named = {"true": plain, "photographed": true, "painted": painted}
         drawn = (specs[name] for name in with_bar(unseen.filenames, "  colours", len(unseen)))
         scores["garment_colors"] = color_scores(drawn, named)
     with atomic_file(experiment.run.path / "texture_generator.json") as temporary:
@@ -152,3 +149,14 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
             f" picture's colour in CIELAB (what was to be learnt: {colors['photographed']:.1f}, their true"
             f" colour: {colors['true']:.1f})"
         )
+
+
+def _mean_texture(pairs: Records, size: int) -> np.ndarray:
+    """The mean texture of all pairs, (size, size, 3) float64."""
+    # Each texture once, however many images share it, and one as floats at a time: all of a large data set's
+    # are gigabytes.
+    _, first, counts = np.unique(pairs.texture_index, return_index=True, return_counts=True)
+    total = np.zeros((size, size, 3))
+    for texture, count in zip(true_textures(pairs.select(first), size), counts, strict=True):
+        total += count * texture.astype(np.float64)
+    return total / counts.sum()
