@@ -6,13 +6,11 @@ import dataclasses
 from typing import Any
 
 import keras
-import tensorflow as tf
 
 from san_tf.data.pipeline import inference_dataset
-from san_tf.evaluation.embedding import embed
+from san_tf.evaluation.embedding import Embedder
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
-from san_tf.experiments.recipe import EvaluationRecipe
 from san_tf.experiments.records import reid_records
 from san_tf.training.checkpoints import CheckpointFolder, restore
 
@@ -38,26 +36,22 @@ class Validation(keras.callbacks.Callback):
         on = dataclasses.replace(self.recipe.evaluation, on="validation")
         held_out = dataclasses.replace(experiment, recipe=dataclasses.replace(self.recipe, evaluation=on))
         self.query, self.gallery = (reid_records(held_out, split) for split in ("query", "gallery"))
+        alone = experiment.distribution.alone(lambda images: encoder(images, training=False)["embedding"])
         # Traced once, not at each measurement.
-        embedding = experiment.distribution.alone(lambda images: encoder(images, training=False)["embedding"])
-        self._embedding = tf.function(embedding, reduce_retracing=True)
+        self._embed = Embedder(lambda images, training: alone(images), self.recipe.evaluation.flip_average)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Measure, if it is the epoch's turn."""
         training = self.recipe.training
         if logs is not None and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs):
-            logs.update(self.measure(self.recipe.evaluation))
+            logs.update(self.measure())
 
-    def measure(self, evaluation: EvaluationRecipe) -> dict[str, float]:
+    def measure(self) -> dict[str, float]:
         """`mAP` and `rank1`, 0 to 1, of the weights as they are."""
+        evaluation, size = self.recipe.evaluation, self.recipe.data.image_size
         query, gallery = (
-            embed(
-                lambda images, training: self._embedding(images),
-                inference_dataset(records, self.recipe.data.image_size, 128),
-                evaluation.flip_average,
-                evaluation.normalize,
-                "  validation",
-            )
+            # No bar: the training's line is on the screen, and two would write over each other.
+            self._embed(inference_dataset(records, size, 128), evaluation.normalize, description=None)
             for records in (self.query, self.gallery)
         )
         features = Features.of(self.query, query, self.gallery, gallery)

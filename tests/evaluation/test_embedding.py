@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf.evaluation.embedding import embed
+from san_tf.evaluation.embedding import Embedder, embed
 
 
 def images(number=7):
@@ -38,6 +38,25 @@ def test_keras_model_runs_in_inference_mode_and_gives_float32():
     features = embed(model, tf.data.Dataset.from_tensor_slices(images()).batch(4))
     assert features.dtype == np.float32
     np.testing.assert_allclose(features, images().reshape(7, -1), atol=5e-3)
+
+
+def test_an_embedder_is_traced_once_and_sees_new_weights():
+    traced = []
+    weight = tf.Variable(1.0)
+
+    def encoder(batch, training):
+        traced.append(batch.shape)
+        return weight * tf.reduce_sum(batch[:, :, 0], axis=1)
+
+    embedder = Embedder(encoder)
+    expected = images()[:, :, 0].sum(axis=1)
+    for factor, size in ((1.0, 3), (2.5, 4), (-1.0, 7)):
+        weight.assign(factor)
+        features = embedder(tf.data.Dataset.from_tensor_slices(images()).batch(size))
+        np.testing.assert_allclose(features, factor * expected, atol=1e-5)
+    assert len(traced) == 1
+    scaled = embedder(tf.data.Dataset.from_tensors(images()), normalize=True)
+    np.testing.assert_allclose(np.linalg.norm(scaled, axis=1), 1, atol=1e-6)
 
 
 def test_empty_dataset_is_refused():

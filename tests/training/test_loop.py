@@ -200,6 +200,18 @@ def test_live_line_on_a_terminal(tmp_path: Path) -> None:
     assert text.getvalue().endswith("\x1b[?25h")  # the cursor is back
 
 
+def test_a_narrow_terminal_keeps_the_stage_and_the_bar(tmp_path: Path) -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=60, color_system=None)
+    train(build(), dataset_at, 2, 6, RunDirectory(tmp_path), console=console)
+    drawn = [line for line in re.split(r"\r|\n|\x1b\[2K", text.getvalue()) if "epoch 2/2" in line]
+    assert drawn
+    for line in drawn:
+        assert (
+            re.match("train [━╸╺ ]{16} epoch 2/2", line) and line.rstrip().endswith("…") and len(line) <= 60
+        )
+
+
 def test_data_wait_is_measured(tmp_path: Path) -> None:
     def slow(start: int) -> tf.data.Dataset:
         def sleep(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -11,10 +11,12 @@ from typing import Any
 import keras
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+from rich.text import Text
 
 from san_tf.training.callbacks.clock import Clock
 
 _SECONDS_BETWEEN_UPDATES = 0.5  # drawing the line takes some 3 ms
+_BAR_WIDTH = 16
 
 
 class ProgressLine(keras.callbacks.Callback):
@@ -40,7 +42,7 @@ class ProgressLine(keras.callbacks.Callback):
         if self.console.is_terminal:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
-                BarColumn(bar_width=16),
+                BarColumn(bar_width=_BAR_WIDTH),
                 TextColumn("{task.fields[text]}"),
                 console=self.console,
                 # We refresh it ourselves between steps; a thread of its own would take turns with training.
@@ -80,7 +82,11 @@ class ProgressLine(keras.callbacks.Callback):
 
     def _show(self, logs: Mapping[str, float]) -> None:
         if self._bar is not None:
-            self._bar.update(self._task, completed=self.clock.step, text=self.line(logs))
+            # Else a long text would take its room from the stage's name and the bar as well.
+            room = self.console.width - len(self.stage) - _BAR_WIDTH - 2
+            text = Text(self.line(logs))
+            text.truncate(max(room, 1), overflow="ellipsis")
+            self._bar.update(self._task, completed=self.clock.step, text=text.plain)
             self._bar.refresh()
 
     def line(self, logs: Mapping[str, float]) -> str:
