@@ -133,7 +133,15 @@ def texture_l1(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def texel_differences(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """The same of each of the P texels that lie on the body, (N, P) float32, in shares of the full range."""
+    """Absolute differences, means of the channels, of each texel that lies on the body.
+
+    Args:
+        painted: (N, T, T, 3), 0-255.
+        true: (N, T, T, 3), 0-255.
+
+    Returns:
+        (N, P) float32, in shares of the full range, of the P texels on the body.
+    """
     inside = texel_map(painted.shape[1]).inside
     differences = np.empty((len(painted), np.count_nonzero(inside)), np.float32)
     for row, first, second in zip(differences, painted, true, strict=True):

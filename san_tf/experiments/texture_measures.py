@@ -9,7 +9,7 @@ import numpy as np
 from san_tf.evaluation.color_difference import lab_distance
 from san_tf.evaluation.conditions import OCCLUDED, OPPOSITE_SIDES, SAME_SIDE, yaw_difference
 from san_tf.evaluation.texture_scores import detail, gmsd, ssim
-from san_tf.experiments.texture_generator import texel_differences, texture_l1
+from san_tf.experiments.texture_generator import texel_differences
 from san_tf.synthesis.plans import CropSpec
 from san_tf.synthesis.seen_garments import seen_garments
 from san_tf.synthesis.texels import texel_map
@@ -56,7 +56,7 @@ def texture_scores(
     facing = np.stack([np.sin(angle), np.zeros(len(angle)), np.cos(angle)]).T @ texels.normal[inside].T
     difference = texel_differences(painted, true)
     columns = {
-        "l1": texture_l1(painted, true),
+        "l1": difference.mean(1, dtype=np.float64),
         **{
             name: (difference * part).sum(1) / np.maximum(part.sum(1), 1)
             for name, part in (("l1_seen", facing > _TOWARDS), ("l1_hidden", facing < _AWAY))

@@ -64,7 +64,7 @@ def seen_garments(spec: CropSpec) -> list[SeenGarment]:
 
 
 def garments_in(shot: Shot) -> list[SeenGarment]:
-    """The same of a picture that is drawn already."""
+    """The same of a picture that is drawn already, `Shot.image` of any size."""
     surface = shot.surface
     height, width = surface.mesh.shape
     image = cv2.resize(shot.image, (width, height), interpolation=cv2.INTER_LINEAR)

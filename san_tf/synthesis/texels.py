@@ -138,7 +138,7 @@ def texels_at(uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     Example:
         >>> texels_at(np.array([0.5, 0.99]), 64)
-        (array(0), array(32))
+        (np.int64(0), np.int64(32))
     """
     column = np.clip(np.floor(uv[..., 0] * size), 0, size - 1).astype(np.int64)
     row = np.clip(np.floor((1 - uv[..., 1]) * size), 0, size - 1).astype(np.int64)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
@@ -15,6 +16,7 @@ from san_tf.visualization import style
 
 _COUNTERS = ("step", "epoch")
 _WIDE, _TALL = 2.7, 1.55
+_LABEL_GAP = 0.13
 
 Curve = tuple[np.ndarray, np.ndarray]
 
@@ -66,18 +68,10 @@ def loss_curves(
         axes.set_title(name, loc="left", fontsize=style.LABEL, color=style.INK, fontweight="bold", pad=6)
         for s, (x, y) in lines.items():
             axes.plot(x, y, color=color[s], linewidth=1.6, marker="o" if len(x) == 1 else None, markersize=3)
-            finite = y[np.isfinite(y)]
-            if finite.size:
-                axes.annotate(
-                    f"{finite[-1]:.3g}",
-                    (x[np.isfinite(y)][-1], finite[-1]),
-                    (4, 0),
-                    textcoords="offset points",
-                    fontsize=style.SMALL,
-                    color=color[s],
-                    va="center",
-                    annotation_clip=False,
-                )
+        ends = {
+            s: (x[known][-1], y[known][-1]) for s, (x, y) in lines.items() if (known := np.isfinite(y)).any()
+        }
+        _label_ends(axes, ends, color)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel(counter, fontsize=style.SMALL, color=style.MUTED, loc="right", labelpad=1)
@@ -137,6 +131,25 @@ def cmc_curves(cmc: Mapping[str, np.ndarray], ranks: int = 20, title: str | None
     axes.set_xlabel("rank", fontsize=style.SMALL, color=style.MUTED)
     style.write(figure, "queries with a right match so far", 0.15, head - 0.06, style.SMALL, style.MUTED)
     return figure
+
+
+def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], color: Mapping[str, str]) -> None:
+    """Write the last value of each line at its end; those of lines that end together do not touch."""
+    bottom, top = axes.get_ylim()
+    for last in {x for x, _ in ends.values()}:
+        here = [s for s, (x, _) in ends.items() if x == last]
+        places = np.array([(ends[s][1] - bottom) / (top - bottom) * _TALL for s in here])
+        for s, move in zip(here, _spread(places, _LABEL_GAP) - places, strict=True):
+            axes.annotate(
+                f"{ends[s][1]:.3g}",
+                ends[s],
+                (4, 72 * move),
+                textcoords="offset points",
+                fontsize=style.SMALL,
+                color=color[s],
+                va="center",
+                annotation_clip=False,
+            )
 
 
 def _spread(places: np.ndarray, gap: float) -> np.ndarray:

@@ -142,6 +142,20 @@ def test_reposed_counts_and_refusals():
         render_texture(TEXTURES[0], height=8)
 
 
+def test_labels_of_lines_that_end_together_do_not_touch(tmp_path):
+    rows = [
+        "stage,epoch,loss",
+        *(f"{stage},{n},{1 / n + more}" for n in (1, 2, 3) for stage, more in (("a", 0), ("b", 0.001))),
+    ]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows))
+    figure = loss_curves(tmp_path / "metrics.csv")
+    figure.canvas.draw()
+    first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert not first.overlaps(second)
+    # The higher one is of the higher line, and both stay beside their ends.
+    assert second.y0 > first.y0 and second.y0 - first.y0 < 3 * first.height
+
+
 def test_loss_curves_from_a_mapping():
     values = np.array([3.0, 2.0, np.nan, 1.25])
     figure = loss_curves({"epoch": np.arange(1, 5), "loss": values, "accuracy": np.linspace(0, 1, 4)})
