@@ -101,7 +101,10 @@ class LossRecipe:
     lambda_triplet: float = 1.5
     """Weight of the triplet loss on the embedding."""
     triplet: str = "batch-hard"
-    """Which: `batch-hard`, or of TensorFlow Addons `tfa.TripletHardLoss` or `tfa.TripletSemiHardLoss`."""
+    """Which: `batch-hard`, `soft-margin` (batch-hard without a margin), or of TensorFlow Addons
+    `tfa.TripletHardLoss` or `tfa.TripletSemiHardLoss`."""
+    triplet_warmup_epochs: float = 0.0
+    """Epochs over which the weight of the triplet loss rises from 0: identities first, against collapse."""
     lambda_reconstruction: float = 1.0
     """Weight of the texture reconstruction loss."""
     lambda_texture_triplet: float = 1.0

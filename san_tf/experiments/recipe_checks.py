@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def check_recipe(recipe: Recipe) -> None:
     """Raise `UserError` at the first value that cannot work."""
     check_choice("optimizer", recipe.training.optimizer, "adam", OPTIMIZERS)
-    check_choice("triplet", recipe.losses.triplet, "batch-hard", TRIPLET_LOSSES)
+    if recipe.losses.triplet != "soft-margin":
+        check_choice("triplet", recipe.losses.triplet, "batch-hard", TRIPLET_LOSSES)
     _check_size(recipe)
     _check_validation(recipe)
     _check_textures(recipe)

@@ -10,8 +10,13 @@ from san_tf.losses.row_choice import chosen_rows
 SMALLEST_SQUARED_DISTANCE = 1e-12
 
 
-def batch_hard_triplet_loss(label: tf.Tensor, embedding: tf.Tensor, margin: float = 0.3) -> tf.Tensor:
+def batch_hard_triplet_loss(
+    label: tf.Tensor, embedding: tf.Tensor, margin: float | None = 0.3
+) -> tf.Tensor:
     """Mean over anchors of [max d(anchor, same identity) - min d(anchor, other identity) + margin]_+.
+
+    With the soft margin (`margin=None`) the hinge becomes ln(1 + exp(max d - min d)), which never stops
+    pulling and has no length that the embedding could shrink to.
 
     d is the Euclidean distance. An anchor counts as its own positive, as in the public implementations, so an
     identity with a single image in the batch only pushes the others away. Anchors without any negative, and
@@ -20,12 +25,13 @@ def batch_hard_triplet_loss(label: tf.Tensor, embedding: tf.Tensor, margin: floa
     Args:
         label: `(batch,)` integers, -1 for a row without identity.
         embedding: `(batch, dimensions)` of any float dtype; computed in float32.
-        margin: in units of the embedding's distance.
+        margin: in units of the embedding's distance; None for the soft margin.
 
     Returns:
         float32 scalar; 0 if no anchor has a negative.
 
-    Source: Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5.
+    Source: Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017, equation 5
+    and section 3.2 for the soft margin.
 
     Example:
         >>> float(batch_hard_triplet_loss(tf.constant([0, 0, 1]), tf.constant([[0.0], [1.0], [3.0]]), 1.5))
@@ -44,7 +50,8 @@ def batch_hard_triplet_loss(label: tf.Tensor, embedding: tf.Tensor, margin: floa
     positive = tf.argmax(tf.where(same, squared, tf.fill(tf.shape(squared), -tf.float32.max)), axis=1)
     negative = tf.argmin(tf.where(other, squared, tf.fill(tf.shape(squared), tf.float32.max)), axis=1)
 
-    hinge = tf.nn.relu(_distance(embedding, positive) - _distance(embedding, negative) + margin)
+    difference = _distance(embedding, positive) - _distance(embedding, negative)
+    hinge = tf.nn.softplus(difference) if margin is None else tf.nn.relu(difference + margin)
     mask = tf.cast(tf.reduce_any(other, axis=1), tf.float32)
     return tf.math.divide_no_nan(tf.reduce_sum(hinge * mask), tf.reduce_sum(mask))
 

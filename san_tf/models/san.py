@@ -19,6 +19,7 @@ from san_tf.models.replicas import WholeBatch, summed
 
 Batch = Mapping[str, tf.Tensor]
 PACKAGE = "san_tf"
+OWN_TRIPLETS = ("batch-hard", "soft-margin")
 
 
 class LossWeights(NamedTuple):
@@ -34,7 +35,7 @@ class Term(NamedTuple):
     """One loss of a batch, its weight in the sum, and how many rows it was averaged over."""
 
     value: tf.Tensor
-    weight: float
+    weight: float | tf.Tensor
     rows: tf.Tensor
 
 
@@ -125,8 +126,11 @@ class SAN(_TextureModel):
         weights: the four lambdas.
         margin: of both triplet losses.
         smoothing: of the labels, in [0, 1).
-        triplet: L_Triplet: "batch-hard", or one of TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see
-            `san_tf.addons`).
+        triplet: L_Triplet: "batch-hard" with the margin, "soft-margin" (batch-hard without one), or one of
+            TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see `san_tf.addons`).
+        triplet_warmup: steps over which the weight of L_Triplet rises from 0 to its own. From random weights
+            the triplet loss can shrink all embeddings to one point before identities are known; the identity
+            loss then has the first steps.
         pairs: this many last rows of each batch, image-texture pairs, are normalised by the moving statistics
             in training too: people of another kind (rendered ones) in the statistics of a batch shift
             those of all others, and the embedding learns later or never.
@@ -142,7 +146,7 @@ class SAN(_TextureModel):
         >>> san.fit(dataset)
     """
 
-    metric_names: tuple[str, ...] = ("id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy")
+    metric_names: tuple[str, ...] = ("id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy", "spread")
 
     def __init__(
         self,
@@ -155,6 +159,7 @@ class SAN(_TextureModel):
         name: str = "san",
         triplet: str = "batch-hard",
         pairs: int = 0,
+        triplet_warmup: int = 0,
     ) -> None:
         if decoder is None:
             self.metric_names = tuple(key for key in self.metric_names if key not in ("rec_loss", "tr_loss"))
@@ -166,8 +171,11 @@ class SAN(_TextureModel):
         self.smoothing = smoothing
         self.triplet = triplet
         self.pairs = pairs
-        own = triplet == "batch-hard"
+        self.triplet_warmup = triplet_warmup
+        own = triplet in OWN_TRIPLETS
         self._triplet_loss = batch_hard_triplet_loss if own else addons.triplet_loss(triplet)
+        # The losses of TensorFlow Addons have no soft margin.
+        self._margin: Any = None if triplet == "soft-margin" else margin
         self.seed = seed
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
@@ -195,10 +203,10 @@ class SAN(_TextureModel):
         label, known = whole.rows(batch["label"]), whole.total(known)
         # With a BNNeck the triplet loss acts in front of the norm, see `build_encoder`.
         feature = outputs.get("feature", outputs["embedding"])
-        triplet = self._triplet_loss(label, whole.rows(feature), self.margin)
+        triplet = self._triplet_loss(label, whole.rows(feature), self._margin)
         terms = {
             "id_loss": Term(identity, weights.identity, known),
-            "triplet_loss": Term(triplet, weights.triplet, known),
+            "triplet_loss": Term(triplet, weights.triplet * self._triplet_share(), known),
         }
         if self.decoder is not None:
             terms["rec_loss"] = _reconstruction(batch, outputs["texture"], whole, weights.reconstruction)
@@ -207,6 +215,13 @@ class SAN(_TextureModel):
             tr = texture_triplet_loss(label, blocks, seed, self.margin)
             terms["tr_loss"] = Term(tr, weights.texture_triplet, known)
         return terms
+
+    def _triplet_share(self) -> tf.Tensor | float:
+        """How much of its weight L_Triplet has at this step, 0 to 1; all of it outside of a training."""
+        if not self.triplet_warmup or getattr(self, "optimizer", None) is None:
+            return 1.0
+        done = tf.cast(self._steps_done() + 1, tf.float32)
+        return tf.minimum(done / float(self.triplet_warmup), 1.0)
 
     def _steps_done(self) -> tf.Tensor:
         """The optimiser's step count, int32; 0 for a model that was never compiled."""
@@ -220,7 +235,10 @@ class SAN(_TextureModel):
         right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), label)
         # Gathered as numbers: not all strategies gather truth values.
         right = whole.rows(tf.cast(right, tf.float32))
-        self.trackers["accuracy"].update_state(right, tf.cast(whole.rows(label) >= 0, tf.float32))
+        known = tf.cast(whole.rows(label) >= 0, tf.float32)
+        self.trackers["accuracy"].update_state(right, known)
+        feature = whole.rows(outputs.get("feature", outputs["embedding"]))
+        self.trackers["spread"].update_state(spread(feature, known), tf.reduce_sum(known))
         return super()._record(batch, outputs, loss, terms)
 
     @classmethod
@@ -254,7 +272,11 @@ class SAN(_TextureModel):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""
         own = {"margin": self.margin, "smoothing": self.smoothing, "seed": self.seed, "pairs": self.pairs}
-        return super().get_config() | own | {"weights": list(self.terms_weight), "triplet": self.triplet}
+        return super().get_config() | own | {
+            "weights": list(self.terms_weight),
+            "triplet": self.triplet,
+            "triplet_warmup": self.triplet_warmup,
+        }
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -287,6 +309,31 @@ class SANPG(_TextureModel):
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """L_Rec over the rows that have a texture."""
         return {"rec_loss": _reconstruction(batch, outputs["texture"], WholeBatch(batch), 1.0)}
+
+
+def spread(feature: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+    """How far two embeddings of a batch lie apart: the root mean square of their Euclidean distance.
+
+    0 when all images have the same embedding, so that no distance tells anybody from anybody. Where it stays
+    below the margin of the triplet loss, no triplet can be satisfied.
+
+    Args:
+        feature: `(batch, dimensions)` of any float dtype; computed in float32.
+        known: `(batch,)` float32, 1 for rows that count and 0 for others.
+
+    Returns:
+        float32 scalar in the embedding's unit, over the pairs of different rows; 0 for fewer than two rows.
+
+    Example:
+        >>> float(spread(tf.constant([[0.0, 0.0], [3.0, 4.0]]), tf.ones(2)))
+        5.0
+    """
+    feature, row = tf.cast(feature, tf.float32), known[:, None]
+    rows = tf.reduce_sum(known)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(feature * row, axis=0), rows)
+    # The mean of |a - b|^2 over pairs is twice the variance; |a|^2 + |b|^2 - 2ab would lose its digits.
+    around = tf.reduce_sum(tf.square(feature - mean) * row)
+    return tf.sqrt(tf.math.divide_no_nan(2.0 * around, rows - 1.0))
 
 
 def _reconstruction(batch: Batch, painted: tf.Tensor, whole: WholeBatch, weight: float) -> Term:

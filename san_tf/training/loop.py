@@ -15,6 +15,7 @@ from rich.console import Console
 
 from san_tf.errors import UserError
 from san_tf.training.callbacks.clock import Clock
+from san_tf.training.callbacks.collapse import CollapseWatch
 from san_tf.training.callbacks.early_stopping import EarlyStopping
 from san_tf.training.callbacks.finite_loss import FiniteLoss
 from san_tf.training.callbacks.interruption import Interruption
@@ -64,6 +65,7 @@ def train(
     keep: int = 2,
     best: str | None = None,
     patience: int = 0,
+    warmup_epochs: float = 0.0,
     filenames: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -90,6 +92,7 @@ def train(
         keep: how many checkpoints are kept.
         best: the name of a log (for instance `mAP`) whose highest value is kept as `best.safetensors`.
         patience: stop when `best` has not reached its highest value again in so many measurements; 0 never.
+        warmup_epochs: in which a `SAN` may still guess identities; see `CollapseWatch`.
         filenames: of the images, by the numbers that batches have as `record` (B,): should the loss become
             NaN, the images of that batch are named in `diverged/`.
         extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
@@ -143,7 +146,9 @@ def train(
         clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra, distribution.is_chief
     )
     with contextlib.ExitStack() as stack:
-        progress = stack.enter_context(ProgressLine(clock, stage, console))
+        watch = CollapseWatch(clock, stage, warmup_epochs)
+        progress = stack.enter_context(ProgressLine(clock, stage, console, watch))
+        watch.console = progress.console
         interruption = stack.enter_context(Interruption(clock, saving, stage))
         log = MetricsLog(clock, run, stage)
         stack.callback(log.close)
@@ -151,7 +156,7 @@ def train(
         chief = distribution.is_chief
         offending = OffendingBatch(dataset_at, filenames, run, stage) if chief else None
         finite = FiniteLoss(clock, checkpoints, stage, offending)
-        chiefs = [*callbacks, progress, log, stopping] if chief else []
+        chiefs = [*callbacks, watch, progress, log, stopping] if chief else []
         every = [clock, finite, *chiefs, saving, interruption]
 
         def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:

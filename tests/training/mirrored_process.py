@@ -172,7 +172,7 @@ def trained_san(distribution: Distribution) -> Numbers:
             train(model, lambda s, who=who: dataset_at(s, who.shard), 2, 3, run, distribution=who)
             rows = run.metrics.rows()
         numbers |= {f"{name} {key}": value for key, value in state(model).items()}
-        for key in ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy"):
+        for key in ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy", "spread"):
             numbers[f"{name} {key}"] = np.array([float(row[key]) for row in rows])
     return numbers
 

@@ -19,7 +19,7 @@ from san_tf.training.loop import train
 from san_tf.training.run_directory import RunDirectory
 
 HERE = Path(__file__).resolve().parent
-LOSSES = ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy")
+LOSSES = ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy", "spread")
 STEPS = 3
 
 

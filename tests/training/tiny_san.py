@@ -29,7 +29,7 @@ IDENTITIES, IMAGES, PAIRS = 4, 2, 2
 # Columns swapped: the body's own map takes seconds to compute.
 MIRROR = np.stack(np.meshgrid(np.arange(TEXTURE), np.arange(TEXTURE)[::-1], indexing="ij"), axis=-1)
 ALONE = Distribution()
-LOSSES = ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy")
+LOSSES = ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy", "spread")
 
 
 def encoder(classes: int, seed: int = 0) -> keras.Model:

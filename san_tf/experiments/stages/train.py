@@ -106,6 +106,7 @@ def train_method(
 
     def start_model() -> SAN:
         model = san_of(recipe, records.num_identities, with_decoder)
+        model.triplet_warmup = round(recipe.losses.triplet_warmup_epochs * steps)
         if with_decoder and not data.pit_in_norms:
             model.pairs = data.pit_per_batch // distribution.replicas
         # The other workers get their start from the chief.
@@ -156,6 +157,7 @@ def train_method(
         ],
         best="mAP" if validated else None,
         patience=recipe.training.patience,
+        warmup_epochs=max(recipe.training.warmup_epochs, recipe.losses.triplet_warmup_epochs),
         save_every_seconds=experiment.options.save_every,
         filenames=[*records.filenames, *(pairs.filenames if pairs is not None else [])],
         console=experiment.console,

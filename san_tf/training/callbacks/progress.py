@@ -14,6 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from san_tf.training.callbacks.clock import Clock
+from san_tf.training.callbacks.collapse import CollapseWatch
 
 _SECONDS_BETWEEN_UPDATES = 0.5  # drawing the line takes some 3 ms
 _BAR_WIDTH = 16
@@ -28,12 +29,16 @@ class ProgressLine(keras.callbacks.Callback):
         clock: tells the step, the speed and the time left.
         stage: the head of the line.
         console: where to write; the standard output if None.
+        watch: whose label stands in front of the losses while the training learns nothing.
     """
 
-    def __init__(self, clock: Clock, stage: str, console: Console | None = None) -> None:
+    def __init__(
+        self, clock: Clock, stage: str, console: Console | None = None, watch: CollapseWatch | None = None
+    ) -> None:
         super().__init__()
         self.clock = clock
         self.stage = stage
+        self.watch = watch
         self.console = console or Console()
         self._bar: Progress | None = None
         self._updated = 0.0
@@ -101,6 +106,8 @@ class ProgressLine(keras.callbacks.Callback):
             parts.append(f"wait {100 * wait:.0f} %")
         if left is not None:
             parts.append(f"{datetime.timedelta(seconds=round(left))} left")
+        if self.watch is not None and self.watch.label:
+            parts.append(self.watch.label.upper())
         # `loss` first: it is what people look for, and the terminal may cut the rest.
         names = sorted((name for name in logs if name != "learning_rate"), key=lambda name: name != "loss")
         parts.append(" ".join(f"{name.removesuffix('_loss')} {logs[name]:.3g}" for name in names))

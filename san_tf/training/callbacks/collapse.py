@@ -1,0 +1,112 @@
+"""Say so when a training learns nothing: its embeddings are one point, or it guesses identities by chance."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from rich.console import Console
+
+from san_tf.training.callbacks.clock import Clock
+
+# Epochs in a row that have to look alike before anything is said: a healthy training may begin like that.
+PATIENCE = 2
+# A network that gives each identity the same share has the loss ln C, with smoothed labels as well.
+CHANCE = 0.98
+HELP = (
+    "lower --learning_rate, raise --warmup_epochs, give the identity loss the first epochs with"
+    " --triplet_warmup_epochs, or take --triplet soft-margin or --head bnneck, and start in a new run"
+    " directory"
+)
+
+_logger = logging.getLogger(__name__)
+
+
+class CollapseWatch(keras.callbacks.Callback):
+    """Looks at the end of each epoch whether a `SAN` learns, and says in one sentence when it does not.
+
+    Two things are looked for, each in `PATIENCE` epochs in a row:
+
+    - **collapsed**: two embeddings of a batch lie on average less than the margin of L_Triplet apart (the log
+      `spread`), so no triplet can be satisfied. Only with the margin; the soft margin and the losses of
+      TensorFlow Addons have no such length, there a thousandth of the embedding's unit counts.
+    - **at chance**: the identity loss is not below that of guessing, ln C for C identities, although the
+      warm-up is over.
+
+    The training goes on: a schedule that falls can still mend it. While it lasts, `label` is what the
+    progress line shows. Other models than `SAN` are left alone, since they log neither value.
+
+    Args:
+        clock: tells the epoch; None counts the epochs of `fit`.
+        stage: named in the sentence.
+        warmup_epochs: of the learning rate and of the triplet loss, in which chance is not judged.
+        console: where the sentence is printed; None logs a warning instead.
+
+    Example:
+        >>> san.fit(dataset, epochs=20, callbacks=[CollapseWatch()])
+    """
+
+    def __init__(
+        self,
+        clock: Clock | None = None,
+        stage: str = "train",
+        warmup_epochs: float = 0.0,
+        console: Console | None = None,
+    ) -> None:
+        super().__init__()
+        self.clock = clock
+        self.stage = stage
+        self.warmup_epochs = warmup_epochs
+        self.console = console
+        self.label = ""
+        self._epochs: dict[str, int] = {"collapsed": 0, "at chance": 0}
+        self._said: set[str] = set()
+
+    def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
+        """Look at the epoch's means."""
+        logs = logs or {}
+        if "spread" not in logs or "id_loss" not in logs:
+            return
+        number = (self.clock.epoch if self.clock else epoch) + 1
+        found = {
+            "collapsed": logs["spread"] < self._length(),
+            "at chance": number > self.warmup_epochs and logs["id_loss"] > CHANCE * self._chance(),
+        }
+        for name, seen in found.items():
+            self._epochs[name] = self._epochs[name] + 1 if seen else 0
+        lasting = [name for name, epochs in self._epochs.items() if epochs >= PATIENCE]
+        self.label = " and ".join(lasting)
+        for name in lasting:
+            if name not in self._said:
+                self._said.add(name)
+                self._say(self._sentence(name, number, logs))
+
+    def _length(self) -> float:
+        return float(self.model.margin) if self.model.triplet == "batch-hard" else 1e-3
+
+    def _chance(self) -> float:
+        classes = int(self.model.encoder.output["logits"].shape[-1])
+        # One identity or two are told apart too quickly for ln C to mean anything.
+        return math.log(classes) if classes > 2 else math.inf
+
+    def _sentence(self, name: str, epoch: int, logs: Mapping[str, Any]) -> str:
+        if name == "collapsed":
+            what = (
+                f"the embeddings have collapsed: two of a batch lie {logs['spread']:.2g} apart on average,"
+                f" less than {self._length():g}, and the triplet loss stays at {logs['triplet_loss']:.2g}"
+            )
+        else:
+            what = (
+                f"the network still guesses identities: the identity loss is {logs['id_loss']:.3g}, and"
+                f" guessing gives {self._chance():.3g}"
+            )
+        return f"Stage {self.stage}, epoch {epoch}: {what}. It may recover; if not, {HELP}."
+
+    def _say(self, sentence: str) -> None:
+        if self.console is None:
+            _logger.warning(sentence)
+        else:
+            self.console.print(sentence, style="yellow", markup=False, highlight=False, soft_wrap=True)
