@@ -4,6 +4,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; 
 	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+# Python 3.11 takes the versions that the tests ran with; others the newest that setup.cfg admits.
+LOCK = $(if $(shell $(RUN) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo yes),--constraint requirements.lock)
 
 # The second stack, with TensorFlow Addons: an environment of its own, and a Python that TensorFlow 2.15 has wheels for.
 VENV_ADDONS ?= .venv-addons
@@ -19,19 +21,23 @@ TESTS_ADDONS := tests/models tests/losses tests/training tests/serving tests/dat
 PYTEST := pytest --numprocesses 2 --dist loadfile
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install demo page test test-all test-addons python-addons lint figures clean
+.PHONY: help install lock demo page test test-all test-addons python-addons lint figures clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(STAMP): setup.cfg pyproject.toml
+$(STAMP): setup.cfg pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "san_tf needs Python 3.10 to 3.13; none was found: install one, or name it with make PYTHON=..." >&2; exit 2; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[test]'
+	$(RUN) -m pip install --quiet $(LOCK) --editable '.[test]'
 	@touch $(STAMP)
 
 install: $(STAMP)  ## Make the virtual environment and install the package with its test tools
+
+lock: $(STAMP)  ## Write down the versions of the environment, after its tests have passed
+	{ head -n 2 requirements.lock; $(RUN) -m pip freeze --exclude-editable; } > requirements.lock.new
+	mv requirements.lock.new requirements.lock
 
 demo: $(STAMP)  ## From nothing to a trained, evaluated, exported encoder, on data made on the spot
 	$(RUN) -m san_tf.experiments.synthetic

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,6 +27,35 @@ def test_the_list_of_packages_is_the_tree(config):
         f"san_tf.{'.'.join(path.parts)}" for path in builders
     }
     assert set(config["options"]["packages"].split()) == expected
+
+
+def requirements(config) -> list[Requirement]:
+    texts = [config["options"]["install_requires"], *config["options.extras_require"].values()]
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_every_dependency_has_an_upper_bound(config):
+    open_ended = [
+        str(requirement)
+        for requirement in requirements(config)
+        if not any(part.operator in ("<", "==", "<=") for part in requirement.specifier)
+    ]
+    assert open_ended == []
+
+
+def test_the_lock_file_holds_what_setup_admits_and_all_that_the_tests_need(config):
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    locked = {
+        canonicalize_name(name): version
+        for name, version in (line.split("==") for line in lines if not line.startswith("#"))
+    }
+    wanted = config["options"]["install_requires"] + config["options.extras_require"]["test"]
+    for line in wanted.splitlines():
+        if line.strip() and not line.strip().startswith("#"):
+            requirement = Requirement(line.strip())
+            version = locked[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version), f"{requirement} against {version}"
 
 
 def test_datasets_is_no_package_of_its_own():
