@@ -339,22 +339,20 @@ def test_nothing_in_the_package_is_compiled_by_other_rules():
             assert "from numba" not in source.read_text(), source
 
 
-def test_an_edit_of_the_distance_changes_the_ranking(tmp_path):
-    """The fault that was seen: mAP stayed what it had been, and was another with the cache deleted."""
+def test_an_edit_of_the_distance_changes_what_calls_it(tmp_path):
+    """The fault that was seen: a ranking stayed what it was although the distance was negated."""
     shutil.copytree(
         ROOT / "san_tf", tmp_path / "san_tf",
         ignore=shutil.ignore_patterns("__pycache__", "assets", "page", "synthesis", "wardrobe"),
     )  # fmt: skip
-    (source,) = (p for p in tmp_path.rglob("*.py") if "def direct_distance(" in p.read_text())
-    (caller,) = (p for p in tmp_path.rglob("*.py") if "def measure_lists(" in p.read_text())
-    # Only the few loops that sort one list: machine code of a whole ranking takes ten seconds to make.
+    # One kernel that calls it: the machine code of a whole ranking takes ten seconds to make.
     script = (
         "import numpy as np\n"
-        f"from san_tf.evaluation import {caller.stem} as kernels\n"
-        "features = np.array([[0.0], [1.0], [5.0]])\n"
-        "indices, distances = np.array([[0, 1, 2]]), np.zeros((1, 3), np.float32)\n"
-        "kernels.measure_lists(features[:1], features, indices.copy(), indices, distances, False)\n"
-        "print(indices.tolist(), distances.tolist())"
+        "from san_tf.evaluation.ranking_kernels import measure_matches\n"
+        "features, distances = np.array([[0.0], [1.0], [5.0]]), np.zeros(3)\n"
+        "bounds, places = np.array([0, 3]), np.arange(3)\n"
+        "measure_matches(features[:1], 0, features, 0, bounds, places, distances, False)\n"
+        "print(distances.tolist())"
     )
 
     def ranking() -> str:
@@ -365,10 +363,16 @@ def test_an_edit_of_the_distance_changes_the_ranking(tmp_path):
         )
         return run.stdout.strip()
 
-    assert ranking() == "[[0, 1, 2]] [[0.0, 1.0, 25.0]]"
-    text = source.read_text()
-    start = text.index("def direct_distance(")
-    end = text.index("@compiled", start) if "@compiled" in text[start:] else len(text)
-    body = text[start:end].replace("return ", "return -1.0 * ")
-    source.write_text(text[:start] + body + text[end:])
-    assert ranking() == "[[2, 1, 0]] [[-25.0, -1.0, 0.0]]"
+    # As the package was: the distance in a file of its own, and only that file is edited.
+    callers = tmp_path / "san_tf" / "evaluation" / "ranking_kernels.py"
+    before, name, after = callers.read_text().partition("def direct_distance(")
+    body, decorator, rest = after.partition("@compiled")
+    header = before.removesuffix("@compiled\n")
+    distance = header + "@compiled\n" + name + body
+    callers.write_text(header + "from san_tf.evaluation.distance import direct_distance\n" + decorator + rest)
+    callee = tmp_path / "san_tf" / "evaluation" / "distance.py"
+    callee.write_text(distance)
+    assert ranking() == "[0.0, 1.0, 25.0]"
+    assert distance.count("    return ") == 2
+    callee.write_text(distance.replace("    return ", "    return 100.0 + "))
+    assert ranking() == "[100.0, 101.0, 125.0]"
