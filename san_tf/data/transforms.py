@@ -6,9 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
-from san_tf.data.image_kernels import fill_images
+from san_tf.data.image_kernels import fill_images, fill_textures
 from san_tf.data.loans import ArrayLender
-from san_tf.data.texture_kernels import fill_textures
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 _MEMORY = ArrayLender()

@@ -13,7 +13,7 @@ from threading import Lock
 
 import numpy as np
 
-from san_tf.evaluation import neighbour_kernels as kernels
+from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import FeatureRows, feature_rows
 from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.threads import finish_blocks, ranges, run_blocks
@@ -99,7 +99,8 @@ def nearest_neighbours(
     nearest = np.zeros((images, number), np.int32)
     if lists:
         finish_blocks(
-            lambda span: kernels.settle(query, gallery, *span, indices, nearest), ranges(images, 512)
+            lambda span: kernels.settle_neighbours(query, gallery, *span, indices, nearest),
+            ranges(images, 512),
         )
     return Neighbours(query, gallery, nearest, largest)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.evaluation import list_kernels as kernels
+from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import distance_blocks, feature_rows
 from san_tf.evaluation.inputs import checked_distances
 from san_tf.evaluation.threads import finish_blocks, ranges

@@ -271,7 +271,7 @@ def score_matches(sought: TrueMatches) -> RankingResult:
     """
     precisions, penalties = np.full((2, len(sought.same)), np.nan)
     first_ranks = np.full(len(sought.same), -1, np.int64)
-    kernels.score(sought.bounds, sought.counts, precisions, penalties, first_ranks)
+    kernels.score_queries(sought.bounds, sought.counts, precisions, penalties, first_ranks)
     return RankingResult.of_queries(precisions, penalties, first_ranks)
 
 

@@ -1,4 +1,4 @@
-"""The compiled loops of ranking: how many gallery images lie before each true match.
+"""The compiled loops over distances: rank true matches, list neighbours, re-rank, count pairs for ROC curves.
 
 Nothing here sorts the gallery. A query's true matches are sorted by distance (there are a handful), and the
 other distances are counted against them, 256 at a time so that they stay in the first-level cache and the
@@ -17,9 +17,57 @@ from __future__ import annotations
 import numpy as np
 
 from san_tf.compiled import compiled
-from san_tf.evaluation.distance_kernels import direct_distance
 
-STRETCH = 256
+# Distances that are compared at a time: they stay in the first-level cache.
+_STRETCH = 256
+# Columns of a tile that are looked at side by side.
+_STRIP = 128
+
+
+@compiled
+def direct_distance(first: np.ndarray, second: np.ndarray, cosine: bool) -> float:
+    """Return the exact float64 distance of two rows: squared Euclidean, or 1 - inner product.
+
+    Eight sums side by side, always in this order: they fill a vector register, and the same rows give the
+    same bits wherever the function is used.
+    """
+    s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    size = len(first)
+    whole = size - size % 8
+    if cosine:
+        for k in range(0, whole, 8):
+            s0 += np.float64(first[k]) * np.float64(second[k])
+            s1 += np.float64(first[k + 1]) * np.float64(second[k + 1])
+            s2 += np.float64(first[k + 2]) * np.float64(second[k + 2])
+            s3 += np.float64(first[k + 3]) * np.float64(second[k + 3])
+            s4 += np.float64(first[k + 4]) * np.float64(second[k + 4])
+            s5 += np.float64(first[k + 5]) * np.float64(second[k + 5])
+            s6 += np.float64(first[k + 6]) * np.float64(second[k + 6])
+            s7 += np.float64(first[k + 7]) * np.float64(second[k + 7])
+        for k in range(whole, size):
+            s0 += np.float64(first[k]) * np.float64(second[k])
+        return 1.0 - (((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7)))
+    for k in range(0, whole, 8):
+        d0 = np.float64(first[k]) - np.float64(second[k])
+        d1 = np.float64(first[k + 1]) - np.float64(second[k + 1])
+        d2 = np.float64(first[k + 2]) - np.float64(second[k + 2])
+        d3 = np.float64(first[k + 3]) - np.float64(second[k + 3])
+        d4 = np.float64(first[k + 4]) - np.float64(second[k + 4])
+        d5 = np.float64(first[k + 5]) - np.float64(second[k + 5])
+        d6 = np.float64(first[k + 6]) - np.float64(second[k + 6])
+        d7 = np.float64(first[k + 7]) - np.float64(second[k + 7])
+        s0 += d0 * d0
+        s1 += d1 * d1
+        s2 += d2 * d2
+        s3 += d3 * d3
+        s4 += d4 * d4
+        s5 += d5 * d5
+        s6 += d6 * d6
+        s7 += d7 * d7
+    for k in range(whole, size):
+        d0 = np.float64(first[k]) - np.float64(second[k])
+        s0 += d0 * d0
+    return ((s0 + s4) + (s2 + s6)) + ((s1 + s5) + (s3 + s7))
 
 
 @compiled
@@ -85,7 +133,7 @@ def measure_matches(
         bounds: `(Q + 1,)` as `list_matches` writes them.
         places: `(M,)` row of each match, ascending within a query.
         distances: `(M,)` float64, written.
-        cosine: see `distance_kernels.direct_distance`.
+        cosine: see `direct_distance`.
     """
     for i in range(len(query_rows)):
         start, stop = bounds[first_query + i], bounds[first_query + i + 1]
@@ -146,33 +194,33 @@ def count_product(
         thresholds: `(M,)` float64, likewise.
         counts: `(M,)` int64, added to.
         rounding: bound of an inner product's error as a share of both lengths' product.
-        cosine: see `distance_kernels.direct_distance`.
+        cosine: see `direct_distance`.
     """
     kind = products.dtype.type
     ulp = 4.0 * np.finfo(kind).eps  # four roundings between product and distance
-    near, direct = np.empty(STRETCH, products.dtype), np.empty(STRETCH, np.float64)
+    near, direct = np.empty(_STRETCH, products.dtype), np.empty(_STRETCH, np.float64)
     minus = kind(-1.0) if cosine else kind(-2.0)
     offsets = np.empty(len(rows), products.dtype)
     for j in range(len(rows)):
         offsets[j] = np.nan if junk[j] else (0.0 if cosine else squares[j])
-    longest = np.zeros((len(rows) + STRETCH - 1) // STRETCH)
+    longest = np.zeros((len(rows) + _STRETCH - 1) // _STRETCH)
     for j in range(len(rows)):
-        longest[j // STRETCH] = max(longest[j // STRETCH], squares[j])
+        longest[j // _STRETCH] = max(longest[j // _STRETCH], squares[j])
     for i in range(len(products)):
         query = first_query + i
         if bounds[query] == bounds[query + 1]:
             continue
         offset = kind(1.0 if cosine else query_squares[i])
         place = same[query, 0] + np.searchsorted(order[same[query, 0] : same[query, 1]], first_row)
-        for begin in range(0, len(rows), STRETCH):
-            number = min(STRETCH, len(rows) - begin)
+        for begin in range(0, len(rows), _STRETCH):
+            number = min(_STRETCH, len(rows) - begin)
             for j in range(number):
                 near[j] = (products[i, begin + j] * minus + offset) + offsets[begin + j]
             # Not a number is neither below nor above anything.
             while place < same[query, 1] and order[place] < first_row + begin + number:
                 near[order[place] - first_row - begin] = np.nan
                 place += 1
-            square = longest[begin // STRETCH]
+            square = longest[begin // _STRETCH]
             unsure = 2.0 * rounding * np.sqrt(query_squares[i] * square) + ulp * (query_squares[i] + square)
             unsure += 1e-36  # below the smallest normal numbers nothing is relative
             fresh = True
@@ -226,7 +274,7 @@ def count_matrix(
         The first query with a distance that is not a number, or -1.
     """
     size = distances.shape[1]
-    near = np.empty(STRETCH, distances.dtype)
+    near = np.empty(_STRETCH, distances.dtype)
     for i in range(len(distances)):
         query = first_query + i
         start, stop = bounds[query], bounds[query + 1]
@@ -234,8 +282,8 @@ def count_matrix(
             thresholds[m] = distances[i, matches[m]]
         sort_matches(bounds[query : query + 2], matches, thresholds)
         place = same[query, 0]
-        for begin in range(0, size, STRETCH):
-            number = min(STRETCH, size - begin)
+        for begin in range(0, size, _STRETCH):
+            number = min(_STRETCH, size - begin)
             broken = False
             for j in range(number):
                 value = distances[i, begin + j]
@@ -261,7 +309,7 @@ def count_matrix(
 
 
 @compiled
-def score(
+def score_queries(
     bounds: np.ndarray,
     counts: np.ndarray,
     precisions: np.ndarray,
@@ -288,3 +336,541 @@ def score(
         precisions[query] = total / number
         penalties[query] = number / (number + counts[start + number - 1])
         first_ranks[query] = 1 + counts[start]
+
+
+@compiled
+def insert(indices: np.ndarray, distances: np.ndarray, index: int, distance: float) -> None:
+    """Put an image in its place in one sorted list, if it is near enough; the last falls out.
+
+    Of equal distances, that of the smaller index is first, in whatever order images come.
+
+    Args:
+        indices: `(k,)` int64.
+        distances: `(k,)` ascending.
+        index: of the image.
+        distance: of the image.
+    """
+    place = len(indices)
+    while place > 0 and (
+        distance < distances[place - 1]
+        or (distance == distances[place - 1] and (index < indices[place - 1] or indices[place - 1] < 0))
+    ):
+        place -= 1
+    if place == len(indices):
+        return
+    for k in range(len(indices) - 1, place, -1):
+        indices[k] = indices[k - 1]
+        distances[k] = distances[k - 1]
+    indices[place] = index
+    distances[place] = distance
+
+
+@compiled
+def insert_row(row: np.ndarray, first: int, indices: np.ndarray, distances: np.ndarray) -> None:
+    """Insert the images of one row of distances, numbered from `first` on; NaN is left out."""
+    for begin in range(0, len(row), _STRETCH):
+        stop = min(begin + _STRETCH, len(row))
+        limit = distances[-1]
+        near = np.int32(0)
+        for j in range(begin, stop):
+            near = np.int32(near + np.int32(row[j] <= limit))
+        if near > 0:
+            for j in range(begin, stop):
+                if row[j] <= distances[-1]:
+                    insert(indices, distances, first + j, row[j])
+
+
+@compiled
+def insert_kept(
+    rows: np.ndarray,
+    first_query: int,
+    query_camids: np.ndarray,
+    gallery_camids: np.ndarray,
+    junk: np.ndarray,
+    order: np.ndarray,
+    same: np.ndarray,
+    indices: np.ndarray,
+    distances: np.ndarray,
+) -> None:
+    """List the nearest images of some queries that the protocol keeps: no junk, nor the own camera's.
+
+    Args:
+        rows: `(q, G)` distances of the queries from `first_query` on.
+        first_query: index of the first query.
+        query_camids: `(Q,)`.
+        gallery_camids: `(G,)`.
+        junk: `(G,)` bool.
+        order: `(G,)` as in `list_matches`.
+        same: `(Q, 2)` likewise.
+        indices: `(Q, k)` int64, written.
+        distances: `(Q, k)` of the rows' type, written.
+    """
+    kept = np.empty(rows.shape[1], rows.dtype)
+    for i in range(len(rows)):
+        query = first_query + i
+        for j in range(rows.shape[1]):
+            kept[j] = np.nan if junk[j] else rows[i, j]
+        for place in range(same[query, 0], same[query, 1]):
+            if gallery_camids[order[place]] == query_camids[query]:
+                kept[order[place]] = np.nan
+        insert_row(kept, 0, indices[query], distances[query])
+
+
+@compiled
+def measure_lists(
+    rows: np.ndarray,
+    others: np.ndarray,
+    places: np.ndarray,
+    indices: np.ndarray,
+    distances: np.ndarray,
+    cosine: bool,
+) -> None:
+    """Measure listed images directly and sort each list anew, by distance and then by index.
+
+    Args:
+        rows: `(n, D)` features of those that have the lists.
+        others: `(m, D)` features of those that are listed.
+        places: `(n, k)` rows of `others` that are listed.
+        indices: `(n, k)` int64 their indices, -1 at the end where there are fewer; sorted in place.
+        distances: `(n, k)` written, infinite where there is no image.
+        cosine: see `direct_distance`.
+    """
+    size = indices.shape[1]
+    for i in range(len(rows)):
+        by_index = np.argsort(indices[i])
+        listed = indices[i][by_index]
+        direct = np.empty(size)
+        for k in range(size):
+            if listed[k] < 0:
+                direct[k] = np.inf
+            else:
+                direct[k] = direct_distance(rows[i], others[places[i, by_index[k]]], cosine)
+        order = np.argsort(direct, kind="mergesort")
+        for k in range(size):
+            indices[i, k] = listed[order[k]]
+            distances[i, k] = direct[order[k]]
+
+
+@compiled
+def scan_rows(
+    tile: np.ndarray,
+    squares: np.ndarray,
+    other_squares: np.ndarray,
+    first: int,
+    other_first: int,
+    indices: np.ndarray,
+    distances: np.ndarray,
+    largest: np.ndarray,
+) -> None:
+    """Turn inner products into squared distances, in place, and look along the rows for neighbours.
+
+    Args:
+        tile: `(n, m)` inner products, written.
+        squares: `(n,)` squared lengths of the rows' images, in the tile's type.
+        other_squares: `(m,)` of the columns' images.
+        first: index of the first row's image.
+        other_first: index of the first column's image.
+        indices: `(N, k)` int64 lists of all images, written; an image is not in its own.
+        distances: `(N, k)` likewise.
+        largest: `(N,)` largest distance of each image, likewise.
+    """
+    width = tile.shape[1]
+    farthest = np.empty(_STRIP, tile.dtype)
+    zero, minus_two = tile.dtype.type(0.0), tile.dtype.type(-2.0)
+    for i in range(len(tile)):
+        image = first + i
+        limit = distances[image, -1]
+        farthest[:] = zero
+        for begin in range(0, width, _STRIP):
+            near = np.int32(0)
+            for j in range(min(_STRIP, width - begin)):
+                distance = (tile[i, begin + j] * minus_two + squares[i]) + other_squares[begin + j]
+                distance = distance if distance > zero else zero
+                tile[i, begin + j] = distance
+                farthest[j] = distance if distance > farthest[j] else farthest[j]
+                near = np.int32(near + np.int32(distance <= limit))
+            if near > 0:
+                for j in range(begin, min(begin + _STRIP, width)):
+                    if tile[i, j] <= distances[image, -1] and other_first + j != image:
+                        insert(indices[image], distances[image], other_first + j, tile[i, j])
+                limit = distances[image, -1]
+        for j in range(_STRIP):
+            largest[image] = max(largest[image], farthest[j])
+
+
+@compiled
+def scan_columns(
+    tile: np.ndarray,
+    first: int,
+    other_first: int,
+    indices: np.ndarray,
+    distances: np.ndarray,
+    largest: np.ndarray,
+) -> None:
+    """Look along the columns of a tile that `scan_rows` has turned into distances; args as there."""
+    width = tile.shape[1]
+    limits, farthest = np.empty(_STRIP, tile.dtype), np.empty(_STRIP, tile.dtype)
+    for begin in range(0, width, _STRIP):
+        number = min(_STRIP, width - begin)
+        image = other_first + begin
+        for j in range(number):
+            limits[j] = distances[image + j, -1]
+            farthest[j] = largest[image + j]
+        for i in range(len(tile)):
+            near = np.int32(0)
+            for j in range(number):
+                distance = tile[i, begin + j]
+                farthest[j] = distance if distance > farthest[j] else farthest[j]
+                near = np.int32(near + np.int32(distance <= limits[j]))
+            if near > 0:
+                for j in range(number):
+                    if tile[i, begin + j] <= limits[j]:
+                        insert(indices[image + j], distances[image + j], first + i, tile[i, begin + j])
+                        limits[j] = distances[image + j, -1]
+        for j in range(number):
+            largest[image + j] = farthest[j]
+
+
+@compiled
+def settle_neighbours(
+    query: np.ndarray, gallery: np.ndarray, start: int, stop: int, indices: np.ndarray, neighbours: np.ndarray
+) -> None:
+    """Measure listed images directly and write the nearest of them, each image itself first.
+
+    Args:
+        query: `(Q, D)` features of the images 0 to Q - 1.
+        gallery: `(G, D)` features of the images from Q on.
+        start: first image whose list is settled.
+        stop: the one after the last.
+        indices: `(Q + G, k)` int64 lists.
+        neighbours: `(Q + G, n)` int32 with n <= k + 1, written.
+    """
+    number = indices.shape[1]
+    for image in range(start, stop):
+        own = query[image] if image < len(query) else gallery[image - len(query)]
+        listed = np.sort(indices[image])
+        direct = np.empty(number)
+        for k in range(number):
+            other = listed[k]
+            row = query[other] if other < len(query) else gallery[other - len(query)]
+            direct[k] = direct_distance(own, row, False)
+        order = np.argsort(direct, kind="mergesort")  # stable: of equal distances the smaller index is first
+        neighbours[image, 0] = image
+        for k in range(1, neighbours.shape[1]):
+            neighbours[image, k] = listed[order[k - 1]]
+
+
+# Re-ranking works on sparse rows. A row holds the images that an image is described by (ascending) and their
+# weights; many rows lie one after another, and `bounds` says where each begins.
+
+
+@compiled
+def _has(neighbours: np.ndarray, image: int, number: int, wanted: int) -> bool:
+    """Whether `wanted` is among the first `number` neighbours of an image."""
+    found = False
+    for k in range(number):
+        found |= neighbours[image, k] == wanted
+    return found
+
+
+@compiled
+def _reciprocal(neighbours: np.ndarray, image: int, number: int, out: np.ndarray) -> int:
+    """Write those of an image's first neighbours that have it among theirs, and return how many."""
+    found = 0
+    for k in range(number):
+        other = neighbours[image, k]
+        if _has(neighbours, other, number, image):
+            out[found] = other
+            found += 1
+    return found
+
+
+@compiled
+def encode_reciprocal(
+    query: np.ndarray,
+    gallery: np.ndarray,
+    neighbours: np.ndarray,
+    largest: np.ndarray,
+    start: int,
+    stop: int,
+    k1: int,
+    half: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Describe some images by their k-reciprocal neighbours (the paper's sections 3.2 and 3.3).
+
+    A neighbour's own reciprocal neighbours within `half` are added if more than two thirds of them are there
+    already. The weight of an image falls with its distance as a share of the largest one, exp(-d / largest);
+    weights sum to 1.
+
+    Args:
+        query: `(Q, D)` features of the images 0 to Q - 1.
+        gallery: `(G, D)` of the images from Q on.
+        neighbours: `(N, n)` int32, each image itself first.
+        largest: `(N,)` largest squared distance of each image.
+        start: first image to describe.
+        stop: the one after the last.
+        k1: neighbours that count, the image itself included.
+        half: the same for the additions.
+
+    Returns:
+        `(stop - start,)` lengths of the rows, and their images (int32) and weights (float32), joined.
+    """
+    lengths = np.zeros(stop - start, np.int64)
+    images = np.empty((stop - start) * k1 * 2, np.int32)
+    weights = np.empty(len(images), np.float32)
+    core, more = np.empty(k1, np.int32), np.empty(half, np.int32)
+    union = np.empty(k1 + k1 * half, np.int32)
+    total = 0
+    for image in range(start, stop):
+        size = _reciprocal(neighbours, image, k1, core)
+        union[:size] = core[:size]
+        joined = size
+        for k in range(size):
+            added = _reciprocal(neighbours, core[k], half, more)
+            shared = 0
+            for a in range(added):
+                for b in range(size):
+                    shared += more[a] == core[b]
+            if shared > 2.0 / 3.0 * added:
+                union[joined : joined + added] = more[:added]
+                joined += added
+        ordered = np.sort(union[:joined])
+        if total + joined > len(images):
+            images = np.concatenate((images, np.empty(len(images) + joined, np.int32)))
+            weights = np.concatenate((weights, np.empty(len(weights) + joined, np.float32)))
+        own = query[image] if image < len(query) else gallery[image - len(query)]
+        scale = 1.0 / largest[image] if largest[image] > 0.0 else 0.0
+        first, whole = total, 0.0
+        for k in range(joined):
+            other = ordered[k]
+            if k > 0 and ordered[k - 1] == other:
+                continue
+            row = query[other] if other < len(query) else gallery[other - len(query)]
+            weight = np.exp(-direct_distance(own, row, False) * scale)
+            images[total], weights[total] = other, weight
+            whole += weight
+            total += 1
+        for k in range(first, total):
+            weights[k] /= whole
+        lengths[image - start] = total - first
+    return lengths, images[:total].copy(), weights[:total].copy()
+
+
+@compiled
+def expand_rows(
+    bounds: np.ndarray,
+    images: np.ndarray,
+    weights: np.ndarray,
+    neighbours: np.ndarray,
+    start: int,
+    stop: int,
+    k2: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Replace some rows by the mean of their `k2` nearest (local query expansion, section 3.4).
+
+    Args:
+        bounds: `(N + 1,)`.
+        images: `(M,)` int32.
+        weights: `(M,)` float32.
+        neighbours: `(N, n)` int32.
+        start: first row to replace.
+        stop: the one after the last.
+        k2: neighbours, the image itself included.
+
+    Returns:
+        As `encode_reciprocal`.
+    """
+    lengths = np.zeros(stop - start, np.int64)
+    out_images = np.empty((stop - start) * 64, np.int32)
+    out_weights = np.empty(len(out_images), np.float32)
+    sums = np.zeros(len(neighbours), np.float32)
+    total = 0
+    for image in range(start, stop):
+        most = 0
+        for k in range(k2):
+            most += bounds[neighbours[image, k] + 1] - bounds[neighbours[image, k]]
+        if total + most > len(out_images):
+            out_images = np.concatenate((out_images, np.empty(len(out_images) + most, np.int32)))
+            out_weights = np.concatenate((out_weights, np.empty(len(out_weights) + most, np.float32)))
+        first = total
+        for k in range(k2):
+            for m in range(bounds[neighbours[image, k]], bounds[neighbours[image, k] + 1]):
+                if sums[images[m]] == 0.0:  # weights are positive: not met yet
+                    out_images[total] = images[m]
+                    total += 1
+                sums[images[m]] += weights[m]
+        out_images[first:total] = np.sort(out_images[first:total])
+        for m in range(first, total):
+            out_weights[m] = sums[out_images[m]] / np.float32(k2)
+            sums[out_images[m]] = 0.0
+        lengths[image - start] = total - first
+    return lengths, out_images[:total].copy(), out_weights[:total].copy()
+
+
+@compiled
+def invert_rows(
+    bounds: np.ndarray, images: np.ndarray, weights: np.ndarray, queries: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gallery's rows the other way round: for each image, who is described by it.
+
+    Args:
+        bounds: `(N + 1,)`.
+        images: `(M,)` int32.
+        weights: `(M,)` float32.
+        queries: rows to leave out, the first ones.
+
+    Returns:
+        `(N + 1,)` bounds, gallery indices (int32, from 0) and weights (float32).
+    """
+    number = len(bounds) - 1
+    out_bounds = np.zeros(number + 1, np.int64)
+    for m in range(bounds[queries], bounds[number]):
+        out_bounds[images[m] + 1] += 1
+    for image in range(number):
+        out_bounds[image + 1] += out_bounds[image]
+    place = out_bounds[:-1].copy()
+    out_images = np.empty(out_bounds[number], np.int32)
+    out_weights = np.empty(out_bounds[number], np.float32)
+    for row in range(queries, number):
+        for m in range(bounds[row], bounds[row + 1]):
+            out_images[place[images[m]]] = row - queries
+            out_weights[place[images[m]]] = weights[m]
+            place[images[m]] += 1
+    return out_bounds, out_images, out_weights
+
+
+@compiled
+def square_distances(
+    products: np.ndarray, squares: np.ndarray, other_squares: np.ndarray, distances: np.ndarray
+) -> None:
+    """Write squared distances from inner products; all of one type.
+
+    Args:
+        products: `(n, m)`.
+        squares: `(n,)` squared lengths.
+        other_squares: `(m,)` squared lengths.
+        distances: `(n, m)` written.
+    """
+    zero, two = products.dtype.type(0.0), products.dtype.type(2.0)
+    for i in range(len(products)):
+        for j in range(products.shape[1]):
+            distances[i, j] = max((squares[i] - two * products[i, j]) + other_squares[j], zero)
+
+
+@compiled
+def blend_distances(
+    distances: np.ndarray,
+    first: int,
+    bounds: np.ndarray,
+    images: np.ndarray,
+    weights: np.ndarray,
+    list_bounds: np.ndarray,
+    listed: np.ndarray,
+    list_weights: np.ndarray,
+    largest: np.ndarray,
+    original: float,
+) -> None:
+    """Turn squared distances of some queries to the gallery into re-ranked ones, in place.
+
+    The Jaccard distance of two rows is 1 - s / (2 - s), where s sums the smaller of the two weights over all
+    images (section 3.3): weights sum to 1, so the larger ones sum to 2 - s. Only images that both rows hold
+    add to s, and the inverted lists lead straight to them; for most of the gallery s is 0.
+
+    Args:
+        distances: `(q, G)` squared distances of the queries from `first` on; written.
+        first: index of the first query.
+        bounds: `(Q + 1,)` of the queries' rows.
+        images: their images.
+        weights: their weights.
+        list_bounds: `(N + 1,)` as `invert_rows` returns them, like the next two.
+        listed: gallery indices.
+        list_weights: weights.
+        largest: `(Q,)` largest squared distance of each query.
+        original: share of the original distance (lambda).
+    """
+    kind = distances.dtype.type
+    shared = np.zeros(distances.shape[1], np.float32)
+    met = np.empty(distances.shape[1], np.int32)
+    for i in range(len(distances)):
+        query = first + i
+        number = 0
+        for m in range(bounds[query], bounds[query + 1]):
+            weight = weights[m]
+            for n in range(list_bounds[images[m]], list_bounds[images[m] + 1]):
+                image = listed[n]
+                if shared[image] == 0.0:
+                    met[number] = image
+                    number += 1
+                shared[image] += min(weight, list_weights[n])
+        scale = kind(original / largest[query]) if largest[query] > 0 else kind(0.0)
+        rest = kind(1.0 - original)
+        for j in range(distances.shape[1]):
+            distances[i, j] = distances[i, j] * scale + rest
+        for n in range(number):
+            image = met[n]
+            distances[i, image] -= (1.0 - original) * shared[image] / (2.0 - shared[image])
+            shared[image] = 0.0
+
+
+@compiled
+def count_others(
+    block: np.ndarray,
+    query_pids: np.ndarray,
+    query_camids: np.ndarray,
+    gallery_pids: np.ndarray,
+    gallery_camids: np.ndarray,
+    other_cameras_only: bool,
+    thresholds: np.ndarray,
+    starts: np.ndarray,
+    scale: float,
+    up_to: np.ndarray,
+    below: np.ndarray,
+) -> int:
+    """Count the different-person pairs of some queries by the threshold they first fall under.
+
+    Args:
+        block: `(n, G)` distances of n queries.
+        query_pids: `(n,)` int64; -1 is nobody.
+        query_camids: `(n,)` int64.
+        gallery_pids: `(G,)` int64; -1 is junk.
+        gallery_camids: `(G,)` int64.
+        other_cameras_only: whether pairs of one camera do not count.
+        thresholds: `(T,)` rising, of the block's type.
+        starts: `(C + 1,)` int64: thresholds below the lower edge of each of C cells of equal width.
+        scale: cells per distance.
+        up_to: `(T + 1,)` int64, added to: pairs by the first threshold they are at most.
+        below: `(T + 1,)` int64, added to: pairs by the first threshold they are below.
+
+    Returns:
+        All pairs that count, those beyond the last threshold included.
+    """
+    number, cells = 0, len(starts) - 1
+    low, high = thresholds[0], thresholds[-1]
+    for row in range(len(block)):
+        if query_pids[row] == -1:
+            continue
+        for image in range(block.shape[1]):
+            if gallery_pids[image] == -1 or gallery_pids[image] == query_pids[row]:
+                continue
+            if other_cameras_only and gallery_camids[image] == query_camids[row]:
+                continue
+            number += 1
+            distance = block[row, image]
+            if distance > high:
+                continue
+            if distance <= low:
+                place = 0
+            else:
+                # A cell more on both sides: rounding may have put the distance into a neighbour.
+                cell = int((np.float64(distance) - np.float64(low)) * scale)
+                place = starts[max(cell - 1, 0)]
+                end = starts[min(cell + 2, cells)]
+                while place < end:
+                    middle = (place + end) // 2
+                    if thresholds[middle] < distance:
+                        place = middle + 1
+                    else:
+                        end = middle
+            up_to[place] += 1
+            below[place + (thresholds[place] == distance)] += 1
+    return number

@@ -20,7 +20,7 @@ import numpy as np
 
 from san_tf.cores import core_count
 from san_tf.errors import UserError
-from san_tf.evaluation import reranking_kernels as kernels
+from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import BLOCK_BYTES
 from san_tf.evaluation.neighbours import Neighbours, nearest_neighbours
 from san_tf.evaluation.progress import with_bar
@@ -103,7 +103,7 @@ class Reranking:
         first, half = min(k1 + 1, width), min(round(k1 / 2) + 1, width)
         rows = _joined(
             len(nearest),
-            lambda start, stop: kernels.encode(
+            lambda start, stop: kernels.encode_reciprocal(
                 found.query, found.gallery, nearest, found.largest, start, stop, first, half
             ),
         )
@@ -111,11 +111,11 @@ class Reranking:
             raw = rows
             rows = _joined(
                 len(nearest),
-                lambda start, stop: kernels.expand(
+                lambda start, stop: kernels.expand_rows(
                     raw.bounds, raw.images, raw.weights, nearest, start, stop, min(k2, width)
                 ),
             )
-        lists = SparseRows(*kernels.invert(rows.bounds, rows.images, rows.weights, queries))
+        lists = SparseRows(*kernels.invert_rows(rows.bounds, rows.images, rows.weights, queries))
         end = rows.bounds[queries]
         kept = SparseRows(
             rows.bounds[: queries + 1].copy(), rows.images[:end].copy(), rows.weights[:end].copy()
@@ -146,11 +146,11 @@ class Reranking:
                 rows, out = slice(first + span[0], first + span[1]), distances[slice(*span)]
                 for start in range(0, len(gallery), step):
                     tile = query[rows] @ gallery[start : start + step].T
-                    kernels.squared(
+                    kernels.square_distances(
                         tile, squares[rows], gallery_squares[start : start + step],
                         out[:, start : start + step],
                     )  # fmt: skip
-                kernels.blend(
+                kernels.blend_distances(
                     out, rows.start, self.queries.bounds, self.queries.images, self.queries.weights,
                     self.lists.bounds, self.lists.images, self.lists.weights,
                     self.neighbours.largest, self.lambda_value,

@@ -16,9 +16,12 @@ from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.pairs import cameras_of_pairs
-from san_tf.evaluation.roc_kernels import cell_starts, count_others
+from san_tf.evaluation.ranking_kernels import count_others
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
+
+# Cells that the range of thresholds is cut into.
+_CELLS = 2**16
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _count_others(
     distances: Distances, sought: TrueMatches, thresholds: np.ndarray, other_cameras_only: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """How many different-person pairs are at most and below each threshold, and how many there are."""
-    starts, scale = cell_starts(thresholds)
+    starts, scale = _cell_starts(thresholds)
     totals = np.zeros((2, len(thresholds) + 1), np.int64)
     num_different = 0
     for first, block in distances():
@@ -172,3 +175,20 @@ def _count_others(
             totals += own
     up_to, below = np.cumsum(totals, axis=1)[:, :-1]
     return up_to, below, num_different
+
+
+def _cell_starts(thresholds: np.ndarray) -> tuple[np.ndarray, float]:
+    """Cut the thresholds' range into cells of equal width, so that a distance's neighbours are found at once.
+
+    Args:
+        thresholds: `(T,)` rising.
+
+    Returns:
+        `(_CELLS + 1,)` int64, how many thresholds lie below each cell's lower edge; and cells per distance.
+    """
+    low, high = float(thresholds[0]), float(thresholds[-1])
+    width = (high - low) / _CELLS or 1.0
+    edges = low + width * np.arange(_CELLS + 1)
+    starts = np.searchsorted(thresholds.astype(np.float64), edges)
+    starts[-1] = len(thresholds)
+    return starts, 1.0 / width

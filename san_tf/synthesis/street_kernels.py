@@ -2,7 +2,6 @@
 
 Everything is hashed from integer positions, so a surface has any resolution, needs no memory and is the same
 in every process. `footprint` is the size of a pixel on the surface in metres; finer detail fades out.
-One file, because numba's cache on disk notices changes in the caller's file only.
 """
 
 from __future__ import annotations
