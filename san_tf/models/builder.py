@@ -30,6 +30,10 @@ class Builder(Generic[P]):
         self.function = function
         functools.update_wrapper(self, function)
 
+    def __reduce__(self) -> str:
+        """Pickle by name, as functions are; other processes import it."""
+        return self.function.__qualname__
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> keras.Model:
         """Call the function."""
         bound = inspect.signature(self.function).bind(*args, **kwargs)

@@ -32,10 +32,8 @@ class WholeBatch:
 
     Args:
         batch: the replica's rows; on several replicas with `row` (rows,) int: the place of each in the whole
-            batch, as `san_tf.data.shards` gives it.
-
-    Raises:
-        ValueError: several replicas, but no `row`.
+            batch, as `san_tf.data.shards` gives it. Without `row`, as Keras deals out a data set of one's
+            own, the first replica has the first rows, the next one those that follow.
 
     Example:
         >>> whole = WholeBatch(batch)
@@ -46,11 +44,15 @@ class WholeBatch:
         self._replica = context()
         if self._replica is None:
             return
-        if ROW not in batch:
-            raise ValueError(f"A batch for replicas has the column {ROW!r}. Received: {sorted(batch)}")
-        self._row = tf.cast(batch[ROW], tf.int32)
+        self._row = tf.cast(batch[ROW], tf.int32) if ROW in batch else self._one_after_the_other(batch)
         # Where the row of each place is found among those gathered.
         self._order = tf.argsort(self._replica.all_gather(tf.identity(self._row), axis=0))
+
+    def _one_after_the_other(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        rows = tf.shape(next(iter(batch.values())))[0]
+        everyone = self._replica.all_gather(rows[None], axis=0)
+        before = tf.cumsum(everyone, exclusive=True)[self._replica.replica_id_in_sync_group]
+        return before + tf.range(rows)
 
     def rows(self, values: tf.Tensor) -> tf.Tensor:
         """Gather the rows of all replicas in the order of the whole batch.
@@ -90,6 +92,18 @@ class WholeBatch:
             return mean
         share = mean * tf.math.divide_no_nan(amount, self.total(amount))
         return share + tf.stop_gradient(self.total(share) - share)
+
+
+def whole_on_each_replica(value: tf.Tensor) -> tf.Tensor:
+    """Give a scalar that every replica computes whole, such as a weight penalty, its share of the gradient.
+
+    The value stays; the gradient is divided by the number of replicas, whose gradients `summed` adds up.
+    """
+    replica = context()
+    if replica is None:
+        return value
+    share = value / float(replica.num_replicas_in_sync)
+    return share + tf.stop_gradient(value - share)
 
 
 def summed(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:

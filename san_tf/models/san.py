@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,10 +16,12 @@ from san_tf.errors import UserError
 from san_tf.keras_compat import apply_gradients, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
 from san_tf.models.decoder import decoder_inputs
-from san_tf.models.replicas import WholeBatch, summed
+from san_tf.models.replicas import WholeBatch, summed, whole_on_each_replica
 
 Batch = Mapping[str, tf.Tensor]
 PACKAGE = "san_tf"
+# The terms of the step that is being traced. Replicas are traced in threads of their own, which take turns.
+_step = threading.local()
 OWN_TRIPLETS = ("batch-hard", "soft-margin")
 
 
@@ -43,6 +46,8 @@ class _TextureModel(keras.Model):
     """What SAN and SANPG share: one training step, one metric a loss. Subclasses say which losses."""
 
     metric_names: tuple[str, ...] = ()
+    # What `predict` gives.
+    predicted: tuple[str, ...] = ()
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model | None, name: str | None = None) -> None:
         super().__init__(name=name)
@@ -56,41 +61,176 @@ class _TextureModel(keras.Model):
         """The running means that Keras resets each epoch."""
         return list(self.trackers.values())
 
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        **arguments: Any,
+    ) -> None:
+        """Set the optimiser; the losses and metrics are the model's own.
+
+        Args:
+            optimizer: such as `build_optimizer(...)`, or what else Keras takes.
+            loss: must be None: a loss of your own is one more of `terms`, see there, or an override of
+                `compute_loss`; `add_loss` and regularisers of layers count as well.
+            loss_weights: must be None; the weights of the losses are arguments of the class.
+            metrics: must be None; `evaluate` gives the losses, `san_tf.evaluation` mAP and CMC.
+            weighted_metrics: must be None.
+            arguments: others of `keras.Model.compile`, such as `jit_compile`, `run_eagerly`.
+
+        Raises:
+            UserError: one of the four is given, which would be ignored.
+        """
+        given = {
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+        }
+        wrong = [name for name, value in given.items() if value is not None]
+        if wrong:
+            kind = type(self).__name__
+            raise UserError(
+                f"{kind}.compile takes no {' and no '.join(wrong)}: {kind} brings its losses and metrics; for"
+                f" one of your own extend `terms` in a subclass, override `compute_loss`, or call `add_loss`."
+            )
+        super().compile(optimizer=optimizer, **arguments)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile a model that was read from a file as it was compiled when it was written."""
+        given = keras.saving.deserialize_keras_object(config)
+        self.compile(**{name: value for name, value in given.items() if value is not None})
+        self.optimizer.build(self.trainable_variables)
+
+    def inference_model(self) -> keras.Model:
+        """The functional model from images to what `predict` gives; layers and weights are shared."""
+        image = self.encoder.input
+        outputs = self.call(image, training=False)
+        return keras.Model(
+            image, {name: outputs[name] for name in self.predicted}, name=f"{self.name}_inference"
+        )
+
+    def export(self, filepath: str | os.PathLike[str], *arguments: Any, **options: Any) -> Any:
+        """Export `inference_model` as Keras exports a functional model: a SavedModel by default.
+
+        Input: normalised images `(batch, height, width, 3)` float32. For a server that takes pixels or files
+        use `san_tf.serving.export_encoder`.
+
+        Args:
+            filepath: of the folder or file to write.
+            arguments: others of `keras.Model.export`, such as `format="onnx"`.
+            options: the same by name.
+        """
+        return self.inference_model().export(os.fspath(filepath), *arguments, **options)
+
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
-        """The losses of a batch by metric name."""
+        """The losses of a batch by metric name; a subclass adds its own to those of `super().terms`.
+
+        Args:
+            batch: as `fit` gets it.
+            outputs: what the model answers for `batch["image"]`.
+
+        Returns:
+            Terms; a name that is not in `metric_names` must be added there, so that it is logged.
+
+        Example:
+            >>> class Centred(SAN):
+            ...     metric_names = (*SAN.metric_names, "centre_loss")
+            ...
+            ...     def terms(self, batch, outputs):
+            ...         rows = tf.cast(tf.shape(batch["label"])[0], tf.float32)
+            ...         centre = tf.reduce_mean(tf.square(outputs["embedding"]))
+            ...         return super().terms(batch, outputs) | {"centre_loss": Term(centre, 5e-4, rows)}
+        """
         raise NotImplementedError
 
-    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> tf.Tensor:
+        """The loss that a step descends: the weighted terms, `add_loss`, and the layers' regularisers.
+
+        Args:
+            x: images, which are not used here.
+            y: the whole batch, a dict.
+            y_pred: what the model answers for its images.
+            sample_weight: not used; `label` -1 and `texture_weight` 0 leave rows out.
+            training: not used.
+
+        Returns:
+            float32 scalar.
+        """
+        terms = self.terms(y, y_pred)
+        unknown = sorted(terms.keys() - self.trackers.keys())
+        if unknown:
+            raise UserError(
+                f"{type(self).__name__}.terms gives {', '.join(unknown)}, which metric_names lacks; add it"
+                " there, so that it is logged."
+            )
+        _step.terms = terms
+        losses = [term.weight * term.value for term in terms.values()]
+        # Every replica has the layers' penalties whole, and the replicas' gradients are added up.
+        losses += [whole_on_each_replica(tf.cast(loss, tf.float32)) for loss in self.losses]
+        return tf.add_n(losses)
+
+    def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """One optimiser step on a batch; returns the running means of all metrics.
 
         `scale_loss` does nothing in float32; under float16 it multiplies the loss, and `apply_gradients`
         divides the gradients, and skips the step when one of them overflowed. On several replicas the losses
         are those of the whole batch and the gradients add up, see `san_tf.models.replicas`.
         """
-        with tf.GradientTape() as tape:
-            outputs = self(batch["image"], training=True)
-            terms = self.terms(batch, outputs)
-            loss = tf.add_n([term.weight * term.value for term in terms.values()])
-            scaled = scale_loss(self.optimizer, loss)
+        check_batch(data, self)
         variables = self.trainable_variables
+        if not variables:
+            raise UserError(
+                f"{type(self).__name__} has nothing to train: all its layers are frozen; set"
+                " trainable=True on some of them and compile again."
+            )
+        _step.terms = {}
+        with tf.GradientTape() as tape:
+            outputs = self(data["image"], training=True)
+            loss = self.compute_loss(x=data["image"], y=data, y_pred=outputs)
+            scaled = scale_loss(self.optimizer, loss)
         apply_gradients(self.optimizer, summed(tape.gradient(scaled, variables)), variables)
-        return self._record(batch, outputs, loss, terms)
+        return self._record(data, outputs, loss)
 
-    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+    def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """The losses of a batch in inference mode, for `evaluate` and `validation_data`."""
-        outputs = self(batch["image"], training=False)
-        terms = self.terms(batch, outputs)
-        loss = tf.add_n([term.weight * term.value for term in terms.values()])
-        return self._record(batch, outputs, loss, terms)
+        check_batch(data, self)
+        _step.terms = {}
+        outputs = self(data["image"], training=False)
+        loss = self.compute_loss(x=data["image"], y=data, y_pred=outputs, training=False)
+        return self._record(data, outputs, loss)
 
-    def _record(
-        self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor, terms: dict[str, Term]
-    ) -> dict[str, tf.Tensor]:
+    def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """What `predict` gives of images, or of the batches that `fit` takes: `predicted` outputs alone.
+
+        The feature maps are left out: those of a gallery of 20,000 images would take some 90 GB.
+        """
+        if isinstance(data, tuple):
+            data = data[0]
+        outputs = self(data["image"] if isinstance(data, Mapping) else data, training=False)
+        return {name: outputs[name] for name in self.predicted}
+
+    def _record(self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor) -> dict[str, tf.Tensor]:
         self.trackers["loss"].update_state(loss)
-        for key, term in terms.items():
+        for key, term in _step.terms.items():
             # Weighted by rows: a batch that had nothing to judge does not pull the mean towards 0.
             self.trackers[key].update_state(term.value, sample_weight=term.rows)
-        return {key: tracker.result() for key, tracker in self.trackers.items()}
+        # An override of `compute_loss` may leave terms out; a 0 for them would be untrue.
+        return {
+            key: tracker.result()
+            for key, tracker in self.trackers.items()
+            if key in _step.terms or not key.endswith("_loss")
+        }
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""
@@ -147,6 +287,7 @@ class SAN(_TextureModel):
     """
 
     metric_names: tuple[str, ...] = ("id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy", "spread")
+    predicted: tuple[str, ...] = ("embedding", "logits")
 
     def __init__(
         self,
@@ -228,9 +369,7 @@ class SAN(_TextureModel):
         optimizer = getattr(self, "optimizer", None)
         return tf.cast(0 if optimizer is None else tf.convert_to_tensor(optimizer.iterations), tf.int32)
 
-    def _record(
-        self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor, terms: dict[str, Term]
-    ) -> dict[str, tf.Tensor]:
+    def _record(self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor) -> dict[str, tf.Tensor]:
         whole, label = WholeBatch(batch), tf.cast(batch["label"], tf.int32)
         right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), label)
         # Gathered as numbers: not all strategies gather truth values.
@@ -239,7 +378,7 @@ class SAN(_TextureModel):
         self.trackers["accuracy"].update_state(right, known)
         feature = whole.rows(outputs.get("feature", outputs["embedding"]))
         self.trackers["spread"].update_state(spread(feature, known), tf.reduce_sum(known))
-        return super()._record(batch, outputs, loss, terms)
+        return super()._record(batch, outputs, loss)
 
     @classmethod
     def from_preset(
@@ -272,11 +411,15 @@ class SAN(_TextureModel):
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""
         own = {"margin": self.margin, "smoothing": self.smoothing, "seed": self.seed, "pairs": self.pairs}
-        return super().get_config() | own | {
-            "weights": list(self.terms_weight),
-            "triplet": self.triplet,
-            "triplet_warmup": self.triplet_warmup,
-        }
+        return (
+            super().get_config()
+            | own
+            | {
+                "weights": list(self.terms_weight),
+                "triplet": self.triplet,
+                "triplet_warmup": self.triplet_warmup,
+            }
+        )
 
 
 @keras.saving.register_keras_serializable(PACKAGE)
@@ -295,6 +438,7 @@ class SANPG(_TextureModel):
     """
 
     metric_names: tuple[str, ...] = ("rec_loss",)
+    predicted: tuple[str, ...] = ("texture",)
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model, name: str = "sanpg") -> None:
         if isinstance(encoder.output, dict):
@@ -309,6 +453,49 @@ class SANPG(_TextureModel):
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """L_Rec over the rows that have a texture."""
         return {"rec_loss": _reconstruction(batch, outputs["texture"], WholeBatch(batch), 1.0)}
+
+
+def check_batch(batch: Any, model: SAN | SANPG) -> None:
+    """Hold a batch's keys, dtypes and shapes against what `fit` and `evaluate` take, once, when it is traced.
+
+    Args:
+        batch: what the data set yields.
+        model: that is to be trained or evaluated.
+
+    Raises:
+        UserError: it is not a dict, a key is missing, or a value has another dtype or shape; the sentence
+            says which and what was expected.
+    """
+    kind = type(model).__name__
+    image = tuple(model.encoder.input.shape[1:])
+    wanted: dict[str, tuple[str, tuple[int | None, ...]]] = {"image": ("float32", image)}
+    if isinstance(model, SAN):
+        wanted["label"] = ("int32", ())
+    if model.decoder is not None:
+        wanted["texture"] = ("float32", tuple(model.decoder.output["texture"].shape[1:]))
+        wanted["texture_weight"] = ("float32", ())
+    contract = ", ".join(f"{name} ({', '.join(map(str, ('B', *shape)))}{'' if shape else ','}) {dtype}"
+                         for name, (dtype, shape) in wanted.items())  # fmt: skip
+    if not isinstance(batch, Mapping):
+        what = f"a tuple of {len(batch)}" if isinstance(batch, tuple) else f"a {type(batch).__name__}"
+        raise UserError(f"{kind} takes batches that are dicts of {contract}; received {what}.")
+    missing = [name for name in wanted if name not in batch]
+    if missing:
+        raise UserError(
+            f"The batch lacks {' and '.join(missing)}: {kind} takes dicts of {contract}; received"
+            f" {', '.join(sorted(map(str, batch)))}."
+        )
+    for name, (dtype, shape) in wanted.items():
+        value = batch[name]
+        fits = value.dtype.is_floating if dtype == "float32" else value.dtype.is_integer
+        if not fits:
+            help_ = "; normalise pixels with san_tf.normalization.normalize" if name == "image" else ""
+            raise UserError(f"The batch's {name} is {value.dtype.name}, but {kind} takes {dtype}{help_}.")
+        if not value.shape.is_compatible_with((None, *shape)):
+            raise UserError(
+                f"The batch's {name} has the shape {tuple(value.shape)}, but {kind} takes"
+                f" {('B', *shape)}; B is the number of images."
+            )
 
 
 def spread(feature: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
