@@ -44,15 +44,10 @@ class WholeBatch:
         self._replica = context()
         if self._replica is None:
             return
-        self._row = tf.cast(batch[ROW], tf.int32) if ROW in batch else self._one_after_the_other(batch)
+        given = batch[ROW] if ROW in batch else _one_after_the_other(batch, self._replica)
+        self._row = tf.cast(given, tf.int32)
         # Where the row of each place is found among those gathered.
         self._order = tf.argsort(self._replica.all_gather(tf.identity(self._row), axis=0))
-
-    def _one_after_the_other(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        rows = tf.shape(next(iter(batch.values())))[0]
-        everyone = self._replica.all_gather(rows[None], axis=0)
-        before = tf.cumsum(everyone, exclusive=True)[self._replica.replica_id_in_sync_group]
-        return before + tf.range(rows)
 
     def rows(self, values: tf.Tensor) -> tf.Tensor:
         """Gather the rows of all replicas in the order of the whole batch.
@@ -92,6 +87,15 @@ class WholeBatch:
             return mean
         share = mean * tf.math.divide_no_nan(amount, self.total(amount))
         return share + tf.stop_gradient(self.total(share) - share)
+
+
+def _one_after_the_other(
+    batch: Mapping[str, tf.Tensor], replica: tf.distribute.ReplicaContext
+) -> tf.Tensor:
+    """The places of this replica's rows in the whole batch: behind those of the replicas before it."""
+    rows = tf.shape(next(iter(batch.values())))[0]
+    everyone = replica.all_gather(rows[None], axis=0)
+    return tf.cumsum(everyone, exclusive=True)[replica.replica_id_in_sync_group] + tf.range(rows)
 
 
 def whole_on_each_replica(value: tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,7 @@ from tiny_training_model import LossScaleOptimizer  # noqa: E402
 from san_tf.keras_compat import apply_gradients, optimizer_variables, scale_loss  # noqa: E402
 from san_tf.keras_distribution import average_moving_statistics, local_value  # noqa: E402
 from san_tf.losses import batch_hard_triplet_loss, identity_loss  # noqa: E402
-from san_tf.models.replicas import WholeBatch, summed  # noqa: E402
+from san_tf.models.replicas import WholeBatch, summed, whole_on_each_replica  # noqa: E402
 from san_tf.training.distribution import Distribution, start  # noqa: E402
 from san_tf.training.loop import train  # noqa: E402
 from san_tf.training.run_directory import RunDirectory  # noqa: E402
@@ -162,6 +162,30 @@ def loss_scale_of(optimizer: keras.optimizers.Optimizer) -> float:
     return float(local_value(dict(optimizer_variables(optimizer, []))["dynamic_scale"]))
 
 
+def without_rows(distribution: Distribution) -> Numbers:
+    """A batch as Keras deals out a data set of one's own: no column with the places of its rows."""
+    rng = np.random.default_rng(1)
+    embedding = rng.standard_normal((6, 3)).astype(np.float32)
+    label = np.array([0, 0, 1, 1, 2, 2], np.int32)
+    # Uneven, as the last batch may be.
+    parts = [{"x": embedding[own], "label": label[own]} for own in (slice(0, 4), slice(4, 6))]
+
+    def gathered(batch: dict) -> list[tf.Tensor]:
+        whole = WholeBatch(batch)
+        penalty = tf.reduce_sum(batch["x"]) * 0.0 + 3.0
+        return [whole.rows(batch["x"]), whole.rows(batch["label"]), whole_on_each_replica(penalty)]
+
+    run = tf.function(lambda batch: distribution.strategy.run(gathered, args=(batch,)))
+    rows, labels, penalty = run(per_replica(distribution, parts))
+    return {
+        "own rows": np.stack(both(distribution, rows)),
+        "own rows expected": embedding,
+        "own labels": np.stack(both(distribution, labels)),
+        "own labels expected": label,
+        "penalty": np.stack(both(distribution, penalty)),
+    }
+
+
 def trained_san(distribution: Distribution) -> Numbers:
     """A SAN with all its losses, trained by one device and by two."""
     numbers: Numbers = {}
@@ -183,5 +207,5 @@ if __name__ == "__main__":
         np.savez(sys.argv[1], **trained_san(two))
     else:
         found = {"devices": np.array(two.replicas)} | losses_of_the_whole_batch(two)
-        found |= gradient_of_all_gather(two) | overflow_on_one_replica(two)
+        found |= gradient_of_all_gather(two) | overflow_on_one_replica(two) | without_rows(two)
         np.savez(sys.argv[1], **found)

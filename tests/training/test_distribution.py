@@ -58,6 +58,15 @@ def test_tensorflow_counts_a_gathered_gradient_once_for_each_replica(found: dict
     np.testing.assert_allclose(found["all_gather slope"], [4.0, 8.0, 12.0, 16.0])
 
 
+def test_a_data_set_without_row_numbers_keeps_the_order_in_which_it_is_dealt_out(
+    found: dict[str, np.ndarray],
+):
+    for replica in range(2):
+        np.testing.assert_array_equal(found["own rows"][replica], found["own rows expected"])
+        np.testing.assert_array_equal(found["own labels"][replica], found["own labels expected"])
+    np.testing.assert_array_equal(found["penalty"], [3.0, 3.0])
+
+
 def test_an_overflow_on_one_replica_skips_the_step_on_both(found: dict[str, np.ndarray]):
     assert (found["kernel after overflow"] == 1.0).all()
     assert found["scale after overflow"] == 4.0, "halved from 8"
