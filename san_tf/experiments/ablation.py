@@ -90,20 +90,6 @@ def _check(options: AblationOptions) -> None:
         raise UserError(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
 
 
-def _make_shared(experiment: Experiment) -> None:
-    """Do the stages that all rows share; a second process waits until the first has done them."""
-    from san_tf.file_lock import file_lock
-
-    path = experiment.run.path / ".lock"
-    with file_lock(path) as mine:
-        if mine:
-            run_stages(experiment, SHARED)
-            return
-    experiment.console.print("Waiting for another process that makes what all rows share.")
-    with file_lock(path, wait=True):
-        run_stages(experiment, SHARED)
-
-
 def _do_runs(experiment: Experiment, options: AblationOptions, again: Sequence[str]) -> None:
     from san_tf.experiments.row_runs import RowRun
 
@@ -131,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment = Experiment("ablation", recipe, options, RunDirectory(options.workdir))
         asked = options.stage or names
         if any(stage.name in asked for stage in SHARED):
-            _make_shared(experiment)
+            # All rows share them: a second process waits until the first has done them.
+            run_stages(experiment, SHARED, wait=True)
         again = [name for name in AGAIN if name in asked]
         if RUNS in asked:
             _do_runs(experiment, options, ())

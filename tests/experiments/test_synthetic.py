@@ -14,6 +14,7 @@ import yaml
 from safetensors import safe_open
 
 from san_tf.experiments import pit, synthetic
+from san_tf.experiments.recipe_checks import RANGES
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_textures_for_a_folder_of_photographs(finished: Path, run_synthetic, tmp
         (["--stage=train"], "pseudo_textures"),
         (["--stage=pseudo-textures"], "texture generator"),
         (["--stage=evaluate"], "san_encoder.weights.h5"),
-        (["--stage=report"], "metrics.csv"),
+        (["--stage=report"], "results.json"),
         (["--stage=prepare", "--dataset=synthetic_reid/huge"], "'huge'"),
         (["--stage=prepare", "--dataset=market1502"], "'market1502'"),
         (["--stage=train", "--identities_per_batch=64"], "64"),
@@ -192,8 +193,9 @@ def test_a_workdir_that_cannot_be_written_is_named(run_synthetic, tmp_path, caps
     assert str(tmp_path / "file" / "run") in capsys.readouterr().err
 
 
-def test_a_loss_that_is_no_number_stops_the_run(finished: Path, run_synthetic, tmp_path, capsys):
-    # The triplet margin takes the loss beyond float32.
+def test_a_loss_that_is_no_number_stops_the_run(finished: Path, run_synthetic, tmp_path, capsys, monkeypatch):
+    # Takes the loss beyond float32.
+    monkeypatch.setitem(RANGES, "generator_learning_rate", (0, 1e38))
     code = run_synthetic(tmp_path / "run", "--stage=texture-generator", "--generator_learning_rate=1e38")
     assert code == 2
     assert "texture-generator" in capsys.readouterr().err
