@@ -24,6 +24,8 @@ from san_tf.experiments.recipe import (
     Recipe,
     TrainingRecipe,
 )
+from san_tf.experiments.recipe_checks import RANGES
+from san_tf.experiments.recipe_files import shown
 from san_tf.experiments.rows import ROWS, rows_named
 
 # The parts that every row has; `rows.ROWS` says what each leaves out.
@@ -82,8 +84,12 @@ class AblationOptions(Options):
 
 def _check(options: AblationOptions) -> None:
     rows_named(options.rows)
-    if not options.seeds or min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
-        raise UserError(f"--seeds wants different whole numbers from 0, not {options.seeds}.")
+    low, high = RANGES["seed"]
+    in_range = all(low <= seed <= high for seed in options.seeds)
+    if not options.seeds or not in_range or len(set(options.seeds)) < len(options.seeds):
+        raise UserError(
+            f"--seeds wants different whole numbers from {low:,} to {high:,}, not {shown(options.seeds)}."
+        )
     if options.strategy:
         raise UserError("The ablation trains its runs side by side, one device each; leave --strategy out.")
     if options.threads < 0:

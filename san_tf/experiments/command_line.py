@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -127,7 +128,8 @@ def parse(
         raise UserError("--images goes with --stage pseudo-textures; add it.")
     if options.find_learning_rate and not {*options.stage} & {"train", "texture-generator"}:
         raise UserError("--find_learning_rate goes with --stage train or texture-generator; add it.")
-    if options.save_every <= 0 or options.panels < 0:
+    # Written so that NaN does not pass.
+    if not 0 < options.save_every < math.inf or not 0 <= options.panels < 2**31:
         raise UserError("--save_every is a number of seconds above 0, --panels a number from 0 on.")
     if options.export_folder and "prepare" not in options.stage:
         raise UserError("--export_folder goes with --stage prepare; add it.")

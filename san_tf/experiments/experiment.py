@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from san_tf.command_line import import_tensorflow, run_as_command
+from san_tf.command_line import Terminal, import_tensorflow, run_as_command
 from san_tf.experiments.command_line import Options, parse
 from san_tf.experiments.ownership import Owned, differences
 from san_tf.experiments.recipe import Recipe
@@ -39,7 +37,7 @@ class Experiment:
     recipe: Recipe
     options: Options
     run: RunDirectory
-    console: Console = field(default_factory=functools.partial(Console, highlight=False))
+    console: Terminal = field(default_factory=functools.partial(Terminal, highlight=False))
     distribution: Distribution = field(default_factory=_one_device)
 
     def say(self, text: str) -> None:

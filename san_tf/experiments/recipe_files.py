@@ -111,6 +111,8 @@ def _check_nesting(text: str, path: Any, kind: str) -> None:
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem} (line {error.problem_mark.line + 1})"
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0].removesuffix(".")
 

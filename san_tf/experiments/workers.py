@@ -6,8 +6,7 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from san_tf.command_line import Terminal
 from san_tf.errors import UserError
 from san_tf.experiments.ownership import fingerprint
 
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 TOGETHER = ("texture-generator", "train")
 
 
-def console_of(distribution: Distribution) -> Console:
+def console_of(distribution: Distribution) -> Terminal:
     """Where an experiment prints: of several workers, the chief's screen alone."""
     if distribution.is_chief:
-        return Console(highlight=False)
-    return Console(file=open(os.devnull, "w"), highlight=False)  # as long as the process
+        return Terminal(highlight=False)
+    return Terminal(file=open(os.devnull, "w"), highlight=False)  # as long as the process
 
 
 def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
