@@ -14,6 +14,7 @@ from san_tf.data.hold_out import hold_out
 from san_tf.data.joining import joined
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_steps
+from san_tf.data.textures import texture_names
 from san_tf.errors import UserError
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.pairs import cameras_of_pairs
@@ -31,7 +32,8 @@ def check_readiness(experiment: Experiment, stages: Collection[str]) -> None:
         stages: that are to be done.
 
     Raises:
-        UserError: too few identities for a batch or to hold out, or a test set on which no query has a match.
+        UserError: too few identities for a batch or to hold out, two images whose textures would have one
+            name, or a test set on which no query has a match.
     """
     recipe = experiment.recipe
     if "train" in stages and recipe.training_sets:
@@ -39,6 +41,8 @@ def check_readiness(experiment: Experiment, stages: Collection[str]) -> None:
         train = joined({name: _labels(builder, "train") for name, builder in builders.items()})
         if recipe.data.validation_identities:
             train = hold_out(train, recipe.data.validation_identities).train
+        if recipe.with_decoder and not recipe.generator.textures:
+            texture_names(train.filenames)
         pk_steps(train.pids, recipe.data.identities_per_batch, recipe.data.images_per_identity)
     if "evaluate" not in stages or recipe.evaluation.on == "validation":
         return
