@@ -32,6 +32,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "palette": (0, 4096),
     "lambda_identity": (0, 1e6),
     "lambda_triplet": (0, 1e6),
+    "triplet_warmup_epochs": (0, 1_000_000),
     "lambda_reconstruction": (0, 1e6),
     "lambda_texture_triplet": (0, 1e6),
     "margin": (0, 1e6),
