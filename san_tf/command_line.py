@@ -1,20 +1,53 @@
-"""What every command of the package shares: errors in one sentence, and TensorFlow without its notes."""
+"""What every command shares: errors in one sentence, TensorFlow without its notes, what the screen shows."""
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 import simple_parsing
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from san_tf.errors import UserError
 
 if TYPE_CHECKING:
     from san_tf.training.distribution import Distribution
+
+
+# Control characters, which terminals obey, and those that turn the direction of writing; tab and newline are
+# what text is made of. A lone surrogate stands for a byte of a path that is not UTF-8, and cannot be encoded.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would obey in place of showing it.
+
+    Names of files, keys of a checkpoint and answers of a server are somebody else's: they must not move the
+    cursor, set a title or hide what was printed before.
+
+    Example:
+        >>> printable("a\x1b[2Jb")
+        'a\\x1b[2Jb'
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class Terminal(Console):
+    """A console on which `printable` holds for all text, in tables and bars too; colours are its own."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Escape the text of every segment; what moves the cursor on purpose are control segments."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                yield Segment(printable(segment.text), segment.style)
 
 
 class Parser(simple_parsing.ArgumentParser):
@@ -28,6 +61,7 @@ class Parser(simple_parsing.ArgumentParser):
             hint = f"did you mean {near[0]}?" if near else "see --help for all of them."
             message = f"There is no flag {flag}; {hint}"
         else:
+            message = re.sub(r"'([^']{50})[^']{10,}'", r"'\1...'", message)
             message = f"{message[0].upper()}{message[1:]}; see --help."
         raise UserError(message)
 
@@ -86,9 +120,10 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
     try:
         action()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        print(f"\n{interrupt or 'Stopped; the same command goes on from here.'}", file=sys.stderr)
+        told = str(interrupt) or "Stopped; the same command goes on from here."
+        print(f"\n{printable(told)}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

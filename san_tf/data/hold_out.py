@@ -56,11 +56,20 @@ def hold_out(records: Records, identities: int, seed: int = 0) -> HeldOut:
     pairs = np.unique(np.stack([records.pids[known], records.camids[known]], axis=1), axis=0)
     pids, cameras = np.unique(pairs[:, 0], return_counts=True)
     eligible = pids[cameras > 1]
-    if identities > len(eligible) or identities >= records.num_identities:
+    most = min(len(eligible), records.num_identities - 1)
+    if most < 1:
+        unknown = int((records.camids < 0).sum())
+        raise UserError(
+            f"validation_identities is {identities}, but {len(eligible)} of the {records.num_identities} "
+            f"training identities are seen by two cameras ({unknown:,} of {len(records):,} images have no "
+            "known camera), and some must be left to train on, so none can be held out; give the images "
+            "cameras, or leave --validation_identities and what needs it out."
+        )
+    if identities > most:
         raise UserError(
             f"validation_identities is {identities}, but only {len(eligible)} of the "
             f"{records.num_identities} training identities are seen by two cameras, and some must be left to "
-            "train on; hold out fewer."
+            f"train on; hold out fewer, at most {most}."
         )
     chosen = np.random.default_rng((seed, _HOLD_OUT_STREAM)).permutation(eligible)[:identities]
     held = np.flatnonzero(np.isin(records.pids, chosen))

@@ -6,6 +6,7 @@ A benchmark stays as published; its textures, painted by a texture generator or 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,9 @@ import tensorflow as tf
 from san_tf.atomic import atomic_folder
 from san_tf.data.records import Records, is_image
 from san_tf.errors import UserError
+
+# Bytes of a name and of a path within the folder, with room for temporary names and the folder's own path.
+_LONGEST_NAME, _LONGEST_PATH = 200, 1000
 
 
 def write_textures(
@@ -38,23 +42,55 @@ def write_textures(
             cannot be written.
         ValueError: a texture is not `(T, T, 3)` uint8, or there are not as many textures as names.
     """
-    written: set[str] = set()
+    names = texture_names(filenames)
     with atomic_folder(folder) as temporary:
-        for filename, texture in zip(filenames, textures, strict=True):
+        for name, texture in zip(names, textures, strict=True):
             if (
                 texture.dtype != np.uint8
                 or texture.ndim != 3
                 or texture.shape != (len(texture), len(texture), 3)
             ):
                 raise ValueError(f"A texture is (T, T, 3) uint8. Received: {texture.shape} {texture.dtype}.")
-            name = _bare(filename)
-            if name in written:
-                raise UserError(f"Two images are named {name}, so their textures would overwrite each other.")
-            written.add(name)
             encoded = tf.io.encode_jpeg(texture, quality=quality, chroma_downsampling=False)
             path = temporary / f"{name}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(encoded.numpy())
+
+
+def texture_names(filenames: Iterable[str]) -> list[str]:
+    """What the textures of images are named, without suffix: as their images, folders kept.
+
+    A name too long for a file system is shortened to its beginning and a digest of all of it.
+
+    Args:
+        filenames: of the images.
+
+    Raises:
+        UserError: two images differ in their suffix alone, or a name leads out of the folder.
+
+    Example:
+        >>> texture_names(["a/1.png", "2.jpg"])
+        ['a/1', '2']
+    """
+    names: dict[str, str] = {}
+    for filename in filenames:
+        name = _short(_bare(filename))
+        if name in names:
+            raise UserError(
+                f"The images {names[name]} and {filename} differ in their suffix alone, so their textures"
+                " would overwrite each other; rename one."
+            )
+        names[name] = filename
+    return list(names)
+
+
+def _short(name: str) -> str:
+    """The name, or its short form where file systems (255 bytes a name, 4,096 a path) might not take it."""
+    encoded = name.encode("utf-8", "surrogateescape")
+    if len(encoded) <= _LONGEST_PATH and max(map(len, encoded.split(b"/"))) <= _LONGEST_NAME:
+        return name
+    beginning = encoded.rpartition(b"/")[2][:60].decode("utf-8", "ignore")
+    return f"{beginning}-{hashlib.sha256(encoded).hexdigest()[:32]}"
 
 
 def _bare(filename: str) -> str:
@@ -85,7 +121,9 @@ def attach_textures(records: Records, folder: str | os.PathLike[str], allow_miss
         )
     found = [path for path in sorted(folder.rglob("*")) if is_image(path)]
     paths = {str(PurePosixPath(path.relative_to(folder)).with_suffix("")): path for path in found}
-    stems = [_bare(name) for name in records.filenames]
+    bare = (_bare(name) for name in records.filenames)
+    # Somebody else's folder may hold them under long names.
+    stems = [stem if stem in paths else _short(stem) for stem in bare]
     flat = [PurePosixPath(stem).name for stem in stems]
     if len(set(flat)) == len(flat) and not any(stem in paths for stem in stems):
         stems = flat

@@ -24,6 +24,8 @@ from san_tf.experiments.recipe import (
     Recipe,
     TrainingRecipe,
 )
+from san_tf.experiments.recipe_checks import RANGES
+from san_tf.experiments.recipe_files import shown
 from san_tf.experiments.rows import ROWS, rows_named
 
 # The parts that every row has; `rows.ROWS` says what each leaves out.
@@ -82,26 +84,16 @@ class AblationOptions(Options):
 
 def _check(options: AblationOptions) -> None:
     rows_named(options.rows)
-    if not options.seeds or min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
-        raise UserError(f"--seeds wants different whole numbers from 0, not {options.seeds}.")
+    low, high = RANGES["seed"]
+    in_range = all(low <= seed <= high for seed in options.seeds)
+    if not options.seeds or not in_range or len(set(options.seeds)) < len(options.seeds):
+        raise UserError(
+            f"--seeds wants different whole numbers from {low:,} to {high:,}, not {shown(options.seeds)}."
+        )
     if options.strategy:
         raise UserError("The ablation trains its runs side by side, one device each; leave --strategy out.")
     if options.threads < 0:
         raise UserError(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
-
-
-def _make_shared(experiment: Experiment) -> None:
-    """Do the stages that all rows share; a second process waits until the first has done them."""
-    from san_tf.file_lock import file_lock
-
-    path = experiment.run.path / ".lock"
-    with file_lock(path) as mine:
-        if mine:
-            run_stages(experiment, SHARED)
-            return
-    experiment.console.print("Waiting for another process that makes what all rows share.")
-    with file_lock(path, wait=True):
-        run_stages(experiment, SHARED)
 
 
 def _do_runs(experiment: Experiment, options: AblationOptions, again: Sequence[str]) -> None:
@@ -131,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment = Experiment("ablation", recipe, options, RunDirectory(options.workdir))
         asked = options.stage or names
         if any(stage.name in asked for stage in SHARED):
-            _make_shared(experiment)
+            # All rows share them: a second process waits until the first has done them.
+            run_stages(experiment, SHARED, wait=True)
         again = [name for name in AGAIN if name in asked]
         if RUNS in asked:
             _do_runs(experiment, options, ())

@@ -15,7 +15,8 @@ WITH_TEXTURES = (
     Stage("pseudo-textures", _GENERATOR),
     Stage("train", _TRAIN),
     Stage("evaluate", _MEASURED),
-    Stage("export", _MEASURED),
+    # An export holds the network, and what is done to its embeddings before they are compared.
+    Stage("export", (*_TRAIN, "evaluation.normalize", "evaluation.flip_average")),
     Stage("report", _MEASURED),
 )
 # For what has no body: nothing is painted, and the encoder is trained alone.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +15,7 @@ from simple_parsing import DashVariant
 
 from san_tf.command_line import Parser
 from san_tf.errors import UserError
+from san_tf.experiments.ownership import Owned, with_absolute_places
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_files import read_recipe_file
 from san_tf.training.cluster import read_cluster
@@ -72,7 +75,8 @@ def parse(
 ) -> tuple[OptionsKind, Recipe]:
     """Read the command line of the experiment `name`.
 
-    Flags win over the recipe file named by `--config`, which wins over `recipe`.
+    Flags win over the recipe file named by `--config`, which wins over the recipe of the run directory, or
+    over `recipe` where the run directory has none yet.
 
     Args:
         name: of the experiment, for `--help` and the default run directory.
@@ -86,15 +90,18 @@ def parse(
         The options and the recipe, checked.
 
     Raises:
-        UserError: an unknown flag, an impossible value, an unreadable recipe file.
+        UserError: an unknown flag, an impossible value, an unreadable recipe file, or what contradicts the
+            recipe of the run directory.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    config.add_argument("--config")
-    try:
-        known, _ = config.parse_known_args(argv)
-    except argparse.ArgumentError:
-        raise UserError("--config wants the name of a recipe file; see --help.") from None
+    known = _known_first(argv)
+    workdir = known.workdir or f"runs/{name}"
+    owned = Owned.read(workdir, recipe)
+    default, own = kind(workdir=f"runs/{name}"), recipe
+    if owned is not None:
+        recipe = owned.recipe
+        if owned.data_dir and "TFDS_DATA_DIR" not in os.environ:
+            default = dataclasses.replace(default, data_dir=owned.data_dir)
     if known.config:
         recipe = read_recipe_file(known.config, recipe)
 
@@ -109,7 +116,7 @@ def parse(
     parser.add_argument(
         "--config", metavar="FILE", help="a recipe file (YAML); flags win over it", default=argparse.SUPPRESS
     )
-    parser.add_arguments(kind, dest="options", default=kind(workdir=f"runs/{name}"))
+    parser.add_arguments(kind, dest="options", default=default)
     parser.add_arguments(Recipe, dest="recipe", default=recipe)
     arguments = parser.parse_args(argv)
     options: OptionsKind = arguments.options
@@ -121,11 +128,29 @@ def parse(
         raise UserError("--images goes with --stage pseudo-textures; add it.")
     if options.find_learning_rate and not {*options.stage} & {"train", "texture-generator"}:
         raise UserError("--find_learning_rate goes with --stage train or texture-generator; add it.")
-    if options.save_every <= 0 or options.panels < 0:
+    # Written so that NaN does not pass.
+    if not 0 < options.save_every < math.inf or not 0 <= options.panels < 2**31:
         raise UserError("--save_every is a number of seconds above 0, --panels a number from 0 on.")
     if options.export_folder and "prepare" not in options.stage:
         raise UserError("--export_folder goes with --stage prepare; add it.")
+    if owned is not None:
+        recipe = owned.asked(recipe, options.stage, name, own)
     recipe.check()
+    recipe = with_absolute_places(recipe)
+    if owned is not None:
+        owned.check(recipe, options.stage)
     if options.strategy == "multiworker":
         read_cluster()
     return options, recipe
+
+
+def _known_first(argv: Sequence[str]) -> argparse.Namespace:
+    """`--config` and `--workdir`: the files that the defaults of all other flags come from."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    try:
+        return parser.parse_known_args(argv)[0]
+    except argparse.ArgumentError as error:
+        what = "a recipe file" if error.argument_name == "--config" else "a folder"
+        raise UserError(f"{error.argument_name} wants the name of {what}; see --help.") from None

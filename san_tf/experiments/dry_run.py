@@ -10,9 +10,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from san_tf.command_line import Terminal
 from san_tf.data.sampling import pk_steps
 from san_tf.errors import UserError
 from san_tf.experiments.command_line import Options
@@ -71,7 +71,7 @@ def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) 
     Raises:
         UserError: a value that no network can have, or pretrained weights that are not to be had.
     """
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     set_precision(recipe.model.precision)
     with tempfile.TemporaryDirectory() as nowhere:
         experiment = Experiment(name, recipe, options, RunDirectory(nowhere))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +123,9 @@ class Features:
 
     def save(self, experiment: Experiment, method: str, tested: str) -> None:
         """Write the features of a method on the data set `tested`, whole or not at all."""
-        path = features_path(experiment, method, tested)
+        self._write(features_path(experiment, method, tested))
+
+    def _write(self, path: Path) -> None:
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, **vars(self))
 
@@ -139,14 +143,48 @@ class Features:
             return cls(**data)
 
 
+class NewFeatures:
+    """Features of an evaluation that takes the place of a former one when all of it has succeeded.
+
+    They are written to disk one by one, for those of all methods may not fit in memory.
+
+    Example:
+        >>> with NewFeatures(experiment) as new:
+        ...     new.add(features, "SAN", "market1501")
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        self.folder = experiment.run.path / "features" / ".new"
+
+    def __enter__(self) -> NewFeatures:
+        shutil.rmtree(self.folder, ignore_errors=True)  # of a killed process
+        return self
+
+    def add(self, features: Features, method: str, tested: str) -> None:
+        """Write the features of a method on a test set."""
+        features._write(self.folder / features_path(self.experiment, method, tested).name)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.folder.is_dir():
+            for path in self.folder.iterdir():
+                path.replace(self.folder.parent / path.name)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 def features_path(experiment: Experiment, method: str, tested: str) -> Path:
     """Where a method's features of a test set lie in the run.
 
     That is `features/san.npz` for the experiment's own data set, `features/san_msmt17-v2.npz` for another.
     """
     name = method.lower().replace(" ", "_")
-    other = "" if tested == experiment.recipe.data.dataset else f"_{tested.replace('/', '-')}"
+    other = "" if tested == experiment.recipe.data.dataset else f"_{file_stem(tested)}"
     return experiment.run.path / "features" / f"{name}{other}.npz"
+
+
+def file_stem(tested: str) -> str:
+    """A test set's name as a part of a file's: `custom/names (shop)` as `custom-names-shop`."""
+    return re.sub(r"[^\w.]+", "-", tested).strip("-")[:60]
 
 
 def row_of(method: str, result: ProtocolResult, tested: str) -> dict[str, Any]:
@@ -155,6 +193,7 @@ def row_of(method: str, result: ProtocolResult, tested: str) -> dict[str, Any]:
     measures |= {"mAP": result.mAP, "mINP": result.mINP}
     row: dict[str, Any] = {"method": method, **measures, "cmc": result.cmc.round(6).tolist()}
     row |= {"test": tested, "protocol": result.protocol}
+    row |= {"queries": result.num_queries, "queries_with_match": result.num_valid}
     if result.repeats > 1:
         row |= {"repeats": result.repeats, "rank1_spread": float(result.cmc_spread[0])}
     return row

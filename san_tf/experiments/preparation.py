@@ -17,17 +17,18 @@ def manual_dir(experiment: Experiment) -> Path:
     return Path(options.manual_dir or Path(options.data_dir) / "downloads" / "manual")
 
 
-def prepared_builder(experiment: Experiment, name: str) -> Any:
+def prepared_builder(experiment: Experiment, name: str, tested: bool = False) -> Any:
     """The builder of a data set, prepared: now, if it is not yet.
 
     Args:
         experiment: says where, and how.
         name: of a builder, with `/config` or without.
+        tested: it is a test set, see `open_builder`.
 
     Raises:
         UserError: there is no such data set, or its files are missing, damaged, or not those published.
     """
-    builder = open_builder(experiment, name)
+    builder = open_builder(experiment, name, tested)
     with quiet_tfds():
         made = builder.is_prepared()
     if not made:

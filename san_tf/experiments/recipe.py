@@ -187,6 +187,17 @@ class EvaluationRecipe:
     alone, for results on which settings are chosen are no results."""
     test: tuple[str, ...] = ()
     """Data sets to test on instead of the experiment's own, each with its own rows in the results."""
+    test_folder: str | None = None
+    """Of the data set `custom`: another folder or archive to test on than `folder`. In a trained run,
+    `--stage prepare evaluate --folder` means this one."""
+    test_pattern: str | None = None
+    """What `pattern` is to `folder`; none reads names as in training."""
+    test_backgrounds: str | None = None
+    """What `backgrounds` is, for rendered data sets that are tested on; none takes the training's."""
+    test_skip_corrupt: bool | None = None
+    """What `skip_corrupt` is, for the data sets that are tested on; none takes the training's."""
+    test_check_counts: bool | None = None
+    """What `check_counts` is, for the data sets that are tested on; none takes the training's."""
     protocol: Literal["own", "market", "cuhk03", "vehicleid", "cross-camera", "partial"] = "own"
     """Which images count, see `san_tf.evaluation.protocols`; `own`: each test set's, `market` for most."""
     repeats: int = 10

@@ -2,53 +2,75 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 from san_tf.addons import OPTIMIZERS, TRIPLET_LOSSES, check_choice
 from san_tf.errors import UserError
+from san_tf.experiments.recipe_files import owners, shown, typed
 
 if TYPE_CHECKING:
     from san_tf.experiments.recipe import Recipe
 
 
+# Pixels on a side; a photograph of a person has some hundred.
+_LARGEST = 4096
+# The lowest and the highest value of every number of a recipe. Where nothing in the method bounds a number
+# from above, the bound lies far beyond every use; what is larger is a slip of the keyboard.
+RANGES: dict[str, tuple[float, float]] = {
+    # Streams of random numbers are made from the seed and some thousands; TensorFlow's seeds have 31 bits.
+    "seed": (0, 2_000_000_000),
+    "validation_identities": (0, 10_000_000),
+    "identities_per_batch": (2, 100_000),
+    "images_per_identity": (2, 100_000),
+    "pit_per_batch": (0, 100_000),
+    "translation": (0, 1),
+    "flip": (0, 1),
+    "erasing": (0, 1),
+    "jitter": (0, 1),
+    "sketch": (0, 100_000),
+    "palette": (0, 4096),
+    "lambda_identity": (0, 1e6),
+    "lambda_triplet": (0, 1e6),
+    "triplet_warmup_epochs": (0, 1_000_000),
+    "lambda_reconstruction": (0, 1e6),
+    "lambda_texture_triplet": (0, 1e6),
+    "margin": (0, 1e6),
+    "smoothing": (0, 1),
+    "epochs": (1, 1_000_000),
+    "steps_per_epoch": (0, 100_000_000),
+    "warmup_epochs": (0, 1_000_000),
+    "learning_rate": (0, 1e6),
+    "weight_decay": (0, 1e6),
+    "validate_every": (0, 1_000_000),
+    "patience": (0, 1_000_000),
+    "accumulation": (1, 100_000),
+    "ema": (0, 1),
+    "generator_epochs": (1, 1_000_000),
+    "generator_batch": (1, 100_000),
+    "generator_learning_rate": (0, 1e6),
+    "repeats": (1, 1_000_000),
+    "database_augmentation": (0, 1_000_000),
+    "query_expansion": (0, 1_000_000),
+    "alpha": (0, 1000),
+    "k1": (1, 1_000_000),
+    "k2": (1, 1_000_000),
+    "lambda_value": (0, 1),
+}
+
+
 def check_recipe(recipe: Recipe) -> None:
     """Raise `UserError` at the first value that cannot work."""
+    _check_values(recipe)
     check_choice("optimizer", recipe.training.optimizer, "adam", OPTIMIZERS)
     if recipe.losses.triplet != "soft-margin":
         check_choice("triplet", recipe.losses.triplet, "batch-hard", TRIPLET_LOSSES)
     _check_size(recipe)
     _check_validation(recipe)
     _check_textures(recipe)
-    for name, value in (
-        ("identities_per_batch", recipe.data.identities_per_batch),
-        ("images_per_identity", recipe.data.images_per_identity),
-    ):
-        if value < 2:
-            raise UserError(f"{name} is {value}, but a triplet needs at least 2; raise it.")
-    for part in (recipe.data, recipe.losses, recipe.training, recipe.generator, recipe.evaluation):
-        for item in dataclasses.fields(part):
-            value = getattr(part, item.name)
-            if isinstance(value, (int, float)) and value < 0:
-                raise UserError(f"{item.name} is {value}, but it cannot be negative.")
-    for name in ("translation", "flip", "erasing", "jitter"):
-        if getattr(recipe.data, name) > 1:
-            raise UserError(f"{name} is {getattr(recipe.data, name)}, but a probability is at most 1.")
-    for name, value in (
-        ("epochs", recipe.training.epochs),
-        ("generator_epochs", recipe.generator.generator_epochs),
-        ("generator_batch", recipe.generator.generator_batch),
-        ("repeats", recipe.evaluation.repeats),
-        ("k1", recipe.evaluation.k1),
-        ("k2", recipe.evaluation.k2),
-    ):
-        if value < 1:
-            raise UserError(f"{name} is {value}, but it must be at least 1.")
-    if recipe.training.accumulation < 1 or recipe.training.ema >= 1:
-        raise UserError(
-            f"accumulation is {recipe.training.accumulation} and ema {recipe.training.ema}, but the one is"
-            " at least 1 and the other below 1."
-        )
+    _check_folders(recipe)
+    if recipe.training.ema == 1:
+        raise UserError("ema is 1.0, and then the average never moves; give less, such as 0.999.")
     if recipe.training.ema and recipe.training.validate_every:
         raise UserError(
             "ema and validate_every exclude each other: the one keeps the average of the last weights, the"
@@ -61,8 +83,21 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.evaluation.protocol == "vehicleid" and recipe.evaluation.rerank:
         raise UserError("The protocol vehicleid draws its queries anew each time; leave --rerank out.")
-    if recipe.evaluation.lambda_value > 1:
-        raise UserError(f"lambda_value is {recipe.evaluation.lambda_value}, but a weight is at most 1.")
+
+
+def _check_values(recipe: Recipe) -> None:
+    """Types, choices and ranges, of whatever made the recipe: flags, a file, a caller."""
+    for name, part in owners().items():
+        value = getattr(getattr(recipe, part) if part else recipe, name)
+        value = typed(name, value, "The recipe")
+        if isinstance(value, str) and "\0" in value:
+            raise UserError(f"{name} holds a character NUL, which no name and no path can have.")
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            low, high = RANGES.get(name, (-math.inf, math.inf))
+            # Written so that NaN does not pass.
+            if not low <= value <= high:
+                bounds = f"a number from {low:,} to {high:,}"
+                raise UserError(f"{name} is {shown(value)}, but it must be {bounds}.")
 
 
 def _check_size(recipe: Recipe) -> None:
@@ -73,9 +108,10 @@ def _check_size(recipe: Recipe) -> None:
             " a multiple of 32, such as 256 128; or leave the decoder out with --lambda_reconstruction 0"
             " --lambda_texture_triplet 0."
         )
-    if min(height, width) < 32 or height % 32 or width % 32:
+    if min(height, width) < 32 or height % 32 or width % 32 or max(height, width) > _LARGEST:
         raise UserError(
-            f"image_size {height} {width} does not fit: both must be multiples of 32, such as 256 256."
+            f"image_size {height} {width} does not fit: both must be multiples of 32 up to {_LARGEST}, such"
+            " as 256 256."
         )
 
 
@@ -109,3 +145,15 @@ def _check_textures(recipe: Recipe) -> None:
             f"pit_per_batch is {recipe.data.pit_per_batch}, but the textures of these pairs lie otherwise"
             " than those of texture_layout other; add --pit_per_batch 0."
         )
+
+
+def _check_folders(recipe: Recipe) -> None:
+    for flag, value, names, naming in (
+        ("folder", recipe.data.folder, (*recipe.training_sets, *recipe.test_sets), "dataset"),
+        ("test_folder", recipe.evaluation.test_folder, recipe.test_sets, "test"),
+    ):
+        if value is not None and not any(name.partition("/")[0] == "custom" for name in names):
+            raise UserError(
+                f"--{flag} is of the data set custom, and none of {', '.join(names) or 'no data set'} is; add"
+                f" --{naming} custom/names, or leave --{flag} out."
+            )

@@ -15,18 +15,25 @@ from san_tf.data.joining import joined
 from san_tf.data.records import CAST, Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.ownership import tested_data
 from san_tf.synthesis.generator import pit_index
 from san_tf.synthesis.plans import CropSpec
 
 
-def open_builder(experiment: Experiment, name: str) -> Any:
+def open_builder(experiment: Experiment, name: str, tested: bool = False) -> Any:
     """The TFDS builder of `name` or `name/config`, prepared or not, in the experiment's `data_dir`.
+
+    Args:
+        experiment: whose recipe and options.
+        name: of the data set.
+        tested: it is a test set, whose images may lie elsewhere than those that are trained on.
 
     Raises:
         UserError: there is no such data set, or the recipe asks of it what it cannot do.
     """
     dataset, _, config = name.partition("/")
-    data, data_dir = experiment.recipe.data, experiment.options.data_dir
+    recipe, data_dir = experiment.recipe, experiment.options.data_dir
+    data = tested_data(recipe, name) if tested else recipe.data
     builder = find_builder(dataset, config or None, data_dir)
     kind = builder.builder_config
     if hasattr(kind, "check_counts"):
@@ -78,7 +85,7 @@ def reid_records(experiment: Experiment, split: str) -> Records:
     """
     recipe = experiment.recipe
     if split != "train" and recipe.evaluation.on == "test":
-        return _joined(experiment, recipe.test_sets[:1], split)
+        return Records.from_tfds(open_builder(experiment, recipe.test_sets[0], tested=True), split)
     train = _joined(experiment, recipe.training_sets, "train")
     if not recipe.data.validation_identities:
         return train

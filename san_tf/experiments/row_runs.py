@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from san_tf.atomic import atomic_file
+from san_tf.errors import UserError
 from san_tf.evaluation.conditions import Seen, by_condition
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.ranking import RankingResult, score_matches
 from san_tf.experiments import probe
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.ownership import differences, told
 from san_tf.experiments.records import reid_records
 from san_tf.experiments.rows import HISTOGRAM, Row
 from san_tf.experiments.stages import evaluate, pseudo_textures, true_textures
@@ -71,7 +73,17 @@ class RowRun:
         experiment = replace(self.common, recipe=recipe, run=RunDirectory(self.path))
         run, title = experiment.run, f"[bold]{self.row.name}, seed {self.seed}[/bold]"
         steps = self._steps()
-        left = [name for name in steps if not run.is_done(name, self._fields(recipe, name))]
+        for name in steps:
+            fields = self._fields(recipe, name)
+            if again:
+                # How embeddings are compared may change from one evaluation to the next.
+                fields.pop("evaluation", None)
+            if changed := differences(run.made_with(name) or fields, fields):
+                raise UserError(
+                    f"{self.path} belongs to another recipe ({told(changed)}); choose another --workdir, or"
+                    " put the values back."
+                )
+        left = [name for name in steps if not run.is_done(name)]
         if again:
             left = [name for name in steps if name in again] if "train" not in left else []
         if not left and again:
@@ -81,10 +93,11 @@ class RowRun:
             self.common.console.print(f"{title}  [dim]done already[/dim]")
             return
         self.common.console.print(title)
-        run.write_recipe(recipe)
+        if not run.recipe_path.is_file():
+            run.write_recipe(recipe, experiment=self.common.name)
         for name in left:
-            run.begin(name, self._fields(recipe, name))
-            steps[name](experiment)
+            with run.attempt(name, self._fields(recipe, name), anew=run.is_done(name)):
+                steps[name](experiment)
             run.mark_done(name)
             experiment.console.print(f"  [dim]{name}: {run.seconds(name):.0f} s[/dim]")
 
@@ -117,8 +130,9 @@ class RowRun:
         (target,) = targets(experiment)
         query, gallery = target.query, target.gallery
         features = evaluate.describe(
-            experiment, method, evaluate.encoder_for(experiment, method, classes), target
+            experiment, evaluate.encoder_for(experiment, method, classes), target
         )
+        features.save(experiment, method, target.name)
         ranked = features.matches(experiment.recipe.evaluation)
         plain = score_matches(ranked)
         conditions = by_condition(ranked, Seen.of(query.extras), Seen.of(gallery.extras))

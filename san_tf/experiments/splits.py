@@ -30,6 +30,11 @@ def run_splits(experiment: Experiment, stages: Sequence[Stage], data_sets: Mappi
     Raises:
         UserError: see `run_stages`.
     """
+    with experiment.run.held():
+        _run_splits(experiment, stages, data_sets)
+
+
+def _run_splits(experiment: Experiment, stages: Sequence[Stage], data_sets: Mapping[str, str]) -> None:
     from san_tf.training.run_directory import RunDirectory
 
     results: dict[str, list[dict[str, Any]]] = {}
@@ -45,6 +50,9 @@ def run_splits(experiment: Experiment, stages: Sequence[Stage], data_sets: Mappi
             name=f"{experiment.name}/{folder}",
         )
         run_stages(one, stages)
+        if not experiment.run.recipe_path.is_file():
+            # Of what all splits share, so that a later command need not repeat it; each fixes its own.
+            experiment.run.write_recipe(experiment.recipe, experiment=experiment.name)
         weights = run.path / "weights" / "texture_generator.weights.h5"
         if not (recipe.generator.generator_weights or recipe.generator.textures) and weights.is_file():
             generator = dataclasses.replace(recipe.generator, generator_weights=str(weights.resolve()))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from san_tf.data.records import Records
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.ownership import is_own, tested_data
 from san_tf.experiments.preparation import prepared_builder
+from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.records import reid_records
 
 
@@ -16,7 +19,8 @@ class Target:
     """A data set that is tested on.
 
     Attributes:
-        name: of its builder, with `/config` where the recipe says so.
+        name: of its builder, with `/config` where the recipe says so, and the folder of images where that is
+            not the one trained on: `custom/names (b12)`.
         protocol: one of `san_tf.evaluation.protocols.PROTOCOLS`.
         query: the images to find.
         gallery: the images to find them in.
@@ -44,9 +48,19 @@ def targets(experiment: Experiment) -> Iterator[Target]:
         yield Target(recipe.test_sets[0], protocol_of("", recipe.evaluation.protocol), query, gallery)
         return
     for name in recipe.test_sets:
-        builder = prepared_builder(experiment, name)
+        builder = prepared_builder(experiment, name, tested=True)
         query, gallery = (Records.from_tfds(builder, split) for split in ("query", "gallery"))
-        yield Target(name, protocol_of(name, recipe.evaluation.protocol), query, gallery)
+        yield Target(
+            title_of(recipe, name), protocol_of(name, recipe.evaluation.protocol), query, gallery
+        )
+
+
+def title_of(recipe: Recipe, name: str) -> str:
+    """A test set's name in results and tables: with its folder, where that is not the one trained on."""
+    folder = tested_data(recipe, name).folder
+    if folder is None or is_own(recipe, name) or not name.startswith("custom"):
+        return name
+    return f"{name} ({Path(folder).name})"
 
 
 def protocol_of(name: str, asked: str = "own") -> str:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
+from san_tf.command_line import Terminal
 from san_tf.errors import UserError
+from san_tf.experiments.ownership import fingerprint
 
 if TYPE_CHECKING:
     from san_tf.experiments.experiment import Experiment, Stage
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 TOGETHER = ("texture-generator", "train")
 
 
-def console_of(distribution: Distribution) -> Console:
+def console_of(distribution: Distribution) -> Terminal:
     """Where an experiment prints: of several workers, the chief's screen alone."""
     if distribution.is_chief:
-        return Console(highlight=False)
-    return Console(file=open(os.devnull, "w"), highlight=False)  # as long as the process
+        return Terminal(highlight=False)
+    return Terminal(file=open(os.devnull, "w"), highlight=False)  # as long as the process
 
 
 def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
@@ -44,6 +44,22 @@ def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
         experiment.distribution.check(recipe.model.jit_compile, **shares)
 
 
+def agree_with_workers(experiment: Experiment) -> None:
+    """Hold this worker's recipe against the chief's: each worker has a run directory and flags of its own.
+
+    All workers call it, the chief first of all that they do together.
+
+    Raises:
+        UserError: the recipes differ; raised on the workers that are not the chief.
+    """
+    mine = float(fingerprint(experiment.recipe))
+    if experiment.distribution.of_chief([mine])[0] != mine:
+        raise UserError(
+            "This worker's recipe is another than that of the first worker (task 0); start the same command"
+            " with the same flags and --config on each, with the --workdir of the same run or an empty one."
+        )
+
+
 def follow(experiment: Experiment, stages: Sequence[Stage]) -> None:
     """Do a worker's part that is not the chief: train where the chief trains, wait where it does the rest.
 
@@ -56,6 +72,8 @@ def follow(experiment: Experiment, stages: Sequence[Stage]) -> None:
     from san_tf.training.lost_workers import lost_workers
 
     distribution = experiment.distribution
+    with lost_workers(distribution.workers, "The first worker ended before any stage; its message says why."):
+        agree_with_workers(experiment)
     for stage in stages:
         where = f"Another worker ended while this one waited at stage {stage.name}; its own message says why."
         with lost_workers(distribution.workers, where):

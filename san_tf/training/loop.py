@@ -21,7 +21,7 @@ from san_tf.training.callbacks.finite_loss import FiniteLoss
 from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.callbacks.metrics_log import MetricsLog
 from san_tf.training.callbacks.progress import ProgressLine
-from san_tf.training.callbacks.saving import SaveCheckpoints
+from san_tf.training.callbacks.saving import RUNNING, SaveCheckpoints
 from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.data_wait import DataWait
 from san_tf.training.distributed_fit import distributed_fit
@@ -75,8 +75,8 @@ def train(
 
     On a CPU the same training ends with the same weights, bit for bit, if the data set and the model's
     randomness are functions of the step: its sums have an order, see `ordered_sums`. An interrupted one that
-    is run again does exactly the steps that were left. The epoch in which it was interrupted is logged from
-    the resumed step on.
+    is run again does exactly the steps that were left, and the epoch in which it was interrupted is logged
+    with all of its steps.
 
     Args:
         model: built and compiled; its `train_step` takes what the data set yields.
@@ -141,9 +141,20 @@ def train(
     # A strategy fetches ahead to its devices, on threads of its own: a clock in front of them would be wrong.
     wait = DataWait() if distribution.strategy is None else None
     images = _batch_size(dataset)
-    clock = Clock(start, epochs, steps_per_epoch, images and images * distribution.replicas, wait)
+    running = None if restored is None else restored.extra.get(RUNNING)
+    before = float((running or {}).get("seconds", 0.0))
+    clock = Clock(start, epochs, steps_per_epoch, images and images * distribution.replicas, wait, before)
     saving = SaveCheckpoints(
-        clock, checkpoints, stage, save_every_seconds, save_every_steps, best, extra, distribution.is_chief
+        clock,
+        checkpoints,
+        stage,
+        save_every_seconds,
+        save_every_steps,
+        best,
+        extra,
+        distribution.is_chief,
+        running,
+        distribution.spread,
     )
     with contextlib.ExitStack() as stack:
         watch = CollapseWatch(clock, stage, warmup_epochs)

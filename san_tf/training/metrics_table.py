@@ -73,6 +73,13 @@ class MetricsTable:
         if len(kept) < len(rows):
             self._write(kept)
 
+    def drop_stage(self, stage: str) -> None:
+        """Remove all rows of a stage and of its parts, such as `train/san` of `train`."""
+        rows = self.rows()
+        kept = [row for row in rows if row["stage"] != stage and not row["stage"].startswith(f"{stage}/")]
+        if len(kept) < len(rows):
+            self._write(kept)
+
     def _without(self, stage: str, after_step: int) -> list[dict[str, str]]:
         return [row for row in self.rows() if row["stage"] != stage or int(row["step"]) <= after_step]
 

@@ -6,6 +6,7 @@ stages/          tensorboard/       checkpoints/   figures/      saved_model/<ve
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import importlib.metadata
@@ -16,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ import yaml
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
+from san_tf.file_lock import file_lock, holder_of
 from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.metrics_table import MetricsTable
 from san_tf.version import __version__
 
+CHECKPOINTS = "checkpoints"
 _VERSIONS_OF = (
     *("tensorflow", "keras", "tensorflow-addons", "tensorflow-datasets"),
     *("numpy", "numba", "opencv-python-headless"),
@@ -72,10 +75,11 @@ class RunDirectory:
     Example:
         >>> run = RunDirectory("runs/synthetic")
         >>> run.write_recipe(recipe)
-        >>> if not run.is_done("train", fields):
-        ...     run.begin("train", fields)
-        ...     train(...)
-        ...     run.mark_done("train")
+        >>> with run.held():
+        ...     if not run.is_done("train"):
+        ...         with run.attempt("train", fields):
+        ...             train(...)
+        ...         run.mark_done("train")
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -94,6 +98,11 @@ class RunDirectory:
     def recipe_path(self) -> Path:
         """`recipe.yaml`."""
         return self.path / "recipe.yaml"
+
+    @property
+    def environment_path(self) -> Path:
+        """`environment.json`."""
+        return self.path / "environment.json"
 
     @property
     def results_path(self) -> Path:
@@ -121,7 +130,7 @@ class RunDirectory:
 
     def checkpoints(self, stage: str, keep: int = 2) -> CheckpointFolder:
         """The checkpoints of a stage."""
-        return CheckpointFolder(self.path / "checkpoints" / stage, keep)
+        return CheckpointFolder(self.path / CHECKPOINTS / stage, keep)
 
     def _folder(self, name: str) -> Path:
         folder = self.path / name
@@ -133,30 +142,31 @@ class RunDirectory:
             ) from error
         return folder
 
-    def write_recipe(self, recipe: Any, seed: int | None = None) -> None:
+    def write_recipe(self, recipe: Any, seed: int | None = None, **facts: Any) -> None:
         """Write `recipe.yaml`, and `environment.json`: versions, seed, command, machine.
 
         Args:
             recipe: a dataclass instance or a mapping.
             seed: noted beside the versions; the recipe's field `seed` if None.
+            facts: noted beside them too, such as `data_dir`.
         """
         values = plain(recipe)
         _write(self.recipe_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-        environment = {
-            "san_tf": __version__,
-            **{name: _version_of(name) for name in _VERSIONS_OF},
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpu_count": os.cpu_count(),
-            "seed": values.get("seed") if seed is None else seed,
-            "command": [sys.executable, *sys.argv],
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        _write(self.path / "environment.json", json.dumps(environment, indent=2) + "\n")
+        noted = {**environment(), "seed": values.get("seed") if seed is None else seed, **plain(facts)}
+        _write(self.environment_path, json.dumps(noted, indent=2) + "\n")
+
+    def recipe_contents(self) -> dict[Path, bytes | None]:
+        """What `recipe.yaml` and `environment.json` hold, None where they are not there, for `put_back`."""
+        return {path: _content(path) for path in (self.recipe_path, self.environment_path)}
+
+    def put_back(self, contents: Mapping[Path, bytes | None]) -> None:
+        """Give files the content that they had."""
+        for path, content in contents.items():
+            _put_back(path, content)
 
     def note_in_environment(self, **facts: Any) -> None:
         """Add facts to `environment.json`, such as `peak_memory_gb`; former ones of their names go."""
-        path = self.path / "environment.json"
+        path = self.environment_path
         known = json.loads(path.read_text()) if path.is_file() else {}
         _write(path, json.dumps(known | plain(facts), indent=2) + "\n")
 
@@ -169,40 +179,112 @@ class RunDirectory:
         _write(self.results_path, json.dumps(plain(results), indent=2) + "\n")
         return self.results_path
 
-    def is_done(self, stage: str, fields: Mapping[str, Any] | None = None) -> bool:
-        """Whether a stage was finished with these recipe values.
+    @contextlib.contextmanager
+    def held(self, wait: bool = False, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Keep every other process from working in this run while the block lasts.
+
+        If the block fails, empty folders are removed, and the run itself if nothing else is left of it.
+
+        Args:
+            wait: until who works there is done, where somebody does.
+            waiting: is told who that is.
+
+        Raises:
+            UserError: another process works there; the sentence says which.
+        """
+        path = self.path / ".lock"
+        try:
+            with file_lock(path, remove=True) as mine:
+                if mine:
+                    with self._without_empty_folders():
+                        yield
+                    return
+                holder = holder_of(path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # if nothing is left in it
+            raise
+        if not wait:
+            raise UserError(
+                f"{self.path} is in use by {holder}; wait until it is done, or choose another --workdir."
+            )
+        if waiting is not None:
+            waiting(holder)
+        with file_lock(path, wait=True, remove=True), self._without_empty_folders():
+            yield
+
+    @contextlib.contextmanager
+    def _without_empty_folders(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            for folder in sorted(self.path.rglob("*"), reverse=True):
+                if folder.is_dir() and not folder.is_symlink():
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+            raise
+
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage was finished: not where it was never started or was interrupted."""
+        marker = self._marker(stage)
+        return bool(marker and marker["done"])
+
+    def made_with(self, stage: str) -> dict[str, Any] | None:
+        """The recipe values that a stage was begun with, as `begin` was given them; None if it never was."""
+        marker = self._marker(stage)
+        return None if marker is None else dict(marker["fields"])
+
+    def environments(self, stage: str) -> list[dict[str, Any]]:
+        """Versions, machine and command of each process that worked on a stage, the first one first."""
+        return list((self._marker(stage) or {}).get("environments", []))
+
+    def begin(self, stage: str, fields: Mapping[str, Any] | None = None) -> None:
+        """Note that a stage starts, or goes on, with these recipe values."""
+        before = self._marker(stage) or {}
+        new = {"done": False, "began": time.time(), "fields": _as_json(fields or {})}
+        # What a killed process noted of its plans holds for the one that goes on.
+        if before.get("facts"):
+            new["facts"] = before["facts"]
+        new["environments"] = [*before.get("environments", []), environment()]
+        self._write_marker(stage, new)
+
+    @contextlib.contextmanager
+    def attempt(self, stage: str, fields: Mapping[str, Any], anew: bool = False) -> Iterator[None]:
+        """Begin a stage; if the block fails before it has saved a checkpoint, leave all as it was.
 
         Args:
             stage: its name.
-            fields: the recipe values that decide its result, those of the stages before it included; None
-                asks for the marker alone.
-
-        Returns:
-            False where it was never started or was interrupted.
-
-        Raises:
-            UserError: it was started or finished with other values; the sentence names them.
+            fields: see `begin`.
+            anew: with another start: what the stage left, such as checkpoints, is put aside, and deleted at
+                the end of the block.
         """
-        marker = self._marker(stage)
-        if marker is None:
-            return False
-        if fields is not None:
-            self._check_same(stage, marker["fields"], _as_json(fields))
-        return bool(marker["done"])
-
-    def begin(self, stage: str, fields: Mapping[str, Any] | None = None) -> None:
-        """Note that a stage starts, or goes on, with these recipe values.
-
-        Raises:
-            UserError: it was started with other values: what lies there would be mixed with the new.
-        """
-        marker = self._marker(stage)
-        if marker is not None and fields is not None:
-            self._check_same(stage, marker["fields"], _as_json(fields))
-        new = {"done": False, "began": time.time(), "fields": _as_json(fields or {})}
-        # What a killed process noted of its plans holds for the one that goes on.
-        noted = marker.get("facts") if marker and not marker["done"] else None
-        self._write_marker(stage, {**new, "facts": noted} if noted else new)
+        marker = _content(self._marker_path(stage))
+        metrics = _content(self.metrics.path)
+        folders = (self.path / CHECKPOINTS / stage, self.tensorboard(stage))
+        aside = {folder: folder.with_name(f".{folder.name}.former") for folder in folders}
+        for former in aside.values():
+            shutil.rmtree(former, ignore_errors=True)  # of a killed process
+        if anew:
+            for folder, former in aside.items():
+                if folder.exists():
+                    folder.rename(former)
+            self._marker_path(stage).unlink(missing_ok=True)
+            self.metrics.drop_stage(stage)
+        saved = set(folders[0].rglob("*.safetensors"))
+        try:
+            self.begin(stage, fields)
+            yield
+        except BaseException:
+            if set(folders[0].rglob("*.safetensors")) == saved:
+                for folder, former in aside.items():
+                    if former.exists():
+                        shutil.rmtree(folder, ignore_errors=True)
+                        former.rename(folder)
+                self.put_back({self._marker_path(stage): marker, self.metrics.path: metrics})
+            raise
+        finally:
+            for former in aside.values():
+                shutil.rmtree(former, ignore_errors=True)
 
     def note(self, stage: str, **facts: Any) -> None:
         """Note something of a begun stage, for the process that goes on should this one be killed."""
@@ -231,13 +313,6 @@ class RunDirectory:
         marker = self._marker(stage)
         return float(marker["seconds"]) if marker and marker["done"] else 0.0
 
-    def reset(self, stage: str) -> None:
-        """Forget a stage: marker, checkpoints, logs and rows of `metrics.csv`; it starts anew."""
-        for folder in (self.path / "checkpoints" / stage, self.tensorboard(stage)):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.metrics.drop(stage, after_step=-1)
-        self._marker_path(stage).unlink(missing_ok=True)
-
     def _marker_path(self, stage: str) -> Path:
         return self.path / "stages" / f"{stage}.json"
 
@@ -254,19 +329,6 @@ class RunDirectory:
     def _write_marker(self, stage: str, marker: Mapping[str, Any]) -> None:
         _write(self._marker_path(stage), json.dumps(marker, indent=2) + "\n")
 
-    def _check_same(self, stage: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        before, now = _flat(before), _flat(now)
-        names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
-        if names:
-            changes = ", ".join(
-                f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in names[:3]
-            )
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(
-                f"Stage {stage} in {self.path} belongs to another recipe ({changes}{more}); "
-                "choose another --workdir, or put the values back."
-            )
-
 
 def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields as they will be read back, so that a comparison does not depend on tuples or NumPy types."""
@@ -274,15 +336,17 @@ def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"head": "plain"}}` as `{"model.head": "plain"}`, so that a difference has a short name."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
+def environment() -> dict[str, Any]:
+    """Versions, machine and command of this process."""
+    return {
+        "san_tf": __version__,
+        **{name: _version_of(name) for name in _VERSIONS_OF},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "command": [sys.executable, *sys.argv],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
 
 
 def _version_of(distribution: str) -> str | None:
@@ -295,3 +359,18 @@ def _version_of(distribution: str) -> str | None:
 def _write(path: Path, text: str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_text(text)
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _put_back(path: Path, content: bytes | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    elif _content(path) != content:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content)

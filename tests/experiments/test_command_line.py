@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import subprocess
 import sys
+import time
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,9 +17,12 @@ from san_tf.errors import UserError
 from san_tf.experiments import synthetic
 from san_tf.experiments.command_line import parse
 from san_tf.experiments.recipe import Recipe
-from san_tf.experiments.recipe_files import updated
+from san_tf.experiments.recipe_checks import RANGES
+from san_tf.experiments.recipe_files import hints, updated
 
 STAGES = ("prepare", "pseudo-textures", "train")
+# Ten lists, each nine times the one before: a billion values in some hundred bytes.
+BOMB = tuple(itertools.pairwise("abcdefghij"))
 
 
 def parsed(*argv: str) -> Recipe:
@@ -97,16 +103,99 @@ def test_a_wrong_flag_ends_in_one_sentence_that_names_it(argv, named):
         ("training: 3", "training"),
         ("epochs: many", "'many'"),
         ("image_size: [128]", "image_size"),
+        ("image_size: [true, 64]", "image_size"),
         ("skips: 1", "skips"),
+        ("epochs: null", "epochs must be a whole number"),
+        ("epochs: 1e22", "epochs must be a whole number"),
+        (f"epochs: {'9' * 5000}", "not YAML"),
+        ("learning_rate: .nan", "learning_rate is nan"),
+        ("learning_rate: .inf", "learning_rate is inf"),
+        ("learning_rate: many", "learning_rate must be a number"),
+        ("seed: -1", "seed is -1"),
+        # Read as the other choice, without a word, where only its type is looked at.
+        ("schedule: cosin", "schedule must be one of steps, cosine"),
+        ("last_stride: true", "last_stride must be one of 1, 2"),
+        ("decoder: large", "decoder must be one of paper, light, or null"),
+        ("1: 2", "no value named 1"),
+        ("training: {1: 2, epochs: 3, true: 4}", "no value named 1"),
+        ("{1: 2, a: 3, 2001-01-01: 4}", "no value named 1"),
+        ("? [1, 2]\n: 3", "found unhashable key (line 1)"),
+        ("when: 2001-13-45", "not YAML"),
+        ("epochs: 3\nepochs: 4", "names 'epochs' twice (line 2)"),
+        ("epochs: 3\ntraining: {epochs: 4}", "names epochs twice"),
+        ("epochs: *unknown", "'unknown'"),
+        ("epochs: &a [*a]", "'a'"),
+        ("!!python/object:os.system {}", "not YAML"),
+        ("epochs: 3\n---\nepochs: 4", "not YAML"),
+        ("[" * 5000, "nested deeper"),
+        ("{a: " * 5000, "nested deeper"),
+        ("a: &a [x, x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in BOMB), "aliases"),
+        ("a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{f'*{a}, ' * 9}]}}\n" for a, b in BOMB), "aliases"),
+        ("a: '\0'", "not YAML"),
+        ('folder: "\\0"', "folder holds a character NUL"),
+        ("x" * 1_000_001, "larger than 1 MB"),
+        ("", "named values"),
     ],
 )
 def test_a_wrong_recipe_file_ends_in_one_sentence_that_names_file_and_value(tmp_path, text, named):
     file = tmp_path / "mine.yaml"
     file.write_text(text)
+    began = time.monotonic()
     with pytest.raises(UserError) as error:
         parsed("--config", str(file))
-    assert "mine.yaml" in str(error.value)
+    assert time.monotonic() - began < 5, "an alias of aliases takes minutes where it is written out"
+    checked = ("is nan", "is inf", "is -1", "NUL")  # as with flags, after the file
+    assert "mine.yaml" in str(error.value) or any(word in named for word in checked)
     assert named in str(error.value)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1"])
+def test_a_recipe_file_of_another_encoding_is_named(tmp_path: Path, encoding: str):
+    (tmp_path / "mine.yaml").write_bytes("folder: /Müller\n".encode(encoding))
+    with pytest.raises(UserError, match=r"mine\.yaml is not (UTF-8|YAML)"):
+        parsed("--config", str(tmp_path / "mine.yaml"))
+
+
+def test_what_yaml_allows_and_people_write_is_read(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("\ufeffx: &half 0.5\nflip: *half\n".replace("x: &half 0.5\n", "erasing: &half 0.5\n"))
+    assert parsed("--config", str(file)).data.flip == 0.5
+    file.write_text("training: &t {epochs: 3, learning_rate: 8e-4}\n")
+    assert parsed("--config", str(file)).training.learning_rate == 8e-4
+    file.write_text("evaluation: {test: [a, b], rerank: true}\ndecoder: null\nimage_size: [128, 64]\n")
+    assert parsed("--config", str(file)).evaluation.test == ("a", "b")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "."])
+def test_a_recipe_file_that_is_none_is_named(path: str):
+    with pytest.raises(UserError, match=r"larger than 1 MB|cannot be read"):
+        parsed("--config", path)
+
+
+NUMBERS = [name for name, hint in hints().items() if hint in (int, float)]
+
+
+def test_every_number_of_a_recipe_has_a_range():
+    assert set(RANGES) == set(NUMBERS)
+    for name, (low, high) in RANGES.items():
+        assert -1 < low < high < 2**31, name
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_beyond_its_range_is_refused_before_anything_is_built(name: str):
+    (low, high), kind = RANGES[name], hints()[name]
+    for value in (low - 1, high * 2 + 1, 10**30, -math.inf, math.inf, math.nan, "1e22", True, None, [3]):
+        with pytest.raises(UserError, match=name) as error:
+            updated(Recipe(), {name: kind(value) if type(value) is int else value}, "x.yaml").check()
+        assert "\n" not in str(error.value) and len(str(error.value)) < 300, str(error.value)
+
+
+@pytest.mark.parametrize("flag", ["--seed=-1", "--epochs=1e22", f"--epochs={'9' * 5000}", "--flip=nan"])
+def test_a_number_that_cannot_be_is_refused_as_a_flag(flag: str):
+    with pytest.raises(UserError, match=flag.partition("=")[0].lstrip("-")) as error:
+        parsed(flag)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 300, str(error.value)
 
 
 def test_updated_leaves_the_given_recipe_alone():

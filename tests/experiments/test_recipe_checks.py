@@ -12,8 +12,8 @@ from san_tf.experiments.recipe import GeneratorRecipe, ModelRecipe, Recipe, Trai
     ("training", "sentence"),
     [
         ({"accumulation": 0}, "accumulation is 0"),
-        ({"ema": 1.0}, "ema 1.0"),
-        ({"ema": -0.5}, "ema is -0.5, but it cannot be negative"),
+        ({"ema": 1.0}, "ema is 1.0"),
+        ({"ema": -0.5}, "ema is -0.5, but it must be a number from 0 to 1"),
         ({"ema": 0.9, "optimizer": "tfa.LAMB"}, "with tfa.LAMB"),
         ({"accumulation": 2, "optimizer": "tfa.LAMB"}, "with tfa.LAMB"),
         ({"ema": 0.9, "validate_every": 1}, "leave one out"),

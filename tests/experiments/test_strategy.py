@@ -15,7 +15,8 @@ from san_tf.experiments import ablation
 from san_tf.experiments.chains import WITH_TEXTURES
 from san_tf.experiments.command_line import Options, parse
 from san_tf.experiments.experiment import Experiment, Stage, run_stages
-from san_tf.experiments.recipe import DataRecipe, LossRecipe, ModelRecipe, Recipe
+from san_tf.experiments.ownership import fingerprint
+from san_tf.experiments.recipe import DataRecipe, EvaluationRecipe, LossRecipe, ModelRecipe, Recipe
 from san_tf.experiments.workers import check_shares
 from san_tf.training.cluster import Cluster
 from san_tf.training.distribution import Distribution
@@ -107,11 +108,14 @@ class Recorded(Stage):
 class Told(Distribution):
     """A worker whose chief has these stages done already."""
 
+    recipe: float = fingerprint(Recipe())
     skipped: tuple[bool, ...] = ()
     asked: list[str] = dataclasses.field(default_factory=list)
 
     def of_chief(self, values) -> np.ndarray:
-        self.asked.append("stage")
+        self.asked.append("recipe" if not self.asked else "stage")
+        if self.asked == ["recipe"]:
+            return np.array([self.recipe])
         return np.array([float(not self.skipped[self.asked.count("stage") - 1])])
 
     def wait(self) -> None:
@@ -126,5 +130,15 @@ def test_the_others_train_and_leave_the_rest_to_the_chief(tmp_path: Path):
     run_stages(experiment(tmp_path, Recipe(), told), stages)
     # The chief has a texture generator already, so nobody trains one.
     assert done == ["train"]
-    assert told.asked == ["stage", "wait", "stage"] + ["stage", "wait"] * 5
+    assert told.asked == ["recipe", "stage", "wait", "stage"] + ["stage", "wait"] * 5
     assert not list(tmp_path.iterdir()), "a worker that is not the chief writes nothing"
+
+
+def test_a_worker_with_another_recipe_than_the_first_is_refused(tmp_path: Path):
+    # Its own run directory may be empty where the first worker's has a recipe.
+    told = Told(cluster=Cluster(("a:1", "b:1"), 1))
+    with pytest.raises(UserError, match="another than that of the first worker"):
+        run_stages(experiment(tmp_path, Recipe(seed=1), told), WITH_TEXTURES)
+    # Each machine has its own places.
+    elsewhere = Recipe(data=DataRecipe(backgrounds="/here"), evaluation=EvaluationRecipe(rerank=True))
+    assert fingerprint(elsewhere) == fingerprint(Recipe())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import socket
+import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,58 +63,113 @@ def test_results_take_numpy_values(tmp_path: Path) -> None:
 def test_stages_are_done_once(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     fields = {"model": Model(), "size": (256, 128)}
-    assert not run.is_done("train", fields)
+    assert not run.is_done("train") and run.made_with("train") is None
     run.begin("train", fields)
-    assert not run.is_done("train", fields)  # begun, not done
+    assert not run.is_done("train")  # begun, not done
     run.begin("train", fields)  # after an interruption
     run.mark_done("train", images=np.int64(7))
     again = RunDirectory(tmp_path)
-    assert again.is_done("train", fields)
     assert again.is_done("train")
-    assert not again.is_done("export", fields)
-    marker = json.loads((tmp_path / "stages" / "train.json").read_text())
-    assert marker["facts"] == {"images": 7}
+    assert again.made_with("train") == {"model": {"head": "plain", "weights": [0.5, 1.5]}, "size": [256, 128]}
+    assert not again.is_done("export")
+    assert again.facts("train") == {"images": 7}
+    # Each process that worked on it is noted.
+    assert [noted["command"][1:] for noted in again.environments("train")] == [sys.argv] * 2
     assert 0 <= again.seconds("train") < 5
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_stage_of_another_recipe_is_refused_by_the_name_of_the_value(tmp_path: Path, finished: bool) -> None:
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def finish(run: RunDirectory, stage: str, part: str = "") -> None:
+    """Leave what a finished training leaves."""
+    with run.attempt(stage, {"epochs": 2}):
+        run.metrics.append(stage + part, 1, 10, {"loss": 1.0})
+        for folder in (run.checkpoints(stage + part).folder, run.tensorboard(stage + part)):
+            folder.mkdir(parents=True)
+            (folder / "step_00000010.safetensors").write_text(stage)
+    run.mark_done(stage)
+
+
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_stage_that_fails_before_it_saves_changes_nothing(tmp_path: Path, anew: bool) -> None:
     run = RunDirectory(tmp_path)
-    run.begin("train", {"model": Model(), "epochs": 20})
-    if finished:
-        run.mark_done("train")
-    changed = {"model": Model(head="fc512"), "epochs": 30, "new": 1}
-    expected = (
-        rf"^Stage train in {tmp_path} belongs to another recipe \(model\.head was 'plain', is 'fc512', "
-        r"epochs was 20, is 30, new was None, is 1\); choose another --workdir"
-    )
-    with pytest.raises(UserError, match=expected):
-        run.is_done("train", changed)
-    with pytest.raises(UserError, match=expected):
-        run.begin("train", changed)
-    run.reset("train")
-    assert not run.is_done("train", changed)
-    run.begin("train", changed)
+    finish(run, "train", "/san")
+    before = content_of(tmp_path)
+    with pytest.raises(ZeroDivisionError), run.attempt("train", {"epochs": 3}, anew):
+        assert not run.is_done("train")
+        assert run.checkpoints("train/san").folder.exists() is not anew
+        run.metrics.append("train/san", 2, 20, {"loss": 2.0})
+        _ = 1 / 0
+    assert content_of(tmp_path) == before
+    with pytest.raises(ZeroDivisionError), run.attempt("export", {}):
+        _ = 1 / 0
+    assert content_of(tmp_path) == before
 
 
-def test_reset_forgets_one_stage_only(tmp_path: Path) -> None:
+def test_a_stage_that_fails_after_it_saved_goes_on_from_there(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path)
+    finish(run, "train", "/san")
+    with pytest.raises(ZeroDivisionError), run.attempt("train", {"epochs": 3}, anew=True):
+        run.checkpoints("train/san").folder.mkdir(parents=True)
+        (run.checkpoints("train/san").folder / "step_00000005.safetensors").write_text("new")
+        _ = 1 / 0
+    assert run.made_with("train") == {"epochs": 3} and not run.is_done("train")
+    assert [path.name for path in (tmp_path / "checkpoints").rglob("*.safetensors")] == [
+        "step_00000005.safetensors"
+    ]
+    assert run.metrics.rows("train/san") == []
+
+
+def test_a_stage_anew_leaves_the_others_alone(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     for stage in ("train", "texture-generator"):
-        run.begin(stage)
-        run.mark_done(stage)
-        run.metrics.append(stage, 1, 10, {"loss": 1.0})
-        for folder in (run.checkpoints(stage).folder, run.tensorboard(stage)):
-            folder.mkdir(parents=True)
-            (folder / "file").write_text("")
-    run.reset("train")
-    assert not run.is_done("train")
+        finish(run, stage)
+    with run.attempt("train", {}, anew=True):
+        pass
     assert run.metrics.rows("train") == []
     assert not run.checkpoints("train").folder.exists()
     assert not run.tensorboard("train").exists()
     assert run.is_done("texture-generator")
     assert len(run.metrics.rows()) == 1
-    assert (run.checkpoints("texture-generator").folder / "file").exists()
-    assert (run.tensorboard("texture-generator") / "file").exists()
+    for folder in (run.checkpoints("texture-generator").folder, run.tensorboard("texture-generator")):
+        assert (folder / "step_00000010.safetensors").exists()
+    assert not list(tmp_path.rglob(".*")), "nothing that was put aside is left"
+
+
+HOLD = """
+import sys, time
+from san_tf.file_lock import file_lock  # what `held` takes; it imports no TensorFlow
+with file_lock(sys.argv[1] + "/.lock"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_process_works_in_a_run(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path / "run")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        expected = rf"in use by process {holder.pid} on {re.escape(socket.gethostname())} since 20"
+        with pytest.raises(UserError, match=expected), run.held():
+            pass
+        assert run.path.is_dir(), "who is kept out removes nothing"
+        holder.kill()
+        holder.wait()
+        with run.held():
+            assert (run.path / ".lock").is_file()
+    finally:
+        holder.kill()
+        holder.wait()
+    assert list(run.path.iterdir()) == []
+    with pytest.raises(ZeroDivisionError), run.held():
+        (run.path / "stages").mkdir()
+        _ = 1 / 0
+    assert not run.path.exists(), "a first command that fails leaves no empty folders"
 
 
 def test_damaged_marker_is_named(tmp_path: Path) -> None:

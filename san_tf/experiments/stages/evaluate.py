@@ -15,11 +15,13 @@ from san_tf.data.records import Records
 from san_tf.evaluation.color_histogram import color_histograms
 from san_tf.evaluation.embedding import embed
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.features import Features, row_of
+from san_tf.experiments.features import Features, NewFeatures, row_of
 from san_tf.experiments.networks import encoder_of, load_weights
+from san_tf.experiments.readiness import KnownPeople
 from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.train import methods_of, weights_path
 from san_tf.experiments.targets import Target, targets
+from san_tf.training.run_directory import environment
 
 UNTRAINED, HISTOGRAM = "untrained", "colour histogram"
 
@@ -31,21 +33,32 @@ def run(experiment: Experiment) -> None:
         UserError: the data or the trained weights are missing.
     """
     recipe = experiment.recipe
-    classes = reid_records(experiment, "train").num_identities
+    classes = trained_identities(experiment)
     methods = (*methods_of(recipe), UNTRAINED, HISTOGRAM)
     encoders = {method: encoder_for(experiment, method, classes) for method in methods}
     rows: list[dict[str, Any]] = []
-    for target in targets(experiment):
-        notes: set[str] = set()
-        for method, encoder in encoders.items():
-            described = describe(experiment, method, encoder, target)
-            for addition, result in described.rankings(recipe.evaluation, target.protocol, recipe.seed):
-                rows.append(row_of(method + addition, result, target.name))
-                notes |= set(result.notes)
-        for note in sorted(notes):
-            experiment.say(f"{target.name}: {note}")
+    known = KnownPeople(experiment)
+    with NewFeatures(experiment) as new:
+        for target in targets(experiment):
+            notes: set[str] = set()
+            for method, encoder in encoders.items():
+                described = describe(experiment, encoder, target)
+                new.add(described, method, target.name)
+                for addition, result in described.rankings(recipe.evaluation, target.protocol, recipe.seed):
+                    rows.append(row_of(method + addition, result, target.name))
+                    notes |= set(result.notes)
+            for note in sorted(notes):
+                experiment.say(f"{target.name}: {note}")
+            if told := known.note(target):
+                experiment.say(f"{target.name}: {told}")
     write_results(experiment, rows)
     experiment.console.print(table_of(rows))
+
+
+def trained_identities(experiment: Experiment) -> int:
+    """How many identities the run was trained on: what it noted, else what its data set holds."""
+    noted = experiment.run.facts("train").get("identities")
+    return int(noted) if noted else reid_records(experiment, "train").num_identities
 
 
 def encoder_for(experiment: Experiment, method: str, classes: int) -> keras.Model | None:
@@ -67,12 +80,11 @@ def encoder_for(experiment: Experiment, method: str, classes: int) -> keras.Mode
     return encoder
 
 
-def describe(experiment: Experiment, method: str, encoder: keras.Model | None, target: Target) -> Features:
-    """Describe query and gallery by a method, and write its features to the run.
+def describe(experiment: Experiment, encoder: keras.Model | None, target: Target) -> Features:
+    """Describe query and gallery by a method.
 
     Args:
-        experiment: whose recipe and run.
-        method: names the features.
+        experiment: whose recipe.
         encoder: from `encoder_for`; None describes by colour histograms.
         target: the test set.
     """
@@ -81,9 +93,7 @@ def describe(experiment: Experiment, method: str, encoder: keras.Model | None, t
         features = [_histograms(experiment, records) for records in sides]
     else:
         features = [_embed(experiment, encoder, records) for records in sides]
-    described = Features.of(target.query, features[0], target.gallery, features[1])
-    described.save(experiment, method, target.name)
-    return described
+    return Features.of(target.query, features[0], target.gallery, features[1])
 
 
 def _embed(experiment: Experiment, encoder: keras.Model, records: Records) -> np.ndarray:
@@ -109,7 +119,9 @@ def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: An
             "texture_generator": json.loads(generator.read_text()) if generator.is_file() else None,
             "seed": experiment.recipe.seed,
             "recipe": asdict(experiment.recipe),
-            "versions": json.loads((run.path / "environment.json").read_text()),
+            # Of this evaluation, and of the trainings that it speaks of.
+            "versions": {**environment(), "seed": experiment.recipe.seed},
+            "trained_with": run.environments("train"),
             "seconds": {
                 marker.stem: run.seconds(marker.stem)
                 for marker in sorted((run.path / "stages").glob("*.json"))
@@ -130,7 +142,12 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
     columns = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
     for title in columns.values():
         table.add_column(title, justify="right")
+    if matches := all("queries" in row for row in rows):  # results of older versions do not say
+        table.add_column("queries", justify="right", no_wrap=True)
     for row in rows:
         names = [row["test"], row["method"]] if several else [row["method"]]
-        table.add_row(*names, *(f"{100 * row[key]:.1f}" for key in columns))
+        counts = [f"{row['queries_with_match']}/{row['queries']}"] if matches else []
+        table.add_row(*names, *(f"{100 * row[key]:.1f}" for key in columns), *counts)
+    if matches:
+        table.caption = "queries: those with a true match in the gallery, of all"
     return table

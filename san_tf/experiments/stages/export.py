@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from san_tf.data.pipeline import inference_dataset
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
+from san_tf.evaluation.embedding import embed
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.features import Features
 from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
 from san_tf.experiments.records import reid_records
+from san_tf.experiments.stages.evaluate import trained_identities
 from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
 from san_tf.serving.export import export_encoder, next_version
 
 
 def run(experiment: Experiment) -> None:
-    """Export the trained encoder and ask the export for the embeddings that `evaluate` measured.
+    """Export the trained encoder and compare what the export answers with what the encoder does.
 
     An export that was interrupted, by whatever, is made again under the version that it had begun.
 
     A `calibration.json` in the run directory, from `python -m san_tf.evaluate --calibrate`, goes along.
 
     Raises:
-        UserError: there are no trained weights or features, the calibration is none, or the place cannot be
+        UserError: there are no trained weights, the calibration is none, or the place cannot be
             written.
     """
     stored = experiment.run.path / "calibration.json"
     calibration = Calibration.load(stored) if stored.is_file() else None
     recipe = experiment.recipe
-    encoder = encoder_of(recipe, reid_records(experiment, "train").num_identities, weights=False)
+    encoder = encoder_of(recipe, trained_identities(experiment), weights=False)
     method = methods_of(recipe)[0]
     load_weights(encoder, weights_path(experiment, method))
     decoder = None
@@ -41,7 +47,6 @@ def run(experiment: Experiment) -> None:
             raise UserError("--export_texture wants a decoder, and this recipe trains none; leave it out.")
         decoder = decoder_of(recipe, encoder)
         load_weights(decoder, weights_path(experiment, method, "decoder"))
-    evaluated = Features.load(experiment, method, recipe.test_sets[0]).query
     versions = experiment.run.saved_model
     for leftover in [*versions.glob(".*.tmp"), *versions.glob(".*.old")]:
         shutil.rmtree(leftover, ignore_errors=True)  # of a killed process
@@ -53,18 +58,51 @@ def run(experiment: Experiment) -> None:
         recipe.data.image_size,
         normalize=recipe.evaluation.normalize,
         flip=recipe.evaluation.flip_average,
-        metadata={"experiment": experiment.name, "recipe": asdict(recipe)},
+        metadata={
+            "experiment": experiment.name,
+            "recipe": asdict(recipe),
+            "trained_with": experiment.run.environments("train"),
+        },
         decoder=decoder,
         training_data=recipe.training_sets,
         calibration=calibration,
         version=version,
         overwrite=True,
     )
-    images = reid_records(experiment, "query").images[:16]
-    served = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
-    answer = served(image_bytes=tf.constant(list(images)))["embedding"].numpy()
-    difference = float(np.abs(answer - evaluated[:16]).max())
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    experiment.say(f"{folder} ({size / 1e6:.1f} MB): same embeddings as evaluated, to {difference:.0e}")
+    experiment.say(f"{folder} ({size / 1e6:.1f} MB): {_compared(experiment, encoder, folder)}")
+    evaluated = _evaluated(experiment)
+    for name in ("normalize", "flip_average"):
+        here = getattr(recipe.evaluation, name)
+        if evaluated.get(name, here) != here:
+            experiment.say(
+                f"the embeddings have {name} {here}, those of results.json {evaluated[name]}: add"
+                f" --{name} {str(evaluated[name]).lower()} to export what was measured"
+            )
     if calibration:
         experiment.say(f"with {stored}: {calibration.method}, {len(calibration.operating_points)} thresholds")
+
+
+def _compared(experiment: Experiment, encoder: keras.Model, folder: Path) -> str:
+    """How far the export's embeddings of a few images are from the encoder's."""
+    for split in ("query", "train"):
+        try:
+            records = reid_records(experiment, split)
+        except UserError:
+            continue
+        records = records.select(np.arange(min(16, len(records))))
+        evaluation = experiment.recipe.evaluation
+        batches = inference_dataset(records, experiment.recipe.data.image_size, 16)
+        expected = embed(encoder, batches, evaluation.flip_average, evaluation.normalize)
+        served = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
+        answer = served(image_bytes=tf.constant(list(records.images)))["embedding"].numpy()
+        return f"same embeddings as the trained encoder's, to {float(np.abs(answer - expected).max()):.0e}"
+    return "not compared with the trained encoder, for no image of its data sets is to be had here"
+
+
+def _evaluated(experiment: Experiment) -> dict[str, Any]:
+    """The evaluation settings of `results.json`; nothing where there is none."""
+    path = experiment.run.results_path
+    if not path.is_file():
+        return {}
+    return dict(json.loads(path.read_text()).get("recipe", {}).get("evaluation", {}))

@@ -7,6 +7,7 @@ from pathlib import Path
 from san_tf.benchmarks.builder import SKIPPED
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.ownership import is_own
 from san_tf.experiments.preparation import prepared_builder
 from san_tf.synthesis.generator import export_market
 
@@ -19,9 +20,14 @@ def run(experiment: Experiment) -> None:
             written.
     """
     recipe, options = experiment.recipe, experiment.options
-    names = [*recipe.training_sets, *recipe.test_sets, *([recipe.data.pit] if recipe.needs_pairs else [])]
-    for name in dict.fromkeys(names):
-        builder = prepared_builder(experiment, name)
+    # By name, and whether it is tested on, for its images may then lie elsewhere than those trained on.
+    wanted = [(name, not is_own(recipe, name)) for name in recipe.test_sets]
+    if not (experiment.run.is_done("train") and any(tested for _, tested in wanted)):
+        # Else the run is trained, and is tried on other images than its own.
+        names = [*recipe.training_sets, *([recipe.data.pit] if recipe.needs_pairs else [])]
+        wanted = [*((name, False) for name in names), *wanted]
+    for name, tested in dict.fromkeys(wanted):
+        builder = prepared_builder(experiment, name, tested)
         counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
         experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
         skipped = Path(builder.data_path, SKIPPED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,12 +12,17 @@ from matplotlib.figure import Figure
 
 from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
+from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.features import Features
+from san_tf.experiments.features import Features, file_stem
 from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
+from san_tf.experiments.ownership import Owned, differences, told
+from san_tf.experiments.recipe import EvaluationRecipe
+from san_tf.experiments.recipe_files import updated
 from san_tf.experiments.records import pit_records, reid_records
-from san_tf.experiments.stages.evaluate import table_of
+from san_tf.experiments.stages.evaluate import table_of, trained_identities
 from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
+from san_tf.experiments.targets import title_of
 from san_tf.experiments.texture_generator import load_texture_generator, paint, true_textures
 from san_tf.models.san import SAN
 from san_tf.visualization.contact_sheet import contact_sheet
@@ -37,12 +43,39 @@ def run(experiment: Experiment) -> None:
     Raises:
         UserError: a stage whose results are drawn has not been run.
     """
+    experiment = _as_evaluated(experiment)
     for name, figure in _figures(experiment):
         path = experiment.run.figures / f"{name}.png"
         save_figure(figure, path)
         experiment.say(str(path))
     if experiment.run.results_path.is_file():
         experiment.console.print(table_of(json.loads(experiment.run.results_path.read_text())["rows"]))
+
+
+def _as_evaluated(experiment: Experiment) -> Experiment:
+    """The experiment with the evaluation that `results.json` is of: a run may be evaluated in several ways.
+
+    Raises:
+        UserError: there are no results, or another evaluation is asked for than they are of.
+    """
+    recipe, run = experiment.recipe, experiment.run
+    if not recipe.test_sets:
+        return experiment
+    if not run.results_path.is_file():
+        raise UserError(f"There are no results at {run.results_path}; run --stage evaluate first.")
+    values = json.loads(run.results_path.read_text()).get("recipe", {}).get("evaluation")
+    if values is None:
+        return experiment
+    plain = dataclasses.replace(recipe, evaluation=EvaluationRecipe())
+    evaluated = updated(plain, {"evaluation": values}, str(run.results_path))
+    own = Owned.read(run.path, recipe)
+    asked = differences({"evaluation": values}, {"evaluation": recipe.evaluation})
+    if asked and own is not None and recipe.evaluation != own.recipe.evaluation:
+        raise UserError(
+            f"{run.results_path} is of another evaluation: {told(asked)}; run --stage evaluate report with"
+            " these flags, or leave them out."
+        )
+    return dataclasses.replace(experiment, recipe=evaluated)
 
 
 def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
@@ -58,7 +91,7 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     results = json.loads(experiment.run.results_path.read_text())
     yield from _cmc(results["rows"])
     yield "people", _people(experiment)
-    features = Features.load(experiment, method, recipe.test_sets[0])
+    features = Features.load(experiment, method, title_of(recipe, recipe.test_sets[0]))
     yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)
     if ours:
         # Puts textures on this package's body.
@@ -73,7 +106,7 @@ def _cmc(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
     for test in tested:
         curves = {row["method"]: np.array(row["cmc"]) for row in rows if row["test"] == test}
         several = len(tested) > 1
-        name = f"cmc_{test.replace('/', '-')}" if several else "cmc"
+        name = f"cmc_{file_stem(test)}" if several else "cmc"
         yield name, cmc_curves(curves, title=f"CMC, {test}" if several else "CMC")
 
 
@@ -133,7 +166,7 @@ def _ranked_lists(experiment: Experiment, features: Features, query: Records, ga
 
 def _reposed(experiment: Experiment, query: Records) -> Figure:
     """What SAN's own decoder paints: the embedding's view of the whole body."""
-    encoder = encoder_of(experiment.recipe, reid_records(experiment, "train").num_identities, weights=False)
+    encoder = encoder_of(experiment.recipe, trained_identities(experiment), weights=False)
     san = SAN(encoder, decoder_of(experiment.recipe, encoder))
     load_weights(san.encoder, weights_path(experiment, METHODS[0]))
     load_weights(san.decoder, weights_path(experiment, METHODS[0], "decoder"))

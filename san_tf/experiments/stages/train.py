@@ -174,6 +174,8 @@ def train_method(
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
+    # So that the network can be built again where these data are not to be had.
+    experiment.run.note("train", identities=classes)
 
 
 def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool = True) -> SAN:

@@ -21,6 +21,7 @@ class Clock(keras.callbacks.Callback):
         steps_per_epoch: steps of a whole epoch.
         batch_size: images a step, or None if unknown.
         data_wait: measures the data set being trained on, or None.
+        seconds_before: what earlier processes spent on the epoch of the start step.
 
     Attributes:
         step: training steps done since the very beginning.
@@ -34,6 +35,7 @@ class Clock(keras.callbacks.Callback):
         steps_per_epoch: int,
         batch_size: int | None = None,
         data_wait: DataWait | None = None,
+        seconds_before: float = 0.0,
     ) -> None:
         super().__init__()
         self.start_step = start_step
@@ -44,6 +46,8 @@ class Clock(keras.callbacks.Callback):
         self.step = start_step
         self.epoch = start_step // steps_per_epoch
         self._first_of_fit = start_step
+        self._seconds_before = seconds_before
+        self._epoch_started = time.perf_counter()
         self._run_began: tuple[float, int] | None = None
         self._epoch_began: tuple[float, float, int] | None = None
 
@@ -62,6 +66,8 @@ class Clock(keras.callbacks.Callback):
         self.epoch = epoch
         # An epoch that is resumed in its middle begins there.
         self._first_of_fit = self.step
+        self._epoch_started = time.perf_counter() - self._seconds_before
+        self._seconds_before = 0.0
         self._epoch_began = None if self._run_began is None else self._now()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
@@ -73,6 +79,10 @@ class Clock(keras.callbacks.Callback):
 
     def _now(self) -> tuple[float, float, int]:
         return time.perf_counter(), self.data_wait.seconds() if self.data_wait else 0.0, self.step
+
+    def epoch_seconds(self) -> float:
+        """Of this epoch so far, in all processes that worked on it."""
+        return time.perf_counter() - self._epoch_started
 
     def images_per_second(self) -> float | None:
         """In this epoch so far; steps a second if the batch size is unknown; None before the second step."""

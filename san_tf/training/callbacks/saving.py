@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
+from san_tf.keras_distribution import assign_local, local_value
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.finite_loss import diverged
 from san_tf.training.checkpoints import CheckpointFolder, NonFiniteError, read
+
+# Extra of a checkpoint within an epoch: the values of the metrics' variables so far, and the epoch's seconds.
+RUNNING = "running"
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
@@ -28,6 +33,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         best: the name of a log whose highest value is also kept as `best.safetensors`.
         extra: noted in each checkpoint.
         writes: False on the workers that leave it to the chief.
+        running: what a checkpoint within an epoch noted of its metrics, see `RUNNING`: that epoch goes on.
+        spread: gives variables the values that they have on the chief.
     """
 
     def __init__(
@@ -40,6 +47,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         best: str | None = None,
         extra: Mapping[str, Any] | None = None,
         writes: bool = True,
+        running: Mapping[str, Any] | None = None,
+        spread: Callable[[Sequence[Any]], None] = lambda variables: None,
     ) -> None:
         super().__init__()
         self.clock = clock
@@ -50,6 +59,8 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self.best = best
         self.extra = dict(extra or {})
         self.writes = writes
+        self.running = running
+        self.spread = spread
         self._saved_at = time.monotonic()
         self._saved_step = -1
 
@@ -62,10 +73,28 @@ class SaveCheckpoints(keras.callbacks.Callback):
         if not self.writes or self._saved_step == self.clock.step:
             return
         extra = {**self.extra, "stage": self.stage, "epoch": self.clock.step // self.clock.steps_per_epoch}
+        if self.clock.step % self.clock.steps_per_epoch:
+            values = [local_value(variable).tolist() for variable in self._metrics()]
+            extra[RUNNING] = {"metrics": values, "seconds": self.clock.epoch_seconds()}
         with self._finite_weights():
             self.checkpoints.save(self.model, self.model.optimizer, self.clock.step, extra)
         self._saved_at = time.monotonic()
         self._saved_step = self.clock.step
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        """Give the metrics of an epoch that was interrupted what they had summed up by then."""
+        if self.clock.step != self.clock.start_step or not self.clock.step % self.clock.steps_per_epoch:
+            return
+        variables, values = self._metrics(), (self.running or {}).get("metrics", [])
+        shapes = [np.shape(value) for value in values]
+        # Checkpoints of older versions lack them.
+        if shapes == [tuple(variable.shape) for variable in variables]:
+            for variable, value in zip(variables, values, strict=True):
+                assign_local(variable, np.asarray(value))
+        self.spread(variables)
+
+    def _metrics(self) -> list[Any]:
+        return [variable for metric in self.model.metrics for variable in metric.variables]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """Save within an epoch; its end has its own turn, after the epoch's measurements."""

@@ -1,0 +1,337 @@
+"""A run directory owns its recipe: what is fixed there, and what a command may still choose.
+
+`recipe.yaml` holds the recipe of the run. A value is fixed as soon as a stage that depends on it has left
+something in the run; the markers in `stages/` say with which values that was. Fixed values are read by every
+later command, which needs no flag repeated, and one that asks for others is refused. What no stage has used
+yet may be changed. How embeddings are compared, and what is tested on, is never fixed: each evaluation notes
+its own settings beside its results.
+
+Nothing here imports TensorFlow, so that a contradiction is told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import zlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from san_tf.errors import UserError
+from san_tf.experiments.recipe import DataRecipe, Recipe
+from san_tf.experiments.recipe_files import owners, read_yaml, shown, updated, with_value
+
+# Values that are places on this machine: `a` and `/home/me/a` may be one folder.
+_PLACES = ("folder", "backgrounds", "textures", "generator_weights", "weights")
+# Where the images come from. In a command that only tests, these flags speak of what is tested on.
+_SOURCES = {
+    "folder": "test_folder",
+    "pattern": "test_pattern",
+    "backgrounds": "test_backgrounds",
+    "skip_corrupt": "test_skip_corrupt",
+    "check_counts": "test_check_counts",
+}
+# What comes after a training and leaves it as it is; `prepare` makes data sets, which lie outside of the run.
+_TESTING = frozenset({"prepare", "evaluate", "report"})
+# The markers that fix values, the most trustworthy first: trainings are what the others were made from.
+_FIRST = ("train", "texture-generator", "pseudo-textures")
+_TRAINED = "train"
+RECIPE, ENVIRONMENT, STAGES, CHECKPOINTS = "recipe.yaml", "environment.json", "stages", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Owned:
+    """What a run directory says of itself.
+
+    Attributes:
+        workdir: the run directory.
+        recipe: its recipe; values that it does not name are those of `Recipe`.
+        fixed: names of the values that a stage has used, such as `epochs`.
+        trained: whether a training was begun.
+        experiment: the name of the experiment that made it; None where it does not say.
+        data_dir: where its data sets lie, absolute; None where it does not say.
+        notes: sentences on what does not agree with itself in there.
+    """
+
+    workdir: Path
+    recipe: Recipe
+    fixed: frozenset[str]
+    trained: bool
+    experiment: str | None
+    data_dir: str | None
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, workdir: str | os.PathLike[str], default: Recipe) -> Owned | None:
+        """Read a run directory.
+
+        Args:
+            workdir: the folder; it need not exist.
+            default: for the values that neither `recipe.yaml` nor a marker names, if there is no recipe.
+
+        Returns:
+            None where no recipe and no stage is noted yet.
+
+        Raises:
+            UserError: `recipe.yaml` or a marker cannot be read.
+        """
+        folder = Path(workdir)
+        used = _values_used(folder)
+        recipe = default
+        path = folder / RECIPE
+        if path.is_file():
+            values = read_yaml(path, "recipe file")
+            if not isinstance(values, dict):
+                raise UserError(f"{path} must hold named values, such as `epochs: 30`.")
+            recipe = updated(Recipe(), values, str(path))
+        elif not used:
+            return None
+        notes = []
+        for name, value in used.items():
+            if path.is_file() and not _same(name, _value(recipe, name), value):
+                notes.append(
+                    f"{path} says {name} {_told(_value(recipe, name))}, but the run was made with"
+                    f" {_told(value)}; the latter counts."
+                )
+            recipe = updated(recipe, {name: value}, str(folder / STAGES))
+        about = _environment(folder)
+        return cls(
+            folder,
+            recipe,
+            frozenset(used),
+            "learning_rate" in used,
+            about.get("experiment"),
+            about.get("data_dir"),
+            tuple(notes),
+        )
+
+    def asked(self, recipe: Recipe, stages: Collection[str], experiment: str, own: Recipe) -> Recipe:
+        """The recipe of a command in this run: a command that only tests may name other images.
+
+        `--folder b --stage evaluate` in a run that was trained on `a` tests on `b`; what it was trained on
+        stays. So does the data set, where the command is that of another experiment.
+
+        Args:
+            recipe: the run's, with the command's flags.
+            stages: those asked for by name.
+            experiment: the command's name.
+            own: the recipe of the command's experiment, before any flag.
+
+        Raises:
+            UserError: the run belongs to another experiment, whose stages this one does not have.
+        """
+        testing = self.trained and bool(stages) and set(stages) <= _TESTING
+        other = self.experiment is not None and self.experiment.partition("/")[0] != experiment
+        if other and not testing:
+            raise UserError(
+                f"{self.workdir} is a run of the experiment {self.experiment}, not of {experiment}; choose"
+                " another --workdir. (--stage evaluate alone tests it on other data.)"
+            )
+        if not testing:
+            return recipe
+        trained, named = self.recipe.data, recipe.data
+        if other and named.dataset == trained.dataset:
+            named = dataclasses.replace(named, dataset=own.data.dataset)
+        evaluation = recipe.evaluation
+        if named.dataset != trained.dataset and evaluation.test == self.recipe.evaluation.test:
+            evaluation = dataclasses.replace(evaluation, test=(named.dataset,))
+        for name, tested in _SOURCES.items():
+            before, now = getattr(trained, name), getattr(named, name)
+            if not _same(name, before, now) and getattr(evaluation, tested) is None:
+                evaluation = dataclasses.replace(evaluation, **{tested: now})
+        kept = {name: getattr(trained, name) for name in ("dataset", *_SOURCES)}
+        return dataclasses.replace(
+            recipe, data=dataclasses.replace(recipe.data, **kept), evaluation=evaluation
+        )
+
+    def changes(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
+        """The values that differ from the run's, evaluation aside: by name, the run's and the other."""
+        found = {}
+        for name, part in owners().items():
+            before, now = _value(self.recipe, name), _value(recipe, name)
+            if part != "evaluation" and not _same(name, before, now):
+                found[name] = (before, now)
+        return found
+
+    def check(self, recipe: Recipe, stages: Collection[str]) -> bool:
+        """Refuse a recipe that contradicts what is fixed.
+
+        Args:
+            recipe: what is asked for.
+            stages: those asked for by name; empty for all.
+
+        Returns:
+            Whether the training goes on beyond the epochs that it has had: more of them are asked for, and
+            none of those that are done would have been another.
+
+        Raises:
+            UserError: the sentence names the flags and both values of each.
+        """
+        refused = {name: pair for name, pair in self.changes(recipe).items() if name in self.fixed}
+        if not refused:
+            return False
+        if list(refused) == ["epochs"] and (not stages or _TRAINED in stages):
+            before, now = refused["epochs"]
+            if now > before and _grows(self.recipe, before):
+                return True
+            if now > before:
+                raise UserError(
+                    f"{self.workdir} was trained with --epochs {before}, and its learning rates were planned"
+                    f" for that end, so a training of --epochs {now} starts anew; give it another --workdir."
+                )
+        hint = ""
+        if self.trained and any(name in refused for name in ("dataset", *_SOURCES)):
+            hint = " (To test on other images, give --stage evaluate alone, with prepare where needed.)"
+        raise UserError(
+            f"The run in {self.workdir} has its recipe: {told(refused)}; leave out what differs, or choose"
+            f" another --workdir.{hint}"
+        )
+
+
+def tested_data(recipe: Recipe, name: str) -> DataRecipe:
+    """How the images of a test set are found: as the training's, but for what the evaluation says.
+
+    Args:
+        recipe: of the command.
+        name: of the test set.
+    """
+    evaluation = recipe.evaluation
+    values = {source: getattr(evaluation, tested) for source, tested in _SOURCES.items()}
+    changes = {source: value for source, value in values.items() if value is not None}
+    if name != recipe.data.dataset and evaluation.test_pattern is None:
+        # It is of the training set's names.
+        changes["pattern"] = None
+    return dataclasses.replace(recipe.data, **changes)
+
+
+def is_own(recipe: Recipe, name: str) -> bool:
+    """Whether a test set is the experiment's own data set, found as the training set is."""
+    return name == recipe.data.dataset and tested_data(recipe, name) == recipe.data
+
+
+def with_absolute_places(recipe: Recipe) -> Recipe:
+    """The recipe with absolute paths, so that it says the same from every folder."""
+    for name in (*_PLACES, *(_SOURCES[name] for name in _PLACES if name in _SOURCES)):
+        value = _value(recipe, name)
+        if value is not None and not (name == "weights" and value == "imagenet"):
+            recipe = with_value(recipe, name, os.path.abspath(os.path.expanduser(value)))
+    return recipe
+
+
+def differences(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The values in which what a stage was made with differs from `fields`: by name, the former and the new.
+
+    Args:
+        before: a marker's `fields`.
+        fields: parts of a recipe, or single values by `part.name`.
+    """
+    former, found = _flat(before), {}
+    for name, now in _flat(json.loads(json.dumps(fields, default=dataclasses.asdict))).items():
+        bare = name.rpartition(".")[2]
+        # What a version before did not have, it did as the recipe's own defaults do.
+        value = former[name] if name in former else _value(Recipe(), bare) if bare in owners() else None
+        if not _same(bare, value, now):
+            found[name] = (value, now)
+    return found
+
+
+def told(changes: Mapping[str, tuple[Any, Any]]) -> str:
+    """The first three of some changed values, for a sentence: `--epochs was 6 and is now 12`."""
+    parts = [
+        f"--{name.rpartition('.')[2]} was {_told(before)} and is now {_told(now)}"
+        for name, (before, now) in changes.items()
+    ]
+    return ", ".join(parts[:3]) + (f", and {len(parts) - 3} more" if len(parts) > 3 else "")
+
+
+def fingerprint(recipe: Recipe) -> int:
+    """A number below 2**32 of all that decides a training but places, of which machines have their own."""
+    values = {
+        name: _value(recipe, name)
+        for name, part in owners().items()
+        if part != "evaluation" and name not in _PLACES
+    }
+    return zlib.crc32(json.dumps(values).encode())
+
+
+def _grows(recipe: Recipe, epochs: int) -> bool:
+    """Whether a longer training of a recipe begins with just the steps of the shorter one."""
+    training = recipe.training
+    measured_alike = not training.validate_every or epochs % training.validate_every == 0
+    return training.schedule == "steps" and measured_alike
+
+
+def _values_used(folder: Path) -> dict[str, Any]:
+    """The recipe's values that stages were made with, by name, as their markers hold them."""
+    markers = {path.stem: path for path in sorted((folder / STAGES).glob("*.json"))}
+    markers.pop("prepare", None)
+    order = [name for name in _FIRST if name in markers]
+    used: dict[str, Any] = {}
+    for stage in [*order, *(name for name in markers if name not in order)]:
+        path = markers[stage]
+        try:
+            marker = json.loads(path.read_bytes())
+            fields, done = marker["fields"], marker["done"]
+            flat = _flat(fields)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(f"{path} cannot be read ({error}); delete it to run the stage again.") from error
+        if not done and not (folder / CHECKPOINTS / stage).exists():
+            # Begun, and ended before it left anything.
+            continue
+        for name, value in flat.items():
+            part, _, name = name.rpartition(".")
+            if owners().get(name) == part and part != "evaluation":
+                used.setdefault(name, value)
+    return used
+
+
+def _environment(folder: Path) -> dict[str, Any]:
+    """What `environment.json` notes; of older runs the experiment is what their results say."""
+    found: dict[str, Any] = {}
+    for name in ("results.json", ENVIRONMENT):
+        try:
+            values = json.loads((folder / name).read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(values, dict):
+            found |= {
+                key: values[key] for key in ("experiment", "data_dir") if isinstance(values.get(key), str)
+            }
+    return found
+
+
+def _value(recipe: Recipe, name: str) -> Any:
+    part = owners()[name]
+    return getattr(getattr(recipe, part) if part else recipe, name)
+
+
+def _same(name: str, before: Any, now: Any) -> bool:
+    before, now = (list(value) if isinstance(value, tuple) else value for value in (before, now))
+    if before == now:
+        return True
+    is_place = name in _PLACES or name.removeprefix("test_") in _PLACES
+    if not is_place or not (isinstance(before, str) and isinstance(now, str)):
+        return False
+    return os.path.realpath(before) == os.path.realpath(now)
+
+
+def _told(value: Any) -> str:
+    if value is None or value == "":
+        return "none"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "none"
+    return value if isinstance(value, str) else shown(value)
+
+
+def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"model": {"head": "plain"}}` as `{"model.head": "plain"}`."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
