@@ -30,6 +30,7 @@ from san_tf.retrieval.filter_flags import add_filter_flags, as_json, entry_table
 from san_tf.retrieval.gallery import GalleryInfo
 from san_tf.retrieval.names import MARKET, NameReader
 from san_tf.retrieval.opening import open_gallery
+from san_tf.trusted import remember_export, remember_images
 
 if TYPE_CHECKING:
     from san_tf.embedding import bulk
@@ -129,6 +130,9 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
         open_gallery(options.gallery, create=info) as gallery,
         Progress(*columns, console=console, transient=True) as shown,
     ):
+        remember_export(encoder.folder, encoder.fingerprint)
+        if gallery.info.images == folder:
+            remember_images(options.gallery, folder, folder)
         task = shown.add_task("", total=None, note="")
 
         def report(progress: bulk.Progress) -> None:
@@ -155,6 +159,8 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
         ) as gallery,
         console.status("Adding") as shown,
     ):
+        if images is not None and images == gallery.info.images:
+            remember_images(options.gallery, images, images)
         root = gallery.info.images
         for features, entries in rows.batches(reader, None if root is None else Path(root)):
             known = gallery.known([entry.key for entry in entries])
