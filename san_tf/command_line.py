@@ -82,13 +82,48 @@ def import_tensorflow(
 
 
 def run_as_command(action: Callable[[], None]) -> NoReturn:
-    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2."""
+    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2.
+
+    Where the reader of the command's output ends first, as `head` does, it leaves with 141 without a word, as
+    other programs do.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may be of any bytes, and terminals of any encoding.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        action()
+        try:
+            action()
+        finally:
+            _flush_output()
     except UserError as error:
-        print(f"Error: {error}", file=sys.stderr)
+        print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt or 'Stopped; the same command goes on from here.'}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def printable(text: str) -> str:
+    """Return a text without characters that could command a terminal; they are written as Python does."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def _flush_output() -> None:
+    """Write what is still in memory, and say so if it cannot be written."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left must not be tried again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            sys.exit(141)
+        raise UserError(f"The output cannot be written ({error.strerror}); write it elsewhere.") from error

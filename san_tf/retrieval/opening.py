@@ -6,11 +6,14 @@ import os
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from san_tf.errors import UserError
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
 from san_tf.trusted import known_export, known_images, remember_images
+
+if TYPE_CHECKING:
+    from san_tf.retrieval.embedded import Checked, EmbeddedGallery
 
 _SERVERS = ("http://", "https://", "tcp://")
 _FILE = "milvus:"
@@ -50,7 +53,9 @@ def open_gallery(
     return gallery
 
 
-def _open_embedded(path: Path, create: GalleryInfo | None, read_only: bool) -> Gallery:
+def _open_embedded(
+    path: Path, create: GalleryInfo | None, read_only: bool, mend: bool = False
+) -> EmbeddedGallery:
     from san_tf.retrieval.embedded import STORE, EmbeddedGallery
 
     if not path.exists():
@@ -59,7 +64,25 @@ def _open_embedded(path: Path, create: GalleryInfo | None, read_only: bool) -> G
         EmbeddedGallery.create(path, create)
     elif not (path / STORE).is_file():
         raise UserError(f"{path} is no gallery, but something else; name another folder.")
-    return EmbeddedGallery(path, read_only)
+    return EmbeddedGallery(path, read_only, mend)
+
+
+def check_gallery(uri: str | os.PathLike[str], drop: bool = False) -> Checked:
+    """Hold all of a gallery on this machine against its digests; see `EmbeddedGallery.check`.
+
+    Args:
+        uri: its path.
+        drop: delete entries that are damaged.
+
+    Raises:
+        UserError: there is no such gallery, it is one in Milvus, or it cannot be mended.
+    """
+    text = os.fspath(uri)
+    if text.startswith((*_SERVERS, _FILE)):
+        raise UserError(f"Milvus itself looks after its files; {text} cannot be checked from here.")
+    gallery = _open_embedded(Path(text), None, read_only=False, mend=True)
+    with gallery:
+        return gallery.check(drop)
 
 
 class Searchable(NamedTuple):
@@ -84,8 +107,8 @@ def open_to_search(
     A gallery may come from a stranger, and it names an export and a folder of photographs. An export is a
     program, and a folder may be the whole disk. The export is therefore used only if the caller names it, or
     if this user has named one of the same fingerprint before (`san_tf.trusted`); then that one is used, if it
-    has not changed. The folder is used only if the caller names it or has named it for this gallery before, or
-    if it lies in the gallery or beside it.
+    has not changed. The folder is used only if the caller names it or has named it for this gallery before,
+    or if it lies in the gallery or beside it.
 
     Args:
         uri: of the gallery, see `open_gallery`.

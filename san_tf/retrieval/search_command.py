@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from san_tf.command_line import Parser, import_tensorflow, run_as_command
+from san_tf.command_line import Parser, import_tensorflow, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Hit
-from san_tf.retrieval.filter_flags import add_filter_flags, as_json, entry_table, filter_of
+from san_tf.retrieval.filter_flags import (
+    add_filter_flags,
+    as_json,
+    entry_table,
+    filter_of,
+    print_table,
+    whole_number,
+)
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
 from san_tf.retrieval.names import MARKET, NameReader
 from san_tf.retrieval.opening import open_to_search
@@ -40,16 +47,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="FOLDER",
         help="the folder of the gallery's photographs, for --figure, if it has moved or comes from elsewhere",
     )
-    parser.add_argument("--top", type=int, metavar="N", default=20, help="entries a query")
+    parser.add_argument("--top", type=whole_number(1, 2**31), metavar="N", default=20, help="entries a query")
     parser.add_argument(
-        "--rerank", type=int, metavar="N", default=0, help="re-rank the first N by their neighbours, as 100"
+        "--rerank",
+        type=whole_number(0, 2**31),
+        metavar="N",
+        default=0,
+        help="re-rank the first N by their neighbours, as 100",
     )
     add_filter_flags(parser)
     parser.add_argument("--figure", metavar="FILE", help="draw the ranked lists, .png or .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options: argparse.Namespace = parser.parse_args(argv)
-    if options.top < 1:
-        raise UserError(f"--top is {options.top}; give a number from 1.")
     if options.rerank and options.rerank < options.top:
         raise UserError(f"--rerank is {options.rerank}; give a number from --top ({options.top}) on.")
     if options.figure and Path(options.figure).suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -113,9 +122,9 @@ def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]]) -> None:
     console = Console()
     for path, hits in zip(options.query, found, strict=True):
         reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
-        console.print(f"{path}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
+        console.print(f"{printable(path)}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
         if hits:
-            console.print(entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
+            print_table(console, entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
 
 
 def _answer(path: str, hits: Sequence[Hit]) -> dict[str, Any]:

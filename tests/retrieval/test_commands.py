@@ -228,7 +228,19 @@ def test_listing_and_deleting(people, tmp_path, capsys):
     assert [(entry["pid"], entry["tags"]) for entry in listed] == [(1, ["old"]), (2, ["old"])]
     assert _run("gallery", "delete", tmp_path / "g", "--cameras", "2") == 0
     assert "4 deleted, 8 entries now" in capsys.readouterr().out
-    assert _run("gallery", "delete", tmp_path / "g", "--keys", "0000_c1s1_000001_00.jpg", "nobody") == 0
+    for flags, told in {
+        ("--keys", "0000_c1s1_000001_00.jpg", "nobody"): "holds no entry nobody, so nothing was deleted",
+        (
+            "--keys",
+            "nobody",
+            b"\xff".decode(errors="surrogateescape"),
+        ): "no entry nobody and 1 more, so",
+        ("--tags", "odl"): "No entry of",
+        ("--cameras", "7"): "passes these filters, so nothing was deleted",
+    }.items():
+        assert _run("gallery", "delete", tmp_path / "g", *flags) == 2
+        assert told in capsys.readouterr().err
+    assert _run("gallery", "delete", tmp_path / "g", "--keys", "0000_c1s1_000001_00.jpg") == 0
     assert "1 deleted, 7 entries now" in capsys.readouterr().out
     assert _run("gallery", "info", tmp_path / "g", "--json") == 0
     info = json.loads(capsys.readouterr().out)
@@ -259,9 +271,25 @@ def test_listing_and_deleting(people, tmp_path, capsys):
         (["gallery", "export", "g", "--out", "x.csv"], "There is no gallery g"),
         (["gallery", "remove", "g"], "invalid choice: 'remove'"),
         (["search", "--gallery", "nowhere", "--query", "a file.txt"], "There is no gallery nowhere"),
-        (["search", "--gallery", "g", "--query", "q", "--top", "0"], "--top is 0"),
+        (
+            ["search", "--gallery", "g", "--query", "q", "--top", "0"],
+            "--top: '0' is not a whole number from 1",
+        ),
         (["search", "--gallery", "g", "--query", "q", "--rerank", "5"], "--rerank is 5; give a number from"),
         (["search", "--gallery", "g", "--query", "q", "--figure", "x.doc"], "is no name of a figure"),
+        (["search", "--gallery", "g", "--query", "q", "--top", "9" * 5000], "is not a whole number from 1"),
+        (["gallery", "list", "g", "--cameras", "9" * 25], "--cameras: '9999999999999999999999999' is not a"),
+        (
+            ["gallery", "list", "g", "--start", "-1"],
+            "--start: '-1' is not a whole number",
+        ),
+        (["gallery", "list", "g", "--limit", "1e400"], "--limit: '1e400' is not a whole number"),
+        (["gallery", "list", "g", "--since", "1e400"], "'1e400' is no time"),
+        (["gallery", "list", "\udcff"], "There is no gallery \\udcff"),
+        (["gallery", "list", "g", "--since", "\udcff"], "'\\udcff' is no time"),
+        (["gallery", "add", "g", "--features", "x", "--tags", "\udcff"], "The tag '\\udcff' is not a word"),
+        (["gallery", "check", "nowhere"], "There is no gallery nowhere"),
+        (["gallery", "check", "milvus:x.db"], "Milvus itself looks after its files"),
         (["search", "--galery", "g"], "arguments are required|no flag"),
     ],
 )
