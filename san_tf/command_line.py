@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
+import select
 import sys
 import tempfile
 from collections.abc import Callable
@@ -94,6 +96,13 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
     try:
         try:
             action()
+        except OSError as error:
+            _tell_output(error)
+            raise
+        except SystemExit as left:
+            if isinstance(left.__context__, BrokenPipeError):  # rich leaves with 1
+                sys.exit(141)
+            raise
         finally:
             _flush_output()
     except UserError as error:
@@ -122,8 +131,30 @@ def _flush_output() -> None:
     try:
         sys.stdout.flush()
     except OSError as error:
-        # What is left must not be tried again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if isinstance(error, BrokenPipeError):
-            sys.exit(141)
-        raise UserError(f"The output cannot be written ({error.strerror}); write it elsewhere.") from error
+        _tell_output(error)
+        raise
+
+
+def _tell_output(error: OSError) -> None:
+    """Leave, or raise a sentence, if `error` is of the standard output; its reader may have ended."""
+    if isinstance(error, BrokenPipeError) and _has_no_reader():
+        _forget_output()
+        sys.exit(141)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        _forget_output()
+        raise UserError(f"The output cannot be written ({error.strerror}); free some space.") from error
+
+
+def _has_no_reader() -> bool:
+    """Whether the standard output is a pipe whose other end is closed; a connection may break as well."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    try:
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except OSError:
+        return False
+
+
+def _forget_output() -> None:
+    """Drop what was not written: Python would try it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

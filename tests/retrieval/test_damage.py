@@ -174,7 +174,7 @@ def test_check_names_what_is_damaged_and_lets_it_be_added_again(copy, sound):
     assert found.damaged == ["k02", "k30", "k40"] and found.made == []
     found = check_gallery(copy, drop=True)
     assert found.entries == NUMBER + 4 and found.made == ["SQLite's indexes"]
-    again = [n for n in (2, 30, 40)]
+    again = [2, 30, 40]
     with open_gallery(copy) as gallery:
         gallery.add(
             _rows()[again],
@@ -188,7 +188,7 @@ def test_check_mends_what_is_noted_of_the_index_but_not_of_the_encoder(copy, sou
     assert check_gallery(copy).damaged == []
     assert _answers(copy) == _answers(sound)
     _change(copy, "UPDATE state SET info = replace(info, 'ab', 'ac')")
-    with pytest.raises(UserError, match="notes of its encoder has changed on the disk; take a backup"):
+    with pytest.raises(UserError, match=r"notes of its encoder .* has changed on the disk; take a"):
         check_gallery(copy)
 
 
@@ -260,7 +260,7 @@ def test_check_gives_digests_to_the_former_format(copy, sound):
             "its tables are none",
         ),
         (["CREATE TABLE more (x)"], "its tables are none of"),
-        (["ALTER TABLE entries ADD COLUMN more AS (randomblob(9))"], "its tables are none of"),
+        (["ALTER TABLE entries ADD COLUMN more AS (length(key))"], "its tables are none of"),
         (["UPDATE state SET info = '{}'"], "notes of itself is impossible"),
         (["UPDATE state SET info = '[]'"], "notes of itself is impossible"),
         (["UPDATE state SET info = 'x'"], "notes of itself is impossible"),
@@ -269,13 +269,13 @@ def test_check_gives_digests_to_the_former_format(copy, sound):
         (['UPDATE state SET info = \'{"size": 24, "images": 7}\''], "notes of itself is impossible"),
         (['UPDATE state SET info = \'{"size": 24, "images": "a\\u0000"}\''], "notes of itself is impossible"),
         (['UPDATE state SET info = \'{"size": 24, "run": "me"}\''], "notes of itself is impossible"),
-        (["UPDATE state SET info = '{\"size\": 25}'"], "embedding of .* has changed"),
+        (["UPDATE state SET info = '{\"size\": 25}'"], "holds embeddings of 25 numbers"),
         (["UPDATE state SET info = zeroblob(30000000)"], "too big|is missing"),
         (["UPDATE state SET info = NULL"], "notes of itself is missing"),
         (["UPDATE state SET last_id = 9e18"], "index is impossible"),
         (["UPDATE state SET last_id = 'many'"], "index is impossible"),
         (["UPDATE state SET format = 'x'"], "has format x"),
-        (["UPDATE vectors SET embedding = zeroblob(900000000) WHERE id = 93"], "has changed"),
+        (["UPDATE vectors SET embedding = zeroblob(30000000) WHERE id = 93"], "has changed"),
         (
             ["UPDATE vectors SET embedding = NULL WHERE 0", "UPDATE vectors SET embedding = 'text'"],
             "has changed",
@@ -290,9 +290,7 @@ def test_check_gives_digests_to_the_former_format(copy, sound):
         (["UPDATE entries SET key = CAST(x'ff' || id AS TEXT)"], "none of this package|damaged"),
     ],
 )
-def test_a_strangers_database(copy, monkeypatch, statements, told):
-    if any("zeroblob(9" in str(statement) for statement in statements):
-        pytest.importorskip("resource").getrlimit(0)
+def test_a_strangers_database(copy, statements, told):
     _make_former(copy)  # without digests, which a stranger makes anew
     _change(copy, *statements)
     with pytest.raises(UserError, match=told):
@@ -500,10 +498,10 @@ def test_a_gallery_whose_writer_was_killed_in_a_folder_that_cannot_be_written(co
     (copy / "gallery.sqlite-wal").write_bytes(b"not taken over")
     real: Callable[..., Any] = sqlite3.connect
 
-    def unwritable_folder(uri, **options):
-        if "immutable" not in uri:
+    def unwritable_folder(place, **options):
+        if "immutable" not in place:
             raise sqlite3.OperationalError("unable to open database file")
-        return real(uri, **options)
+        return real(place, **options)
 
     monkeypatch.setattr(sqlite_store.sqlite3, "connect", unwritable_folder)
     with pytest.raises(UserError, match="whoever wrote it last did not close it"):
