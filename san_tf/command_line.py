@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import re
+import select
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -116,9 +118,27 @@ def import_tensorflow(
 
 
 def run_as_command(action: Callable[[], None]) -> NoReturn:
-    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2."""
+    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2.
+
+    Where the reader of the command's output ends first, as `head` does, it leaves with 141 without a word, as
+    other programs do.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may be of any bytes, and terminals of any encoding.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        action()
+        try:
+            action()
+        except OSError as error:
+            _tell_output(error)
+            raise
+        except SystemExit as left:
+            if isinstance(left.__context__, BrokenPipeError):  # rich leaves with 1
+                sys.exit(141)
+            raise
+        finally:
+            _flush_output()
     except UserError as error:
         print(f"Error: {printable(str(error))}", file=sys.stderr)
         sys.exit(2)
@@ -127,3 +147,39 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
         print(f"\n{printable(told)}", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _flush_output() -> None:
+    """Write what is still in memory, and say so if it cannot be written."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _tell_output(error)
+        raise
+
+
+def _tell_output(error: OSError) -> None:
+    """Leave, or raise a sentence, if `error` is of the standard output; its reader may have ended."""
+    if isinstance(error, BrokenPipeError) and _has_no_reader():
+        _forget_output()
+        sys.exit(141)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT) and error.filename is None:
+        _forget_output()
+        raise UserError(f"The output cannot be written ({error.strerror}); free some space.") from error
+
+
+def _has_no_reader() -> bool:
+    """Whether the standard output is a pipe whose other end is closed; a connection may break as well."""
+    poll = select.poll()
+    poll.register(1, select.POLLOUT)
+    try:
+        return any(event & select.POLLERR for _, event in poll.poll(0))
+    except OSError:
+        return False
+
+
+def _forget_output() -> None:
+    """Drop what was not written: Python would try it again when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -79,10 +79,12 @@ def _run(options: argparse.Namespace) -> None:
     import_tensorflow()
     from san_tf.embedding.exported_encoder import ExportedEncoder
     from san_tf.embedding.feature_table import FeatureTable
+    from san_tf.trusted import remember_export
 
     console, began = Console(), time.monotonic()
     what = "tracks" if options.tracks else "photographs"
     encoder = ExportedEncoder(options.model)
+    remember_export(encoder.folder, encoder.fingerprint)
     notes: dict[str, Any] = {"model": str(encoder.folder.resolve()), "fingerprint": encoder.fingerprint}
     notes["encoder"] = encoder.metadata
     if options.tracks:

@@ -14,11 +14,13 @@ from san_tf.embedding.photographs import is_decodable
 from san_tf.errors import UserError
 from san_tf.serving.export import read_metadata
 from san_tf.serving.fingerprint import fingerprint
-from san_tf.serving.servable import check_version, find_versions
+from san_tf.serving.servable import check_export, find_versions
 
 
 class ExportedEncoder:
     """A version of an export.
+
+    An export is a program that TensorFlow runs with the rights of this process: load only those you trust.
 
     Args:
         model: `saved_models/market/1`, or `saved_models/market` for its newest version.
@@ -44,8 +46,7 @@ class ExportedEncoder:
             folder = folder / str(find_versions(folder)[-1])
         self.folder = folder
         self.metadata = read_metadata(folder)
-        if folder.name.isdecimal():
-            check_version(folder.parent, int(folder.name))
+        check_export(folder)
         try:
             # Kept: its variables go with it.
             self._loaded = tf.saved_model.load(str(folder))

@@ -34,7 +34,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--gallery", metavar="DB", help="a gallery's path or address; see san-tf gallery --help"
     )
     parser.add_argument(
-        "--model", metavar="EXPORT", help="the gallery's encoder, if it has moved since the gallery was made"
+        "--model",
+        metavar="EXPORT",
+        help="the gallery's encoder, if it has moved or is new here; it is a program, so it must be trusted",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="the folder of the gallery's photographs, if it has moved or comes from elsewhere",
     )
     parser.add_argument("--demo", action="store_true", help="render a gallery to try the page with")
     parser.add_argument("--host", metavar="ADDRESS", help="listen to other machines too; there is no login")
@@ -87,15 +94,12 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
     with contextlib.ExitStack() as stack:
         model, name = options.model, options.gallery
         if not options.demo:
-            from san_tf.retrieval.opening import open_gallery
+            from san_tf.retrieval.opening import open_to_search
 
-            gallery = stack.enter_context(open_gallery(name, read_only=True))
-            model = model or gallery.info.model
-            if not model or not Path(model).is_dir():
-                known = f" ({model})" if model else ""
-                raise UserError(
-                    f"The encoder of the gallery {name}{known} is not there; name it with --model."
-                )
+            opened = open_to_search(name, model, options.images)
+            gallery, model = stack.enter_context(opened.gallery), opened.model
+            if opened.withheld:
+                print(f"Note: {opened.withheld}", file=sys.stderr, flush=True)
         import_tensorflow()
         from san_tf.page.network import ExportedNetwork
         from san_tf.page.service import PageService
@@ -109,6 +113,10 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
             name = "rendered people"
             print(f"Crops to drop on the page: {folder / 'to_drop'}", flush=True)
         service = PageService(gallery, network, Path(name).name or name)
+        if options.model and not options.demo:
+            from san_tf.trusted import remember_export
+
+            remember_export(network.encoder.folder, network.fingerprint)
         service.warm_up()
         yield service
 

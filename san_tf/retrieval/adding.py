@@ -13,6 +13,7 @@ from san_tf.embedding.bulk import Encoder, Progress, embed_photographs
 from san_tf.embedding.feature_table import Embedded
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
+from san_tf.retrieval.checks import checked_entry
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.gallery import Gallery
 from san_tf.retrieval.names import NameReader
@@ -75,15 +76,21 @@ class _Table:
         """Yield those that are not in the gallery."""
         source = iter(photographs)
         while some := list(itertools.islice(source, _AT_ONCE)):
-            entries = [self._entry(photograph.name, photograph.columns) for photograph in some]
-            known = self._gallery.known([entry.key for entry in entries if entry.key.isprintable()])
-            for photograph, entry in zip(some, entries, strict=True):
-                if entry.key in known:
+            keys = [self._key(photograph.name) for photograph in some]
+            known = self._gallery.known(keys)
+            for photograph, key in zip(some, keys, strict=True):
+                if key in known:
                     self.passed_over += 1
-                elif entry.key.isprintable():
-                    yield photograph
-                else:
+                elif not key.isprintable():
                     self.odd[ascii(photograph.name)] = "has a name that cannot be printed"
+                else:
+                    # One absurd number in a name is no reason to stop.
+                    try:
+                        checked_entry(self._entry(photograph.name, photograph.columns))
+                    except UserError as error:
+                        self.odd[photograph.name] = f"cannot be kept: {error}"
+                    else:
+                        yield photograph
 
     def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
         return None
@@ -99,14 +106,17 @@ class _Table:
         self._gallery.optimize()
         return len(self._gallery)
 
-    def _entry(self, name: str, columns: Mapping[str, str]) -> Entry:
+    def _key(self, name: str) -> str:
         root, path = Path(self._gallery.info.images or "."), Path(os.path.abspath(name))
         if not path.is_relative_to(root):
             raise UserError(
                 f"{name} does not lie in the folder of this gallery's images, {root}; make another gallery."
             )
-        key = path.relative_to(root).as_posix()
-        return self._reader.entry(key, key if path.is_file() else "", columns)
+        return path.relative_to(root).as_posix()
+
+    def _entry(self, name: str, columns: Mapping[str, str]) -> Entry:
+        key = self._key(name)
+        return self._reader.entry(key, key if os.path.isfile(name) else "", columns)
 
 
 def folder_of(places: Sequence[str | os.PathLike[str]]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.entries import Entry, Filter
 
 # Keys and images are paths as a rule; no file system has longer ones.
 MAX_TEXT = 4096
@@ -66,10 +66,33 @@ def checked_entries(gallery: str, entries: Sequence[Entry], number: int) -> list
             f"There are {number} embeddings and {len(entries)} entries for the gallery {gallery}; give one "
             "entry an embedding."
         )
-    return [_checked(entry) for entry in entries]
+    return [checked_entry(entry) for entry in entries]
 
 
-def _checked(entry: Entry) -> Entry:
+def checked_filter(where: Filter) -> Filter:
+    """Return a filter whose values can be compared with those of entries.
+
+    Raises:
+        UserError: a camera that there cannot be, a time that is not finite, or a tag that is none.
+    """
+    for camera in (*where.cameras, *where.excluded_cameras):
+        if not -1 <= camera < _LARGEST_ID:
+            raise UserError(f"There is no camera {_short(camera)}; they count from 0, -1 is unknown.")
+    for time in (where.since, where.until):
+        if time is not None and not math.isfinite(time):
+            raise UserError(f"The time {time} cannot be looked for; give seconds since 1970.")
+    for tag in where.tags:
+        if not tag.isprintable():
+            raise UserError(f"There is no tag {tag[:60]!a}: tags are printable words.")
+    return where
+
+
+def checked_entry(entry: Entry) -> Entry:
+    """Return an entry as plain Python values, with tags sorted and each once.
+
+    Raises:
+        UserError: it cannot be kept.
+    """
     if not entry.key:
         raise UserError("An entry of a gallery has no key; name it, for example by its file.")
     for text in (entry.key, entry.image, *entry.tags):
@@ -82,11 +105,13 @@ def _checked(entry: Entry) -> Entry:
     if len(entry.tags) > MAX_TAGS or not all(tag.split() == [tag] for tag in entry.tags):
         raise UserError(f"{entry.key} has more than {MAX_TAGS} tags, or one that is not a word; change them.")
     if not -1 <= entry.camera < _LARGEST_ID:
-        raise UserError(f"The camera of {entry.key} is {entry.camera}; they count from 0, -1 is unknown.")
+        raise UserError(
+            f"The camera of {entry.key} is {_short(entry.camera)}; they count from 0, -1 is unknown."
+        )
     if entry.time is not None and not math.isfinite(entry.time):
         raise UserError(f"The time of {entry.key} is {entry.time}; give seconds since 1970, or None.")
     if entry.pid is not None and not -1 <= entry.pid < _LARGEST_ID:
-        raise UserError(f"The identity of {entry.key} is {entry.pid}; they count from 0, -1 is junk.")
+        raise UserError(f"The identity of {entry.key} is {_short(entry.pid)}; they count from 0, -1 is junk.")
     return Entry(
         str(entry.key),
         str(entry.image),
@@ -95,3 +120,8 @@ def _checked(entry: Entry) -> Entry:
         None if entry.pid is None else int(entry.pid),
         tuple(sorted(set(entry.tags))),
     )
+
+
+def _short(number: int) -> str:
+    """A number of any size for a sentence."""
+    return str(number) if abs(number) < 10**20 else f"a number above {10**20:.0e}"

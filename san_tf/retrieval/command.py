@@ -2,10 +2,11 @@
 
     san-tf gallery add DB --images FOLDER --model saved_models/market/1
     san-tf gallery add DB --features features.parquet [--images FOLDER]
-    san-tf gallery info|list|delete|export DB
+    san-tf gallery info|list|delete|export|check DB
 
 DB is a folder that is made, `milvus:FILE.db` for Milvus in a file, or `http://host:19530` for a Milvus
 server (its token in the environment variable MILVUS_TOKEN). `san-tf gallery add --help` and so on tell more.
+A gallery answers with what is in it: take one only from people whose answers you would take.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import csv
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,21 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import Parser, import_tensorflow, run_as_command
+from san_tf.command_line import Parser, import_tensorflow, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Filter
-from san_tf.retrieval.filter_flags import add_filter_flags, as_json, entry_table, filter_of
-from san_tf.retrieval.gallery import GalleryInfo
+from san_tf.retrieval.filter_flags import (
+    add_filter_flags,
+    as_json,
+    entry_table,
+    filter_of,
+    print_table,
+    whole_number,
+)
+from san_tf.retrieval.gallery import Gallery, GalleryInfo
 from san_tf.retrieval.names import MARKET, NameReader
-from san_tf.retrieval.opening import open_gallery
+from san_tf.retrieval.opening import check_gallery, open_gallery
+from san_tf.trusted import remember_export, remember_images
 
 if TYPE_CHECKING:
     from san_tf.embedding import bulk
@@ -59,6 +68,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "list": (_list, "entries, by their keys"),
         "delete": (_delete, "entries, by key or filter"),
         "export": (_export, "entries and embeddings into a Parquet file, as `san-tf evaluate` reads it"),
+        "check": (_check, "hold everything against its digests, and make anew what can be"),
     }
     parsers = {}
     for name, (action, told) in actions.items():
@@ -70,12 +80,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     _add_flags(parsers["add"])
     for name in ("list", "delete", "export"):
         add_filter_flags(parsers[name])
-    parsers["list"].add_argument("--start", type=int, metavar="N", default=0, help="entries to pass over")
-    parsers["list"].add_argument("--limit", type=int, metavar="N", default=50, help="entries at most")
+    parsers["list"].add_argument(
+        "--start", type=whole_number(0, 2**62), metavar="N", default=0, help="entries to pass over"
+    )
+    parsers["list"].add_argument(
+        "--limit", type=whole_number(1, 2**62), metavar="N", default=50, help="entries at most"
+    )
     for name in ("list", "info"):
         parsers[name].add_argument("--json", action="store_true", help="print JSON")
     parsers["delete"].add_argument("--keys", nargs="+", metavar="KEY", default=[], help="these entries")
     parsers["delete"].add_argument("--all", action="store_true", help="every entry")
+    parsers["check"].add_argument(
+        "--drop", action="store_true", help="delete the entries that are damaged, to add them again"
+    )
     parsers["export"].add_argument("--out", metavar="FILE", required=True, help="the file, .parquet")
     parsers["export"].add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     options: argparse.Namespace = parser.parse_args(argv)
@@ -93,13 +110,13 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
         help="finds the groups `camera`, `pid` and `time` in a file's name; Market-1501's unless given",
     )
     parser.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="of all that is added")
-    parser.add_argument("--batch", type=int, metavar="N", default=32, help="pictures embedded at once")
+    parser.add_argument(
+        "--batch", type=whole_number(1, 2**16), metavar="N", default=32, help="pictures embedded at once"
+    )
 
 
 def _add(options: argparse.Namespace) -> None:
     reader = NameReader(options.camera_pattern, tuple(options.tags))
-    if options.batch < 1:
-        raise UserError(f"--batch is {options.batch}; give a number from 1.")
     if options.features:
         if options.model:
             raise UserError("--model goes with --images; the table says which encoder its features are of.")
@@ -129,6 +146,9 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
         open_gallery(options.gallery, create=info) as gallery,
         Progress(*columns, console=console, transient=True) as shown,
     ):
+        remember_export(encoder.folder, encoder.fingerprint)
+        if gallery.info.images == folder:
+            remember_images(options.gallery, folder, folder)
         task = shown.add_task("", total=None, note="")
 
         def report(progress: bulk.Progress) -> None:
@@ -145,6 +165,7 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
     from san_tf.retrieval.feature_rows import FeatureRows
 
     console, began, added, passed = Console(), time.monotonic(), 0, 0
+    left_out: dict[str, str] = {}
     rows = FeatureRows(options.features)
     if options.images and not (len(options.images) == 1 and Path(options.images[0]).is_dir()):
         raise UserError("With --features, --images names the one folder that the photographs are in.")
@@ -155,15 +176,18 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
         ) as gallery,
         console.status("Adding") as shown,
     ):
+        if images is not None and images == gallery.info.images:
+            remember_images(options.gallery, images, images)
         root = gallery.info.images
-        for features, entries in rows.batches(reader, None if root is None else Path(root)):
-            known = gallery.known([entry.key for entry in entries])
-            new = [number for number, entry in enumerate(entries) if entry.key not in known]
+        for features, entries in rows.batches(reader, None if root is None else Path(root), left_out):
+            known = gallery.known([entry.key for entry in entries.values()])
+            new = [number for number, entry in entries.items() if entry.key not in known]
             gallery.add(features[new], [entries[number] for number in new])
             added, passed = added + len(new), passed + len(entries) - len(new)
             shown.update(f"Adding {added + passed:,} of {len(rows):,}")
         gallery.optimize()
         total = len(gallery)
+    _tell_left_out(options.gallery, console, left_out)
     _tell_added(options, console, added, passed, total, began)
 
 
@@ -189,15 +213,17 @@ def _tell_left_out(gallery: str, console: Console, left_out: Mapping[str, str]) 
         console.print(f"{len(left_out):,} photographs could not be used.")
         return
     listed = Path(f"{gallery.removeprefix('milvus:')}.left_out.csv")
-    with atomic_file(listed) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["path", "problem"])
-        table.writerows(left_out.items())
+    _write_table(listed, [("path", "problem"), *left_out.items()])
     console.print(
         f"{len(left_out):,} photographs could not be used; {listed} says which and why.",
         markup=False,
         soft_wrap=True,
     )
+
+
+def _write_table(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([printable(cell) for cell in row] for row in rows)
 
 
 def _info(options: argparse.Namespace) -> None:
@@ -217,12 +243,10 @@ def _info(options: argparse.Namespace) -> None:
         return
     for name, value in facts.items():
         shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{name.replace('_', ' '):15}{'' if shown is None else shown}")
+        print(f"{name.replace('_', ' '):15}{'' if shown is None else printable(str(shown))}")
 
 
 def _list(options: argparse.Namespace) -> None:
-    if options.start < 0 or options.limit < 1:
-        raise UserError("--start is a number from 0, and --limit one from 1.")
     where = filter_of(options)
     with open_gallery(options.gallery, read_only=True) as gallery:
         entries = gallery.entries(where, options.start, options.limit)
@@ -231,7 +255,7 @@ def _list(options: argparse.Namespace) -> None:
         print(json.dumps([as_json(entry) for entry in entries], indent=2))
         return
     console = Console()
-    console.print(entry_table(entries))
+    print_table(console, entry_table(entries))
     console.print(f"{len(entries):,} of {total:,} entries")
 
 
@@ -241,9 +265,47 @@ def _delete(options: argparse.Namespace) -> None:
     if sum(chosen) != 1:
         raise UserError("Name the entries to delete by --keys, by a filter such as --cameras, or with --all.")
     with open_gallery(options.gallery) as gallery:
+        _refuse_mistyped(gallery, options, where)
         deleted = gallery.delete(options.keys) if options.keys else gallery.delete(where=where)
         left = len(gallery)
     print(f"{options.gallery}: {deleted:,} deleted, {left:,} entries now")
+
+
+def _refuse_mistyped(gallery: Gallery, options: argparse.Namespace, where: Filter) -> None:
+    """Refuse keys and filters that name nothing: whoever mistypes one believes it deleted."""
+    known = gallery.known(options.keys)
+    unknown = [key for key in options.keys if key not in known]
+    if unknown:
+        more = f" and {len(unknown) - 1:,} more" if len(unknown) > 1 else ""
+        raise UserError(
+            f"{options.gallery} holds no entry {unknown[0]}{more}, so nothing was deleted; "
+            "`san-tf gallery list` shows its keys."
+        )
+    if where != Filter() and not gallery.entries(where, limit=1):
+        raise UserError(
+            f"No entry of {options.gallery} passes these filters, so nothing was deleted; "
+            "`san-tf gallery info` shows its cameras and tags."
+        )
+
+
+def _check(options: argparse.Namespace) -> None:
+    console = Console()
+    with console.status("Checking"):
+        found = check_gallery(options.gallery, options.drop)
+    for what in found.made:
+        console.print(f"{what}: made anew")
+    if not found.damaged:
+        print(f"{options.gallery}: {found.entries:,} entries, all as they were written")
+        return
+    listed = Path(f"{options.gallery.rstrip('/')}.damaged.csv")
+    _write_table(listed, [("key",), *((key,) for key in found.damaged)])
+    number = len(found.damaged)
+    if not options.drop:
+        raise UserError(
+            f"{number:,} of {found.entries:,} entries of {options.gallery} are damaged, {listed} says which; "
+            "take a backup, or delete them with --drop and add them again."
+        )
+    print(f"{options.gallery}: {number:,} damaged entries deleted, {listed} says which; add them again")
 
 
 def _export(options: argparse.Namespace) -> None:

@@ -8,9 +8,13 @@ are many of them, it is extended.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import stat
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -32,6 +36,20 @@ _ROWS, _QUERIES = 10_000, 64
 _NOTHING = np.empty(0, np.int64)
 
 
+class Checked(NamedTuple):
+    """What `EmbeddedGallery.check` found.
+
+    Attributes:
+        entries: that are there now.
+        damaged: keys of entries whose bytes had changed.
+        made: what was made anew.
+    """
+
+    entries: int
+    damaged: list[str]
+    made: list[str]
+
+
 class EmbeddedGallery(Gallery):
     """A folder with a gallery.
 
@@ -39,12 +57,19 @@ class EmbeddedGallery(Gallery):
     candidates, more than are asked for, and those are measured exactly. Without FAISS all embeddings are held
     in memory.
 
+    What is answered is held against digests: the index as a whole when it is opened, rows when they are
+    answered or come into memory, and all entries at the first search with a filter. Damaged rows are refused
+    with a sentence; an index that is damaged or missing is done without, more slowly, and made anew when the
+    gallery is written. What is deleted leaves the disk before `delete` returns, for which the index is
+    written anew: seconds, where it has a million entries.
+
     Args:
         folder: of the gallery.
-        read_only: refuse changes.
+        read_only: refuse changes; then the folder may be one that cannot be written.
+        mend: open it to be checked, even if what it notes of its index is damaged.
 
     Raises:
-        UserError: there is no gallery in the folder.
+        UserError: there is no gallery in the folder, or it is damaged.
 
     Example:
         >>> EmbeddedGallery.create("people.gallery", GalleryInfo(512, "market/1"))
@@ -52,9 +77,9 @@ class EmbeddedGallery(Gallery):
         ...     gallery.add(features, entries)
     """
 
-    def __init__(self, folder: str | os.PathLike[str], read_only: bool = False) -> None:
+    def __init__(self, folder: str | os.PathLike[str], read_only: bool = False, mend: bool = False) -> None:
         self._folder = Path(folder)
-        self._store = SqliteStore(self._folder / STORE, read_only)
+        self._store = SqliteStore(self._folder / STORE, read_only, mend)
         super().__init__(str(folder), self._store.info, read_only)
         self._lock = threading.RLock()
         self._state = State(-1, 0, 0, -1)
@@ -63,6 +88,8 @@ class EmbeddedGallery(Gallery):
         self._dead = _NOTHING
         self._tail_ids, self._tail = _NOTHING, np.empty((0, self.info.size), np.float32)
         self._passing: dict[Filter, np.ndarray] = {}
+        self._facts = _Facts()
+        self._counted = False
 
     @staticmethod
     def create(folder: str | os.PathLike[str], info: GalleryInfo) -> None:
@@ -90,10 +117,60 @@ class EmbeddedGallery(Gallery):
                 "some space on the disk."
             ) from error
 
-    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
-        """List entries in the order of their keys; see `Gallery`."""
+    def check(self, drop: bool = False) -> Checked:
+        """Hold everything in the gallery against its digests, and make anew what follows from it.
+
+        The index, SQLite's own indexes and the table of tags are made anew where they are damaged. A gallery
+        of the former format gets its digests, which vouch for what is in it now. What a killed process left
+        is removed.
+
+        Args:
+            drop: delete the entries that are damaged, so that they can be added again.
+
+        Returns:
+            What was found.
+
+        Raises:
+            UserError: SQLite's file is damaged beyond that, or the disk is full.
+        """
+        self._refuse_if_read_only()
+        made: list[str] = []
         with self._lock:
-            return self._store.entries(where, start, limit)
+            damaged = self._store.damaged_rows()
+            if damaged and drop:
+                with self._store.writing():
+                    self._store.remove(list(damaged))
+            if drop or not damaged:
+                self._make_anew(made)
+        if drop or not damaged:
+            self.optimize()
+            self._store.scrub()
+        keys = sorted(key or f"entry number {number}" for number, key in damaged.items())
+        return Checked(len(self), keys, made)
+
+    def _make_anew(self, made: list[str]) -> None:
+        """Make anew what is missing or damaged and follows from the entries; name it in `made`."""
+        former = not self._store.is_sealed
+        if former:
+            with self._writing():
+                pass  # they get their digests
+            self._store.compact()
+            made.append("digests")
+        if self._store.problems():
+            with self._store.writing():
+                self._store.rebuild()
+            made.append("SQLite's indexes")
+            if problems := self._store.problems():
+                raise UserError(
+                    f"The gallery {self.name} is damaged beyond repair ({problems[0]}); take a backup of it, "
+                    "or make another one."
+                )
+        state = self._store.state()
+        if (state.last_id and (former or self._verified_file(state) is None)) or self._store.was_mended:
+            self._forget_index()
+            made.append("index")
+        with file_lock(self._folder / "index.lock", wait=True):
+            self._remove_temporary()
 
     def cameras(self) -> list[int]:
         """Return the numbers of all known cameras, ascending."""
@@ -115,8 +192,16 @@ class EmbeddedGallery(Gallery):
             self._store.close()
             self._index = None
 
+    def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
+        with self._lock:
+            return self._store.entries(where, start, limit)
+
+    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
+        with self._lock:
+            return self._store.entries_of(keys)
+
     def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
-        with self._lock, self._store.writing():
+        with self._lock, self._writing():
             self._store.remove(list(self._store.ids_of(entry.key for entry in entries).values()))
             self._store.insert(rows, entries)
         # The entries are safe; an index that could not be extended only makes searches slower.
@@ -124,16 +209,51 @@ class EmbeddedGallery(Gallery):
             self._reindex(min(max(_FEWEST, self._indexed // 4), _MOST))
 
     def _delete(self, keys: list[str]) -> int:
-        with self._lock, self._store.writing():
+        with self._lock, self._writing():
             ids = list(self._store.ids_of(keys).values())
             self._store.remove(ids)
+        self._purge(ids)
         return len(ids)
 
     def _delete_where(self, where: Filter) -> int:
-        with self._lock, self._store.writing():
-            ids = self._store.passing(where).tolist()
+        with self._lock, self._writing():
+            if where == EVERYTHING:
+                ids = self._store.ids().tolist()
+            else:
+                self._refresh()
+                ids = self._passing_ids(where).tolist()
             self._store.remove(ids)
+        self._purge(ids)
         return len(ids)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Change rows; a gallery of the former format gets its digests first."""
+        with self._store.writing():
+            if not self._store.is_sealed:
+                state = self._store.state()
+                digest = _digest_of(self._file(state.generation)) if state.last_id else None
+                self._store.seal(digest or b"")
+            yield
+
+    def _purge(self, ids: Sequence[int]) -> None:
+        """Let what was deleted leave the disk: the index, and what SQLite wrote ahead."""
+        if not ids:
+            return
+        try:
+            self._reindex(1, wait=True)
+        except (OSError, RuntimeError, UserError):
+            self._forget_index()  # slower searches, until it is made anew
+        with self._lock:
+            state, dead = self._store.state(), self._store.dead()
+            if len(dead) and state.last_id:  # without FAISS it cannot be written anew
+                self._forget_index()
+            self._store.scrub()
+
+    def _forget_index(self) -> None:
+        with self._lock:
+            state = self._store.state()
+            self._announce(State(state.generation + 1, 0, 0, 0), self._store.dead())
 
     def _known(self, keys: list[str]) -> set[str]:
         with self._lock:
@@ -188,7 +308,8 @@ class EmbeddedGallery(Gallery):
         if where not in self._passing:
             while len(self._passing) >= 8:  # the oldest goes
                 del self._passing[next(iter(self._passing))]
-            self._passing[where] = self._store.passing(where)
+            self._facts.read(self._store)
+            self._passing[where] = self._facts.passing(where)
         return self._passing[where]
 
     def _refresh(self) -> None:
@@ -196,11 +317,15 @@ class EmbeddedGallery(Gallery):
         state = self._store.state()
         if state.version == self._state.version:
             return
+        if not self._counted:
+            self._store.check_counts()
+            self._counted = True
         if state.generation != self._state.generation:
             self._open_index(state)
+            self._facts.remove_buried(self._store)
         self._dead = self._store.dead()
         self._passing.clear()
-        self._state = state
+        self._facts.remove(self._dead)
         after = int(self._tail_ids[-1]) if len(self._tail_ids) else self._covered
         ids, rows = [self._tail_ids], [self._tail]
         while True:
@@ -212,34 +337,51 @@ class EmbeddedGallery(Gallery):
             after = int(more[-1])
         if len(ids) > 1:
             self._tail_ids, self._tail = np.concatenate(ids), np.concatenate(rows)
+        self._state = state  # last: what could not be read is tried again
 
     def _open_index(self, state: State) -> None:
         self._index, self._covered = None, 0
         self._tail_ids, self._tail = _NOTHING, np.empty((0, self.info.size), np.float32)
-        if state.generation and faiss():
+        if state.last_id and faiss():
             # Missing or broken, it is done without; another process may just have replaced it, too.
-            with contextlib.suppress(RuntimeError):
-                self._index, self._covered = VectorIndex.open(self._file(state.generation)), state.last_id
+            self._index = self._verified_index(state)
+            self._covered = 0 if self._index is None else state.last_id
+
+    def _verified_file(self, state: State) -> Path | None:
+        """The index's file; None if it is missing or its bytes have changed."""
+        path = self._file(state.generation)
+        digest = _digest_of(path)
+        return path if digest is not None and digest == (state.index_digest or digest) else None
+
+    def _verified_index(self, state: State, change: bool = False) -> VectorIndex | None:
+        path = self._verified_file(state)
+        if path is None:
+            return None
+        try:
+            return VectorIndex.open(path, self.info.size, state.last_id, change)
+        except RuntimeError:
+            return None
 
     def _file(self, generation: int) -> Path:
         return self._folder / f"index-{generation}.faiss"
 
-    def _reindex(self, least: int) -> None:
+    def _reindex(self, least: int, wait: bool = False) -> None:
         """Bring rows into the index if there are so many that are not, or that are and are gone."""
         if self._read_only or not faiss():
             return
-        with file_lock(
-            self._folder / "index.lock"
-        ) as mine:  # one process at a time; another will do it later
+        # One process at a time; another will do it later.
+        with file_lock(self._folder / "index.lock", wait) as mine:
             if not mine:
                 return
+            self._remove_temporary()
             with self._lock:
                 state, upto, dead = self._store.state(), self._store.last_id(), self._store.dead()
                 missing, number = self._store.count(state.last_id), self._store.count()
-            if max(missing, len(dead)) < least:
+            broken = state.last_id > 0 and self._verified_file(state) is None
+            if max(missing, len(dead)) < least and not broken:
                 return
             if number < _FEWEST:
-                if len(dead):  # so few need no index, but memories of what is gone would pile up
+                if len(dead) or broken:  # so few need no index, but memories of what is gone would pile up
                     self._announce(State(state.generation + 1, 0, 0, 0), dead)
                 return
             index, trained, after = self._extended(state, dead, number), state.trained, state.last_id
@@ -255,32 +397,36 @@ class EmbeddedGallery(Gallery):
             generation = state.generation + 1
             with atomic_file(self._file(generation)) as temporary:
                 index.save(temporary)
-            self._announce(State(generation, upto, trained, 0), dead)
+                digest = _digest_of(temporary) or b""
+            self._announce(State(generation, upto, trained, 0, digest), dead)
 
     def _announce(self, state: State, buried: np.ndarray) -> None:
         """Let everybody use another index, or none, without the dead rows that it does not have."""
         with self._lock:
-            with self._store.writing():
-                self._store.set_index(state.generation, state.last_id, state.trained, buried.tolist())
+            with self._writing():
+                self._store.set_index(state, buried.tolist())
             self._refresh()
         for former in self._folder.glob("index-*.faiss"):
             if former != self._file(state.generation):
                 former.unlink(missing_ok=True)
 
+    def _remove_temporary(self) -> None:
+        """Remove what a process that was killed left of an index; while the lock is held."""
+        for left in self._folder.glob(".index-*.tmp*"):
+            left.unlink(missing_ok=True)
+
     def _extended(self, state: State, dead: np.ndarray, number: int) -> VectorIndex | None:
         """The present index without the rows that are gone; None if it is time for a new one."""
-        if not state.generation or number > _GROWTH * state.trained:
+        if not state.last_id or number > _GROWTH * state.trained:
             return None
-        try:
-            index = VectorIndex.open(self._file(state.generation), change=True)
-        except RuntimeError:
-            return None
-        index.remove(dead)
+        index = self._verified_index(state, change=True)
+        if index is not None:
+            index.remove(dead)
         return index
 
     def _trained(self, number: int) -> VectorIndex:
         with self._lock:
-            ids = self._store.passing(EVERYTHING)
+            ids = self._store.ids()
             chosen = np.random.default_rng(0).choice(ids, min(len(ids), sample_size(number)), replace=False)
             sample = self._store.sample(np.sort(chosen))
         return VectorIndex.train(sample, number)
@@ -289,3 +435,79 @@ class EmbeddedGallery(Gallery):
 def _largest(scores: np.ndarray, count: int) -> np.ndarray:
     """Places of the `count` largest of `(N,)` scores, any order."""
     return np.argpartition(scores, -count)[-count:] if count < len(scores) else np.arange(len(scores))
+
+
+class _Facts:
+    """What filters ask of all entries, read once and held against their digests.
+
+    SQLite's own indexes would answer sooner at first. A byte that changes in them, or in a row that no longer
+    passes, would leave entries out without a word.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._ids, self._cameras, self._times = _NOTHING, _NOTHING, np.empty(0)
+        self._tagged: dict[str, np.ndarray] = {}
+
+    def read(self, store: SqliteStore) -> None:
+        """Read what came since the last time."""
+        ids, cameras, times = [self._ids], [self._cameras], [self._times]
+        tagged: dict[str, list[int]] = {}
+        while rows := store.facts(self._last):
+            ids.append(np.array([row.id for row in rows], np.int64))
+            cameras.append(np.array([row.entry.camera for row in rows], np.int64))
+            known = [np.nan if row.entry.time is None else row.entry.time for row in rows]
+            times.append(np.array(known, np.float64))
+            for row in rows:
+                for tag in row.entry.tags:
+                    tagged.setdefault(tag, []).append(row.id)
+            self._last = rows[-1].id
+        if len(ids) > 1:
+            self._ids, self._cameras = np.concatenate(ids), np.concatenate(cameras)
+            self._times = np.concatenate(times)
+            for tag, more in tagged.items():
+                self._tagged[tag] = np.concatenate([self._tagged.get(tag, _NOTHING), more])
+
+    def remove(self, dead: np.ndarray) -> None:
+        """Forget ids that are gone."""
+        self._keep(~np.isin(self._ids, dead))
+
+    def remove_buried(self, store: SqliteStore) -> None:
+        """Forget ids that are gone and are not known to be any more."""
+        if len(self._ids):
+            self._keep(np.isin(self._ids, store.ids()))
+
+    def _keep(self, kept: np.ndarray) -> None:
+        if not kept.all():
+            self._ids, self._cameras, self._times = self._ids[kept], self._cameras[kept], self._times[kept]
+
+    def passing(self, where: Filter) -> np.ndarray:
+        """Return the ids of the entries that pass, ascending int64."""
+        passes = np.ones(len(self._ids), bool)
+        if where.cameras:
+            passes &= np.isin(self._cameras, where.cameras)
+        if where.excluded_cameras:
+            passes &= ~np.isin(self._cameras, where.excluded_cameras)
+        # Comparisons with a time that is not known, NaN, are false.
+        if where.since is not None:
+            passes &= self._times >= where.since
+        if where.until is not None:
+            passes &= self._times < where.until
+        for tag in where.tags:
+            passes &= np.isin(self._ids, self._tagged.get(tag, _NOTHING))
+        return self._ids[passes]
+
+
+def _digest_of(path: Path) -> bytes | None:
+    """BLAKE2b of a plain file; None where there is none. A gigabyte takes a second."""
+    digest = hashlib.blake2b()
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                return None
+            while block := file.read(2**20):
+                digest.update(block)
+    except OSError:
+        return None
+    return digest.digest()

@@ -32,63 +32,57 @@ class ExactGallery(Gallery):
         super().__init__("in memory", info)
         self._lock = threading.RLock()
         self._rows = np.empty((0, info.size), np.float32)
-        self._entries: list[Entry] = []
+        self._kept: list[Entry] = []
         self._places: dict[str, int] = {}
-
-    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
-        """List entries in the order of their keys; see `Gallery`."""
-        with self._lock:
-            passing = sorted((item for item in self._entries if where.passes(item)), key=lambda e: e.key)
-        return passing[start : None if limit is None else start + limit]
 
     def cameras(self) -> list[int]:
         """Return the numbers of all known cameras, ascending."""
         with self._lock:
-            return sorted({entry.camera for entry in self._entries} - {-1})
+            return sorted({entry.camera for entry in self._kept} - {-1})
 
     def tags(self) -> list[str]:
         """Return all tags, sorted."""
         with self._lock:
-            return sorted({tag for entry in self._entries for tag in entry.tags})
+            return sorted({tag for entry in self._kept for tag in entry.tags})
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._kept)
 
     def close(self) -> None:
         """Forget everything."""
         with self._lock:
-            self._rows, self._entries, self._places = self._rows[:0].copy(), [], {}
+            self._rows, self._kept, self._places = self._rows[:0].copy(), [], {}
 
     def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
         with self._lock:
             fresh = sum(entry.key not in self._places for entry in entries)
-            self._make_room(len(self._entries) + fresh)
+            self._make_room(len(self._kept) + fresh)
             for row, entry in zip(rows, entries, strict=True):
-                place = self._places.setdefault(entry.key, len(self._entries))
-                if place == len(self._entries):
-                    self._entries.append(entry)
-                self._entries[place] = entry
+                place = self._places.setdefault(entry.key, len(self._kept))
+                if place == len(self._kept):
+                    self._kept.append(entry)
+                self._kept[place] = entry
                 self._rows[place] = row
 
     def _make_room(self, number: int) -> None:
         if number > len(self._rows):
             larger = np.empty((max(number, 2 * len(self._rows)), self.info.size), np.float32)
-            larger[: len(self._entries)] = self._rows[: len(self._entries)]
+            larger[: len(self._kept)] = self._rows[: len(self._kept)]
             self._rows = larger
 
     def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> list[list[Candidate]]:
         with self._lock:
-            chosen = np.arange(len(self._entries))
+            chosen = np.arange(len(self._kept))
             if where != EVERYTHING:
-                passing = [number for number, entry in enumerate(self._entries) if where.passes(entry)]
+                passing = [number for number, entry in enumerate(self._kept) if where.passes(entry)]
                 chosen = np.array(passing, np.int64)
-            gallery = self._rows[: len(self._entries)]
+            gallery = self._rows[: len(self._kept)]
             gallery = gallery if len(chosen) == len(gallery) else gallery[chosen]
             found = []
             for start in range(0, len(queries), _QUERIES):
                 for scores in queries[start : start + _QUERIES] @ gallery.T:
                     places = _largest(scores, count)
-                    found.append([Candidate(self._entries[chosen[at]], gallery[at].copy()) for at in places])
+                    found.append([Candidate(self._kept[chosen[at]], gallery[at].copy()) for at in places])
             return found
 
     def _delete(self, keys: list[str]) -> int:
@@ -96,16 +90,25 @@ class ExactGallery(Gallery):
             gone = [key for key in keys if key in self._places]
             for key in gone:
                 # The last entry takes the place of the one that goes.
-                place, last = self._places.pop(key), self._entries.pop()
-                if place < len(self._entries):
-                    self._entries[place] = last
-                    self._rows[place] = self._rows[len(self._entries)]
+                place, last = self._places.pop(key), self._kept.pop()
+                if place < len(self._kept):
+                    self._kept[place] = last
+                    self._rows[place] = self._rows[len(self._kept)]
                     self._places[last.key] = place
             return len(gone)
 
     def _delete_where(self, where: Filter) -> int:
         with self._lock:
-            return self._delete([entry.key for entry in self._entries if where.passes(entry)])
+            return self._delete([entry.key for entry in self._kept if where.passes(entry)])
+
+    def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
+        with self._lock:
+            passing = sorted((item for item in self._kept if where.passes(item)), key=lambda e: e.key)
+        return passing[start : None if limit is None else start + limit]
+
+    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
+        with self._lock:
+            return {key: self._kept[self._places[key]] for key in keys if key in self._places}
 
     def _known(self, keys: list[str]) -> set[str]:
         with self._lock:

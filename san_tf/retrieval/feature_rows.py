@@ -12,6 +12,7 @@ import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
+from san_tf.retrieval.checks import checked_entry
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
 from san_tf.retrieval.names import NameReader
@@ -56,12 +57,15 @@ class FeatureRows:
     def __len__(self) -> int:
         return int(self._file.metadata.num_rows)
 
-    def batches(self, reader: NameReader, images: Path | None) -> Iterator[tuple[np.ndarray, list[Entry]]]:
-        """Yield embeddings and entries, some thousand at a time.
+    def batches(
+        self, reader: NameReader, images: Path | None, left_out: dict[str, str] | None = None
+    ) -> Iterator[tuple[np.ndarray, dict[int, Entry]]]:
+        """Yield embeddings, and entries by their rows, some thousand at a time.
 
         Args:
             reader: tells what columns do not.
             images: folder of the photographs: keys are relative to it, of those that lie there.
+            left_out: gets the paths whose entries cannot be kept, and why; None refuses them.
 
         Raises:
             UserError: the file is damaged or has empty cells.
@@ -74,10 +78,16 @@ class FeatureRows:
                     raise UserError(f"{self._path} has empty cells; write it anew.")
                 features = batch.column("features").flatten().to_numpy(zero_copy_only=False)
                 others = {name: batch.column(name).to_pylist() for name in names if name != "features"}
-                entries = []
+                entries = {}
                 for number, path in enumerate(others.pop("path")):
                     columns = {name: _text(values[number]) for name, values in others.items()}
-                    entries.append(reader.entry(*_key_and_image(path, images), columns))
+                    try:
+                        entry = reader.entry(*_key_and_image(path, images), columns)
+                        entries[number] = checked_entry(entry)
+                    except UserError as error:
+                        if left_out is None:
+                            raise
+                        left_out[path] = str(error)
                 yield features.reshape(len(batch), self.size), entries
         except (OSError, pa.ArrowException) as error:
             raise UserError(f"{self._path} is damaged ({error}); write it anew.") from error

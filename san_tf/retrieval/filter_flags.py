@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 from rich import box
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from san_tf.command_line import printable
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.names import parse_time
@@ -20,15 +23,32 @@ from san_tf.retrieval.names import parse_time
 def add_filter_flags(parser: argparse.ArgumentParser) -> None:
     """Let a command be limited to some entries."""
     group = parser.add_argument_group("which entries count; all conditions hold together")
-    group.add_argument("--cameras", nargs="+", type=int, metavar="N", default=[], help="one of these")
+    camera = whole_number(-1, 2**62)
+    group.add_argument("--cameras", nargs="+", type=camera, metavar="N", default=[], help="one of these")
     group.add_argument(
-        "--excluded_cameras", nargs="+", type=int, metavar="N", default=[], help="none of these"
+        "--excluded_cameras", nargs="+", type=camera, metavar="N", default=[], help="none of these"
     )
     group.add_argument(
         "--since", metavar="TIME", help="2026-01-31, 2026-01-31T08:30, seconds since 1970; UTC"
     )
     group.add_argument("--until", metavar="TIME", help="before this time")
     group.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="all of these")
+
+
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return the type of a flag that is a whole number from `least` to `most`."""
+
+    def read(text: str) -> int:
+        # Python refuses to read thousands of digits, and SQLite and FAISS what needs more than 64 bits.
+        try:
+            number = int(text) if len(text) < 40 else most + 1
+        except ValueError:
+            number = most + 1
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!a} is not a whole number from {least} to {most}")
+        return number
+
+    return read
 
 
 def filter_of(options: argparse.Namespace) -> Filter:
@@ -45,7 +65,7 @@ def filter_of(options: argparse.Namespace) -> Filter:
 
 
 def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None) -> Table:
-    """Return a table to be printed: a row an entry, and with scores a ranked list."""
+    """Return a table for `print_table`: a row an entry, and with scores a ranked list."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for heading in ("", "score") if scores is not None else ():
         table.add_column(heading, justify="right")
@@ -58,8 +78,16 @@ def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None)
         camera, pid = _shown(entry.camera if entry.camera >= 0 else None), _shown(entry.pid)
         cells = (*ranked, entry.key, camera, time_text(entry.time), pid, " ".join(entry.tags))
         # As text: in a plain cell, brackets of a file's name or a tag would be read as a style.
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; into a file or a pipe as wide as it is, so that no key is broken over lines."""
+    if not console.is_terminal:
+        wide = console.options.update(max_width=2**20)
+        console = Console(file=console.file, width=Measurement.get(console, wide, table).maximum)
+    console.print(table)
 
 
 def time_text(time: float | None) -> str:

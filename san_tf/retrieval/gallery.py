@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.retrieval.checks import checked_embeddings, checked_entries
+from san_tf.retrieval.checks import MAX_TEXT, checked_embeddings, checked_entries, checked_filter
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter, Hit
 
 # Candidates beyond those asked for: an engine's rounding may have put one just behind.
 _SPARE = 8
+# Scores that are closer than this may be equal: an engine's arithmetic is coarser than that of the answer.
+_ALIKE = 1e-5
+# Embeddings that are held at once while ties are looked through.
+_AT_ONCE = 2**16
+_LARGEST_SIZE = 2**16
+_IMPOSSIBLE = (
+    "The gallery {} is damaged or none of this package: what it notes of itself is impossible; take a backup "
+    "of it."
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,28 @@ class GalleryInfo:
     model: str = ""
     fingerprint: str = ""
     images: str | None = None
+
+    @classmethod
+    def from_json(cls, gallery: str, text: str) -> GalleryInfo:
+        """Return what a gallery notes of itself, which somebody else may have written.
+
+        Args:
+            gallery: its name, for messages.
+            text: a JSON object with the attributes.
+
+        Raises:
+            UserError: it is damaged, or none of this package.
+        """
+        try:
+            info = cls(**json.loads(text))
+        except (ValueError, TypeError, RecursionError) as error:
+            raise UserError(_IMPOSSIBLE.format(gallery)) from error
+        texts = [info.model, info.fingerprint, "" if info.images is None else info.images]
+        if type(info.size) is not int or not 0 < info.size <= _LARGEST_SIZE:
+            raise UserError(_IMPOSSIBLE.format(gallery))
+        if not all(isinstance(text, str) and len(text) <= MAX_TEXT and "\0" not in text for text in texts):
+            raise UserError(_IMPOSSIBLE.format(gallery))
+        return info
 
     def check_encoder(self, gallery: str, encoder: GalleryInfo) -> None:
         """Refuse another encoder: its embeddings cannot be compared with those in the gallery.
@@ -67,8 +100,11 @@ class Candidate:
 class Gallery(ABC):
     """Embeddings with their entries.
 
-    An engine implements the methods that begin with an underscore, and `entries`, `cameras`, `tags`,
-    `__len__` and `close`; what users give is checked here, once. Methods may be called from several threads.
+    An engine implements the methods that begin with an underscore, and `cameras`, `tags`, `__len__` and
+    `close`; what users give is checked here, once. Methods may be called from several threads.
+
+    A gallery that comes from somebody else has to be trusted for its answers. What it says of this machine,
+    `info.model` and `info.images`, is not to be used as it stands: `opening.open_to_search` decides that.
 
     Args:
         name: of the gallery, for messages: its path or address.
@@ -82,6 +118,9 @@ class Gallery(ABC):
         >>> hits[0].entry.key, hits[0].score
         ('b.jpg', 0.93)
     """
+
+    # Candidates of a query, at most.
+    most_candidates = 2**16
 
     def __init__(self, name: str, info: GalleryInfo, read_only: bool = False) -> None:
         self.name = name
@@ -117,19 +156,62 @@ class Gallery(ABC):
             where: which entries count.
 
         Returns:
-            A list a query, best first; equal scores in the order of their keys. It is shorter than `top`
-            only where fewer entries pass `where`.
+            A list a query, best first; equal scores in the order of their keys, where no more than
+            `most_candidates` are equal. It is shorter than `top` only where fewer entries pass `where`.
 
         Raises:
-            UserError: sizes that do not fit the gallery, values that are not finite or all 0.
+            UserError: sizes that do not fit the gallery, values that are not finite or all 0, a filter that
+                is none; or the gallery is damaged.
         """
         rows = checked_embeddings(self.name, self.info.size, queries)
         if top < 1:
             raise UserError(f"A search finds at least 1 entry, not {top}; ask for more.")
-        if not len(rows):
-            return []
-        found = self._candidates(rows, top + _SPARE, where)
-        return [_ranked(row, candidates, top) for row, candidates in zip(rows, found, strict=True)]
+        checked_filter(where)
+        top = min(top, max(len(self), 1)) if top > self.most_candidates // 4 else top
+        answers: list[list[Hit]] = [[] for _ in rows]
+        left, count = list(range(len(rows))), top + _SPARE
+        most = max(count, self.most_candidates)
+        while left:
+            undecided = []
+            for some in _portions(left, max(1, _AT_ONCE // count)):
+                for number, candidates in zip(some, self._candidates(rows[some], count, where), strict=True):
+                    hits = _ranked(rows[number], candidates)
+                    answers[number] = hits[:top]
+                    # The last that was asked for is as near as the last that was found: there may be others
+                    # as near, whose keys come first.
+                    if len(candidates) >= count and hits[top - 1].score - hits[-1].score <= _ALIKE:
+                        undecided.append(number)
+            if count == most:
+                break
+            left, count = undecided, min(4 * count, most)
+        return answers
+
+    def get(self, keys: Sequence[str]) -> list[Entry]:
+        """Return entries by their keys, in the order of `keys`.
+
+        Raises:
+            UserError: a key is not there; or the gallery is damaged.
+        """
+        found = self._entries_of(_storable(keys))
+        return [found[key] if key in found else self._refuse_key(key) for key in keys]
+
+    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
+        """List entries in the order of their keys.
+
+        Args:
+            where: which entries count.
+            start: how many to pass over.
+            limit: how many at most; None for all.
+
+        Raises:
+            UserError: a filter that is none; or the gallery is damaged.
+        """
+        checked_filter(where)
+        if start < 0 or (limit is not None and limit < 0):
+            raise UserError(
+                f"A list starts at 0 or later and has 0 or more entries, not {start} and {limit}."
+            )
+        return self._entries(where, min(start, 2**62), None if limit is None else min(limit, 2**62))
 
     def delete(self, keys: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """Delete entries by key, or those that pass a filter (`Filter()`: all of them).
@@ -148,8 +230,8 @@ class Gallery(ABC):
         if (keys is None) == (where is None):
             raise UserError("Name the keys to delete, or a filter for them; one of both.")
         if keys is None:
-            return self._delete_where(where or EVERYTHING)
-        return self._delete(list(dict.fromkeys(keys)))
+            return self._delete_where(checked_filter(where or EVERYTHING))
+        return self._delete(_storable(keys))
 
     def embeddings(self, keys: Sequence[str]) -> np.ndarray:
         """Return the embeddings of entries, `(N, D)` float32 of length 1, in the order of `keys`.
@@ -157,12 +239,12 @@ class Gallery(ABC):
         Raises:
             UserError: a key is not there.
         """
-        found = self._embeddings(list(dict.fromkeys(keys)))
-        missing = next((key for key in keys if key not in found), None)
-        if missing is not None:
-            raise UserError(f"{self.name} holds no entry {missing}; `san-tf gallery list` shows its keys.")
-        rows = [found[key] for key in keys]
+        found = self._embeddings(_storable(keys))
+        rows = [found[key] if key in found else self._refuse_key(key) for key in keys]
         return np.stack(rows) if rows else np.empty((0, self.info.size), np.float32)
+
+    def _refuse_key(self, key: str) -> NoReturn:
+        raise UserError(f"{self.name} holds no entry {key}; `san-tf gallery list` shows its keys.")
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
@@ -170,23 +252,13 @@ class Gallery(ABC):
 
     def known(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that are in the gallery."""
-        return self._known(list(dict.fromkeys(keys)))
+        return self._known(_storable(keys))
 
     def optimize(self) -> None:  # noqa: B027  # most engines see to it themselves
         """Make searches as fast as they can be, after much was added.
 
         Raises:
             UserError: the disk is full; the gallery is as it was.
-        """
-
-    @abstractmethod
-    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
-        """List entries in the order of their keys.
-
-        Args:
-            where: which entries count.
-            start: how many to pass over.
-            limit: how many at most; None for all.
         """
 
     @abstractmethod
@@ -226,6 +298,14 @@ class Gallery(ABC):
         """Return the `(D,)` float32 embeddings of those of the different keys that are there."""
 
     @abstractmethod
+    def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
+        """Return entries that pass, in the order of their keys, from `start` on."""
+
+    @abstractmethod
+    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
+        """Return the entries of those of the different keys that are there."""
+
+    @abstractmethod
     def _known(self, keys: list[str]) -> set[str]:
         """Return those of the different keys that are there."""
 
@@ -238,7 +318,16 @@ class Gallery(ABC):
         self.close()
 
 
-def _ranked(query: np.ndarray, candidates: Sequence[Candidate], top: int) -> list[Hit]:
+def _storable(keys: Sequence[str]) -> list[str]:
+    """Different keys, without those that no gallery can have: file names that are not UTF-8."""
+    return [key for key in dict.fromkeys(keys) if not any("\ud800" <= letter <= "\udfff" for letter in key)]
+
+
+def _portions(values: list[int], size: int) -> list[list[int]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]
+
+
+def _ranked(query: np.ndarray, candidates: Sequence[Candidate]) -> list[Hit]:
     """Measure the candidates anew, all alike, so that every engine gives the same scores and order."""
     if not candidates:
         return []
@@ -247,4 +336,4 @@ def _ranked(query: np.ndarray, candidates: Sequence[Candidate], top: int) -> lis
     # of the same embedding have the same score.
     scores = np.einsum("nd,d->n", rows.astype(np.float64), query.astype(np.float64)).astype(np.float32)
     hits = [Hit(candidate.entry, float(score)) for candidate, score in zip(candidates, scores, strict=True)]
-    return sorted(hits, key=lambda hit: (-hit.score, hit.entry.key))[:top]
+    return sorted(hits, key=lambda hit: (-hit.score, hit.entry.key))

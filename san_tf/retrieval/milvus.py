@@ -110,6 +110,8 @@ class MilvusGallery(Gallery):
         read_only: refuse changes.
     """
 
+    most_candidates = _MOST_HITS
+
     def __init__(
         self, client: Any, server: str, collection: str, name: str, info: GalleryInfo, read_only: bool
     ) -> None:
@@ -117,8 +119,8 @@ class MilvusGallery(Gallery):
         self._client, self._server, self._collection = client, server, collection
         self._closed = False
 
-    def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
-        """List entries in the order of their keys; see `Gallery`. Milvus sorts nothing: all are fetched."""
+    def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
+        # Milvus sorts nothing: all are fetched.
         found = sorted((_entry(row) for row in self._every(where, _FIELDS)), key=lambda entry: entry.key)
         return found[start : None if limit is None else start + limit]
 
@@ -177,6 +179,9 @@ class MilvusGallery(Gallery):
     def _delete_where(self, where: Filter) -> int:
         return self._delete([row["key"] for row in self._every(where, ["key"])])
 
+    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
+        return {row["key"]: _entry(row) for row in self._get(keys, _FIELDS)}
+
     def _known(self, keys: list[str]) -> set[str]:
         return {row["key"] for row in self._get(keys, ["key"])}
 
@@ -219,7 +224,7 @@ def _read_info(client: Any, collection: str) -> GalleryInfo | None:
         return None
     client.load_collection(name)  # a server that was started anew, or somebody, may have released it
     rows = client.query(name, filter="number == 0", output_fields=["info"])
-    return GalleryInfo(**json.loads(rows[0]["info"])) if rows else None
+    return GalleryInfo.from_json(collection, str(rows[0]["info"])) if rows else None
 
 
 def _make_info(client: Any, collection: str, info: GalleryInfo) -> None:

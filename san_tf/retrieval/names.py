@@ -52,7 +52,7 @@ class NameReader:
         tags: of every entry, beside its own.
 
     Raises:
-        UserError: it is no regular expression, or has none of these groups.
+        UserError: it is no regular expression, or has none of these groups; or a tag is not a word.
 
     Example:
         >>> NameReader().entry("a/0002_c1s1_000451_03.jpg", "0002_c1s1_000451_03.jpg", {"tags": "door day"})
@@ -67,6 +67,9 @@ class NameReader:
             raise UserError(f"The pattern {pattern!r} is no regular expression: {error}.") from error
         if not _GROUPS & set(self._pattern.groupindex):
             raise UserError(f"The pattern {pattern!r} has no group; write one as (?P<camera>\\d+).")
+        for tag in tags:
+            if not tag.isprintable() or tag.split() != [tag]:
+                raise UserError(f"The tag {tag[:60]!a} is not a word; write others.")
         self._tags = tags
 
     def entry(self, key: str, image: str, columns: Mapping[str, str]) -> Entry:
@@ -100,6 +103,7 @@ def _singular(name: str) -> str:
 
 def _whole(what: str, key: str, value: str) -> int:
     try:
-        return int(value)
+        # Python itself refuses to read some thousands of digits, with another sentence.
+        return int(value) if len(value) < 40 else 10**40
     except ValueError:
-        raise UserError(f"The {what} of {key} is {value!r}; it must be a whole number.") from None
+        raise UserError(f"The {what} of {key} is {value[:40]!r}; it must be a whole number.") from None

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from san_tf.errors import UserError
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.trusted import known_export, known_images, remember_images
+
+if TYPE_CHECKING:
+    from san_tf.retrieval.embedded import Checked, EmbeddedGallery
 
 _SERVERS = ("http://", "https://", "tcp://")
 _FILE = "milvus:"
@@ -46,7 +53,9 @@ def open_gallery(
     return gallery
 
 
-def _open_embedded(path: Path, create: GalleryInfo | None, read_only: bool) -> Gallery:
+def _open_embedded(
+    path: Path, create: GalleryInfo | None, read_only: bool, mend: bool = False
+) -> EmbeddedGallery:
     from san_tf.retrieval.embedded import STORE, EmbeddedGallery
 
     if not path.exists():
@@ -55,4 +64,110 @@ def _open_embedded(path: Path, create: GalleryInfo | None, read_only: bool) -> G
         EmbeddedGallery.create(path, create)
     elif not (path / STORE).is_file():
         raise UserError(f"{path} is no gallery, but something else; name another folder.")
-    return EmbeddedGallery(path, read_only)
+    return EmbeddedGallery(path, read_only, mend)
+
+
+def check_gallery(uri: str | os.PathLike[str], drop: bool = False) -> Checked:
+    """Hold all of a gallery on this machine against its digests; see `EmbeddedGallery.check`.
+
+    Args:
+        uri: its path.
+        drop: delete entries that are damaged.
+
+    Raises:
+        UserError: there is no such gallery, it is one in Milvus, or it cannot be mended.
+    """
+    text = os.fspath(uri)
+    if text.startswith((*_SERVERS, _FILE)):
+        raise UserError(f"Milvus itself looks after its files; {text} cannot be checked from here.")
+    gallery = _open_embedded(Path(text), None, read_only=False, mend=True)
+    with gallery:
+        return gallery.check(drop)
+
+
+class Searchable(NamedTuple):
+    """A gallery to be searched by its encoder.
+
+    Attributes:
+        gallery: read only; `info.images` is a folder that may be shown, or None.
+        model: folder of the encoder's export.
+        withheld: why its photographs are not shown, as a sentence; "" where nothing is withheld.
+    """
+
+    gallery: Gallery
+    model: str
+    withheld: str
+
+
+def open_to_search(
+    uri: str | os.PathLike[str], model: str | None = None, images: str | None = None
+) -> Searchable:
+    """Open a gallery to search it, without trusting what it says of this machine.
+
+    A gallery may come from a stranger, and it names an export and a folder of photographs. An export is a
+    program, and a folder may be the whole disk. The export is therefore used only if the caller names it, or
+    if this user has named one of the same fingerprint before (`san_tf.trusted`); then that one is used, if it
+    has not changed. The folder is used only if the caller names it or has named it for this gallery before,
+    or if it lies in the gallery or beside it.
+
+    Args:
+        uri: of the gallery, see `open_gallery`.
+        model: the export that the user names; None for the one that is known.
+        images: the folder of the photographs that the user names; remembered for this gallery.
+
+    Raises:
+        UserError: there is no such gallery, export or folder, or nobody has named the export here.
+    """
+    name = os.fspath(uri)
+    if images is not None and not os.path.isdir(images):
+        raise UserError(f"--images {images} is not a folder; name the one that the photographs are in.")
+    gallery = open_gallery(uri, read_only=True)
+    try:
+        info = gallery.info
+        folder = _encoder_of(name, info, model)
+        shown, withheld = info.images, ""
+        if images is not None:
+            shown = os.path.abspath(images)
+            remember_images(name, info.images, shown)
+        elif info.images is not None:
+            shown = known_images(name, info.images)
+            if shown is None and _lies_beside(name, info.images):
+                shown = info.images
+            if shown is None:
+                withheld = (
+                    f"The gallery {name} says that its photographs are in {info.images}, which does not lie "
+                    "beside it and was not named here before; name it with --images if that is right."
+                )
+        gallery.info = replace(info, images=shown)
+    except BaseException:
+        gallery.close()
+        raise
+    return Searchable(gallery, folder, withheld)
+
+
+def _encoder_of(gallery: str, info: GalleryInfo, named: str | None) -> str:
+    known = None if named else known_export(info.fingerprint, info.model)
+    if known is not None:
+        return str(known)
+    place = named or info.model
+    if not place or not Path(place).is_dir():
+        told = f" ({place})" if place else ""
+        raise UserError(f"The encoder of the gallery {gallery}{told} is not there; name it with --model.")
+    if named:
+        return named
+    raise UserError(
+        f"The gallery {gallery} names the encoder {info.model}, which was not named here before, or has "
+        "changed since; an encoder is a program, so name it with --model if you trust it."
+    )
+
+
+def _lies_beside(gallery: str, images: str) -> bool:
+    """Whether a folder lies in a gallery's folder or beside it, links followed."""
+    if "://" in gallery or not os.path.isabs(images):
+        return False
+    place, folder = Path(gallery.removeprefix(_FILE)).resolve(), Path(images).resolve()
+    if folder.is_relative_to(place):
+        return True
+    # Beside a gallery that lies in the home folder or in /tmp lies everything.
+    wide = {Path("/"), Path(tempfile.gettempdir()).resolve(), Path(os.path.expanduser("~")).resolve()}
+    return place.parent not in wide and place.parent in folder.parents

@@ -11,13 +11,21 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from san_tf.command_line import Parser, import_tensorflow, run_as_command
+from san_tf.command_line import Parser, import_tensorflow, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Hit
-from san_tf.retrieval.filter_flags import add_filter_flags, as_json, entry_table, filter_of
+from san_tf.retrieval.filter_flags import (
+    add_filter_flags,
+    as_json,
+    entry_table,
+    filter_of,
+    print_table,
+    whole_number,
+)
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
 from san_tf.retrieval.names import MARKET, NameReader
-from san_tf.retrieval.opening import open_gallery
+from san_tf.retrieval.opening import open_to_search
+from san_tf.trusted import remember_export
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -30,18 +38,27 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--gallery", metavar="DB", required=True, help="of `san-tf gallery add`")
     parser.add_argument("--query", nargs="+", metavar="FILE", required=True, help="photographs of people")
     parser.add_argument(
-        "--model", metavar="EXPORT", help="the gallery's encoder, if it has moved since the gallery was made"
+        "--model",
+        metavar="EXPORT",
+        help="the gallery's encoder, if it has moved or is new here; it is a program, so it must be trusted",
     )
-    parser.add_argument("--top", type=int, metavar="N", default=20, help="entries a query")
     parser.add_argument(
-        "--rerank", type=int, metavar="N", default=0, help="re-rank the first N by their neighbours, as 100"
+        "--images",
+        metavar="FOLDER",
+        help="the folder of the gallery's photographs, for --figure, if it has moved or comes from elsewhere",
+    )
+    parser.add_argument("--top", type=whole_number(1, 2**31), metavar="N", default=20, help="entries a query")
+    parser.add_argument(
+        "--rerank",
+        type=whole_number(0, 2**31),
+        metavar="N",
+        default=0,
+        help="re-rank the first N by their neighbours, as 100",
     )
     add_filter_flags(parser)
     parser.add_argument("--figure", metavar="FILE", help="draw the ranked lists, .png or .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options: argparse.Namespace = parser.parse_args(argv)
-    if options.top < 1:
-        raise UserError(f"--top is {options.top}; give a number from 1.")
     if options.rerank and options.rerank < options.top:
         raise UserError(f"--rerank is {options.rerank}; give a number from --top ({options.top}) on.")
     if options.figure and Path(options.figure).suffix.lower() not in (".png", ".pdf", ".svg"):
@@ -53,13 +70,10 @@ def _run(options: argparse.Namespace) -> None:
     where = filter_of(options)
     # Mistakes are told before TensorFlow takes its seconds to start.
     contents = [_content(path) for path in options.query]
-    with open_gallery(options.gallery, read_only=True) as gallery:
-        model = options.model or gallery.info.model
-        if not model or not Path(model).is_dir():
-            known = f" ({model})" if model else ""
-            raise UserError(
-                f"The encoder of the gallery {options.gallery}{known} is not there; name it with --model."
-            )
+    gallery, model, withheld = open_to_search(options.gallery, options.model, options.images)
+    with gallery:
+        if options.figure and withheld:
+            raise UserError(withheld)
         queries = _embedded(options.query, contents, model, gallery)
         found = gallery.search(queries, max(options.top, options.rerank), where)
         if options.rerank:
@@ -93,6 +107,7 @@ def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: 
     encoder = ExportedEncoder(model)
     own = GalleryInfo(encoder.size, str(encoder.folder), encoder.fingerprint)
     gallery.info.check_encoder(gallery.name, own)
+    remember_export(encoder.folder, encoder.fingerprint)
     embeddings = encoder.embed_each(contents)
     for path, embedding in zip(paths, embeddings, strict=True):
         if embedding is None:
@@ -107,9 +122,9 @@ def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]]) -> None:
     console = Console()
     for path, hits in zip(options.query, found, strict=True):
         reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
-        console.print(f"{path}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
+        console.print(f"{printable(path)}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
         if hits:
-            console.print(entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
+            print_table(console, entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
 
 
 def _answer(path: str, hits: Sequence[Hit]) -> dict[str, Any]:

@@ -1,11 +1,21 @@
-"""Entries and embeddings in SQLite: what a gallery on this machine holds, and nothing of it can be lost."""
+"""Entries and embeddings in SQLite: what a gallery on this machine holds, and nothing of it can be lost.
+
+Every row has a digest of its entry and one of its embedding, and so has what is noted of the whole. What is
+answered has been held against them: bytes that changed on the disk are told, not answered. They are made
+against decay and accidents. Somebody who may write the file can make them anew.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import itertools
 import json
+import os
+import secrets
 import sqlite3
+import stat
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -17,11 +27,19 @@ from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.gallery import Candidate, GalleryInfo
 
-_FORMAT = 1
+# Format 1 had no digests. Its galleries are read, and get them when they are written.
+_FORMAT, _FORMER = 2, 1
 # Seconds to wait for another process that writes.
 _PATIENCE = 30.0
 # Values in one statement; SQLite takes some thousands.
 _AT_ONCE = 500
+# Rows that are read at once.
+_ROWS = 10_000
+# Bytes of a digest, and of the largest value that is read: an entry with all its tags takes less.
+_DIGEST, _HALF, _LARGEST = 8, 32, 2**24
+# Far more than there will be, and so few that a byte for each fits into memory.
+_MOST_IDS = 2**33
+# SQLite keeps these texts, and a gallery is known by them: not a blank of them may change.
 # Embeddings have a table of their own, so that filters run over few pages; `dead` are the ids of rows that
 # are gone but may still be in an index or in somebody's memory. Ids are never used twice.
 _SCHEMA = """
@@ -36,7 +54,13 @@ CREATE TABLE tags (tag TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (tag, id)
 CREATE INDEX tags_by_id ON tags (id);
 CREATE TABLE dead (id INTEGER PRIMARY KEY);
 """
-_COLUMNS = "id, key, image, camera, time, pid, tags"
+# One row of `seal`: how many entries there are, the digest of the index, and one of all that and `state`.
+_SEALS = (
+    "CREATE TABLE digests (id INTEGER PRIMARY KEY, entry BLOB NOT NULL, embedding BLOB NOT NULL)",
+    "CREATE TABLE seal (one INTEGER PRIMARY KEY, entries INTEGER, index_digest BLOB, digest BLOB)",
+)
+_COLUMNS = "key, image, camera, time, pid, tags"
+_BACKUP = "take a backup of it, or make another one"
 
 
 class State(NamedTuple):
@@ -47,43 +71,55 @@ class State(NamedTuple):
         last_id: rows up to this one are in it.
         trained: how many rows there were when its cells were chosen.
         version: rises with every change of anything.
+        index_digest: of the index file; empty where it is not known, in a gallery of the former format.
     """
 
     generation: int
     last_id: int
     trained: int
     version: int
+    index_digest: bytes = b""
+
+
+class Row(NamedTuple):
+    """What is known of an entry without its embedding, held against its digest."""
+
+    id: int
+    entry: Entry
 
 
 class SqliteStore:
     """The tables of a gallery. Callers see to it that one thread at a time uses it.
 
+    A file that somebody else may have made is read with care: tables, indexes, triggers and views must be
+    those of this package, values have the types and sizes that it writes, and links are not followed.
+
     Args:
         path: of the SQLite file.
-        read_only: refuse changes.
+        read_only: refuse changes; then the folder may be one that cannot be written.
+        mend: if what it notes of its index is damaged, note that there is none.
+
+    Attributes:
+        was_mended: whether that was so.
 
     Raises:
         UserError: the file cannot be opened, is damaged or of another version of this package.
     """
 
-    def __init__(self, path: Path, read_only: bool = False) -> None:
-        self._path = path
-        with _errors_told(self._path.parent):
-            self._connection = sqlite3.connect(
-                f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
-                uri=True,
-                timeout=_PATIENCE,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._connection.execute("PRAGMA synchronous = FULL")  # acknowledged means on the disk
-            found, text = self._connection.execute("SELECT format, info FROM state").fetchone()
-        if found != _FORMAT:
-            raise UserError(
-                f"The gallery {path.parent} has format {found}, and this version of san_tf reads {_FORMAT}; "
-                "use the version it was made with."
-            )
-        self.info = GalleryInfo(**json.loads(text))
+    def __init__(self, path: Path, read_only: bool = False, mend: bool = False) -> None:
+        self._path, self._read_only = path, read_only
+        self._frozen: tuple[Any, ...] | None = None
+        self._sealed = self.was_mended = False
+        _refuse_links(path.parent)
+        self._connect()
+        try:
+            self._check_schema()
+            if mend:
+                self._mend()
+            self.info = GalleryInfo.from_json(str(path.parent), self._state()[1])
+        except UserError:
+            self._connection.close()
+            raise
 
     @staticmethod
     def create(path: Path, info: GalleryInfo, folder: Path) -> None:
@@ -96,8 +132,17 @@ class SqliteStore:
             connection.execute("PRAGMA page_size = 16384")
             connection.execute("PRAGMA journal_mode = WAL")  # who searches need not wait for who adds
             connection.executescript(_SCHEMA)
+            for text in _SEALS:
+                connection.execute(text)
             text = json.dumps(asdict(info))
             connection.execute("INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0)", (_FORMAT, text))
+            connection.execute("INSERT INTO seal VALUES (1, 0, x'', x'')")
+            _renew_seal(connection)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether there are digests; as of the last call of `state`."""
+        return self._sealed
 
     def close(self) -> None:
         """Close the file."""
@@ -113,8 +158,11 @@ class SqliteStore:
         with _errors_told(self._path.parent):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self.state()  # another process may just have added the digests
                 yield
                 self._connection.execute("UPDATE state SET version = version + 1")
+                if self._sealed:
+                    _renew_seal(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
                 with contextlib.suppress(
@@ -124,34 +172,78 @@ class SqliteStore:
                 raise
 
     def state(self) -> State:
-        """Return which index belongs to the rows."""
-        columns = ", ".join(State._fields)
-        return State(*self._rows(f"SELECT {columns} FROM state")[0])
+        """Return which index belongs to the rows.
 
-    def set_index(self, generation: int, last_id: int, trained: int, buried: Sequence[int]) -> None:
+        Raises:
+            UserError: it is damaged.
+        """
+        return self._state()[0]
+
+    def set_index(self, state: State, buried: Sequence[int]) -> None:
         """Note another index, that does not have the dead rows `buried`; within `writing`."""
         self._connection.execute(
-            "UPDATE state SET generation = ?, last_id = ?, trained = ?", (generation, last_id, trained)
+            "UPDATE state SET generation = ?, last_id = ?, trained = ?",
+            (state.generation, state.last_id, state.trained),
         )
+        if self._sealed:
+            self._connection.execute("UPDATE seal SET index_digest = ?", (state.index_digest,))
         self._connection.executemany("DELETE FROM dead WHERE id = ?", ((number,) for number in buried))
+
+    def seal(self, index_digest: bytes) -> None:
+        """Add digests to a gallery of the former format; within `writing`. They vouch for what is there."""
+        if self._sealed:
+            return
+        for text in _SEALS:
+            self._connection.execute(text)
+        number, after = 0, 0
+        while True:
+            rows = self._connection.execute(
+                f"SELECT id, {_COLUMNS}, embedding FROM entries JOIN vectors USING (id) WHERE id > ? "
+                "ORDER BY id LIMIT ?",
+                (after, _ROWS),
+            ).fetchall()
+            if not rows:
+                break
+            self._connection.executemany("INSERT INTO digests VALUES (?, ?, ?)", map(_digests, rows))
+            number, after = number + len(rows), rows[-1][0]
+        self._connection.execute("UPDATE state SET format = ?", (_FORMAT,))
+        self._connection.execute("INSERT INTO seal VALUES (1, ?, ?, x'')", (number, index_digest))
+        self._sealed = True
 
     def insert(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
         """Add entries of keys that are not there; within `writing`."""
         execute = self._connection.execute
         for row, entry in zip(rows, entries, strict=True):
-            values = (entry.key, entry.image, entry.camera, entry.time, entry.pid, json.dumps(entry.tags))
+            # SQLite keeps no -0.0.
+            time = None if entry.time is None else entry.time + 0.0
+            values = (entry.key, entry.image, entry.camera, time, entry.pid, json.dumps(entry.tags))
             number = execute(
                 "INSERT INTO entries (key, image, camera, time, pid, tags) VALUES (?, ?, ?, ?, ?, ?)", values
             ).lastrowid
-            execute("INSERT INTO vectors VALUES (?, ?)", (number, row.tobytes()))
+            content = row.tobytes()
+            execute("INSERT INTO vectors VALUES (?, ?)", (number, content))
             for tag in entry.tags:
                 execute("INSERT INTO tags VALUES (?, ?)", (tag, number))
+            if self._sealed:
+                sums = (_entry_digest(number, values), _embedding_digest(number, content))
+                execute("INSERT INTO digests VALUES (?, ?, ?)", (number, *sums))
+        if self._sealed:
+            execute("UPDATE seal SET entries = entries + ?", (len(entries),))
 
     def remove(self, ids: Sequence[int]) -> None:
         """Remove rows; within `writing`."""
+        each = [(number,) for number in ids]
         for table in ("entries", "vectors", "tags"):
-            self._connection.executemany(f"DELETE FROM {table} WHERE id = ?", ((number,) for number in ids))
-        self._connection.executemany("INSERT INTO dead VALUES (?)", ((number,) for number in ids))
+            self._connection.executemany(f"DELETE FROM {table} WHERE id = ?", each)
+        self._connection.executemany("INSERT OR IGNORE INTO dead VALUES (?)", each)
+        if self._sealed and each:
+            gone = self._connection.executemany("DELETE FROM digests WHERE id = ?", each).rowcount
+            self._connection.execute("UPDATE seal SET entries = entries - ?", (gone,))
+
+    def scrub(self) -> None:
+        """Empty the file that SQLite writes ahead, which may still hold what was removed."""
+        with contextlib.suppress(UserError):  # the last one to close the gallery removes it
+            self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the ids of those of the keys that are there."""
@@ -161,10 +253,9 @@ class SqliteStore:
             for key, number in self._rows(f"SELECT key, id FROM entries WHERE key IN ({_marks(some)})", some)
         }
 
-    def passing(self, where: Filter) -> np.ndarray:
-        """Return the ids of the entries that pass, ascending int64."""
-        condition, values = _condition(where)
-        return self._numbers(f"SELECT id FROM entries {condition} ORDER BY id", values)
+    def ids(self) -> np.ndarray:
+        """Return the ids of all entries, ascending int64."""
+        return self._numbers(f"SELECT id FROM {'digests' if self._sealed else 'entries'} ORDER BY id")
 
     def dead(self) -> np.ndarray:
         """Return the ids of rows that are gone, ascending int64."""
@@ -172,42 +263,106 @@ class SqliteStore:
 
     def last_id(self) -> int:
         """Return the largest id."""
-        return int(self._rows("SELECT coalesce(max(id), 0) FROM entries")[0][0])
+        table = "digests" if self._sealed else "entries"
+        return int(self._rows(f"SELECT coalesce(max(id), 0) FROM {table}")[0][0])
 
     def count(self, after: int = 0) -> int:
         """Return how many entries have an id above `after`."""
         return int(self._rows("SELECT count(*) FROM entries WHERE id > ?", (after,))[0][0])
 
+    def check_counts(self) -> None:
+        """Hold the number of rows against what is noted, and see that none is both there and gone.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if not self._sealed:
+            return
+        noted, *counted, both = self._rows(
+            "SELECT entries, (SELECT count(*) FROM digests), (SELECT count(*) FROM entries), "
+            "(SELECT count(*) FROM dead JOIN digests USING (id)) FROM seal"
+        )[0]
+        if counted != [noted, noted] or both:
+            raise self._damaged(f"it had {noted} entries, and they are not all there")
+
     def vectors(self, after: int, upto: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return `(n,)` int64 ids in (after, upto], ascending, and their `(n, D)` float32 rows."""
-        found = self._rows(
-            "SELECT id, embedding FROM vectors WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
-            (after, upto, limit),
-        )
-        return np.array([number for number, _ in found], np.int64), self._matrix([row for _, row in found])
+        """Return `(n,)` int64 ids in (after, upto], ascending, and their `(n, D)` float32 rows.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        return self._verified_vectors("id > ? AND id <= ? ORDER BY id LIMIT ?", (after, upto, limit))
 
     def sample(self, ids: np.ndarray) -> np.ndarray:
-        """Return the rows of some ids, `(n, D)` float32, in any order."""
-        found: list[bytes] = []
-        for some in _portions(ids.tolist()):
-            text = f"SELECT embedding FROM vectors WHERE id IN ({_marks(some)})"
-            found += [row for (row,) in self._rows(text, some)]
-        return self._matrix(found)
+        """Return the rows of some ids, `(n, D)` float32, in any order.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        found = [
+            self._verified_vectors(f"id IN ({_marks(some)})", some)[1] for some in _portions(ids.tolist())
+        ]
+        return np.concatenate([self._matrix([]), *found])
+
+    def facts(self, after: int) -> list[Row]:
+        """Return entries with ids above `after`, some thousands in the order of their ids; none at the end.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        found = self._rows(
+            f"SELECT id, {_COLUMNS}, {self._sum('entry')} FROM {self._joined('entries')} WHERE id > ? "
+            "ORDER BY id LIMIT ?",
+            (after, _ROWS),
+        )
+        return [Row(number, self._entry(number, values, digest)) for number, *values, digest in found]
 
     def candidates(self, ids: Iterable[int]) -> dict[int, Candidate]:
-        """Return what there is under ids; those that are gone are left out."""
-        joined = f"SELECT {_COLUMNS}, embedding FROM entries JOIN vectors USING (id)"
+        """Return what there is under ids; those that are gone are left out.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        sums = f"{self._sum('entry')}, {self._sum('embedding')}"
+        joined = f"{self._joined('entries')} LEFT JOIN vectors USING (id)"
+        text = f"SELECT id, {_COLUMNS}, {self._blob()}, {sums} FROM {joined}"
+        found: dict[int, Candidate] = {}
+        for some in _portions(ids):
+            rows = self._rows(f"{text} WHERE id IN ({_marks(some)})", some)
+            contents = []
+            for number, *values, content, entry_sum, embedding_sum in rows:
+                entry = self._entry(number, values, entry_sum)
+                contents.append(self._content(number, content, embedding_sum, entry.key))
+                found[number] = Candidate(entry, np.frombuffer(contents[-1], np.float32))
+            self._check_lengths([row[0] for row in rows], self._matrix(contents))
+        return found
+
+    def entries_of(self, keys: Iterable[str]) -> dict[str, Entry]:
+        """Return the entries of those of the keys that are there.
+
+        Raises:
+            UserError: one is damaged.
+        """
+        text = f"SELECT id, {_COLUMNS}, {self._sum('entry')} FROM {self._joined('entries', 'entries')}"
         return {
-            number: Candidate(_entry(values), np.frombuffer(row, np.float32))
-            for some in _portions(ids)
-            for number, *values, row in self._rows(f"{joined} WHERE id IN ({_marks(some)})", some)
+            values[0]: self._entry(number, values, digest)
+            for some in _portions(keys)
+            for number, *values, digest in self._rows(f"{text} WHERE key IN ({_marks(some)})", some)
         }
 
     def entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
-        """Return entries in the order of their keys."""
+        """Return entries in the order of their keys.
+
+        Raises:
+            UserError: one is damaged.
+        """
         condition, values = _condition(where)
-        text = f"SELECT {_COLUMNS} FROM entries {condition} ORDER BY key LIMIT ? OFFSET ?"
-        return [_entry(row[1:]) for row in self._rows(text, (*values, -1 if limit is None else limit, start))]
+        found = self._rows(
+            f"SELECT id, {_COLUMNS}, {self._sum('entry')} FROM {self._joined('entries', 'entries')} "
+            f"{condition} ORDER BY key LIMIT ? OFFSET ?",
+            (*values, -1 if limit is None else limit, start),
+        )
+        return [self._entry(number, row, digest) for number, *row, digest in found]
 
     def cameras(self) -> list[int]:
         """Return the numbers of all known cameras, ascending."""
@@ -215,7 +370,269 @@ class SqliteStore:
 
     def tags(self) -> list[str]:
         """Return all tags, sorted."""
-        return [tag for (tag,) in self._rows("SELECT DISTINCT tag FROM tags ORDER BY tag")]
+        found = [tag for (tag,) in self._rows("SELECT DISTINCT tag FROM tags ORDER BY tag")]
+        if not all(isinstance(tag, str) for tag in found):
+            raise self._damaged("a tag of it has changed on the disk")
+        return found
+
+    def damaged_rows(self) -> dict[int, str]:
+        """Return ids of damaged rows and their keys, where these can be told; one pass over everything."""
+        found: dict[int, str] = {}
+        tables = ("entries", "vectors", *(("digests",) if self._sealed else ()))
+        source = " UNION ".join(f"SELECT id FROM {table}" for table in tables)
+        every = self._numbers(f"SELECT id FROM ({source}) ORDER BY id")
+        for some in _portions(every.tolist()):
+            try:
+                if len(self.candidates(some)) == len(some):
+                    continue
+            except UserError:
+                pass
+            for number in some:
+                with contextlib.suppress(UserError):
+                    if self.candidates([number]):
+                        continue
+                rows = self._rows("SELECT key FROM entries WHERE id = ?", [number])
+                key = rows[0][0] if rows else None
+                found[number] = key if isinstance(key, str) else ""
+        return found
+
+    def rebuild(self) -> None:
+        """Make SQLite's indexes and the table of tags anew from the entries; within `writing`."""
+        self._connection.execute("REINDEX")
+        self._connection.execute("DELETE FROM tags")
+        after = 0
+        while rows := self.facts(after):
+            self._connection.executemany(
+                "INSERT INTO tags VALUES (?, ?)", ((tag, row.id) for row in rows for tag in row.entry.tags)
+            )
+            after = rows[-1].id
+        self._connection.execute("UPDATE seal SET entries = (SELECT count(*) FROM digests)")
+        self._connection.execute("DELETE FROM dead WHERE id IN (SELECT id FROM digests)")
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with SQLite's own structures, in its words, and with the table of tags."""
+        found = [text for (text,) in self._rows("PRAGMA integrity_check(5)") if text != "ok"]
+        if not found:
+            with contextlib.suppress(UserError):  # a damaged row is told elsewhere
+                found += self._wrong_tags()
+        with contextlib.suppress(UserError):
+            self.check_counts()
+            return found
+        return [*found, "rows are missing"]
+
+    def _wrong_tags(self) -> list[str]:
+        after = 0
+        while rows := self.facts(after):
+            wanted = {(tag, row.id) for row in rows for tag in row.entry.tags}
+            there = set(self._rows("SELECT tag, id FROM tags WHERE id > ? AND id <= ?", (after, rows[-1].id)))
+            if wanted != there:
+                return ["the table of tags is not that of the entries"]
+            after = rows[-1].id
+        return []
+
+    def compact(self) -> None:
+        """Write the file anew: what was removed before SQLite was told to overwrite it leaves the disk.
+
+        Raises:
+            UserError: there is no room for a copy.
+        """
+        self._rows("VACUUM")
+        self.scrub()
+
+    def _connect(self) -> None:
+        """Open the file; where it cannot be opened as others write it, as one that nobody writes."""
+        try:
+            self._frozen = None
+            self._open(f"mode={'ro' if self._read_only else 'rw'}")
+        except sqlite3.Error as error:
+            ahead = self._path.with_name(f"{self._path.name}-wal")
+            if not (self._read_only and ("unable to open" in str(error) or "readonly" in str(error))):
+                with _errors_told(self._path.parent):
+                    raise
+            if ahead.exists() and ahead.stat().st_size:
+                raise UserError(
+                    f"The gallery {self._path.parent} cannot be written, and whoever wrote it last did not "
+                    "close it; open it once where it can be written, with `san-tf gallery check`."
+                ) from error
+            with _errors_told(self._path.parent):
+                # Taken first: a change while it is opened is seen.
+                frozen = self._signature()
+                self._open("mode=ro&immutable=1")
+                self._frozen = frozen
+
+    def _open(self, how: str) -> None:
+        self._connection = sqlite3.connect(
+            f"{self._path.absolute().as_uri()}?{how}",
+            uri=True,
+            timeout=_PATIENCE,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        try:
+            if hasattr(self._connection, "setlimit"):  # from Python 3.11 on
+                self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
+            for setting in (
+                "synchronous = FULL",  # acknowledged means on the disk
+                "secure_delete = ON",  # deleted means gone from the disk
+                "trusted_schema = OFF",
+                "cell_size_check = ON",
+            ):
+                self._connection.execute(f"PRAGMA {setting}").fetchall()
+            self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+        except sqlite3.Error:
+            self._connection.close()
+            raise
+
+    def _signature(self) -> tuple[Any, ...]:
+        """What changes when somebody writes the file."""
+        signature = []
+        for name in (self._path.name, f"{self._path.name}-wal"):
+            try:
+                facts = os.stat(self._path.with_name(name))
+                signature.append((facts.st_ino, facts.st_size, facts.st_mtime_ns))
+            except OSError:
+                signature.append((0, 0, 0))
+        return tuple(signature)
+
+    def _check_schema(self) -> None:
+        with _errors_told(self._path.parent):
+            rows = self._connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master LIMIT 100")
+            found = frozenset(rows.fetchall())
+            if found in _schemas():
+                return
+            form = None
+            if any(row[:2] == ("table", "state") for row in found):
+                form = next(self._connection.execute("SELECT format FROM state LIMIT 1"), (None,))[0]
+        self._check_format(_FORMAT if form == _FORMER or not isinstance(form, int) else form)
+        raise self._damaged("its tables are none of this package", _BACKUP)
+
+    def _check_format(self, form: Any) -> None:
+        if form not in (_FORMAT, _FORMER):
+            raise UserError(
+                f"The gallery {self._path.parent} has format {form}, and this version of san_tf reads "
+                f"{_FORMAT}; use the version it was made with."
+            )
+
+    def _noted(self) -> tuple[Any, ...]:
+        """The rows of `state` and `seal`, in one: format, info, four numbers, and three more with digests."""
+        if self._frozen is not None and self._frozen != self._signature():
+            self._connection.close()
+            self._connect()
+        columns = "format, info, generation, last_id, trained, version"
+        rows = self._rows(f"SELECT {columns} FROM state LIMIT 2")
+        if len(rows) == 1 and rows[0][0] == _FORMAT:
+            text = f"SELECT {columns}, entries, index_digest, digest FROM state JOIN seal USING (one) LIMIT 2"
+            rows = self._rows(text)
+        if len(rows) != 1 or not isinstance(rows[0][1], str):
+            raise self._damaged("what it notes of itself is missing", _BACKUP)
+        self._check_format(rows[0][0])
+        return rows[0]
+
+    def _state(self) -> tuple[State, str]:
+        noted = self._noted()
+        self._sealed, digest = noted[0] == _FORMAT, b""
+        if self._sealed:
+            if noted[-1] != _state_digest(noted[:-1]):
+                raise self._damaged("what it notes of itself has changed on the disk")
+            digest = noted[-2]
+        numbers = noted[2:6]
+        if not all(type(n) is int and 0 <= n < _MOST_IDS for n in numbers) or type(digest) is not bytes:
+            raise self._damaged("what it notes of its index is impossible", _BACKUP)
+        generation, last_id, trained, version = numbers
+        return State(generation, last_id, trained, version, digest), noted[1]
+
+    def _mend(self) -> None:
+        """If what is noted of the index is damaged, note that there is none."""
+        noted = self._noted()
+        if noted[0] != _FORMAT or noted[-1] == _state_digest(noted[:-1]):
+            return
+        if type(noted[-1]) is not bytes or noted[-1][:_HALF] != _state_digest(noted[:-1])[:_HALF]:
+            raise self._damaged(
+                "what it notes of its encoder and photographs has changed on the disk", _BACKUP
+            )
+        files = [path.stem.partition("-")[2] for path in self._path.parent.glob("index-*.faiss")]
+        last = max((int(name) for name in files if name.isdecimal() and len(name) < 9), default=0)
+        with _errors_told(self._path.parent):
+            self._connection.execute("BEGIN IMMEDIATE")
+            # Another version than any before: whoever has it open looks anew.
+            self._connection.execute(
+                "UPDATE state SET generation = ?, last_id = 0, trained = 0, version = ?",
+                (last + 1, 2**29 + secrets.randbelow(2**29)),
+            )
+            self._connection.execute(
+                "UPDATE seal SET entries = (SELECT count(*) FROM digests), index_digest = x''"
+            )
+            _renew_seal(self._connection)
+            self._connection.execute("COMMIT")
+        self.was_mended = True
+
+    def _joined(self, table: str, first: str = "digests") -> str:
+        """A table with the digests of its rows: one that lacks its other half must be seen."""
+        if not self._sealed:
+            return table
+        second = table if first == "digests" else "digests"
+        return f"{first} LEFT JOIN {second} USING (id)"
+
+    def _sum(self, column: str) -> str:
+        return f"digests.{column}" if self._sealed else "NULL"
+
+    def _blob(self) -> str:
+        """An embedding, if it has the size of one: others are not read."""
+        return f"CASE WHEN length(vectors.embedding) = {4 * self.info.size} THEN vectors.embedding END"
+
+    def _verified_vectors(self, condition: str, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+        found = self._rows(
+            f"SELECT id, {self._blob()}, {self._sum('embedding')} FROM {self._joined('vectors')} "
+            f"WHERE {condition}",
+            values,
+        )
+        contents = [self._content(*row) for row in found]
+        ids, rows = np.array([row[0] for row in found], np.int64), self._matrix(contents)
+        self._check_lengths(ids, rows)
+        return ids, rows
+
+    def _content(self, number: int, content: Any, digest: bytes | None, key: str = "") -> bytes:
+        if type(content) is not bytes or (self._sealed and _embedding_digest(number, content) != digest):
+            raise self._damaged(f"the embedding of {key or self._key_of(number)} has changed on the disk")
+        return content
+
+    def _key_of(self, number: int) -> str:
+        """Name a row in a message."""
+        with contextlib.suppress(UserError):
+            for (key,) in self._rows("SELECT key FROM entries WHERE id = ?", [number]):
+                if isinstance(key, str):
+                    return key
+        return f"entry number {number}"
+
+    def _check_lengths(self, ids: Sequence[int] | np.ndarray, rows: np.ndarray) -> None:
+        """Embeddings in a gallery have length 1."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+            bad = np.flatnonzero(~(np.abs(squares - 1) < 1e-3))
+        if len(bad):
+            raise self._damaged(f"the embedding of {self._key_of(int(ids[bad[0]]))} is no direction")
+
+    def _entry(self, number: int, values: Sequence[Any], digest: bytes | None) -> Entry:
+        key, image, camera, time, pid, tags = values
+        if self._sealed and _entry_digest(number, values) != digest:
+            raise self._damaged(
+                f"the entry {key if isinstance(key, str) else f'number {number}'} has changed on the disk"
+            )
+        try:
+            words = tuple(json.loads(tags))
+        except (ValueError, TypeError, RecursionError):
+            words = (None,)
+        if not (
+            isinstance(key, str) and isinstance(image, str) and all(isinstance(w, str) for w in words)
+        ) or not (isinstance(camera, int) and isinstance(time, float | None) and isinstance(pid, int | None)):
+            raise self._damaged(f"the entry number {number} holds values that are none of this package")
+        return Entry(key, image, camera, time, pid, words)
+
+    def _damaged(self, how: str, cure: str = "") -> UserError:
+        place = self._path.parent
+        return UserError(
+            f"The gallery {place} is damaged: {how}; {cure or f'run `san-tf gallery check {place}`'}."
+        )
 
     def _rows(self, text: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         with _errors_told(self._path.parent):
@@ -223,10 +640,73 @@ class SqliteStore:
 
     def _numbers(self, text: str, values: Sequence[Any] = ()) -> np.ndarray:
         with _errors_told(self._path.parent):
-            return np.fromiter((number for (number,) in self._connection.execute(text, values)), np.int64)
+            try:
+                return np.fromiter((number for (number,) in self._connection.execute(text, values)), np.int64)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise self._damaged("a number of it has changed on the disk") from error
 
     def _matrix(self, rows: Sequence[bytes]) -> np.ndarray:
         return np.frombuffer(b"".join(rows), np.float32).reshape(-1, self.info.size)
+
+
+@functools.cache
+def _schemas() -> tuple[frozenset[Any], ...]:
+    """Tables, indexes and their texts, as SQLite notes them, of both formats."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        noted = "SELECT type, name, tbl_name, sql FROM sqlite_master"
+        connection.executescript(_SCHEMA)
+        former = frozenset(connection.execute(noted).fetchall())
+        for text in _SEALS:
+            connection.execute(text)
+        return former, frozenset(connection.execute(noted).fetchall())
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a gallery whose own files are links, or none: they would lead writers and readers elsewhere."""
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        told = f"The gallery {folder} cannot be read ({error.strerror}); check its permissions."
+        raise UserError(told) from error
+    for name in names:
+        if name.startswith(("gallery.sqlite", "index-", "index.lock")):
+            with contextlib.suppress(FileNotFoundError):  # another process just replaced an index
+                if not stat.S_ISREG(os.lstat(folder / name).st_mode):
+                    raise UserError(
+                        f"The gallery {folder} holds {name}, which is a link or something else in place of a "
+                        "file; copy the gallery with its files."
+                    )
+
+
+def _entry_digest(number: int | None, values: Sequence[Any]) -> bytes:
+    text = "\0".join(repr(value) if isinstance(value, float) else str(value) for value in (number, *values))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
+
+
+def _embedding_digest(number: int | None, content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=_DIGEST, salt=str(number).encode()[:16]).digest()
+
+
+def _digests(row: Sequence[Any]) -> tuple[int, bytes, bytes]:
+    """Id and digests of a row: id, the columns of its entry, its embedding."""
+    number, *values, content = row
+    # What is not an embedding is refused when it is read, whatever its digest.
+    content = content if type(content) is bytes else b""
+    return number, _entry_digest(number, values), _embedding_digest(number, content)
+
+
+def _state_digest(values: Sequence[Any]) -> bytes:
+    """Two digests: of what the gallery is, and of what is noted of its index."""
+    parts = (repr(tuple(part)).encode("utf-8", "surrogatepass") for part in (values[:2], values[2:]))
+    return b"".join(hashlib.blake2b(part, digest_size=_HALF).digest() for part in parts)
+
+
+def _renew_seal(connection: sqlite3.Connection) -> None:
+    values = connection.execute(
+        "SELECT format, info, generation, last_id, trained, version, entries, index_digest "
+        "FROM state JOIN seal USING (one)"
+    ).fetchone()
+    connection.execute("UPDATE seal SET digest = ?", (_state_digest(values),))
 
 
 @contextlib.contextmanager
@@ -237,9 +717,9 @@ def _errors_told(folder: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         reason = str(error)
-        if "full" in reason:
+        if "disk is full" in reason:
             told = f"{place} cannot grow, the disk is full; what was in it still is, so free some space."
-        elif "locked" in reason:
+        elif "is locked" in reason:
             told = f"{place} is being written by another process for {_PATIENCE:.0f} s; try again later."
         elif "readonly" in reason or "unable to open" in reason:
             told = f"{place} cannot be opened or written ({reason}); check its permissions."
@@ -248,11 +728,6 @@ def _errors_told(folder: Path) -> Iterator[None]:
         else:
             told = f"{place} is damaged or none of this package ({reason}); take a backup of it."
         raise UserError(told) from error
-
-
-def _entry(values: Sequence[Any]) -> Entry:
-    key, image, camera, time, pid, tags = values
-    return Entry(key, image, camera, time, pid, tuple(json.loads(tags)))
 
 
 def _condition(where: Filter) -> tuple[str, list[Any]]:

@@ -69,23 +69,55 @@ class VectorIndex:
         return cls(index)
 
     @classmethod
-    def open(cls, path: Path, change: bool = False) -> VectorIndex:
+    def open(cls, path: Path, size: int, last_id: int, change: bool = False) -> VectorIndex:
         """Open a file, to search or to change it.
 
+        FAISS reads it without much care: hold its bytes against a digest before.
+
+        Args:
+            path: of the file.
+            size: numbers of an embedding.
+            last_id: the largest id there may be in it.
+            change: read it into memory, to be changed.
+
         Raises:
-            RuntimeError: it is missing or broken.
+            RuntimeError: it is missing, broken or another kind of index.
         """
-        library = faiss()
-        return cls(library.read_index(str(path), 0 if change else library.IO_FLAG_MMAP))  # type: ignore[union-attr]
+        library: Any = faiss()
+        index = library.read_index(str(path), 0 if change else library.IO_FLAG_MMAP)
+        if not isinstance(index, library.IndexIVFScalarQuantizer):
+            raise RuntimeError("it is another kind of index")
+        if index.d != size or index.ntotal > last_id or index.metric_type != library.METRIC_INNER_PRODUCT:
+            raise RuntimeError("it is of another gallery")
+        return cls(index)
 
     def add(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """Add `(n, D)` rows under their `(n,)` ids."""
         self._index.add_with_ids(rows, ids)
 
     def remove(self, ids: np.ndarray) -> None:
-        """Remove ids; some may not be there."""
-        if len(ids):
-            self._index.remove_ids(ids)
+        """Remove ids; some may not be there. Cells that lose some get the mean of the others as their centre.
+
+        A centre of few embeddings is nearly one of them, and what is removed must not be found in the file.
+        """
+        if not len(ids):
+            return
+        library: Any = faiss()
+        lists, cells = self._index.invlists, self._index.nlist
+        before = [lists.list_size(cell) for cell in range(cells)]
+        self._index.remove_ids(ids)
+        flat = library.downcast_index(self._index.quantizer)
+        centres = library.rev_swig_ptr(flat.get_xb(), cells * self._index.d).reshape(cells, self._index.d)
+        for cell in range(cells):
+            left = lists.list_size(cell)
+            if left == before[cell]:
+                continue
+            mean = np.zeros(self._index.d)
+            if left:
+                codes = library.rev_swig_ptr(lists.get_codes(cell), left * lists.code_size)
+                mean = self._index.sq.decode(codes.reshape(left, -1)).mean(axis=0)
+                mean /= max(float(np.linalg.norm(mean)), 1e-12)
+            centres[cell] = mean
 
     def save(self, path: Path) -> None:
         """Write a file.
@@ -113,7 +145,10 @@ class VectorIndex:
         library = faiss()
         if library is None or not len(self):
             return [np.empty(0, np.int64)] * len(queries)
+        count = min(count, len(self))
         parameters, probes = library.SearchParametersIVF(), float(_PROBES)
+        # Cells that hold some times more than is asked for.
+        probes = max(probes, 4 * count * self._index.nlist / len(self))
         if passing is not None:
             # Ids that never were in the index may count as passing, too.
             probes *= max(1.0, len(self) / max(int(np.count_nonzero(passing)), 1)) ** 2
@@ -123,4 +158,9 @@ class VectorIndex:
             parameters.sel = selector
         parameters.nprobe = int(min(self._index.nlist, math.ceil(probes)))
         found = self._index.search(queries, count, params=parameters)[1]
+        fewer = np.flatnonzero((found < 0).any(axis=1))
+        if len(fewer) and parameters.nprobe < self._index.nlist:
+            # Fewer lie in these cells than are asked for, and there may be more in others.
+            parameters.nprobe = self._index.nlist
+            found[fewer] = self._index.search(queries[fewer], count, params=parameters)[1]
         return [row[row >= 0] for row in found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from san_tf.errors import UserError
@@ -10,6 +11,11 @@ from san_tf.errors import UserError
 # (signature, input, dtype, rank): what clients of this package send.
 _SIGNATURES = (("serving_default", "images", "DT_UINT8", 4), ("serving_bytes", "image_bytes", "DT_STRING", 1))
 _OUTPUT = "embedding"
+# Operations that reach files or the network, beside those that restore the weights.
+_OUTSIDE = re.compile(
+    r"ReadFile|WriteFile|MatchingFiles|FromTextFile|Reader(V2)?$|SummaryWriter|PrintV2|Rpc|"
+    r"(TFRecord|TextLine|FixedLengthRecord|Csv|Sql|Load|Save|Snapshot)\w*Dataset|DebugIdentity|DebugNumericSummary"
+)
 
 
 def find_versions(model: str | os.PathLike[str]) -> list[int]:
@@ -39,17 +45,30 @@ def find_versions(model: str | os.PathLike[str]) -> list[int]:
 
 
 def check_version(model: str | os.PathLike[str], version: int) -> None:
-    """Check that a version can be served by a program that knows TensorFlow alone, and answers our clients.
+    """Check `<model>/<version>`; see `check_export`.
+
+    Raises:
+        UserError: it cannot be served.
+    """
+    check_export(Path(model) / str(version))
+
+
+def check_export(folder: str | os.PathLike[str]) -> None:
+    """Check that an export can be served by a program that knows TensorFlow alone, and answers our clients.
 
     Wants a graph tagged `serve`, with the signatures of `export_encoder` (names, dtypes, ranks; `embedding`
-    of float32), without operations that call Python, and the file of its weights. Reads the graph only.
+    of float32), without operations that call Python or open files, and the file of its weights. Reads the
+    graph only. It does not make a stranger's export safe: an export is a program, and has to be trusted.
+
+    Args:
+        folder: of the version, whatever its name.
 
     Raises:
         UserError: something of this is missing; the sentence says what.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
-    folder = Path(model) / str(version)
+    folder = Path(folder)
     again = "export it again with san_tf.serving.export_encoder."
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
@@ -67,6 +86,12 @@ def check_version(model: str | os.PathLike[str], version: int) -> None:
     python = sorted({node.op for node in nodes if "PyFunc" in node.op})
     if python:
         raise UserError(f"{folder} calls Python ({python[0]}), which no model server has; {again}")
+    outside = sorted({node.op for node in nodes if _OUTSIDE.search(node.op)})
+    if outside:
+        raise UserError(
+            f"{folder} opens files or connections ({outside[0]}), as no encoder of this package does; do not "
+            "use it."
+        )
     for signature, name, dtype, rank in _SIGNATURES:
         problem = _problem(graph.signature_def, signature, name, dtype, rank)
         if problem:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 
 from san_tf.__main__ import main
+from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.gallery import GalleryInfo
 from san_tf.retrieval.opening import open_gallery
 
 try:
@@ -228,7 +231,19 @@ def test_listing_and_deleting(people, tmp_path, capsys):
     assert [(entry["pid"], entry["tags"]) for entry in listed] == [(1, ["old"]), (2, ["old"])]
     assert _run("gallery", "delete", tmp_path / "g", "--cameras", "2") == 0
     assert "4 deleted, 8 entries now" in capsys.readouterr().out
-    assert _run("gallery", "delete", tmp_path / "g", "--keys", "0000_c1s1_000001_00.jpg", "nobody") == 0
+    for flags, told in {
+        ("--keys", "0000_c1s1_000001_00.jpg", "nobody"): "holds no entry nobody, so nothing was deleted",
+        (
+            "--keys",
+            "nobody",
+            b"\xff".decode(errors="surrogateescape"),
+        ): "no entry nobody and 1 more, so",
+        ("--tags", "odl"): "No entry of",
+        ("--cameras", "7"): "passes these filters, so nothing was deleted",
+    }.items():
+        assert _run("gallery", "delete", tmp_path / "g", *flags) == 2
+        assert told in capsys.readouterr().err
+    assert _run("gallery", "delete", tmp_path / "g", "--keys", "0000_c1s1_000001_00.jpg") == 0
     assert "1 deleted, 7 entries now" in capsys.readouterr().out
     assert _run("gallery", "info", tmp_path / "g", "--json") == 0
     info = json.loads(capsys.readouterr().out)
@@ -259,9 +274,25 @@ def test_listing_and_deleting(people, tmp_path, capsys):
         (["gallery", "export", "g", "--out", "x.csv"], "There is no gallery g"),
         (["gallery", "remove", "g"], "invalid choice: 'remove'"),
         (["search", "--gallery", "nowhere", "--query", "a file.txt"], "There is no gallery nowhere"),
-        (["search", "--gallery", "g", "--query", "q", "--top", "0"], "--top is 0"),
+        (
+            ["search", "--gallery", "g", "--query", "q", "--top", "0"],
+            "--top: '0' is not a whole number from 1",
+        ),
         (["search", "--gallery", "g", "--query", "q", "--rerank", "5"], "--rerank is 5; give a number from"),
         (["search", "--gallery", "g", "--query", "q", "--figure", "x.doc"], "is no name of a figure"),
+        (["search", "--gallery", "g", "--query", "q", "--top", "9" * 5000], "is not a whole number from 1"),
+        (["gallery", "list", "g", "--cameras", "9" * 25], "--cameras: '9999999999999999999999999' is not a"),
+        (
+            ["gallery", "list", "g", "--start", "-1"],
+            "--start: '-1' is not a whole number",
+        ),
+        (["gallery", "list", "g", "--limit", "1e400"], "--limit: '1e400' is not a whole number"),
+        (["gallery", "list", "g", "--since", "1e400"], "'1e400' is no time"),
+        (["gallery", "list", "\udcff"], "There is no gallery \\udcff"),
+        (["gallery", "list", "g", "--since", "\udcff"], "'\\udcff' is no time"),
+        (["gallery", "add", "g", "--features", "x", "--tags", "\udcff"], "The tag '\\udcff' is not a word"),
+        (["gallery", "check", "nowhere"], "There is no gallery nowhere"),
+        (["gallery", "check", "milvus:x.db"], "Milvus itself looks after its files"),
         (["search", "--galery", "g"], "arguments are required|no flag"),
     ],
 )
@@ -318,3 +349,124 @@ def test_brackets_in_names_are_no_styles(model, crops, tmp_path, capsys):
     assert _run("search", "--gallery", gallery, "--query", folder / "a[red]b[1].jpg") == 0
     said = capsys.readouterr().out
     assert f"{folder / 'a[red]b[1].jpg'}: 1 found" in said and said.count("a[red]b[1].jpg") == 2
+
+
+def test_one_absurd_name_does_not_stop_an_addition(model, crops, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    good = (crops / "query" / "0001_c4s1_000004_00.jpg").read_bytes()
+    for name in ("0001_c1_a.jpg", f"0001_c{'9' * 30}_b.jpg", f"{'7' * 100}_c1_c.jpg", "0002_c2_d.jpg"):
+        (images / name).write_bytes(good)
+    command = ["gallery", "add", tmp_path / "g", "--images", images, "--model", model / "market"]
+    assert _run(*command) == 0
+    said = capsys.readouterr().out
+    assert "2 photographs could not be used" in said and "2 added" in said
+    listed = (tmp_path / "g.left_out.csv").read_text().splitlines()
+    assert len(listed) == 3 and all("cannot be kept: The " in line for line in listed[1:])
+    with open_gallery(tmp_path / "g") as gallery:
+        assert [(entry.pid, entry.camera) for entry in gallery.entries()] == [(1, 1), (2, 2)]
+    columns = tmp_path / "table.csv"
+    rows = ["0001_c1_a.jpg,3,1", "0002_c2_d.jpg,x,1", f"0001_c{'9' * 30}_b.jpg,4,1"]
+    columns.write_text("\n".join(["path,camera,pid", *(f"{images}/{row}" for row in rows)]))
+    assert _run("gallery", "add", tmp_path / "h", "--images", columns, *command[-2:]) == 0
+    said = capsys.readouterr().out
+    assert "1 photographs could not be used" in said and "2 added" in said
+    assert "must be a whole number" in (tmp_path / "h.left_out.csv").read_text()
+
+
+@needs_parquet
+def test_one_absurd_row_of_a_table_does_not_stop_an_addition(tmp_path, capsys):
+    import pyarrow.parquet
+
+    features = pyarrow.array(np.eye(4, dtype=np.float32).tolist(), pyarrow.list_(pyarrow.float32(), 4))
+    paths = ["a.jpg", f"1_c{'9' * 30}.jpg", "odd\x1bname.jpg", "d.jpg"]
+    pyarrow.parquet.write_table(pyarrow.table({"path": paths, "features": features}), tmp_path / "f.parquet")
+    assert _run("gallery", "add", tmp_path / "g", "--features", tmp_path / "f.parquet") == 0
+    assert "2 added" in capsys.readouterr().out
+    listed = (tmp_path / "g.left_out.csv").read_text()
+    assert "\\x1b" in listed and "\x1b" not in listed and listed.count("\n") == 3
+    with open_gallery(tmp_path / "g") as gallery:
+        assert [entry.key for entry in gallery.entries()] == ["a.jpg", "d.jpg"]
+        np.testing.assert_array_equal(gallery.embeddings(["d.jpg"]), np.eye(4)[3:])
+
+
+@pytest.fixture
+def long_keys(tmp_path) -> Path:
+    """A gallery whose keys are longer than a line, one of them with what commands a terminal."""
+    import sqlite3
+
+    with open_gallery(tmp_path / "g", create=GalleryInfo(4, "m\x1b[31m", "ab")) as gallery:
+        gallery.add(np.eye(4)[:2], [Entry(f"{'a folder/' * 30}{n}.jpg", camera=n) for n in range(2)])
+    connection = sqlite3.connect(tmp_path / "g" / "gallery.sqlite", isolation_level=None)
+    for text in ("DROP TABLE digests", "DROP TABLE seal", "UPDATE state SET format = 1"):
+        connection.execute(text)
+    connection.execute("UPDATE entries SET key = 'wipe' || char(27) || '[2J.jpg' WHERE camera = 1")
+    connection.close()
+    return tmp_path / "g"
+
+
+def test_keys_are_whole_in_pipes_and_command_no_terminal(long_keys, capsys):
+    assert _run("gallery", "list", long_keys) == 0
+    said = capsys.readouterr().out
+    assert f"{'a folder/' * 30}0.jpg" in said and "wipe\\x1b[2J.jpg" in said and "\x1b" not in said
+    assert _run("gallery", "info", long_keys) == 0
+    said = capsys.readouterr().out
+    assert "m\\x1b[31m" in said and "\x1b" not in said
+    assert _run("gallery", "delete", long_keys, "--keys", "\x1b[2J") == 2
+    said = capsys.readouterr().err
+    assert "holds no entry \\x1b[2J," in said and "\x1b" not in said
+
+
+@pytest.mark.parametrize(
+    ("command", "reader", "buffered"),
+    [
+        (("gallery", "list", "g", "--limit", "500"), "true", ""),
+        (("gallery", "list", "g", "--limit", "500"), "full", "1"),
+        (("gallery", "info", "g"), "true", "1"), (("gallery", "info", "g"), "full", ""),
+        (("embed", "--help"), "true", ""), (("--help",), "full", ""),
+    ],
+)  # fmt: skip
+def test_the_reader_of_a_pipe_may_end_first(tmp_path, command, reader, buffered):
+    keys = [f"{'folder/' * 20}{n}" for n in range(500)]  # more than a pipe holds
+    with open_gallery(tmp_path / "g", create=GalleryInfo(4)) as gallery:
+        gallery.add(np.ones((len(keys), 4)), [Entry(key) for key in keys])
+    if reader == "full":
+        if not Path("/dev/full").exists():
+            pytest.skip("there is no /dev/full here")
+        output = open("/dev/full", "wb")  # noqa: SIM115  # closed below
+    else:
+        reading, writing = os.pipe()
+        os.close(reading)
+        output = os.fdopen(writing, "wb")
+    with output:
+        started = [sys.executable, "-m", "san_tf", *command]
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+        environment["PYTHONUNBUFFERED"] = buffered
+        done = subprocess.run(
+            started, cwd=tmp_path, env=environment, stdout=output, stderr=subprocess.PIPE, text=True
+        )
+    if reader == "true":
+        assert (done.returncode, done.stderr) == (141, "")
+    else:
+        told = "Error: The output cannot be written (No space left on device); free some space.\n"
+        assert (done.returncode, done.stderr) == (2, told)
+
+
+def test_checking_from_the_command_line(people, tmp_path, capsys):
+    import shutil
+    import sqlite3
+
+    gallery = shutil.copytree(people, tmp_path / "g")
+    assert _run("gallery", "check", gallery) == 0
+    assert "12 entries, all as they were written" in capsys.readouterr().out
+    connection = sqlite3.connect(gallery / "gallery.sqlite", isolation_level=None)
+    connection.execute("UPDATE entries SET pid = 7 WHERE id = 3")
+    connection.close()
+    assert _run("gallery", "check", gallery) == 2
+    error = capsys.readouterr().err
+    assert "1 of 12 entries" in error and "delete them with --drop and add them again" in error
+    key = (tmp_path / "g.damaged.csv").read_text().splitlines()[1]
+    assert _run("gallery", "check", gallery, "--drop") == 0
+    assert "1 damaged entries deleted" in capsys.readouterr().out
+    with open_gallery(gallery) as left:
+        assert len(left) == 11 and not left.known([key])

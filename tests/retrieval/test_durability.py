@@ -228,9 +228,13 @@ def _write(path: Path, content: bytes = b"x") -> None:
         (lambda path: None, "There is no gallery .*; make one with `san-tf gallery add"),
         (lambda path: _write(path), "is no gallery, but something else"),
         (lambda path: _write(path / "photo.jpg"), "is no gallery, but something else"),
-        (lambda path: _write(path / "gallery.sqlite"), "is damaged or none of this package"),
-        (lambda path: _write(path / "gallery.sqlite", b""), "is damaged or none of this package"),
-        (lambda path: _newer(path), "has format 2, and this version of san_tf reads 1"),
+        (lambda path: _write(path / "gallery.sqlite"), "is damaged: its tables are none of"),
+        (
+            lambda path: _write(path / "gallery.sqlite", b""),
+            "is damaged: its tables are none of this package",
+        ),
+        (lambda path: _write(path / "gallery.sqlite", b"x" * 999), "is damaged or none of this package"),
+        (lambda path: _newer(path), "has format 3, and this version of san_tf reads 2"),
         (lambda path: _damaged(path), "is damaged or none of this package"),
     ],
 )
@@ -243,7 +247,7 @@ def test_what_is_no_gallery(tmp_path, make, told):
 def _newer(path: Path) -> None:
     _filled(path, 1).close()
     connection = sqlite3.connect(path / "gallery.sqlite", isolation_level=None)
-    connection.execute("UPDATE state SET format = 2")
+    connection.execute("UPDATE state SET format = 3")
     connection.close()
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from san_tf.errors import UserError
 from san_tf.evaluation.ranking import evaluate_ranking
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.exact import ExactGallery
@@ -132,4 +133,60 @@ def test_a_search_scores_as_the_evaluation_does(empty):
         precisions.append(np.mean([(number + 1) / rank for number, rank in enumerate(ranks)]))
     assert 0.2 < wanted.rank1 < 1 and wanted.rank1 == np.mean(first)
     assert wanted.mAP == pytest.approx(np.mean(precisions), abs=1e-12)
+    gallery.close()
+
+
+def test_equal_scores_are_in_the_order_of_keys(empty):
+    # 120 pictures of the same content among others, added in another order than that of their keys.
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((150, 16))
+    rows[30:] = rows[30]
+    keys = [f"{number:03}" for number in rng.permutation(150)]
+    gallery = empty(16)
+    for start in range(0, 150, 50):
+        some = slice(start, start + 50)
+        gallery.add(rows[some], [Entry(key, camera=int(key) % 2) for key in keys[some]])
+    equal = sorted(keys[30:])
+    for top in (1, 20, 119, 120, 150):
+        found = [hit.entry.key for hit in gallery.search(rows[30:31], top)[0]]
+        assert found[:120] == equal[:top] and len(found) == top
+    odd = [key for key in equal if int(key) % 2]
+    hits = gallery.search(np.stack([rows[30], rows[0]]), 10, Filter(cameras=(1,)))
+    assert [hit.entry.key for hit in hits[0]] == odd[:10]
+    # Every one of them can be had by its key.
+    assert [entry.key for entry in gallery.get(equal[::-1])] == equal[::-1]
+    with pytest.raises(UserError, match="holds no entry nobody"):
+        gallery.get(["000", "nobody"])
+    assert gallery.known(["000", "\udcff"]) == {"000"} and gallery.delete(["\udcff"]) == 0
+    gallery.close()
+
+
+def test_a_search_that_asks_for_everything_gets_it(empty):
+    rows = np.random.default_rng(4).standard_normal((400, 12))
+    gallery = empty(12)
+    for start in range(0, 400, 100):
+        entries = [Entry(f"{n:03}", camera=n % 2) for n in range(start, start + 100)]
+        gallery.add(rows[start : start + 100], entries)
+    for top, where, number in ((390, Filter(), 390), (10**9, Filter(), 400), (400, Filter((1,)), 200)):
+        assert len(gallery.search(rows[:2], top, where)[1]) == number
+    gallery.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "told"),
+    [
+        (Filter(cameras=(10**30,)), r"There is no camera a number above 1e\+20"),
+        (Filter(excluded_cameras=(-2,)), "There is no camera -2"),
+        (Filter(since=float("nan")), "The time nan cannot be looked for"),
+        (Filter(until=float("inf")), "The time inf cannot be looked for"),
+        (Filter(tags=("\udcff",)), "There is no tag"),
+    ],
+)
+def test_filters_that_are_none(empty, where, told):
+    gallery = empty(4)
+    for ask in (lambda: gallery.search(np.ones((1, 4)), 1, where), lambda: gallery.entries(where)):
+        with pytest.raises(UserError, match=told):
+            ask()
+    with pytest.raises(UserError, match=told):
+        gallery.delete(where=where)
     gallery.close()
