@@ -157,12 +157,16 @@ class Gallery(ABC):
         Raises:
             UserError: a key is not there.
         """
-        found = self._embeddings(list(dict.fromkeys(keys)))
+        found = self.lookup(keys)
         missing = next((key for key in keys if key not in found), None)
         if missing is not None:
             raise UserError(f"{self.name} holds no entry {missing}; `san-tf gallery list` shows its keys.")
-        rows = [found[key] for key in keys]
+        rows = [found[key].embedding for key in keys]
         return np.stack(rows) if rows else np.empty((0, self.info.size), np.float32)
+
+    def lookup(self, keys: Sequence[str]) -> dict[str, Candidate]:
+        """Return what is under the keys now, entry and embedding of one moment; missing keys are left out."""
+        return self._lookup(list(dict.fromkeys(keys)))
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
@@ -222,8 +226,8 @@ class Gallery(ABC):
         """Delete what passes; return how many there were."""
 
     @abstractmethod
-    def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
-        """Return the `(D,)` float32 embeddings of those of the different keys that are there."""
+    def _lookup(self, keys: list[str]) -> dict[str, Candidate]:
+        """Return what is under those of the different keys that are there."""
 
     @abstractmethod
     def _known(self, keys: list[str]) -> set[str]:
