@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -11,6 +12,7 @@ from san_tf.page.service import Found
 from san_tf.retrieval.entries import Entry
 
 _COLUMNS = ("rank", "key", "score", "camera", "time", "pid", "tags", "right")
+_FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -19,7 +21,7 @@ def entry_facts(entry: Entry) -> dict[str, Any]:
     return {
         "key": entry.key,
         "camera": None if entry.camera < 0 else entry.camera,
-        "time": entry.time,
+        "time": time_of(entry),
         "pid": entry.pid,
         "tags": list(entry.tags),
         "picture": bool(entry.image),
@@ -69,13 +71,14 @@ def answer_csv(found: Found) -> str:
     rows.writerow(_COLUMNS)
     for rank, hit in enumerate(found.hits, 1):
         entry, right = hit.entry, is_right(found.pid, hit.entry.pid)
+        time = time_of(entry)
         rows.writerow(
             [
                 rank,
                 _as_text(entry.key),
                 f"{hit.score:.6f}",
                 "" if entry.camera < 0 else entry.camera,
-                "" if entry.time is None else written_time(entry.time),
+                "" if time is None else written_time(time),
                 "" if entry.pid is None else entry.pid,
                 _as_text(" ".join(entry.tags)),
                 "" if right is None else ("yes" if right else "no"),
@@ -99,5 +102,12 @@ def written_time(seconds: float) -> str:
     return text.replace("+00:00", "Z")
 
 
+def time_of(entry: Entry) -> float | None:
+    """Its time; None also where the gallery holds a number that is none."""
+    return entry.time if entry.time is not None and math.isfinite(entry.time) else None
+
+
 def _as_text(text: str) -> str:
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+    # Spreadsheets pass over white space and control characters, and some take the wide signs of East Asia.
+    first = next((letter for letter in text if not letter.isspace() and letter.isprintable()), "")
+    return f"'{text}" if first in _FORMULAS or text[:1].isspace() else text

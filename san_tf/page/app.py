@@ -4,26 +4,33 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from san_tf.errors import UserError
-from san_tf.page.answers import answer_csv, answer_facts, entry_facts, is_right, written_time
-from san_tf.page.guard import UPLOADS, Guard
-from san_tf.page.questions import Listing, Search
+from san_tf.page.answers import answer_csv, answer_facts, entry_facts, is_right, time_of, written_time
+from san_tf.page.guard import HELD_BYTES, PATIENCE, UPLOADS, Guard, Patience
+from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import GoneError, PageService
 from san_tf.page.sheet import Cell, as_png, ranked_sheet
 from san_tf.retrieval.image_files import NoPictureError
+from san_tf.visualization.style import visible
 
 UPLOAD_BYTES = 16 * 2**20
 _SHEET = 50
+# How many of a kind are worked on at a time; the others wait without taking a thread or memory for pixels.
+# A search whose long list is put in a better order takes some 20 MB, a crop as much. The encoder does one
+# picture at a time, while the next is read.
+_QUESTIONS, _PICTURES, _ENCODED, _SHEETS = 8, 4, 2, 1
+_WAITING_SHEETS = 4
+Answer = TypeVar("Answer")
 _PAGE = "index.html"
 
 
@@ -32,6 +39,8 @@ def build_app(
     names: Sequence[str] = (),
     addresses: bool = False,
     upload_bytes: int = UPLOAD_BYTES,
+    patience: Patience = PATIENCE,
+    held_bytes: int = HELD_BYTES,
 ) -> Guard:
     """Make the application; an ASGI server runs it.
 
@@ -40,6 +49,8 @@ def build_app(
         names: see `Guard`.
         addresses: see `Guard`.
         upload_bytes: that a picture may have.
+        patience: see `Guard`.
+        held_bytes: see `Guard`.
 
     Example:
         >>> application = build_app(PageService(gallery, network, "people"))
@@ -49,12 +60,13 @@ def build_app(
     _add_page(app)
     _add_questions(app, service, upload_bytes)
     _add_exports(app, service)
-    for kind, status in ((UserError, 400), (GoneError, 404), (NoPictureError, 404)):
+    for kind, status in ((RefusedError, 400), (GoneError, 404), (NoPictureError, 404), (_BusyError, 503)):
         app.exception_handler(kind)(_sentence(status))
+    app.exception_handler(UserError)(_for_the_terminal)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_unknown)
     app.exception_handler(Exception)(_unexpected)
-    return Guard(app, names, addresses, upload_bytes)
+    return Guard(app, names, addresses, upload_bytes, patience, held_bytes)
 
 
 def page_files() -> dict[str, bytes]:
@@ -68,62 +80,95 @@ def _add_page(app: FastAPI) -> None:
     files = page_files()
 
     @app.get("/")
-    def page() -> Response:
+    async def page() -> Response:
         return Response(files[_PAGE], media_type="text/html; charset=utf-8")
 
     @app.get("/assets/{name}")
-    def asset(name: str) -> Response:
+    async def asset(name: str) -> Response:
         if name not in files or name == _PAGE:
             raise GoneError("There is no such file.")
         kind = "text/javascript" if name.endswith(".js") else mimetypes.guess_type(name)[0]
         return Response(files[name], media_type=kind)
 
 
+class _BusyError(RefusedError):
+    """Too many wait for the same already. The message is a sentence."""
+
+
+class _Turns:
+    """Who is next: so many at a time, in a thread, in the order in which they came."""
+
+    def __init__(self, number: int, waiting: float = float("inf")) -> None:
+        self._limiter = CapacityLimiter(number)
+        self._number, self._waiting, self._here = number, waiting, 0
+
+    async def take(self, request: Request, work: Callable[..., Answer], *values: Any) -> Answer:
+        if self._here >= self._number + self._waiting:
+            raise _BusyError("Others wait for that already; try again in a moment.")
+        self._here += 1
+        try:
+            async with self._limiter:
+                # A page that was scrolled on or closed does not wait for its pictures any more.
+                if await request.is_disconnected():
+                    raise RefusedError("The browser went away.")
+                return await to_thread.run_sync(work, *values)
+        finally:
+            self._here -= 1
+
+
 def _add_questions(app: FastAPI, service: PageService, upload_bytes: int) -> None:
+    questions, pictures, encoded = _Turns(_QUESTIONS), _Turns(_PICTURES), _Turns(_ENCODED)
+
     @app.get("/api/gallery")
-    def gallery() -> dict[str, Any]:
-        return {**service.facts(), "upload_bytes": upload_bytes}
+    async def gallery(request: Request) -> Response:
+        return _json({**await questions.take(request, service.facts), "upload_bytes": upload_bytes})
 
     @app.post("/api/entries")
-    def entries(wanted: Listing) -> dict[str, Any]:
-        return {"entries": [entry_facts(entry) for entry in service.listing(wanted)]}
+    async def entries(request: Request, wanted: Listing) -> Response:
+        found = await questions.take(request, service.listing, wanted)
+        return _json({"entries": [entry_facts(entry) for entry in found]})
 
     @app.post(UPLOADS)
-    async def upload(request: Request) -> dict[str, str]:
-        return {"upload": await run_in_threadpool(service.upload, await request.body())}
+    async def upload(request: Request) -> Response:
+        content = await request.body()
+        return _json({"upload": await encoded.take(request, service.upload, content)})
 
     @app.post("/api/search")
-    def search(wanted: Search) -> dict[str, Any]:
-        return answer_facts(service.search(wanted))
+    async def search(request: Request, wanted: Search) -> Response:
+        return _json(answer_facts(await questions.take(request, service.search, wanted)))
 
     @app.get("/api/picture")
-    def picture(key: str = Query(max_length=4096)) -> Response:
-        content, kind = service.picture(key)
+    async def picture(request: Request, key: str = Query(max_length=4096)) -> Response:
+        content, kind = await pictures.take(request, service.picture, key)
         return Response(content, media_type=kind)
 
     @app.get("/api/texture")
-    def texture(key: str = Query(max_length=4096)) -> Response:
-        return Response(service.texture(key), media_type="image/png")
+    async def texture(request: Request, key: str = Query(max_length=4096)) -> Response:
+        return Response(await encoded.take(request, service.texture, key), media_type="image/png")
 
     @app.get("/api/upload-texture")
-    def upload_texture(upload: str = Query(max_length=4096)) -> Response:
-        return Response(service.upload_texture(upload), media_type="image/png")
+    async def upload_texture(request: Request, upload: str = Query(max_length=4096)) -> Response:
+        return Response(await encoded.take(request, service.upload_texture, upload), media_type="image/png")
 
 
 def _add_exports(app: FastAPI, service: PageService) -> None:
+    questions, sheets = _Turns(_QUESTIONS), _Turns(_SHEETS, _WAITING_SHEETS)
+
     @app.post("/api/export/json")
-    def as_json(wanted: Search) -> Response:
-        facts = {**wanted.model_dump(exclude={"upload"}), **answer_facts(service.search(wanted))}
-        facts["model"] = service.facts()["model"]
-        return _file(json.dumps(facts, indent=1, ensure_ascii=False), "application/json", "ranked.json")
+    async def as_json(request: Request, wanted: Search) -> Response:
+        found = answer_facts(await questions.take(request, service.search, wanted))
+        facts = {**wanted.model_dump(exclude={"upload"}), **found, "model": service.model}
+        return _file(_text(facts, indent=1), "application/json", "ranked.json")
 
     @app.post("/api/export/csv")
-    def as_csv(wanted: Search) -> Response:
-        return _file(answer_csv(service.search(wanted)), "text/csv; charset=utf-8", "ranked.csv")
+    async def as_csv(request: Request, wanted: Search) -> Response:
+        found = await questions.take(request, service.search, wanted)
+        return _file(answer_csv(found), "text/csv; charset=utf-8", "ranked.csv")
 
     @app.post("/api/export/png")
-    def as_picture(wanted: Search, textures: bool = False) -> Response:
-        return _file(_sheet(service, wanted, textures), "image/png", "ranked.png")
+    async def as_picture(request: Request, wanted: Search, textures: bool = False) -> Response:
+        content = await sheets.take(request, _sheet, service, wanted, textures)
+        return _file(content, "image/png", "ranked.png")
 
 
 def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
@@ -145,7 +190,8 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
         entry = hit.entry
         where = "" if entry.camera < 0 else f"camera {entry.camera}"
         # Day and clock below each other: a picture is narrow.
-        when = () if entry.time is None else written_time(entry.time).partition(".")[0].rstrip("Z").split("T")
+        time = time_of(entry)
+        when = () if time is None else written_time(time).partition(".")[0].rstrip("Z").split("T")
         lines = (f"{rank}   {hit.score:.3f}", where, *when)
         right = is_right(found.pid, entry.pid)
         cells.append(Cell(service.entry_pixels(entry.key), painted(service.texture, entry.key), lines, right))
@@ -157,33 +203,58 @@ def _title(facts: dict[str, Any], wanted: Search, count: int) -> str:
     return f"{facts['name']}: the {count} most alike by {facts['model']}{reranked}"
 
 
+def _text(facts: dict[str, Any], indent: int | None = None) -> str:
+    return json.dumps(facts, indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _bytes(text: str) -> bytes:
+    # Half a character, which no encoding has, becomes an escape that JSON reads back.
+    return text.encode("utf-8", "backslashreplace")
+
+
+def _json(facts: dict[str, Any]) -> Response:
+    return Response(_bytes(_text(facts)), media_type="application/json")
+
+
 def _file(content: str | bytes, kind: str, name: str) -> Response:
+    if isinstance(content, str):
+        content = _bytes(content)
     return Response(
         content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'}
     )
 
 
-def _sentence(status: int) -> Callable[[Request, Exception], Response]:
-    def handler(_: Request, error: Exception) -> Response:
-        return JSONResponse({"error": str(error)}, status)
+def _sentence(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
+    async def handler(_: Request, error: Exception) -> Response:
+        return _told(str(error), status)
 
     return handler
 
 
-def _invalid(_: Request, error: Exception) -> Response:
+def _told(sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(_bytes(_text({"error": sentence})), status, headers, media_type="application/json")
+
+
+async def _for_the_terminal(_: Request, error: Exception) -> Response:
+    # It names paths of this machine, which the page may not show.
+    print(f"Error: {visible(str(error))}", file=sys.stderr, flush=True)
+    return _told("The gallery cannot answer now; the terminal of the page says why.", 503)
+
+
+async def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
-    where = ".".join(str(part) for part in first.get("loc", ())[1:])
-    what = str(first.get("msg", "it is malformed")).removeprefix("Value error, ")
-    return JSONResponse({"error": f"The question makes no sense ({where or 'as a whole'}: {what})."}, 422)
+    where = ".".join(str(part) for part in first.get("loc", ())[1:])[:80]
+    what = str(first.get("msg", "it is malformed")).removeprefix("Value error, ")[:200]
+    return _told(f"The question makes no sense ({where or 'as a whole'}: {what}).", 422)
 
 
-def _unknown(_: Request, error: Exception) -> Response:
+async def _unknown(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
     sentence = "There is nothing here." if status in (404, 405) else "The question cannot be read."
-    return JSONResponse({"error": sentence}, status)
+    return _told(sentence, status, error.headers if isinstance(error, HTTPException) else None)
 
 
-def _unexpected(_: Request, error: Exception) -> Response:
+async def _unexpected(_: Request, error: Exception) -> Response:
     # Starlette raises it again when this is sent, and the server prints it.
     sentence = "Something went wrong in the program behind this page; its terminal says what."
-    return JSONResponse({"error": sentence}, 500)
+    return _told(sentence, 500)

@@ -14,7 +14,7 @@ from PIL import Image
 from san_tf.data.images import decode_image
 from san_tf.embedding.exported_encoder import ExportedEncoder
 from san_tf.embedding.photographs import PhotographError, upright
-from san_tf.errors import UserError
+from san_tf.page.questions import RefusedError
 
 _UNDECODABLE = "is damaged: it cannot be decoded"
 
@@ -35,10 +35,10 @@ class Network(Protocol):
     paints: bool
 
     def embed(self, content: bytes) -> np.ndarray:
-        """The `(D,)` float32 embedding of a file; UserError if it cannot be used."""
+        """The `(D,)` float32 embedding of a file; RefusedError if it cannot be used."""
 
     def paint(self, content: bytes) -> np.ndarray:
-        """The `(T, T, 3)` uint8 texture of the person in a file; UserError if it cannot be used."""
+        """The `(T, T, 3)` uint8 texture of the person in a file; RefusedError if it cannot be used."""
 
     def warm_up(self) -> None:
         """Do everything once."""
@@ -67,36 +67,36 @@ class ExportedNetwork:
         self.fingerprint = self.encoder.fingerprint
         self._paint = self.encoder.signatures.get("texture")
         self.paints = self._paint is not None
-        # TensorFlow uses all cores for one picture; more of them at once only wait for each other.
+        # TensorFlow uses all cores for one picture, so more of them at once only wait for each other. Turning
+        # a large photograph takes half a gigabyte: that waits for its turn as well.
         self._turn = threading.Lock()
 
     def embed(self, content: bytes) -> np.ndarray:
         """The `(D,)` float32 embedding of a JPEG or PNG file.
 
         Raises:
-            UserError: it is neither, is damaged, or has too many pixels.
+            RefusedError: it is neither, is damaged, or has too many pixels.
         """
-        content = _upright(content)
         with self._turn:
-            embedding = self.encoder.embed_each([content])[0]
+            embedding = self.encoder.embed_each([_upright(content)])[0]
         if embedding is None:
-            raise UserError(f"The picture {_UNDECODABLE}.")
+            raise RefusedError(f"The picture {_UNDECODABLE}.")
         return embedding
 
     def paint(self, content: bytes) -> np.ndarray:
         """The `(T, T, 3)` uint8 RGB texture of the person in a JPEG or PNG file.
 
         Raises:
-            UserError: as `embed`; or the export has no signature `texture`.
+            RefusedError: as `embed`; or the export has no signature `texture`.
         """
         if self._paint is None:
-            raise UserError(f"{self.name} paints no textures; export it with --export_texture.")
+            raise RefusedError(f"{self.name} paints no textures; export it with --export_texture.")
         try:
             with self._turn:
                 image = decode_image(tf.constant(_upright(content)))
                 texture: np.ndarray = self._paint(images=image[None])["texture"][0].numpy()
         except tf.errors.InvalidArgumentError as error:
-            raise UserError(f"The picture {_UNDECODABLE}.") from error
+            raise RefusedError(f"The picture {_UNDECODABLE}.") from error
         return texture
 
     def warm_up(self) -> None:
@@ -112,4 +112,4 @@ def _upright(content: bytes) -> bytes:
     try:
         return upright(content)
     except PhotographError as error:
-        raise UserError(f"The picture {error}.") from error
+        raise RefusedError(f"The picture {error}.") from error

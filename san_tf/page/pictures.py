@@ -1,20 +1,25 @@
-"""Pictures of a gallery's folder, and of no other place, small enough for a page."""
+"""Pictures for the page: small, upright, and without what a camera or a program wrote beside the pixels."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from collections.abc import Iterator
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from san_tf.data.headers import ImageHeader, read_header
-from san_tf.embedding.photographs import MAX_PIXELS
+from san_tf.embedding.photographs import MAX_PIXELS, PhotographError, upright
 from san_tf.retrieval.image_files import NoPictureError
 
 # A page shows crops at some 200 pixels, twice that on fine screens.
 _SIDE = 512
+# Decoded and copied, a picture takes some 12 bytes a pixel, so 16 at once of the largest would take 10 GB.
+# Those of more pixels than this wait for each other; app.py bounds how many smaller ones there are at a time.
+_LARGE = 2_000_000
+_one_large = threading.Lock()
 
 
 def checked_header(content: bytes) -> ImageHeader:
@@ -38,23 +43,24 @@ def checked_header(content: bytes) -> ImageHeader:
 def for_page(content: bytes) -> tuple[bytes, str]:
     """Return a picture for a page, and its media type.
 
-    A crop goes as it is. Anything larger is made smaller, which also leaves out what a camera wrote
-    beside the pixels, such as the place.
+    It is always decoded and stored anew, at most 512 pixels wide and high. What stands beside the pixels does
+    not go along: place, time and device in EXIF, XMP, comments, previews, bytes behind the end. A PNG file
+    keeps its pixels unless it is made smaller.
 
     Args:
-        content: of a JPEG or PNG file.
+        content: of the file.
 
     Raises:
-        NoPictureError: it is neither, has too many pixels, or cannot be decoded.
+        NoPictureError: it cannot be used, has too many pixels, or cannot be decoded.
     """
-    header = checked_header(content)
-    if max(header.height, header.width) <= _SIDE and b"Exif" not in content[:4096]:
-        return content, f"image/{header.format}"
-    with _opened(content) as image:
+    target = io.BytesIO()
+    with _opened(content) as (image, kind):
+        if kind == "png" and max(image.size) <= _SIDE:
+            _bare(image).save(target, "PNG", compress_level=1)
+            return target.getvalue(), "image/png"
         image.thumbnail((_SIDE, _SIDE))
-        target = io.BytesIO()
-        image.save(target, "JPEG", quality=90)
-        return target.getvalue(), "image/jpeg"
+        _bare(image).save(target, "JPEG", quality=92, subsampling=0)
+    return target.getvalue(), "image/jpeg"
 
 
 def pixels_for_page(content: bytes) -> np.ndarray:
@@ -63,25 +69,38 @@ def pixels_for_page(content: bytes) -> np.ndarray:
     Raises:
         NoPictureError: as `for_page`.
     """
-    checked_header(content)
-    with _opened(content) as image:
+    with _opened(content) as (image, _):
         image.thumbnail((_SIDE, _SIDE))
         return np.asarray(image)
 
 
 @contextlib.contextmanager
-def _opened(content: bytes) -> Iterator[Image.Image]:
-    """An upright RGB picture."""
-    try:
-        with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            image.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG is decoded at the size that is needed
-            yield _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise NoPictureError("The picture is damaged: it cannot be decoded.") from error
+def _opened(content: bytes) -> Iterator[tuple[Image.Image, str]]:
+    """A picture as the encoder sees it, in RGB, and the format of its file."""
+    header = checked_header(content)
+    large = header.height * header.width > _LARGE
+    with _one_large if large else contextlib.nullcontext():
+        try:
+            with Image.open(io.BytesIO(upright(content)), formats=("JPEG", "PNG")) as stored:
+                stored.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG is decoded at the size that is needed
+                stored.load()
+                image = _eight_bits(stored)
+                if image.mode != "RGB":  # even then `convert` would copy it
+                    image = image.convert("RGB")
+        except PhotographError as error:
+            raise NoPictureError(f"The picture {error}.") from error
+        except Exception as error:  # whatever Pillow meets in bytes that nobody wrote on purpose
+            raise NoPictureError("The picture is damaged: it cannot be decoded.") from error
+        yield image, header.format
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """The pixels alone: Pillow writes a comment and a colour profile of the file into the next one."""
+    return Image.fromarray(np.asarray(image))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Pillow cuts 16 bits off at 255, where it should divide."""
     if not image.mode.startswith("I"):
         return image
-    return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

@@ -6,10 +6,18 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from san_tf.errors import UserError
 from san_tf.retrieval.entries import Filter
 
 _Text = Annotated[str, Field(min_length=1, max_length=4096)]
 _Number = Annotated[int, Field(ge=-1, lt=2**62)]
+
+
+class RefusedError(UserError):
+    """What was asked or sent cannot be used. The message is a sentence for the page: it names no path.
+
+    Other `UserError`s are for the terminal, where the paths are wanted; the page never shows them.
+    """
 
 
 class Question(BaseModel):

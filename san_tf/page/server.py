@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import ipaddress
+import json
 import signal
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from san_tf.errors import UserError
 
@@ -19,6 +21,24 @@ if TYPE_CHECKING:
     from san_tf.page.guard import Guard
 
 LOOPBACK = "127.0.0.1"
+
+
+class Limits(NamedTuple):
+    """What a connection may do to keep others waiting.
+
+    Attributes:
+        silence: seconds until a whole head of a request is there, from the connection's begin or the last
+            answer, whatever drips in meanwhile.
+        reading: seconds until an answer is taken.
+        connections: at a time; one more closes the one that has been silent the longest.
+    """
+
+    silence: float = 10.0
+    reading: float = 60.0
+    connections: int = 256
+
+
+LIMITS = Limits()
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -76,12 +96,13 @@ def own_names(server: socket.socket, host: str) -> list[str]:
     return [host, socket.gethostname(), socket.getfqdn()] if is_open_to_others(server) else [host]
 
 
-def build_server(application: Guard, ready: Callable[[], None]) -> uvicorn.Server:
+def build_server(application: Guard, ready: Callable[[], None], limits: Limits = LIMITS) -> uvicorn.Server:
     """A server that is not running yet.
 
     Args:
         application: from `build_app`.
         ready: called when it answers.
+        limits: of its connections.
     """
     import uvicorn
 
@@ -93,6 +114,7 @@ def build_server(application: Guard, ready: Callable[[], None]) -> uvicorn.Serve
     return Server(
         uvicorn.Config(
             application,
+            http=_connections(limits),
             log_level="warning",
             access_log=False,
             server_header=False,
@@ -100,9 +122,93 @@ def build_server(application: Guard, ready: Callable[[], None]) -> uvicorn.Serve
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=2,
-            limit_concurrency=200,
         )
     )
+
+
+def _connections(limits: Limits) -> type[asyncio.Protocol]:
+    """How a connection is served: by uvicorn, which waits for ever for a head that drips in."""
+    import h11
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    from san_tf.page.guard import HEADERS
+
+    class Connection(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+        _stuck: asyncio.TimerHandle | None = None
+        _since = 0.0
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self._watch()
+            if len(self.connections) > limits.connections:
+                # Those that are being answered stay, and the new one is the last to be silent.
+                others: list[Any] = [other for other in self.connections if getattr(other, "_timer", None)]
+                min(others, key=lambda other: other._since).transport.abort()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            for timer in (self._timer, self._stuck):
+                if timer is not None:
+                    timer.cancel()
+            self._timer = self._stuck = None
+            super().connection_lost(exc)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            if self._stuck is None:
+                self._stuck = self.loop.call_later(limits.reading, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            if self._stuck is not None:
+                self._stuck.cancel()
+                self._stuck = None
+
+        def _watch(self) -> None:
+            """Time runs while the other side has to do something, and bytes alone do not stop it."""
+            if self.cycle is not None and not self.cycle.response_complete:
+                if self._timer is not None:
+                    self._timer.cancel()
+                    self._timer = None
+            elif self._timer is None and not self.transport.is_closing():
+                self._since = self.loop.time()
+                self._timer = self.loop.call_later(limits.silence, self._expired)
+
+        def _expired(self) -> None:
+            reading = self.loop.time() - self._since < limits.reading
+            if reading and self.transport.get_write_buffer_size():
+                self._timer = self.loop.call_later(limits.silence, self._expired)
+            else:
+                self.transport.abort()
+
+        def _should_upgrade(self) -> bool:
+            return False  # nothing but HTTP, and no note in the terminal for each who tries
+
+        def send_400_response(self, msg: str) -> None:
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.abort()  # an answer is on its way already
+                return
+            content = json.dumps({"error": "That is not a request that can be read."}).encode()
+            own = {**HEADERS, "content-type": "application/json", "connection": "close"}
+            headers = [*own.items(), ("content-length", str(len(content)))]
+            events: tuple[Any, ...] = (
+                h11.Response(status_code=400, headers=headers, reason=b"Bad Request"),
+                h11.Data(data=content),
+                h11.EndOfMessage(),
+            )
+            for event in events:
+                self.transport.write(self.conn.send(event) or b"")
+            self.transport.close()
+
+    return Connection
 
 
 def serve(application: Guard, server: socket.socket, ready: Callable[[], None]) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from san_tf.errors import UserError
 from san_tf.page.network import Network
-from san_tf.page.pictures import checked_header, for_page, pixels_for_page
-from san_tf.page.questions import Listing, Search
+from san_tf.page.pictures import for_page, pixels_for_page
+from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.recent import Recent
+from san_tf.retrieval.embedded import STORE
 from san_tf.retrieval.entries import Entry, Hit
-from san_tf.retrieval.gallery import Gallery, GalleryInfo
-from san_tf.retrieval.image_files import read_inside
+from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
+from san_tf.retrieval.image_files import ImageFolder
 
 # Of a gallery's entries, so many tell whether it knows times, identities and pictures.
 _SAMPLE = 500
@@ -27,8 +30,8 @@ _MAX_TAGS = 500
 _MB = 2**20
 
 
-class GoneError(UserError):
-    """What is asked for is not here, or not any more. The message is a sentence."""
+class GoneError(RefusedError):
+    """What is asked for is not here, or not any more."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,9 @@ class Found:
 class PageService:
     """A gallery and its encoder.
 
+    Each answer is the gallery's of that moment: entries are looked up anew, and what is remembered of a
+    picture goes by its content. Photographs come from the folder that the gallery names when this is made.
+
     Args:
         gallery: what is searched.
         network: made the gallery's embeddings.
@@ -72,8 +78,10 @@ class PageService:
         own = GalleryInfo(network.size, network.name, network.fingerprint)
         gallery.info.check_encoder(gallery.name, own)
         self._gallery, self._network, self._name = gallery, network, name
+        images = gallery.info.images
+        self._images = None if images is None else ImageFolder(images)
+        self._place = _file_of(gallery.name)
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
-        self._shown: Recent[Entry] = Recent(50_000)
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
 
@@ -85,6 +93,7 @@ class PageService:
 
     def facts(self) -> dict[str, Any]:
         """What the page has to know of the gallery and its encoder."""
+        self._check_place()
         sample = self._gallery.entries(limit=_SAMPLE)
         return {
             "name": self._name,
@@ -93,22 +102,26 @@ class PageService:
             "tags": self._gallery.tags()[:_MAX_TAGS],
             "model": self._network.name,
             "paints": self._network.paints,
-            "times": any(entry.time is not None for entry in sample),
+            "times": any(entry.time is not None and math.isfinite(entry.time) for entry in sample),
             "identities": any(entry.pid is not None for entry in sample),
-            "pictures": self._gallery.info.images is not None and any(entry.image for entry in sample),
+            "pictures": self._images is not None and any(entry.image for entry in sample),
         }
+
+    @property
+    def model(self) -> str:
+        """Name of the encoder, for people."""
+        return self._network.name
 
     def listing(self, wanted: Listing) -> list[Entry]:
         """A part of the gallery."""
-        entries = self._gallery.entries(wanted.where.filter(), wanted.start, wanted.limit)
-        self._remember(entries)
-        return entries
+        self._check_place()
+        return self._gallery.entries(wanted.where.filter(), wanted.start, wanted.limit)
 
     def upload(self, content: bytes) -> str:
         """Keep a picture in memory for searches, and return the name to ask for it by.
 
         Raises:
-            UserError: it is no picture, is damaged, or has too many pixels.
+            RefusedError: it is no picture, is damaged, or has too many pixels.
         """
         name = secrets.token_urlsafe(16)
         self._uploads.put(name, Upload(content, self._network.embed(content)))
@@ -118,13 +131,14 @@ class PageService:
         """Find who is most alike.
 
         Raises:
-            UserError: there is no such entry or upload (any more).
+            GoneError: there is no such entry or upload (any more).
         """
         began = time.perf_counter()
         if wanted.key is not None:
-            query = self._entry(wanted.key)
-            embedding, pid = self._gallery.embeddings([wanted.key])[0], query.pid
+            found = self._candidate(wanted.key)
+            query, embedding, pid = found.entry, found.embedding, found.entry.pid
         else:
+            self._check_place()
             query = None
             embedding, pid = self._upload(wanted.upload or "").embedding, wanted.pid
         count = max(wanted.top, wanted.rerank) + (query is not None)
@@ -132,34 +146,34 @@ class PageService:
         hits = [hit for hit in hits if query is None or hit.entry.key != query.key]
         if wanted.rerank:
             hits = self._reranked(embedding, hits, wanted.rerank)
-        hits = hits[: wanted.top]
-        self._remember(hit.entry for hit in hits)
-        return Found(query, pid, hits, time.perf_counter() - began)
+        return Found(query, pid, hits[: wanted.top], time.perf_counter() - began)
 
     def picture(self, key: str) -> tuple[bytes, str]:
         """An entry's picture for the page, and its media type.
 
         Raises:
-            UserError: there is none.
+            GoneError: there is no such entry (any more), or it has no picture.
+            NoPictureError: its picture is missing or cannot be used.
         """
-        return _made_once(self._pictures, key, lambda: for_page(self._content(key)))
+        content = self._content(key)
+        return _made_once(self._pictures, _digest(content), lambda: for_page(content))
 
     def texture(self, key: str) -> bytes:
         """What the encoder's decoder paints of an entry, as PNG.
 
         Raises:
-            UserError: there is no picture, or the encoder paints none.
+            RefusedError: there is no picture, or the encoder paints none.
+            NoPictureError: as `picture`.
         """
-        return _made_once(self._textures, f"key {key}", lambda: self._painted(self._content(key)))
+        return self._texture(self._content(key))
 
     def upload_texture(self, name: str) -> bytes:
         """What the encoder's decoder paints of an uploaded picture, as PNG.
 
         Raises:
-            UserError: it is not here any more, or the encoder paints none.
+            RefusedError: it is not here any more, or the encoder paints none.
         """
-        upload = self._upload(name)
-        return _made_once(self._textures, f"upload {name}", lambda: self._painted(upload.content))
+        return self._texture(self._upload(name).content)
 
     def pixels(self, wanted: Search) -> np.ndarray | None:
         """The query's picture, `(H, W, 3)` uint8; None if it has none."""
@@ -181,18 +195,19 @@ class PageService:
         except ValueError:
             return None
 
+    def _texture(self, content: bytes) -> bytes:
+        return _made_once(self._textures, _digest(content), lambda: self._painted(content))
+
     def _painted(self, content: bytes) -> bytes:
         target = io.BytesIO()
         Image.fromarray(self._network.paint(content)).save(target, "PNG")
         return target.getvalue()
 
     def _content(self, key: str) -> bytes:
-        folder, entry = self._gallery.info.images, self._entry(key)
-        if folder is None or not entry.image:
+        entry = self._candidate(key).entry
+        if self._images is None or not entry.image:
             raise GoneError("This entry has no picture.")
-        content = read_inside(folder, entry.image)
-        checked_header(content)
-        return content
+        return self._images.read(entry.image)
 
     def _upload(self, name: str) -> Upload:
         upload = self._uploads.get(name)
@@ -200,23 +215,35 @@ class PageService:
             raise GoneError("The uploaded picture is forgotten; drop it on the page again.")
         return upload
 
-    def _remember(self, entries: Iterable[Entry]) -> None:
-        for entry in entries:
-            self._shown.put(entry.key, entry)
+    def _candidate(self, key: str) -> Candidate:
+        self._check_place()
+        found = self._gallery.lookup([key]).get(key)
+        if found is None:
+            raise GoneError("There is no such entry in the gallery, or not any more.")
+        return found
 
-    def _entry(self, key: str) -> Entry:
-        entry = self._shown.get(key)
-        if entry is None:
-            if not self._gallery.known([key]):
-                raise GoneError(f"There is no entry {key} in the gallery.")
-            entry = self._gallery.get([key])[0]
-            self._remember([entry])
-        return entry
+    def _check_place(self) -> None:
+        # A file that is deleted stays open, with everybody in it, for as long as this process reads from it.
+        if self._place is not None and self._place != _file_of(self._gallery.name):
+            raise GoneError("The gallery was removed or replaced since the page was started; start it again.")
 
     def _reranked(self, embedding: np.ndarray, hits: list[Hit], first: int) -> list[Hit]:
         from san_tf.retrieval.reranking import rerank
 
         return [*rerank(self._gallery, embedding, hits[:first]), *hits[first:]]
+
+
+def _file_of(gallery: str) -> tuple[int, int, int] | None:
+    """Which folder and file a gallery on this machine is; None for one in memory or on a server."""
+    folder = Path(gallery)
+    try:
+        return folder.stat().st_dev, folder.stat().st_ino, (folder / STORE).stat().st_ino
+    except OSError:
+        return None
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _made_once(memory: Recent[Any], name: str, make: Callable[[], Any]) -> Any:

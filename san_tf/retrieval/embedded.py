@@ -259,10 +259,10 @@ class EmbeddedGallery(Gallery):
         with self._lock:
             return set(self._store.ids_of(keys))
 
-    def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
+    def _lookup(self, keys: list[str]) -> dict[str, Candidate]:
         with self._lock:
             found = self._store.candidates(self._store.ids_of(keys).values())
-        return {candidate.entry.key: candidate.embedding for candidate in found.values()}
+        return {candidate.entry.key: candidate for candidate in found.values()}
 
     def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> list[list[Candidate]]:
         with self._lock:

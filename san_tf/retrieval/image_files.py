@@ -2,22 +2,92 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import sys
 from pathlib import Path, PureWindowsPath
 
 MAX_BYTES = 64 * 2**20
+_MISSING = "This entry's picture is missing."
+_OUTSIDE = "This entry's picture is not inside the gallery's folder of images."
 
 
 class NoPictureError(ValueError):
-    """There is no picture to be shown. The message is a sentence."""
+    """There is no picture to be shown. The message is a sentence that names neither folder nor file."""
+
+
+class ImageFolder:
+    r"""A folder of photographs, as it stands when this is made.
+
+    Names come out of a gallery, which may come from anywhere. A name that is absolute, climbs out by `..` or
+    leads out by a link is refused, whenever the link was made. So is a folder that was replaced by a link
+    since, and what is not a plain file (reading a pipe never ends).
+
+    Args:
+        folder: of the photographs; links to it are followed now and never again.
+
+    Example:
+        >>> ImageFolder("market/bounding_box_test").read("0002_c1s1_000451_03.jpg")[:2]
+        b'\xff\xd8'
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._root = Path(os.path.realpath(folder))
+        try:
+            descriptor = os.open(self._root, os.O_RDONLY)
+        except OSError:
+            return  # not there yet, or never
+        try:
+            self._root = _place_of(descriptor)
+        except OSError:
+            pass
+        finally:
+            os.close(descriptor)
+
+    def read(self, name: str, most: int = MAX_BYTES) -> bytes:
+        """Read a file that lies in the folder, whatever its name says.
+
+        Args:
+            name: path relative to the folder.
+            most: bytes it may have.
+
+        Raises:
+            NoPictureError: there is no such file inside the folder, or it is too large.
+        """
+        windows = PureWindowsPath(name)
+        if not name or "\0" in name or os.path.isabs(name) or windows.drive or windows.root:
+            raise NoPictureError("This entry has no picture inside the gallery's folder of images.")
+        try:
+            path = (self._root / name).resolve(strict=True)
+            inside = path.is_relative_to(self._root)
+            # The last part is not followed any more if it became a link since.
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            descriptor = os.open(path, flags) if inside else -1
+        except (OSError, RuntimeError, UnicodeError) as error:  # RuntimeError: links in a circle
+            raise NoPictureError(_MISSING) from error
+        if not inside:
+            raise NoPictureError(_OUTSIDE)
+        try:
+            # A folder on the way may have become a link between both lines above: what counts is where that
+            # lies which was opened.
+            if not _place_of(descriptor).is_relative_to(self._root):
+                raise NoPictureError(_OUTSIDE)
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                raise NoPictureError("This entry's picture is not a file.")
+            if facts.st_size > most:
+                raise NoPictureError(f"This entry's picture is larger than {most // 2**20} MB.")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                return file.read(most)
+        except OSError as error:
+            raise NoPictureError("This entry's picture cannot be read.") from error
+        finally:
+            os.close(descriptor)
 
 
 def read_inside(folder: str | os.PathLike[str], name: str, most: int = MAX_BYTES) -> bytes:
-    """Read a file that lies in a folder, whatever its name says.
-
-    Names come out of a gallery, which may come from anywhere: one that is absolute, climbs out by `..` or
-    leads out by a link is refused, and so is what is no plain file (reading a pipe never ends).
+    """Read a file that lies in a folder; see `ImageFolder`.
 
     Args:
         folder: of the photographs.
@@ -25,30 +95,14 @@ def read_inside(folder: str | os.PathLike[str], name: str, most: int = MAX_BYTES
         most: bytes it may have.
 
     Raises:
-        NoPictureError: there is no such file inside the folder, or it is too large; the message names
-            neither folder nor file.
+        NoPictureError: as `ImageFolder.read`.
     """
-    windows = PureWindowsPath(name)
-    if not name or "\0" in name or os.path.isabs(name) or windows.drive or windows.root:
-        raise NoPictureError("This entry has no picture inside the gallery's folder of images.")
-    try:
-        root = Path(folder).resolve(strict=True)
-        path = (root / name).resolve(strict=True)
-        if not path.is_relative_to(root):
-            raise NoPictureError("This entry's picture is not inside the gallery's folder of images.")
-        # No link is followed any more: one that appeared since is refused.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
-        raise NoPictureError("This entry's picture is missing.") from error
-    try:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            raise NoPictureError("This entry's picture is no file.")
-        if facts.st_size > most:
-            raise NoPictureError(f"This entry's picture is larger than {most // 2**20} MB.")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(most)
-    except OSError as error:
-        raise NoPictureError("This entry's picture cannot be read.") from error
-    finally:
-        os.close(descriptor)
+    return ImageFolder(folder).read(name, most)
+
+
+def _place_of(descriptor: int) -> Path:
+    """Where an open file or folder lies, without links; OSError where the system does not tell."""
+    if sys.platform == "darwin":
+        found = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
+        return Path(os.fsdecode(found.partition(b"\0")[0]))
+    return Path(os.readlink(f"/proc/self/fd/{descriptor}"))

@@ -52,7 +52,7 @@ def runs_chart(
         style.check_count(scores, len(rows), name, "the rows")
         if not all(len(runs) for runs in scores):
             raise UserError(f"A row of {name} has no run; leave the row out.")
-    left = 0.25 + 0.078 * max(map(len, rows))
+    left = 0.25 + 0.078 * max(map(style.text_width, rows))
     head = style.title_height(title) + 0.3
     tall = _LINE * len(rows)
     figure = style.new_figure(left + len(measures) * (_WIDE + 0.55), head + tall + 0.5, title)
@@ -149,7 +149,9 @@ def difference_chart(
     head = style.title_height(title) + 0.3
     # Room for the condition's name under each group, and for the points of all rows in it.
     wide = max(4.2, max(1.08, 0.15 * len(rows) + 0.2) * len(differences))
-    figure = style.new_figure(0.65 + wide + 0.3 + 0.085 * max(map(len, rows)), head + 3.35, title)
+    figure = style.new_figure(
+        0.65 + wide + 0.3 + 0.085 * max(map(style.text_width, rows)), head + 3.35, title
+    )
     axes = style.plain_axes(style.place(figure, 0.65, head, wide, 2.7))
     axes.axhline(0, color=style.INK, linewidth=1.0)
     offsets = (np.arange(len(rows)) - (len(rows) - 1) / 2) * min(0.16, 0.8 / len(rows))
@@ -164,7 +166,7 @@ def difference_chart(
     axes.set_xlim(-0.55, len(differences) - 0.45)
     axes.set_xticks(range(len(differences)))
     axes.set_xticklabels(
-        [f"{name}\n{(captions or {}).get(name, '')}" for name in differences],
+        [style.readable(f"{name}\n{(captions or {}).get(name, '')}") for name in differences],
         fontsize=style.SMALL, color=style.INK,
     )  # fmt: skip
     style.write(figure, f"points of mAP more than {reference}", 0.15, head - 0.14, style.SMALL, style.MUTED)
@@ -205,7 +207,7 @@ def cell_label_pictures(
         if max(int(np.max(value)) for value in values) >= len(labels):
             raise UserError(f"The maps of {name!r} hold labels beyond the {len(labels)} that have names.")
     colors = _label_colors(labels)
-    head, left = style.title_height(title), 0.25 + 0.08 * max(map(len, [*maps, "image"]))
+    head, left = style.title_height(title), 0.25 + 0.08 * max(map(style.text_width, [*maps, "image"]))
     wide = _CELL * pictures[0].shape[1] / pictures[0].shape[0]
     used = sorted({int(label) for values in maps.values() for value in values for label in np.unique(value)})
     used = [label for label in used if label]

@@ -80,8 +80,11 @@ def camera_matrix(
                 color=color,
                 alpha=1.0 if counts[row, column] >= 10 else 0.55,
             )
-        axes.set_xticks(np.arange(columns), [str(name) for name in gallery_cameras])
-        axes.set_yticks(np.arange(rows), [str(name) for name in query_cameras] if place == 0 else [""] * rows)
+        axes.set_xticks(
+            np.arange(columns), [style.shortened(style.readable(str(name)), 7) for name in gallery_cameras]
+        )
+        names = [style.shortened(style.readable(str(name)), 8) for name in query_cameras]
+        axes.set_yticks(np.arange(rows), names if place == 0 else [""] * rows)
         axes.xaxis.tick_top()
         axes.tick_params(colors=style.MUTED, labelsize=style.SMALL, length=0, pad=3)
         axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)

@@ -52,7 +52,7 @@ def contact_sheet(
     style.check_count(rows, len(pictures), "rows", "the rows of crops")
     style.check_count(columns, across, "columns", "the columns of crops")
     wide = cell_height * first.shape[1] / first.shape[0]
-    left = 0.15 + (0.075 * max(map(len, rows)) + 0.1 if rows is not None else 0.0)
+    left = 0.15 + (0.075 * max(map(style.text_width, rows)) + 0.1 if rows is not None else 0.0)
     head = style.title_height(title) + (0.24 if columns is not None else 0.0)
     gap = 0.05
     figure = style.new_figure(
@@ -60,8 +60,7 @@ def contact_sheet(
     )
     for c, name in enumerate(columns or ()):
         at = left + c * (wide + gap) + wide / 2
-        size = min(style.SMALL, style.SMALL * wide / (0.068 * max(len(name), 1)))  # no caption over the next
-        style.write(figure, name, at, head - 0.12, size, style.MUTED, "center")
+        style.caption(figure, name, at, head - 0.12, wide + gap, style.SMALL)
     for r, row in enumerate(pictures):
         top = head + r * (cell_height + gap)
         if rows is not None:

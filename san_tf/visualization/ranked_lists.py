@@ -99,4 +99,4 @@ def ranked_lists(
 
 
 def _caption(figure: Figure, text: str, left: float, top: float) -> None:
-    style.write(figure, text, left + _CELL / 2, top + _TALL + 0.1, 6.0, style.MUTED, "center")
+    style.caption(figure, text, left + _CELL / 2, top + _TALL + 0.1, _CELL + _GAP, 6.0)

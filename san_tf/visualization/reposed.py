@@ -107,7 +107,7 @@ def reposed(
         top = head + n * (_TALL + line + 0.12)
         style.show_picture(figure, picture, 0.15, top, half, _TALL)
         if captions is not None:
-            style.write(figure, captions[n], 0.15 + half / 2, top + _TALL + 0.1, 6.5, style.MUTED, "center")
+            style.caption(figure, captions[n], 0.15 + half / 2, top + _TALL + 0.1, half + 0.3)
         style.show_picture(figure, texture, 0.15 + half + 0.12, top, _TALL, _TALL)
         for k, yaw in enumerate(yaws):
             axes = style.show_picture(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+import logging
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
+from matplotlib.text import Text
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
@@ -22,9 +29,202 @@ TITLE, LABEL, SMALL = 13.0, 9.5, 8.0
 DPI = 115
 
 
+# Families that hold many scripts, most wanted first; of the others the alphabet decides.
+_FAMILIES = (
+    "Noto Sans CJK SC", "Source Han Sans SC", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "PingFang HK",
+    "Hiragino Sans GB", "Hiragino Sans", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "Yu Gothic",
+    "Malgun Gothic", "Apple SD Gothic Neo", "Droid Sans Fallback", "Noto Sans", "Arial Unicode MS",
+)  # fmt: skip
+# What turns or hides the letters beside it, or is not seen at all, beyond the control characters.
+_UNSEEN = frozenset(
+    "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
+)
+# Fonts of matplotlib for formulas, whose tables name other signs than they draw, and one of placeholders.
+_NO_LETTERS = (
+    "Last Resort",
+    "STIXNonUnicode",
+    "STIXSize",
+    "cmb10",
+    "cmex10",
+    "cmmi10",
+    "cmr10",
+    "cmss10",
+    "cmsy10",
+    "cmtt10",
+)
+Slant = Literal["normal", "italic", "oblique"]
+_told: set[str] = set()
+_font_log = logging.getLogger("matplotlib.font_manager")
+
+
+class LiteralFigure(Figure):
+    r"""A figure that writes every text as it stands, whatever a name holds and whoever saves the figure.
+
+    A dollar sign starts no formula. What the figure's font lacks, such as Chinese, is taken from a font of
+    this system that has it. What no font has is written as its number, `\u4eba`, and told once in the log.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        """Draw everything; see `matplotlib.figure.Figure.draw`."""
+        with _without_notes_on_weights():
+            _make_literal(self)
+            super().draw(renderer)
+
+
+@contextlib.contextmanager
+def _without_notes_on_weights() -> Iterator[None]:
+    """A font without a bold form is good enough; nobody has to be told at each text."""
+    _font_log.addFilter(_is_worth_telling)
+    try:
+        yield
+    finally:
+        _font_log.removeFilter(_is_worth_telling)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    return "Failed to find font weight" not in str(record.msg)
+
+
+def _make_literal(figure: Figure) -> None:
+    for axes in figure.axes:
+        # Labels of ticks are made late; asked for, they are there.
+        axes.get_xticklabels(which="both")
+        axes.get_yticklabels(which="both")
+    for text in figure.findobj(Text):
+        if not isinstance(text, Text) or not text.get_text():
+            continue
+        text.set_parse_math(False)
+        text.set_usetex(False)
+        if text.get_text().isascii() and text.get_text().isprintable():
+            continue
+        shown, families = _readable(
+            text.get_text(), tuple(text.get_fontfamily()), text.get_fontweight(), text.get_fontstyle()
+        )
+        text.set_text(shown)
+        text.set_fontfamily(families)
+
+
+def readable(text: str) -> str:
+    """Text with what no font has, or what cannot be seen, as numbers.
+
+    For what is measured before it is drawn, and for labels of ticks, which are set anew then. All other texts
+    of a `LiteralFigure` are made readable when it is drawn.
+    """
+    return _readable(text, tuple(FontProperties().get_family()), "normal", "normal")[0]
+
+
+def _readable(
+    text: str, families: tuple[str, ...], weight: str | int, slant: Slant
+) -> tuple[str, tuple[str, ...]]:
+    """A text that can be drawn, and the families that have its letters between them."""
+    text = visible(text)
+    number = len(fontManager.ttflist)  # grows if somebody adds a font
+    letters = frozenset(text) - {"\n"}
+    for family in families:
+        letters -= _letters(family, weight, slant, number)
+    more, nowhere = _families_with(letters, weight, slant, number) if letters else ((), frozenset())
+    if nowhere:
+        _tell(nowhere)
+        text = "".join(_number(letter) if letter in nowhere else letter for letter in text)
+    return text, (*families, *(family for family in more if family not in families))
+
+
+def visible(text: str) -> str:
+    r"""Text in which control characters, and those that turn or hide what stands beside them, are seen.
+
+    Line ends stay. The letters of all scripts stay, and what joins them.
+
+    Example:
+        >>> visible("photo\u202egpj.exe")
+        'photo\\u202egpj.exe'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _number(c) if c in _UNSEEN or (c != "\n" and unicodedata.category(c) in ("Cc", "Cs")) else c
+        for c in text
+    )
+
+
+def text_width(text: str) -> int:
+    """How many letters of Latin a text is as wide as: signs of Chinese, Japanese and Korean count twice."""
+    shown = visible(text)
+    return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in shown)
+
+
+def shortened(text: str, width: int) -> str:
+    """A text on one line, without its middle where it is wider than so many letters of Latin.
+
+    Example:
+        >>> shortened("bounding_box_test", 9)
+        'boun…test'
+    """
+    text = " ".join(text.split("\n"))
+    if text_width(text) <= width:
+        return text
+    letters = list(text)
+    while len(letters) > 2 and text_width("".join(letters)) >= width:
+        del letters[len(letters) // 2]
+    letters.insert((len(letters) + 1) // 2, "…")
+    return "".join(letters)
+
+
+def _number(letter: str) -> str:
+    code = ord(letter)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def _tell(letters: Iterable[str]) -> None:
+    new = sorted(set(letters) - _told)
+    if not new:
+        return
+    first = not _told
+    _told.update(new)
+    if first:
+        shown = "".join(letter for letter in new[:12] if letter.isprintable())
+        logging.getLogger("san_tf").warning(
+            "Figures: no font of this system has %s, so such letters are written as their numbers; install "
+            "one that has them, such as Noto Sans CJK.", shown or f"the letter {_number(new[0])}",
+        )  # fmt: skip
+
+
+@functools.lru_cache(maxsize=256)
+def _letters(family: str, weight: str | int, slant: Slant, number: int) -> frozenset[str]:
+    """The letters that a family has in the form asked for; the `number` of fonts is the age of the answer."""
+    try:
+        properties = FontProperties(family=[family], weight=weight, style=slant)
+        with _without_notes_on_weights():
+            return _file_letters(findfont(properties, fallback_to_default=False))
+    except (ValueError, RuntimeError, OSError):  # not there, a font of pictures in colours, or a broken one
+        return frozenset()
+
+
+@functools.lru_cache(maxsize=64)
+def _file_letters(path: str) -> frozenset[str]:
+    return frozenset(map(chr, get_font(path).get_charmap()))
+
+
+@functools.lru_cache(maxsize=256)
+def _families_with(
+    letters: frozenset[str], weight: str | int, slant: Slant, number: int
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Families of this system that have the letters between them, and the letters that none has."""
+    order = {name: place for place, name in enumerate(_FAMILIES)}
+    chosen: list[str] = []
+    names = {entry.name for entry in fontManager.ttflist if not entry.name.startswith(_NO_LETTERS)}
+    for family in sorted(names, key=lambda name: (order.get(name, len(order)), name)):
+        if not letters:
+            break
+        found = letters & _letters(family, weight, slant, number)
+        if found:
+            chosen.append(family)
+            letters -= found
+    return tuple(chosen), letters
+
+
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
     """An empty white figure of so many inches, with its title at the top left."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
+    figure = LiteralFigure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
     if title:
         write(figure, title, 0.15, 0.14, size=TITLE, weight="bold", vertical="top")
@@ -61,6 +261,26 @@ def write(
         fontweight=weight,
         rotation=rotation,
     )
+
+
+def caption(
+    figure: Figure, text: str, center: float, top: float, room: float, size: float = 6.5, color: str = MUTED
+) -> None:
+    """Put a name below or above a picture, smaller or without its middle where it would reach its neighbours.
+
+    Args:
+        figure: To draw on.
+        text: Written on one line.
+        center: Inches from the figure's left edge.
+        top: Inches from the figure's top edge.
+        room: Inches it may take.
+        size: Of the letters, points; half of it at least.
+        color: Of the letters.
+    """
+    letter = 0.6 / 72  # of a point's size, on the average
+    text = shortened(readable(text), int(room / (0.5 * size * letter)))
+    size = min(size, room / (letter * max(text_width(text), 1)))
+    write(figure, text, center, top, size, color, "center")
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:

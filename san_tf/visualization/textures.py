@@ -60,7 +60,7 @@ def texture_panels(
         if n < per_row:
             style.write(figure, "input", left + _TALL / 4, top - 0.12, style.SMALL, style.MUTED, "center")
         if captions is not None:
-            style.write(figure, captions[n], left + _TALL / 4, top + _TALL + 0.1, 6.5, style.MUTED, "center")
+            style.caption(figure, captions[n], left + _TALL / 4, top + _TALL + 0.1, _TALL / 2 + 0.3)
         for c, (name, values) in enumerate(columns):
             at = left + _TALL / 2 + _GAP + c * (_TALL + _GAP)
             style.show_picture(figure, values[n], at, top, _TALL, _TALL)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from san_tf.data.images import decode_image
 from san_tf.embedding.photographs import PhotographError, upright
-from san_tf.errors import UserError
+from san_tf.page.questions import RefusedError
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.exact import ExactGallery
 from san_tf.retrieval.gallery import GalleryInfo
@@ -48,9 +48,9 @@ class StandIn:
         try:
             return decode_image(tf.constant(upright(content))).numpy()
         except PhotographError as error:
-            raise UserError(f"The picture {error}.") from error
+            raise RefusedError(f"The picture {error}.") from error
         except tf.errors.InvalidArgumentError as error:
-            raise UserError("The picture is damaged: it cannot be decoded.") from error
+            raise RefusedError("The picture is damaged: it cannot be decoded.") from error
 
 
 class Blind(StandIn):
@@ -59,7 +59,7 @@ class Blind(StandIn):
     paints = False
 
     def paint(self, content: bytes) -> np.ndarray:
-        raise UserError("It paints no textures.")
+        raise RefusedError("It paints no textures.")
 
 
 def crop(

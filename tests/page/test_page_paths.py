@@ -58,7 +58,7 @@ def test_names_inside_are_read_links_that_stay_inside_too(folder, tmp_path):
 
 def test_pipes_and_devices_and_giants_are_not_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(NoPictureError, match="is no file"):
+    with pytest.raises(NoPictureError, match="is not a file"):
         read_inside(tmp_path, "pipe.png")
     with (tmp_path / "giant.png").open("wb") as file:
         file.truncate(2**40)  # a hole, no bytes
