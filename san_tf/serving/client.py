@@ -252,6 +252,7 @@ class Client:
         try:
             return [_Piece(items, self._ask(items, call))]
         except TooLargeError as error:
+            self._see_whether_it_refuses_all(error, call)
             self._remember(items, error)
             if len(items) > 1:
                 return self._embed_halves(items, call)
@@ -289,7 +290,7 @@ class Client:
             size = sum(len(item.contents) for item in items)
             self._too_many_bytes = min(self._too_many_bytes, size)
 
-    def _see_whether_it_refuses_all(self, refused: RefusedError, call: _Call) -> None:
+    def _see_whether_it_refuses_all(self, refused: RefusedError | TooLargeError, call: _Call) -> None:
         """Raise `UserError` if the server refuses a good picture too, and has answered nothing before."""
         with call.lock:
             for last in (False, True):
@@ -297,7 +298,12 @@ class Client:
                     return
                 try:
                     self._ask([good_picture()], call)
-                except (RefusedError, TooLargeError) as error:
+                except TooLargeError as error:
+                    raise UserError(
+                        f"{self._transport.address} finds a request of one small picture too large ({error}); "
+                        "raise its limit, or that of the proxy before it."
+                    ) from error
+                except RefusedError as error:
                     # Once may be the fault of a stranger's picture in the same run.
                     if last:
                         raise UserError(

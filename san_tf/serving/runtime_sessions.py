@@ -10,7 +10,7 @@ import json
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -77,7 +77,7 @@ class Session:
             )
         return int(size[0]), int(size[1])
 
-    def __call__(self, images: np.ndarray) -> np.ndarray:
+    def __call__(self, images: np.ndarray | Sequence[np.ndarray]) -> np.ndarray:
         """Embed images.
 
         Args:
