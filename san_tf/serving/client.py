@@ -300,8 +300,8 @@ class Client:
                     self._ask([good_picture()], call)
                 except TooLargeError as error:
                     raise UserError(
-                        f"{self._transport.address} finds a request of one small picture too large ({error}); "
-                        "raise its limit, or that of the proxy before it."
+                        f"{self._transport.address} finds a request of one small picture too large "
+                        f"({error}); raise its limit, or that of the proxy before it."
                     ) from error
                 except RefusedError as error:
                     # Once may be the fault of a stranger's picture in the same run.
