@@ -235,9 +235,6 @@ def test_an_answer_that_nobody_asked_for_is_not_the_next_one() -> None:
 
 
 def test_a_body_that_ends_early_is_asked_for_again() -> None:
-    class Cut(Exception):
-        pass
-
     def say(number: int) -> Iterator[bytes]:
         whole = predictions([1.5, 2.5])
         yield whole if number else whole[:-4]
