@@ -16,3 +16,21 @@ class UserError(ValueError):
         ...
         san_tf.errors.UserError: images/0001.jpg is empty; delete it or copy it again.
     """
+
+
+def printable(text: object, most: int = 200) -> str:
+    r"""Return what somebody else wrote, fit for a message: on one line, cut, unable to steer a terminal.
+
+    Control characters, marks of direction and half surrogates become escapes; runs of space become one.
+
+    Args:
+        text: such as the answer of a server, or the name of a file.
+        most: characters of the result.
+
+    Example:
+        >>> printable("bad\x1b[2J request\n")
+        'bad\\x1b[2J request'
+    """
+    line = " ".join(str(text)[: 4 * most].split())
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return safe if len(safe) <= most else f"{safe[: most - 1]}…"

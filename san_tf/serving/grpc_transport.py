@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from san_tf.errors import UserError
+from san_tf.errors import UserError, printable
 from san_tf.serving.retries import TransientError
 from san_tf.serving.transport import (
     INPUT,
+    MOST_NUMBERS,
     OUTPUT,
     SIGNATURE,
     Model,
     Prediction,
     RefusedError,
     WrongAnswerError,
+    check_shape,
+    refusal,
 )
 
 _TRANSIENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED")
-_REFUSED = ("INVALID_ARGUMENT", "OUT_OF_RANGE")
+_REFUSED = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION", "NOT_FOUND")
 _OPTIONS = [
-    # Batches of photographs and of embeddings may be larger than gRPC's 4 MiB; the server sets its own limit.
+    # Batches of photographs may be larger than gRPC's 4 MiB; the server sets its own limit.
     ("grpc.max_send_message_length", -1),
-    ("grpc.max_receive_message_length", -1),
+    # The limit of answers is one of their bytes as they come: compressed ones would get around it.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
     # gRPC waits up to two minutes before it connects again, during which every request fails at once.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -41,12 +46,16 @@ class GrpcTransport:
         address: `host:port`.
         model: the model to ask.
         secure: whether to speak TLS, with the system's certificates.
+        rows: images a request at most.
+        most: numbers an embedding at most.
 
     Raises:
         UserError: `tensorflow-serving-api` is not installed.
     """
 
-    def __init__(self, address: str, model: Model, secure: bool = False) -> None:
+    def __init__(
+        self, address: str, model: Model, secure: bool = False, rows: int = 32, most: int = MOST_NUMBERS
+    ) -> None:
         try:
             import grpc
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
@@ -55,13 +64,15 @@ class GrpcTransport:
                 'gRPC wants tensorflow-serving-api: pip install "san-tf[serving]" (of one version with '
                 "TensorFlow), or ask by REST: http://HOST:8501."
             ) from error
-        self.address = address
+        self.address, self.model, self._most = address, model, most
         self._error = grpc.RpcError
+        self._room = rows * most * np.dtype(np.float32).itemsize + 2**16
+        options = [*_OPTIONS, ("grpc.max_receive_message_length", self._room)]
         credentials = grpc.ssl_channel_credentials() if secure else None
         self._channel = (
-            grpc.secure_channel(address, credentials, _OPTIONS)
+            grpc.secure_channel(address, credentials, options)
             if credentials
-            else grpc.insecure_channel(address, _OPTIONS)
+            else grpc.insecure_channel(address, options)
         )
         self._stub = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._blank = predict_pb2.PredictRequest(output_filter=[OUTPUT])
@@ -72,41 +83,78 @@ class GrpcTransport:
         elif model.label is not None:
             spec.version_label = model.label
 
-    def predict(self, files: Sequence[bytes], timeout: float) -> Prediction:
+    def predict(self, files: Sequence[bytes], timeout: float, version: int | None = None) -> Prediction:
         """Embed JPEG or PNG files; see `Transport.predict`."""
-        import tensorflow as tf
+        from tensorflow.core.framework.types_pb2 import DT_STRING
 
         request = type(self._blank)()
         request.CopyFrom(self._blank)
-        request.inputs[INPUT].CopyFrom(tf.make_tensor_proto(list(files), tf.string, (len(files),)))
+        tensor = request.inputs[INPUT]
+        tensor.dtype = DT_STRING
+        tensor.tensor_shape.dim.add(size=len(files))
+        tensor.string_val.extend(files)
         try:
             response = self._stub.Predict(request, timeout=timeout)
         except self._error as error:
             raise self._as_ours(error) from error
         if OUTPUT not in response.outputs:
             raise WrongAnswerError(f"its answer has no `{OUTPUT}`")
-        try:
-            embeddings = tf.make_ndarray(response.outputs[OUTPUT])
-        except (ValueError, TypeError) as error:
-            raise WrongAnswerError("its answer holds no table of numbers") from error
-        if embeddings.dtype != np.float32:
-            raise WrongAnswerError(f"its embeddings are {embeddings.dtype} in place of float32")
+        embeddings = _decoded(response.outputs[OUTPUT], len(files), self._most)
         version = response.model_spec.version.value if response.model_spec.HasField("version") else None
         return Prediction(embeddings, version)
+
+    def current_version(self, timeout: float) -> None:
+        """None: each answer tells its version."""
 
     def close(self) -> None:
         """Close the channel; requests under way fail."""
         self._channel.close()
 
     def _as_ours(self, error: Any) -> Exception:
-        code = error.code().name
-        details = " ".join(str(error.details()).split())[:200]
+        code = error.code().name if error.code() else "UNKNOWN"
+        details = printable(error.details())
+        size = re.search(r"larger than max \((\d+) vs\. (\d+)\)", details)
+        if size and int(size.group(2)) == self._room:
+            return WrongAnswerError(f"its answer has {int(size.group(1)):,} bytes")
+        if re.search(r"http1\.x server|Failed parsing HTTP/2", details):
+            return UserError(
+                f"{self.address} does not speak gRPC; if it is a server's REST port, write http://HOST:8501."
+            )
+        if re.search(r"handshake failed|CERTIFICATE_VERIFY_FAILED", details, re.I):
+            return UserError(
+                f"{self.address} cannot be asked by TLS ({details}); see its certificate, or write "
+                "grpc://HOST:8500 if it has none."
+            )
         if code == "DEADLINE_EXCEEDED":
             return TransientError("no answer in time")
+        message = f"{code}: {details}"
+        if code in _REFUSED or code == "RESOURCE_EXHAUSTED":
+            found = refusal(self.address, self.model, message)
+            # "NOT_FOUND" and the like are nothing that another picture would mend.
+            if not isinstance(found, RefusedError) or code in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
+                return found
         if code in _TRANSIENT:
-            return TransientError(f"{code}: {details}")
-        if code in _REFUSED:
-            return RefusedError(f"{code}: {details}")
-        return UserError(
-            f"{self.address} cannot be asked ({code}: {details}); see the model's name and label."
-        )
+            return TransientError(message)
+        return UserError(f"{self.address} cannot be asked for {self.model} ({message}); see what it serves.")
+
+
+def _decoded(tensor: Any, rows: int, most: int) -> np.ndarray:
+    """The embeddings of a `TensorProto`, whose few bytes may claim to be gigabytes."""
+    from tensorflow.core.framework.types_pb2 import DT_FLOAT, DataType
+
+    if tensor.dtype != DT_FLOAT:
+        known = tensor.dtype in DataType.values()
+        name = DataType.Name(tensor.dtype) if known else str(tensor.dtype)
+        raise WrongAnswerError(f"its embeddings are {name} in place of float32")
+    shape = () if tensor.tensor_shape.unknown_rank else tuple(d.size for d in tensor.tensor_shape.dim)
+    check_shape(shape, rows, most)
+    count = shape[0] * shape[1]
+    if tensor.tensor_content:
+        if len(tensor.tensor_content) != 4 * count:
+            raise WrongAnswerError("its answer holds other numbers than its shape says")
+        return np.frombuffer(tensor.tensor_content, "<f4").astype(np.float32).reshape(shape)
+    values = np.array(tensor.float_val, np.float32)
+    if not 0 < len(values) <= count:
+        raise WrongAnswerError("its answer holds other numbers than its shape says")
+    # Of equal numbers at the end, only the first is sent.
+    return np.concatenate([values, np.full(count - len(values), values[-1])]).reshape(shape)

@@ -29,7 +29,7 @@ from san_tf.serving.server_files import (
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # A digest counts as a tag: it pins even more.
-_PINNED = re.compile(r"[^\s:@]+(:\d+/[^\s:@]+)?(:[\w.-]+|@sha256:[0-9a-f]{64})")
+_PINNED = re.compile(r"[^\s:@]+(:\d+/[^\s:@]+)?((:[\w.-]+)?@sha256:[0-9a-f]{64}|:(?!latest|nightly)[\w.-]+)")
 
 
 def write_kit(
@@ -42,6 +42,7 @@ def write_kit(
     image: str = IMAGE,
     max_batch_size: int = 32,
     batch_timeout_micros: int = 5000,
+    gpu: bool | None = None,
 ) -> Path:
     """Write the files of a TensorFlow Serving deployment of an export; each whole or not at all.
 
@@ -54,6 +55,7 @@ def write_kit(
         image: of the server, with its tag.
         max_batch_size: images in one run of the network, and in one request at most.
         batch_timeout_micros: how long a request waits for others to share a run, in microseconds.
+        gpu: reserve a GPU for the server; None where the image's name or tag says `gpu`.
 
     Returns:
         The folder written to.
@@ -86,13 +88,26 @@ def write_kit(
         raise UserError(
             f"{folder} lies inside {model}, which servers search for versions; choose another --out."
         )
+    gpu = _is_for_gpus(image) if gpu is None else gpu
     source = os.path.relpath(model.resolve(), folder.resolve())
-    command = f"python -m san_tf.serving.kit {shlex.quote(str(model))} --out {shlex.quote(str(folder))}"
+    # With all that was asked for, or the next version would be served by another image under another name.
+    chosen = {
+        "--name": (name, model.resolve().name),
+        "--image": (image, IMAGE),
+        "--max_batch_size": (max_batch_size, 32),
+        "--batch_timeout_micros": (batch_timeout_micros, 5000),
+    }
+    words = [str(model), "--out", str(folder)]
+    for flag, (value, default) in chosen.items():
+        words += [] if value == default else [flag, str(value)]
+    if gpu != _is_for_gpus(image):
+        words.append("--gpu" if gpu else "--no-gpu")
+    command = f"python -m san_tf.serving.kit {shlex.join(words)}"
     files = {
-        "docker-compose.yml": compose_file(name, source, image),
+        "docker-compose.yml": compose_file(name, source, image, gpu),
         "batching.config": batching_config(max_batch_size, batch_timeout_micros),
         "monitoring.config": monitoring_config(),
-        "README.md": readme(name, labels, command, max_batch_size),
+        "README.md": readme(name, labels, command, max_batch_size, gpu),
         # The last, because a running server acts on it.
         "models.config": models_config(name, labels),
     }
@@ -108,12 +123,18 @@ def _check_values(name: str, image: str, max_batch_size: int, batch_timeout_micr
         raise UserError(
             f"{name!r} is no name for a model: use letters, digits, '_', '-' and '.'; give one with --name."
         )
-    if not _PINNED.fullmatch(image) or image.endswith(":latest"):
+    if not _PINNED.fullmatch(image):
         raise UserError(f"The image {image!r} is not pinned; name it with its tag, such as {IMAGE}.")
     if max_batch_size < 1:
         raise UserError(f"--max_batch_size must be at least 1; received {max_batch_size}.")
     if batch_timeout_micros < 0:
         raise UserError(f"--batch_timeout_micros must not be negative; received {batch_timeout_micros}.")
+
+
+def _is_for_gpus(image: str) -> bool:
+    """Whether the image's name or tag says so, as `tensorflow/serving:2.21.0-gpu` does; digests do not."""
+    *_, last = image.partition("@")[0].split("/")
+    return "gpu" in re.split(r"[:._-]", last)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -153,6 +174,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=5000,
         metavar="MICROSECONDS",
         help="how long a request waits for others to share a run; %(default)s",
+    )
+    parser.add_argument(
+        "--gpu",
+        action=argparse.BooleanOptionalAction,
+        help="reserve a GPU for the server, or none; without the flag, one where the image's name says gpu",
     )
     return parser.parse_args(argv)
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from san_tf.serving.server_files import GRPC_PORT, METRICS_PATH, POLL_SECONDS, REST_PORT
 
 
-def readme(model: str, labels: Mapping[str, int], command: str, max_batch_size: int) -> str:
+def readme(
+    model: str, labels: Mapping[str, int], command: str, max_batch_size: int, gpu: bool = False
+) -> str:
     """Return the README of a kit.
 
     Args:
@@ -15,10 +17,17 @@ def readme(model: str, labels: Mapping[str, int], command: str, max_batch_size: 
         labels: version by label.
         command: that wrote the kit, without labels.
         max_batch_size: images in one request at most.
+        gpu: whether the server has one reserved.
     """
     carried = ", ".join(f"`{label}` is version {version}" for label, version in labels.items())
     rest = f"http://localhost:{REST_PORT}"
     instance = '{"signature_name": "serving_bytes", "instances": [{"image_bytes": {"b64": "%s"}}]}'
+    reserved = (
+        "One GPU is reserved for it: the machine needs NVIDIA's driver and Container Toolkit, or Compose\n"
+        'says "could not select device driver".\n\n'
+        if gpu
+        else ""
+    )
     return f"""\
 # Serving `{model}`
 
@@ -30,8 +39,8 @@ docker compose ps        # healthy: a version is loaded and warmed up
 curl -s {rest}/v1/models/{model}
 ```
 
-gRPC answers at port {GRPC_PORT}, REST at {REST_PORT}, both to this machine only: the server knows neither
-TLS nor users, so put a proxy that does before it.
+{reserved}gRPC answers at port {GRPC_PORT}, REST at {REST_PORT}, both to this machine only: the server
+knows neither TLS nor users, so put a proxy that does before it.
 
 ## Ask it
 

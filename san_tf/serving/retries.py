@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
+
+from san_tf.errors import UserError
 
 Answer = TypeVar("Answer")
 
@@ -38,6 +41,13 @@ class Backoff:
     """Seconds that no pause exceeds."""
     attempts: int = 10
     """Times that one request is asked at most."""
+
+    def __post_init__(self) -> None:
+        if not (0 < self.first < math.inf and 0 < self.longest < math.inf) or self.attempts < 1:
+            raise UserError(
+                f"Pauses are above 0 s and there is at least one attempt; received first={self.first}, "
+                f"longest={self.longest}, attempts={self.attempts}."
+            )
 
     def pause(self, failures: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after the `failures`-th failure; `draw` gives a number in [0, 1)."""

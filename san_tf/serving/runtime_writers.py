@@ -7,7 +7,9 @@ converters that Keras's exporters call, here called with the SavedModel's folded
 
 from __future__ import annotations
 
+import json
 import tempfile
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,14 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.serving.onnx_weights import half_weights, quantize
-from san_tf.serving.runtime_sessions import package
+from san_tf.serving.runtime_sessions import NOTES_FILE, NOTES_KEY, package
 from san_tf.serving.runtime_source import Source
 
 _OPSET = 18
+_NOTED = (
+    "image_size", "embedding_size", "channel_order", "resize", "exif_orientation", "l2_normalized",
+    "flip_averaged", "san_tf",
+)  # fmt: skip
 Images = Sequence[np.ndarray]
 
 
@@ -44,6 +50,10 @@ def write_litert(source: Source, path: Path, weights: str, calibration: Images) 
         if weights == "int8":
             converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration)
         path.write_bytes(converter.convert())
+    # What LiteRT calls an associated file: an archive behind the model, which the runtime does not look at.
+    # It bears a fixed date, so that the same model makes the same file.
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(NOTES_FILE), _notes(source))
 
 
 def write_onnx(source: Source, path: Path, weights: str, calibration: Images) -> None:
@@ -55,8 +65,9 @@ def write_onnx(source: Source, path: Path, weights: str, calibration: Images) ->
         half_weights(model)
     if weights == "int8":
         quantize(model, path, calibration)
-    else:
-        onnx.save(model, str(path))
+        model = onnx.load(str(path))
+    model.metadata_props.add(key=NOTES_KEY, value=_notes(source))
+    onnx.save(model, str(path))
 
 
 def write_openvino(source: Source, path: Path, weights: str, calibration: Images) -> None:
@@ -67,7 +78,13 @@ def write_openvino(source: Source, path: Path, weights: str, calibration: Images
         nncf = package("nncf")
         data = nncf.Dataset([image[None] for image in calibration])
         model = nncf.quantize(model, data, subset_size=len(calibration))
+    model.set_rt_info(_notes(source), [NOTES_KEY])
     openvino.save_model(model, str(path), compress_to_fp16=weights == "float16")
+
+
+def _notes(source: Source) -> str:
+    """What a file must tell wherever it goes: the images it takes, and what its embeddings are."""
+    return json.dumps({key: source.metadata[key] for key in _NOTED if key in source.metadata})
 
 
 WRITERS: Mapping[str, Any] = {"litert": write_litert, "onnx": write_onnx, "openvino": write_openvino}

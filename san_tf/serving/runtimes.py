@@ -17,11 +17,10 @@ import tensorflow as tf
 
 from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
-from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS, open_session
+from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, WEIGHTS, checked_images, open_session
 from san_tf.serving.runtime_source import Source, read_source
 from san_tf.serving.runtime_writers import WRITERS
 
-NOTES_FILE = "san_tf.json"
 # The largest difference from the SavedModel's embedding, of its length; int8 is held to the angle instead.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
 INT8_COSINE = 0.9
@@ -61,7 +60,7 @@ def export_runtimes(
     Raises:
         UserError: `saved_model` is no export, a runtime is unknown or not installed, a file disagrees with
             the SavedModel (float32 by more than 1e-4, float16 by 1e-2, int8 by a cosine below 0.9), int8 is
-            asked for without images, or the place cannot be written.
+            asked for without images, an image is none, or the place cannot be written.
 
     Example:
         >>> folder = export_runtimes("saved_models/market/1", "runtimes/market", ["onnx"])
@@ -80,6 +79,7 @@ def export_runtimes(
         )
     if out.exists() and not overwrite:
         raise UserError(f"{out} exists already; name another folder, or add --overwrite.")
+    calibration = [checked_images(np.asarray(image)[None])[0] for image in calibration]
     source = read_source(saved_model)
     batches = _batches(source.image_size, calibration)
     notes: dict[str, Any] = {}

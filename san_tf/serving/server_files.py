@@ -75,13 +75,14 @@ prometheus_config {{
 """
 
 
-def compose_file(model: str, model_folder: str, image: str) -> str:
+def compose_file(model: str, model_folder: str, image: str, gpu: bool = False) -> str:
     """`docker-compose.yml`: one server, reachable from this machine only, restarted when it dies.
 
     Args:
         model: its name.
         model_folder: the folder of versions, absolute or relative to the compose file.
         image: with its tag, so that the same file starts the same server next year.
+        gpu: reserve a GPU; without the reservation a container sees none, whatever its image.
     """
     # The image holds bash and no curl; bash opens sockets itself.
     status = f"GET /v1/models/{model} HTTP/1.0\\r\\n\\r\\n"
@@ -113,6 +114,10 @@ def compose_file(model: str, model_folder: str, image: str) -> str:
         },
         "restart": "unless-stopped",
     }
+    if gpu:
+        # The server runs a version on one GPU; it would take the memory of all that it sees.
+        device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
+        service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     text: str = yaml.safe_dump({"services": {"serving": service}}, sort_keys=False, width=110)
     return (
         f"# {GRPC_PORT}: gRPC, {REST_PORT}: REST and {METRICS_PATH}. Both answer this machine only;\n"

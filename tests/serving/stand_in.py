@@ -6,8 +6,10 @@ It is not TensorFlow Serving: no batching, no versions by itself.
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.server
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -54,6 +56,8 @@ class Models:
         self.answered: Counter[tuple[bytes, int]] = Counter()
         self.raw: bytes | None = None
         self.connections = 0  # by REST
+        self.tells_versions = True  # by REST
+        self.unloaded: set[int] = set()
 
     def predict(
         self, name: str, files: list[bytes], version: int | None, label: str | None
@@ -73,6 +77,8 @@ class Models:
             version = self.labels[label]
         with self.lock:
             version = self.current if version is None else version
+            if version in self.unloaded:
+                raise Fault("NOT_FOUND", 404, f"Servable not found for request: Specific({name}, {version})")
         try:
             embeddings = self.loaded[version](image_bytes=tf.constant(files))["embedding"].numpy()
         except tf.errors.InvalidArgumentError as error:
@@ -118,13 +124,28 @@ def serve_grpc(models: Models, port: int = 0) -> tuple[str, Callable[[], None]]:
 def serve_rest(models: Models, port: int = 0) -> tuple[str, Callable[[], None]]:
     """Start a server of the REST API's `:predict`; returns its address and what stops it."""
 
+    kept: list[Any] = []
+
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def setup(self) -> None:
             super().setup()
             with models.lock:
                 models.connections += 1
+                kept.append(self.connection)
+
+        def do_GET(self) -> None:
+            _, _, _, name, *which = self.path.split("/")
+            version = models.labels.get(which[1]) if which else models.current
+            if not models.tells_versions or name != "market" or version is None:
+                status, body = 404, b'{"error": "not here"}'
+            else:
+                states = {1: "END", version: "AVAILABLE"}
+                told = [{"version": str(v), "state": s, "status": {}} for v, s in states.items()]
+                status, body = 200, json.dumps({"model_version_status": told}).encode()
+            self.answer(status, body)
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers["Content-Length"]))
@@ -132,6 +153,9 @@ def serve_rest(models: Models, port: int = 0) -> tuple[str, Callable[[], None]]:
                 status, body = 200, models.raw or json.dumps({"predictions": self.rows(content)}).encode()
             except Fault as fault:
                 status, body = fault.number, json.dumps({"error": fault.details}).encode()
+            self.answer(status, body)
+
+        def answer(self, status: int, body: bytes) -> None:
             try:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
@@ -166,6 +190,9 @@ def serve_rest(models: Models, port: int = 0) -> tuple[str, Callable[[], None]]:
     def stop() -> None:
         server.shutdown()
         server.server_close()
+        for connection in kept:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     return f"http://127.0.0.1:{server.server_address[1]}", stop
 

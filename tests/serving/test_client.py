@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import socket
 import struct
 import sys
@@ -14,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import pytest
+import tensorflow as tf
 from stand_in import Fault, Models, serve_grpc, serve_rest, sleep_at, unavailable
 
 from san_tf.errors import UserError
@@ -79,8 +83,9 @@ def test_same_embeddings_as_the_export(
 def test_parts_of_a_batch_and_nothing(client: Client, models: Models, photographs: list[bytes]) -> None:
     np.testing.assert_allclose(client.embed(photographs[:9]), models.expected(photographs[:9], 1), atol=1e-5)
     assert sorted(models.sizes) == [1, 8]
-    assert client.embed([]).shape == (0, 0)
-    assert models.requests == 2
+    for nothing in ([], (), iter([]), np.empty((0, 9, 9, 3), np.uint8)):
+        found = client.embed(nothing)
+        assert found.shape == (0, 8) and found.dtype == np.float32
 
 
 def test_stream_takes_images_as_they_are_needed(
@@ -201,6 +206,11 @@ def test_server_that_is_started_again(
         (lambda e: e[:, 0], r"the shape \(4,\) in place of"),
         (lambda e: np.where(np.arange(8) == 3, np.nan, e).astype(np.float32), "holds NaN or infinity"),
         (lambda e: np.where(np.arange(8) == 3, np.inf, e).astype(np.float32), "holds NaN or infinity"),
+        (lambda e: np.where(np.arange(len(e))[:, None] == 2, 0, e).astype(np.float32), "holds zeros alone"),
+        (
+            lambda e: np.concatenate([e] * 2500, axis=1),
+            "20,000 numbers, more than 16,384|more than embeddings",
+        ),
         (lambda e: e[:, :5], r"embeddings of 5 numbers where 8 were expected"),
     ],
 )
@@ -385,18 +395,224 @@ def test_nothing_is_sent_that_is_no_image(
     assert models.requests == 0
 
 
-def test_unknown_model_and_label(address: str, models: Models, photographs: list[bytes]) -> None:
-    with (
-        Client(address, "other") as client,
-        pytest.raises(UserError, match=r"cannot be asked .*Servable not found"),
-    ):
-        client.embed(photographs[:2])
+@pytest.mark.parametrize(
+    ("model", "choice", "sentence"),
+    [
+        ("other", {}, r"does not serve the model 'other' \(.*Latest\(other\)\); see the names"),
+        ("market", {"version": 2}, r"does not serve version 2 of the model 'market' \(.*\(market, 2\)\)"),
+        ("market", {"label": "stabel"}, r"has no version with the label 'stabel' \(.*Unrecognized.*\); see"),
+    ],
+)  # fmt: skip
+def test_unknown_models_versions_and_labels(
+    address: str, models: Models, photographs: list[bytes], model: str, choice: dict[str, Any], sentence: str
+) -> None:
+    models.unloaded = {2}
+    with Client(address, model, **choice) as client, pytest.raises(UserError, match=sentence):
+        client.embed(photographs)  # two batches
     assert models.requests == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "told", "sentence", "requests"),
+    [
+        # predict_util.cc and http_rest_api_handler.cc of TensorFlow Serving
+        ("FAILED_PRECONDITION", 400, 'Serving signature name: "serving_bytes" not found in signature def',
+         "serves another kind of model as the model 'market', without the signature serving_bytes", 1),
+        ("INVALID_ARGUMENT", 400, "input tensor alias not found in signature: image_bytes. Inputs expected "
+         "to be in the set {images}.", "serves another kind of model", 1),
+        ("INVALID_ARGUMENT", 400, "output tensor alias not found in signature: embedding Outputs expected to "
+         "be in the set {y}.", "serves another kind of model", 1),
+        # words that nobody foresaw: a grey picture shows that no picture would do, twice for strangers' sake
+        ("INVALID_ARGUMENT", 400, "Expects arg[0] to be string but uint8 is provided",
+         r"refuses a plain grey picture as well \(.*Expects arg\[0\].*\); see that the model", 3),
+        ("RESOURCE_EXHAUSTED", 413, "SERVER: Received message larger than max (90 vs. 10)",
+         "finds a request of one small picture too large .*; raise its limit, or that of the proxy", 2),
+        ("PERMISSION_DENIED", 403, "who are you?", "who are you", 1),
+        ("UNIMPLEMENTED", 501, "unknown service", "unknown service", 1),
+    ],
+)  # fmt: skip
+def test_no_picture_is_blamed_for_the_server(
+    address: str, models: Models, photographs: list[bytes],
+    code: str, number: int, told: str, sentence: str, requests: int,
+) -> None:  # fmt: skip
+    def refuse(_: int) -> None:
+        raise Fault(code, number, told)
+
+    models.before = refuse
     with (
-        Client(address, "market", label="none") as client,
-        pytest.raises(UserError, match="Unrecognized servable"),
+        Client(address, "market", batch_size=32, deadline=20) as client,
+        pytest.raises(UserError, match=sentence) as caught,
+    ):
+        client.embed(photographs)
+    assert models.requests == requests
+    assert "leave it out" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "number", "told", "most"),
+    [
+        ("INVALID_ARGUMENT", 400, "Task size {} is larger than maximum batch size 3", 3),
+        ("RESOURCE_EXHAUSTED", 429, "SERVER: Received message larger than max ({}000000 vs. 4194304)", 5),
+        ("RESOURCE_EXHAUSTED", 413, "Received message larger than max ({}000000 vs. 4194304)", 1),
+    ],
+)
+def test_batches_that_are_too_large_are_divided(
+    address: str, models: Models, photographs: list[bytes], code: str, number: int, told: str, most: int
+) -> None:
+    def refuse(request: int) -> None:
+        if models.sizes[request] > most:
+            raise Fault(code, number, told.format(models.sizes[request]))
+
+    models.before = refuse
+    with Client(address, "market", batch_size=16, backoff=QUICK, deadline=20) as client:
+        np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 1), atol=1e-5)
+        # It is learnt from: with a number told, nothing is refused any more.
+        models.sizes.clear()
+        models.requests = 0
+        np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 1), atol=1e-5)
+    assert max(models.sizes) < 16
+    if "batch size" in told:
+        assert max(models.sizes) <= most
+
+
+def test_a_single_picture_that_is_too_large(client: Client, models: Models, photographs: list[bytes]) -> None:
+    def refuse(number: int) -> None:
+        if number != 1:  # the grey picture that shows whether the server takes any
+            raise Fault("RESOURCE_EXHAUSTED", 413, "Received message larger than max (5 vs. 4)")
+
+    models.before = refuse
+    size = f"{len(photographs[0]):,}"
+    with pytest.raises(
+        UserError, match=rf"Image 0 has {size} bytes, more than .*; send a smaller picture, or"
     ):
         client.embed(photographs[:2])
+    assert models.requests == 3
+
+
+def test_words_of_the_server_do_not_steer_the_terminal(
+    client: Client, models: Models, photographs: list[bytes]
+) -> None:
+    def refuse(_: int) -> None:
+        raise Fault("PERMISSION_DENIED", 403, "\x1b[2J\x1b]0;owned\x07 \u202egnp.exe\r\n" + "long " * 500)
+
+    models.before = refuse
+    with pytest.raises(UserError) as caught:
+        client.embed(photographs[:2])
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 500
+    assert r"\x1b[2J" in str(caught.value)
+
+
+def test_arrays_and_pictures(client: Client, models: Models) -> None:
+    rng = np.random.default_rng(5)
+    arrays = rng.integers(0, 256, (4, 30, 20, 3), dtype=np.uint8)
+    served = models.models[1].signatures["serving_default"]
+    wanted = served(images=tf.constant(arrays))["embedding"].numpy()
+    pictures = [PIL.Image.fromarray(array) for array in arrays]
+    for images in (arrays, list(arrays), pictures, (array for array in arrays), arrays[:, ::-1][:, ::-1]):
+        np.testing.assert_allclose(client.embed(images), wanted, atol=1e-5)
+
+
+def test_what_is_no_list_of_images(client: Client, models: Models, tmp_path: Path) -> None:
+    array = np.zeros((30, 20, 3), np.uint8)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for images, sentence in (
+        ("a.jpg", r"are a single path; put it into a list: \[path\]"),
+        (tmp_path / "a.jpg", "are a single path"),
+        (b"\xff\xd8", "are a single image"),
+        (array, "are a single image"),
+        (PIL.Image.fromarray(array), "are a single image"),
+        ({"a.jpg", "b.jpg"}, "are a set; give a list"),
+        ({"a.jpg": 1}, "are a dict; give a list"),
+        (None, "are a NoneType; give a list"),
+        (7, "are a int; give a list"),
+        ([None], "Image 0 is a NoneType; give the path or the contents"),
+        ([1.5], "Image 0 is a float; give"),
+        ([array / 255], r"Image 0 is a float64 array \(30, 20, 3\); give uint8"),
+        ([array[..., 0]], r"Image 0 is a uint8 array \(30, 20\); give uint8"),
+        ([array[:0]], "Image 0 has no pixels"),
+        ([PIL.Image.new("F", (3, 3))], r"in the mode F; give image.convert\('RGB'\)"),
+        (["a\0b"], "cannot be read"),
+        ([fifo], "fifo is no file but a device or a pipe"),
+        (["/dev/zero"], "/dev/zero is no file but a device"),
+        ([os.fsdecode(b"n\xe4me\x1b[2J.jpg")], r"n\\udce4me\\x1b\[2J.jpg cannot be read"),
+    ):
+        for embed in (client.embed, lambda images: list(client.stream(images))):
+            with pytest.raises(UserError, match=sentence):
+                embed(images)
+    assert models.requests == 0
+
+
+def test_pictures_in_memory_are_turned_upright(client: Client) -> None:
+    pixels = np.random.default_rng(5).integers(0, 256, (30, 20, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6
+    PIL.Image.fromarray(pixels).transpose(PIL.Image.Transpose.ROTATE_90).save(stream, "PNG", exif=exif)
+    turned, plain = client.embed([PIL.Image.open(stream), pixels])
+    np.testing.assert_allclose(turned, plain, atol=1e-6)
+
+
+def test_exchanged_ports(models: Models, photographs: list[bytes]) -> None:
+    pytest.importorskip("tensorflow_serving.apis.prediction_service_pb2_grpc")
+    grpc_address, stop_grpc = serve_grpc(models)
+    rest_address, stop_rest = serve_rest(models)
+    begin = time.monotonic()
+    for address, sentence in (
+        (f"http://{grpc_address}", "speaks gRPC, not REST; write grpc://HOST:8500"),
+        (
+            rest_address.removeprefix("http://"),
+            "does not speak gRPC; if it is a server's REST port, write http",
+        ),
+        (rest_address.replace("http", "https"), "cannot be asked by TLS"),
+        (f"grpcs://{grpc_address}", "cannot be asked by TLS"),
+    ):
+        with Client(address, "market") as client, pytest.raises(UserError, match=sentence):
+            client.embed(photographs[:2])
+    assert time.monotonic() - begin < 3  # at the first request: pauses would add up to ten seconds
+    assert models.requests == 0
+    stop_grpc()
+    stop_rest()
+
+
+def test_rest_swap_in_the_middle_of_a_call(models: Models, photographs: list[bytes]) -> None:
+    """Versions are named in requests; one that is unloaded meanwhile has its batches asked again."""
+    address, stop = serve_rest(models)
+
+    with Client(address, "market", batch_size=8, in_flight=1) as client:
+        for unloaded, version in ((set[int](), 1), ({1}, 2)):
+            models.reset()
+
+            def swap(number: int, unloaded: set[int] = unloaded) -> None:
+                models.current = 1 if number < 2 else 2
+                models.unloaded = unloaded if number >= 2 else set()
+
+            models.before = swap
+            found = client.embed(photographs)
+            np.testing.assert_allclose(found, models.expected(photographs, version), atol=1e-5)
+    models.reset()
+    models.labels = {"stable": 2}
+    with Client(address, "market", label="stable", batch_size=8) as client:
+        models.before = lambda number: models.labels.update(stable=1)
+        np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 2), atol=1e-5)
+        models.labels = {"stable": 2}
+        assert [each.version for each in client.stream(photographs)] == [2] * 5
+    stop()
+
+
+def test_rest_swap_that_nobody_tells(models: Models, photographs: list[bytes]) -> None:
+    address, stop = serve_rest(models)
+    models.tells_versions = False
+    with Client(address, "market", batch_size=8, in_flight=1) as client:
+        np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 1), atol=1e-5)
+        assert models.requests == 5 + 1
+        asked = models.requests
+        models.before = lambda number: setattr(models, "current", 1 if number < asked + 2 else 2)
+        np.testing.assert_allclose(client.embed(photographs), models.expected(photographs, 2), atol=1e-5)
+        models.before = lambda number: setattr(models, "current", 1 + number % 2)
+        with pytest.raises(UserError, match=r"answers by several models in turn.*name one with version="):
+            client.embed(photographs[:24])
+    stop()
 
 
 @pytest.mark.parametrize(
@@ -411,6 +627,19 @@ def test_unknown_model_and_label(address: str, models: Models, photographs: list
         ("http://host", {"in_flight": 0}, "in_flight must be at least 1"),
         ("http://host", {"timeout": 0}, "must be above 0 s"),
         ("http://host", {"deadline": -1}, "must be above 0 s"),
+        ("http://host", {"timeout": float("nan")}, "timeout must be above 0 s"),
+        ("http://host", {"deadline": float("inf")}, "at most 1,000,000 s"),
+        ("http://host", {"batch_size": 2.5}, "batch_size must be at least 1; received 2.5"),
+        ("http://host", {"embedding_size": 0}, "embedding_size must be at least 1"),
+        ("http://host", {"version": 0}, "version must be a number from 1"),
+        ("http://host", {"label": ""}, "label must be a name"),
+        ("http://me:secret@host", {}, "Names and passwords .* are not sent; leave them out"),
+        ("http://host?x=1", {}, "is no address of a REST server"),
+        ("http://[::1", {}, "is no address of a REST server"),
+        ("http://host\x1b[2J", {}, "server must be a name"),
+        ("localhost", {}, "does not tell the server's port; write grpc://HOST:8500"),
+        ("localhost:grpc", {}, "does not tell the server's port"),
+        ("", {}, "server must be a name"),
     ],
 )
 def test_impossible_values(server: str, values: dict[str, Any], sentence: str) -> None:

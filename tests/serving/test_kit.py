@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -255,6 +256,8 @@ def test_versions_that_no_server_could_serve(copied: Path) -> None:
         ({"image": "tensorflow/serving"}, "is not pinned"),
         ({"image": "tensorflow/serving:latest"}, "is not pinned"),
         ({"image": "localhost:5000/serving"}, "is not pinned"),
+        ({"image": "tensorflow/serving:latest-gpu"}, "is not pinned"),
+        ({"image": "tensorflow/serving:nightly"}, "is not pinned"),
         ({"max_batch_size": 0}, "at least 1; received 0"),
         ({"batch_timeout_micros": -1}, "must not be negative; received -1"),
     ],
@@ -265,6 +268,48 @@ def test_impossible_values(
     with pytest.raises(UserError, match=sentence):
         write_kit(served_models, tmp_path / "out", **values)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("image", "choice", "reserved"),
+    [
+        ("tensorflow/serving:2.21.0", None, False),
+        ("tensorflow/serving:2.21.0-gpu", None, True),
+        ("tensorflow/serving:2.21.0-devel-gpu", None, True),
+        (f"tensorflow/serving:2.21.0-gpu@sha256:{'a' * 64}", None, True),
+        ("localhost:5000/team/serving-gpu:7", None, True),
+        ("gpu-registry:5000/gpu/serving:2.21.0", None, False),
+        (f"tensorflow/serving@sha256:{'a' * 64}", None, False),
+        (f"tensorflow/serving@sha256:{'a' * 64}", True, True),
+        ("tensorflow/serving:2.21.0-gpu", False, False),
+    ],
+)
+def test_images_for_gpus_get_one(
+    served_models: Path, tmp_path: Path, image: str, choice: bool | None, reserved: bool
+) -> None:
+    folder = write_kit(served_models, tmp_path, image=image, gpu=choice)
+    service = yaml.safe_load((folder / "docker-compose.yml").read_text())["services"]["serving"]
+    # https://docs.docker.com/compose/how-tos/gpu-support/
+    wanted = [{"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}]
+    found = service.get("deploy", {}).get("resources", {}).get("reservations", {}).get("devices")
+    assert found == (wanted if reserved else None)
+    text = (folder / "README.md").read_text()
+    assert ("NVIDIA's driver and Container Toolkit" in text) == reserved
+
+
+def test_swapping_a_version_keeps_the_rest(served_models: Path, tmp_path: Path) -> None:
+    """The README's own command, with other labels, changes nothing but the labels."""
+    choice: dict[str, Any] = {"image": f"a/b:1-gpu@sha256:{'a' * 64}", "name": "x", "max_batch_size": 8}
+    write_kit(served_models, tmp_path, stable=1, canary=1, gpu=False, **choice)
+    kept = {name: (tmp_path / name).read_text() for name in ("docker-compose.yml", "batching.config")}
+    text = (tmp_path / "README.md").read_text()
+    (command,) = {
+        line.strip(" `").split(" --stable")[0] for line in text.splitlines() if "--stable OLD" in line
+    }
+    main([*shlex.split(command.removeprefix("python -m san_tf.serving.kit ")), "--stable", "1"])
+    assert {name: (tmp_path / name).read_text() for name in kept} == kept
+    assert "versions: 2" in (tmp_path / "models.config").read_text()
+    assert "gpu" in kept["docker-compose.yml"] and "deploy" not in kept["docker-compose.yml"]
 
 
 def test_a_private_registry_and_a_digest_are_pinned(served_models: Path, tmp_path: Path) -> None:

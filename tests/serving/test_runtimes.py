@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +18,10 @@ from tiny_encoder import SERVED_SIZE, normed_encoder
 from san_tf.__main__ import COMMANDS
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
-from san_tf.serving import export_encoder, runtimes
+from san_tf.serving import export_encoder, runtime_sessions, runtimes
 from san_tf.serving.runtime_command import main
-from san_tf.serving.runtime_sessions import SUFFIXES, open_session
-from san_tf.serving.runtimes import NOTES_FILE, export_runtimes
+from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, open_session
+from san_tf.serving.runtimes import export_runtimes
 
 _PACKAGES = {
     "litert": ("ai_edge_litert",),
@@ -89,6 +92,92 @@ def test_any_number_and_size_of_images(written: Path, served, runtime: str, weig
 
 
 @pytest.mark.parametrize("runtime", ALL)
+def test_sessions_tell_what_they_take_and_give(written: Path, tmp_path: Path, runtime: str) -> None:
+    for name in (f"encoder{SUFFIXES[runtime]}", f"encoder.float16{SUFFIXES[runtime]}"):
+        # Alone in a folder: what a file tells goes with it.
+        for file in written.glob(f"{Path(name).stem}.*"):
+            shutil.copy(file, tmp_path)
+        session = open_session(tmp_path / name)
+        assert (session.image_size, session.dimensions) == (SERVED_SIZE, 24)
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_nobody_in_a_frame_changes_nothing(written: Path, served, runtime: str) -> None:
+    """OpenVINO answered with the call before; LiteRT refused every later call."""
+    session = open_session(written / f"encoder{SUFFIXES[runtime]}", threads=1)
+    people = smooth_images(4)
+    for images in (people, people[:0], people, people[:3], [], people):
+        wanted = served(np.asarray(images)) if len(images) else np.empty((0, 24), np.float32)
+        found = session(images)
+        assert found.dtype == np.float32 and found.shape == wanted.shape
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+    for wrong in (people[:, :0], people[:, :, :0], people / np.float32(255), people[0], people[..., :1]):
+        with pytest.raises(UserError, match="Images must be uint8 of"):
+            session(wrong)
+    np.testing.assert_allclose(session(people), served(people), atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_after_a_failure_in_the_runtime(
+    written: Path, served, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(written / f"encoder{SUFFIXES[runtime]}", threads=1)
+    people = smooth_images(4)
+    session(people)
+    with monkeypatch.context() as patched:
+        patched.setattr(runtime_sessions, "checked_images", lambda images: images)
+        with pytest.raises(UserError, match=r"encoder\S+ failed on 4 images of 32x16 pixels"):
+            session(people[..., :2])  # past the check, so that the runtime itself has to refuse
+    np.testing.assert_allclose(session(people), served(people), atol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_layouts_parts_and_threads(
+    written: Path, served, runtime: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(written / f"encoder{SUFFIXES[runtime]}", threads=1)
+    images = smooth_images(9, (20, 11))
+    wanted = served(images)
+    frozen = images.copy()
+    frozen.setflags(write=False)
+    for given in (
+        np.asfortranarray(images),
+        frozen,
+        np.repeat(images, 2, axis=2)[:, :, ::2],
+        images[::-1][::-1],
+        list(images),
+    ):
+        np.testing.assert_allclose(session(given), wanted, atol=1e-4)
+    monkeypatch.setattr(runtime_sessions, "_PIXELS", 2 * 20 * 11)  # five runs
+    np.testing.assert_allclose(session(images), wanted, atol=1e-4)
+    monkeypatch.undo()
+    batches = [smooth_images(1 + n % 3, (10 + n % 7, 8 + n % 5), seed=n) for n in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        for answer, batch in zip(pool.map(session, batches), batches, strict=True):
+            np.testing.assert_allclose(answer, served(batch), atol=1e-4)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").is_file(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("runtime", ALL)
+def test_memory_does_not_grow_with_the_sizes_of_crops(written: Path, runtime: str) -> None:
+    session = open_session(written / f"encoder{SUFFIXES[runtime]}", threads=1)
+
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def embed_sizes(heights: range) -> None:
+        for height in heights:
+            for width in range(8, 33):
+                session(np.zeros((1, height, width, 3), np.uint8))
+
+    embed_sizes(range(20, 28))
+    begin = resident()
+    embed_sizes(range(28, 60))
+    # 800 more sizes: 42 MB of OpenVINO with the cache that it sets by itself, 3 MB as it is opened here.
+    assert resident() - begin < 20
+
+
+@pytest.mark.parametrize("runtime", ALL)
 def test_half_weights_take_half_the_room(written: Path, runtime: str) -> None:
     suffix = ".bin" if runtime == "openvino" else SUFFIXES[runtime]
     whole, half = (written / f"encoder{kind}{suffix}" for kind in ("", ".float16"))
@@ -145,6 +234,13 @@ def test_disagreement_is_not_published(
     monkeypatch.setattr(runtimes, "open_session", dishonest)
     with pytest.raises(UserError, match=r"encoder\S* disagrees with the SavedModel \(by 2.0e-04; 1e-04 is"):
         export_runtimes(saved_model, tmp_path / "out", [runtime])
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_images_are_looked_at(saved_model: Path, tmp_path: Path) -> None:
+    for wrong in (smooth_images(1)[0] / np.float32(255), smooth_images(1)[0, :0], smooth_images(1)):
+        with pytest.raises(UserError, match="Images must be uint8 of"):
+            export_runtimes(saved_model, tmp_path / "out", HERE[:1], ["int8"], [wrong])
     assert not list(tmp_path.iterdir())
 
 
