@@ -8,6 +8,8 @@ import functools
 import io
 import os
 import stat
+import struct
+import warnings
 
 import numpy as np
 from PIL import Image, features
@@ -29,6 +31,9 @@ _FORMATS = {
 # Pillow knows these formats by name, and reads them only where it was built with their library.
 _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _ORIENTATION = 0x0112
+# What Pillow says of odd files is told here in sentences, or is of no consequence.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, module=r"PIL\.")
 
 
 @functools.cache
@@ -103,8 +108,13 @@ def jpeg_or_png(content: bytes, max_pixels: int = 50_000_000) -> bytes:
         raise ValueError("is empty")
     if content.startswith(b"\xff\xd8") or is_jpeg_or_png(content):
         return content
+    width, height = _webp_size(content)
+    if width * height > max_pixels:
+        raise ValueError(f"has {width}x{height} pixels, more than {max_pixels:,} in all")
     try:
         image = Image.open(io.BytesIO(content), formats=sorted(_readable()))
+    except Image.DecompressionBombError:
+        raise ValueError(f"has more than {max_pixels:,} pixels") from None
     except Exception:  # whatever Pillow meets in bytes that nobody wrote on purpose
         raise ValueError("is not an image of a format that is read here, or is damaged") from None
     with image:
@@ -129,6 +139,19 @@ def jpeg_or_png(content: bytes, max_pixels: int = 50_000_000) -> bytes:
     return target.getvalue()
 
 
+def _webp_size(content: bytes) -> tuple[int, int]:
+    """Width and height of a WebP file, for which Pillow takes memory before it tells them; else (0, 0)."""
+    if len(content) < 30 or content[:4] != b"RIFF" or content[8:12] != b"WEBP":
+        return 0, 0
+    if content[12:16] == b"VP8X":
+        return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
+    if content[12:16] == b"VP8L":
+        bits = int.from_bytes(content[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack("<HH", content[26:30])
+    return width & 0x3FFF, height & 0x3FFF
+
+
 def _as_png_holds(image: Image.Image) -> Image.Image:
     """The same pixels in a mode that PNG files have."""
     if image.mode in ("L", "LA", "RGB", "RGBA"):
@@ -138,6 +161,17 @@ def _as_png_holds(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):  # Pillow would cut everything above 255 off
         raise ValueError("has pixels of 32 bits, which photographs have not; store it with 8 bits")
     return image.convert("RGB")
+
+
+def holds_several(content: bytes) -> bool:
+    """Whether a file that `jpeg_or_png` has to convert holds several pictures: an animation, or pages."""
+    if content.startswith(b"\xff\xd8") or is_jpeg_or_png(content):
+        return False
+    try:
+        with Image.open(io.BytesIO(content), formats=sorted(_readable())) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # a damaged second picture does no harm to the first
+        return True
 
 
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
@@ -165,3 +199,12 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             raise ValueError(f"is larger than {max_bytes // 2**20} MB")
         return content
+
+
+def stamp_of(path: str | os.PathLike[str]) -> str:
+    """Size and times of a file; no tool that restores the others leaves the last, so new bytes are seen."""
+    try:
+        state = os.stat(path)
+    except OSError:
+        return "missing"
+    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
-from san_tf.data.headers import read_header
+from san_tf.data.upright import PhotographError, upright
 from san_tf.errors import UserError
+from san_tf.image_formats import read_regular
 
 Image = str | os.PathLike[str] | bytes
-# Larger images would take the server gigabytes to decode; a crop of a person has some ten thousand pixels.
-MAX_PIXELS = 50_000_000
+MAX_BYTES = 256 * 2**20
 
 
 class OutgoingImage(NamedTuple):
@@ -22,32 +21,21 @@ class OutgoingImage(NamedTuple):
 
 
 def read_image(number: int, image: Image) -> OutgoingImage:
-    """Read an image and look at its first bytes.
+    """Read an image, look at its first bytes, and turn it as its EXIF says: exports of old do not.
 
     Args:
         number: what it is called where it has no path.
-        image: path or contents of a JPEG or PNG file.
+        image: path or contents of an image file; JPEG and PNG that stand upright are sent as they are.
 
     Raises:
-        UserError: it cannot be read, is neither JPEG nor PNG, or has more than `MAX_PIXELS`.
+        UserError: it cannot be read, is not an image, or has more than `upright.MAX_PIXELS`.
     """
-    if isinstance(image, bytes):
-        name, contents = f"Image {number}", image
-    else:
-        name = os.fspath(image)
-        try:
-            contents = Path(image).read_bytes()
-        except OSError as error:
-            raise UserError(
-                f"{name} cannot be read ({error.strerror}); leave it out or copy it again."
-            ) from error
+    name = f"Image {number}" if isinstance(image, bytes) else os.fspath(image)
     try:
-        header = read_header(contents)
-    except ValueError as error:
+        contents = image if isinstance(image, bytes) else read_regular(image, MAX_BYTES)
+        return OutgoingImage(name, upright(contents))
+    except PhotographError as error:
         raise UserError(f"{name} {error}; leave it out or copy it again.") from error
-    if header.height * header.width > MAX_PIXELS:
-        raise UserError(
-            f"{name} has {header.height}x{header.width} pixels, more than the {MAX_PIXELS:,} that are "
-            "sent to a server; cut the person out first."
-        )
-    return OutgoingImage(name, contents)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{name} cannot be read ({reason}); leave it out or copy it again.") from error
