@@ -18,7 +18,7 @@ class UserError(ValueError):
     """
 
 
-def printable(text: object, most: int = 200) -> str:
+def one_line(text: object, most: int = 200) -> str:
     r"""Return what somebody else wrote, fit for a message: on one line, cut, unable to steer a terminal.
 
     Control characters, marks of direction and half surrogates become escapes; runs of space become one.
@@ -28,7 +28,7 @@ def printable(text: object, most: int = 200) -> str:
         most: characters of the result.
 
     Example:
-        >>> printable("bad\x1b[2J request\n")
+        >>> one_line("bad\x1b[2J request\n")
         'bad\\x1b[2J request'
     """
     line = " ".join(str(text)[: 4 * most].split())

@@ -1,4 +1,4 @@
-"""What the first bytes of a JPEG or PNG file say: format, size and channels, without decoding a pixel."""
+"""What an encoded image says of itself without being decoded: format, size, orientation."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 # SOF0..SOF15 carry the frame size; C4 (Huffman tables), C8 (reserved) and CC (arithmetic coding) do not.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_ENDS = frozenset({0xD9, 0xDA})
+_EXIF = b"Exif\0\0"
+_ORIENTATION = 0x0112
 
 
 class ImageHeader(NamedTuple):
@@ -49,6 +53,91 @@ def read_header(encoded: bytes) -> ImageHeader:
     raise ValueError("is neither a JPEG nor a PNG file")
 
 
+def read_orientation(encoded: bytes) -> int:
+    """Read the EXIF orientation of a JPEG or PNG file, wherever in the file it stands.
+
+    Orientations in XMP or in text chunks are not followed; browsers do not either.
+
+    Args:
+        encoded: the file's content.
+
+    Returns:
+        1 to 8 as EXIF counts them; 1 (as stored) where there is none, or none that can be read.
+
+    Example:
+        >>> read_orientation(Path("phone.jpg").read_bytes())
+        6
+    """
+    if b"Exif" not in encoded and b"eXIf" not in encoded:
+        return 1
+    try:
+        if encoded.startswith(_PNG_MAGIC):
+            return exif_orientation(_png_exif(encoded))
+        if encoded.startswith(b"\xff\xd8"):
+            return exif_orientation(_jpeg_exif(encoded))
+    except struct.error:  # cut off
+        pass
+    return 1
+
+
+def _jpeg_exif(encoded: bytes) -> bytes:
+    """The first EXIF segment before the pixels; b"" where there is none."""
+    position = 2
+    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
+        marker = encoded[position + 1]
+        if marker == 0xFF:  # fill byte
+            position += 1
+        elif marker in _JPEG_NO_LENGTH:
+            position += 2
+        elif marker in _JPEG_ENDS:
+            break
+        else:
+            (length,) = struct.unpack_from(">H", encoded, position + 2)
+            if marker == 0xE1 and encoded[position + 4 : position + 10] == _EXIF:
+                return encoded[position + 10 : position + 2 + length]
+            position += 2 + length
+    return b""
+
+
+def _png_exif(encoded: bytes) -> bytes:
+    """The first eXIf chunk, which may stand behind the pixels; b"" where there is none."""
+    position = 8
+    while position + 8 <= len(encoded):
+        (length,) = struct.unpack_from(">I", encoded, position)
+        if encoded[position + 4 : position + 8] == b"eXIf":
+            return encoded[position + 8 : position + 8 + length]
+        position += 12 + length
+    return b""
+
+
+def exif_orientation(exif: bytes) -> int:
+    """The orientation in EXIF data, 1 where there is none; `images.decode_image` reads it the same way.
+
+    Args:
+        exif: a TIFF structure, with or without `Exif` before it.
+    """
+    exif = exif.removeprefix(_EXIF)
+    try:
+        return _tiff_orientation(exif)
+    except struct.error:  # cut off
+        return 1
+
+
+def _tiff_orientation(exif: bytes) -> int:
+    """The tag in the first directory of a TIFF structure."""
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
+    if order is None:
+        return 1
+    (directory,) = struct.unpack_from(f"{order}I", exif, 4)
+    (count,) = struct.unpack_from(f"{order}H", exif, directory)
+    for entry in range(directory + 2, min(directory + 2 + 12 * count, len(exif) - 11), 12):
+        tag, kind, number = struct.unpack_from(f"{order}HHI", exif, entry)
+        if tag == _ORIENTATION:
+            (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, entry + 8)
+            return int(value) if kind in (3, 4) and number == 1 and 1 <= value <= 8 else 1
+    return 1
+
+
 def _read_jpeg_header(encoded: bytes) -> ImageHeader:
     position = 2
     while position + 9 < len(encoded):
@@ -58,7 +147,7 @@ def _read_jpeg_header(encoded: bytes) -> ImageHeader:
         if marker == 0xFF:  # fill byte
             position += 1
             continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # markers without a length
+        if marker in _JPEG_NO_LENGTH:
             position += 2
             continue
         if marker in _JPEG_FRAMES:

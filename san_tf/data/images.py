@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+import numpy as np
 import tensorflow as tf
 
+from san_tf.data.headers import read_orientation
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
+# How the stored rows and columns become those of the picture as it is seen, by EXIF orientation from 1:
+# exchange both, then turn the rows around, then the columns.
+_EXCHANGE = (False, False, False, False, True, True, True, True)
+_TURN_ROWS = (False, False, True, True, False, False, True, True)
+_TURN_COLUMNS = (False, True, True, False, False, True, True, False)
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decode a JPEG or PNG file to RGB; greyscale is repeated to three channels, alpha is dropped.
 
-    JPEGs are decoded with `INTEGER_ACCURATE`, whatever the build's default, so that a pixel does not depend
-    on how TensorFlow was compiled.
+def decode_image(encoded: tf.Tensor, orientation: tf.Tensor | int | None = None) -> tf.Tensor:
+    """Decode a JPEG or PNG file to RGB as it is meant to be seen.
+
+    Greyscale is repeated to three channels, alpha is dropped, and the EXIF orientation is followed, as
+    `data.upright` and browsers do. JPEGs are decoded with `INTEGER_ACCURATE`, whatever the build's default,
+    so that a pixel does not depend on how TensorFlow was compiled.
 
     Args:
         encoded: scalar string.
+        orientation: scalar int32, 1 to 8, where it is known already (see `orientations`); None reads it from
+            the file, in the graph.
 
     Returns:
         `(height, width, 3)` uint8.
@@ -23,9 +36,122 @@ def decode_image(encoded: tf.Tensor) -> tf.Tensor:
         tf.errors.InvalidArgumentError: the bytes cannot be decoded. `Records` checks its images when it is
             made, so training never meets this.
     """
+    encoded = tf.convert_to_tensor(encoded, tf.string)
     # decode_jpeg also takes PNG bytes, and is the cheapest of the decoders that take both.
     image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
-    return tf.ensure_shape(image, (None, None, 3))
+    image = tf.ensure_shape(image, (None, None, 3))
+    if orientation is None and tf.executing_eagerly():
+        orientation = read_orientation(encoded.numpy())
+    if orientation is not None:
+        return image if isinstance(orientation, int) and orientation == 1 else _turned(image, orientation)
+    # Crops of surveillance cameras have no EXIF data, and looking for its name is quick.
+    marked = tf.strings.regex_full_match(encoded, r"\C*(?:Exif|eXIf)\C*")
+    return tf.cond(marked, lambda: _turned(image, _orientation(encoded)), lambda: image)
+
+
+def orientations(files: Iterable[bytes]) -> Callable[[tf.Tensor], tf.Tensor | int]:
+    """Read the orientations of many files once, so that no pipeline looks for them in every step.
+
+    Args:
+        files: contents of JPEG or PNG files.
+
+    Returns:
+        What gives `decode_image` the orientation of the file at a scalar index.
+    """
+    found = np.fromiter(map(read_orientation, files), np.int32)
+    if (found == 1).all():
+        return lambda index: 1
+    known = tf.constant(found)
+    return lambda index: tf.gather(known, index)
+
+
+def _turned(image: tf.Tensor, orientation: tf.Tensor | int) -> tf.Tensor:
+    """`(height, width, 3)` as it is seen; `orientation` is a scalar int32, 1 to 8."""
+
+    def when(
+        which: tuple[bool, ...], change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
+    ) -> tf.Tensor:
+        changed = tf.cond(tf.constant(which)[orientation - 1], lambda: change(image), lambda: image)
+        return tf.ensure_shape(changed, (None, None, 3))
+
+    image = when(_EXCHANGE, lambda stored: tf.transpose(stored, (1, 0, 2)), image)
+    image = when(_TURN_ROWS, lambda stored: tf.reverse(stored, [0]), image)
+    return when(_TURN_COLUMNS, lambda stored: tf.reverse(stored, [1]), image)
+
+
+def _orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """What `headers.read_orientation` reads, as a scalar int32, in operations that every server has."""
+    stored = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int64)
+    size = tf.size(stored, tf.int64)
+
+    def number(position: tf.Tensor, width: int, big: bool | tf.Tensor = True) -> tf.Tensor:
+        """A whole number; bytes behind the end of the file count as 0."""
+        places = position + tf.range(width, dtype=tf.int64)
+        values = tf.where(places < size, tf.gather(stored, tf.clip_by_value(places, 0, size - 1)), 0)
+        values = tf.where(big, values, tf.reverse(values, [0]))
+        return tf.reduce_sum(values * tf.constant([256**power for power in reversed(range(width))], tf.int64))
+
+    def is_text(position: tf.Tensor, text: bytes) -> tf.Tensor:
+        return tf.equal(number(position, len(text)), int.from_bytes(text, "big"))
+
+    nothing = (tf.constant(-1, tf.int64), tf.constant(0, tf.int64))  # where EXIF data begin and end
+
+    def jpeg_step(position: tf.Tensor, _: tf.Tensor, __: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        marker, length = number(position + 1, 1), number(position + 2, 2)
+        end = position + 2 + length
+        found = tf.equal(marker, 0xE1) & is_text(position + 4, b"Exif\0\0")
+        stop = (number(position, 1) != 0xFF) | tf.equal(marker, 0xD9) | tf.equal(marker, 0xDA) | found
+        bare = tf.equal(marker, 0x01) | ((marker >= 0xD0) & (marker <= 0xD8))
+        following = tf.where(tf.equal(marker, 0xFF), position + 1, tf.where(bare, position + 2, end))
+        found &= tf.equal(number(position, 1), 0xFF)
+        return (
+            tf.where(stop, size, following),
+            tf.where(found, position + 10, nothing[0]),
+            tf.where(found, tf.minimum(end, size), nothing[1]),
+        )
+
+    def png_step(position: tf.Tensor, _: tf.Tensor, __: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        begin, length = position + 8, number(position, 4)
+        found = is_text(position + 4, b"eXIf")
+        # Some programs repeat the name that JPEG files have before it.
+        skipped = tf.where(is_text(begin, b"Exif\0\0"), tf.constant(6, tf.int64), 0)
+        return (
+            tf.where(found, size, begin + length + 4),
+            tf.where(found, begin + skipped, nothing[0]),
+            tf.where(found, tf.minimum(begin + length, size), nothing[1]),
+        )
+
+    def walk(
+        step: Callable[..., tuple[tf.Tensor, ...]], start: int, least: int
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        _, begin, end = tf.while_loop(
+            lambda position, *_: position + least <= size, step, (tf.constant(start, tf.int64), *nothing)
+        )
+        return begin, end
+
+    begin, end = tf.cond(
+        is_text(tf.constant(0, tf.int64), b"\xff\xd8"),
+        lambda: walk(jpeg_step, 2, 4),
+        lambda: walk(png_step, 8, 8),
+    )
+    big = tf.equal(number(begin, 1), ord("M"))
+    whole = (begin >= 0) & (is_text(begin, b"II*\0") | is_text(begin, b"MM\0*"))
+    directory = begin + number(begin + 4, 4, big)
+    whole &= directory + 2 <= end
+    entries = tf.where(whole, tf.minimum(number(directory, 2, big), (end - directory - 2) // 12), 0)
+
+    def entry_step(index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        entry = directory + 2 + 12 * index
+        kind = number(entry + 2, 2, big)
+        value = tf.where(tf.equal(kind, 4), number(entry + 8, 4, big), number(entry + 8, 2, big))
+        known = (tf.equal(kind, 3) | tf.equal(kind, 4)) & tf.equal(number(entry + 4, 4, big), 1)
+        value = tf.where(known & (value >= 1) & (value <= 8), value, 1)
+        found = tf.equal(number(entry, 2, big), 0x0112)
+        return tf.where(found, entries, index + 1), tf.where(found, value, 1)
+
+    start = (tf.constant(0, tf.int64), tf.constant(1, tf.int64))
+    _, value = tf.while_loop(lambda index, _: index < entries, entry_step, start)
+    return tf.cast(value, tf.int32)
 
 
 def resize_image(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tensor:

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan
-from san_tf.data.images import decode_image, normalize_images, resize_image
+from san_tf.data.images import decode_image, normalize_images, orientations, resize_image
 from san_tf.data.open_iterators import close_at_exit
 from san_tf.data.plans import Part, pair_part, plan_rows
 from san_tf.data.records import Records
@@ -145,10 +145,11 @@ def inference_dataset(
     Returns:
         Dataset of `(N, H, W, 3)` float32 normalised images, or uint8 ones.
     """
-    contents = tf.constant(list(records.images), tf.string)
+    contents, orientation_of = tf.constant(list(records.images), tf.string), orientations(records.images)
 
     def load(index: tf.Tensor) -> tf.Tensor:
-        image = tf.ensure_shape(resize_image(decode_image(contents[index]), image_size), (*image_size, 3))
+        image = resize_image(decode_image(contents[index], orientation_of(index)), image_size)
+        image = tf.ensure_shape(image, (*image_size, 3))
         return image if normalized else tf.cast(tf.round(image), tf.uint8)
 
     dataset = tf.data.Dataset.range(len(records)).map(load, num_parallel_calls=tf.data.AUTOTUNE)
@@ -173,7 +174,8 @@ def _planned_dataset(
     """Chain the stages; the rows of the parts stand one after the other in every batch."""
     close_at_exit()
     image_size = (int(image_size[0]), int(image_size[1]))
-    contents = tf.constant([image for part in parts for image in part.records.images], tf.string)
+    images = [image for part in parts for image in part.records.images]
+    contents, orientation_of = tf.constant(images, tf.string), orientations(images)
     textures = None
     if texture_size:
         files = np.concatenate([part.records.texture_files for part in parts])
@@ -190,7 +192,7 @@ def _planned_dataset(
 
     def load(index: tf.Tensor, label: tf.Tensor, texture: tf.Tensor, *row: tf.Tensor) -> dict[str, Any]:
         plan = AugmentationPlan(*row)
-        image = decode_image(tf.gather(contents, index))
+        image = decode_image(tf.gather(contents, index), orientation_of(index))
         if reduce:
             image = transforms.reduce_resolution(image, plan.scale)
         loaded = {"pixels": tf.reshape(image, [-1]), "size": tf.shape(image)[:2], "plan": row}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from apache_beam.io.parquetio import WriteToParquet
 from apache_beam.ml.inference.base import KeyedModelHandler, ModelHandler, RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from san_tf.embedding.bulk import FURTHER, UNDECODABLE, read_photograph, shown
 from san_tf.embedding.feature_table import WHOLE_NUMBERS, whole_number
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
@@ -21,7 +23,6 @@ from san_tf.errors import UserError
 # Photographs that travel to a worker together.
 _CHUNK = 64
 _LEFT_OUT = "left_out"
-_UNDECODABLE = "is damaged: it cannot be decoded"
 
 
 class ExportHandler(ModelHandler[bytes, Any, Any]):
@@ -82,10 +83,11 @@ def embed_by_beam(
         size: numbers of an embedding; what the export says if None.
 
     Returns:
-        How many photographs there were, and what was left out: problem by name.
+        How many photographs have a row, and what was left out: problem by name.
 
     Raises:
-        UserError: there are no photographs, they have different columns, or there is no such runner.
+        UserError: there are no photographs, or none that can be used, they have different columns, or there
+            is no such runner.
     """
     from apache_beam.runners import create_runner
 
@@ -121,9 +123,14 @@ def embed_by_beam(
             | "Gather" >> beam.CombineGlobally(beam.combiners.ToListCombineFn())
             | "Write" >> beam.Map(_write, path=os.fspath(problems))
         )
-    left_out = dict(line.split("\t", 1) for line in problems.read_text().splitlines())
+    left_out = dict(json.loads(line) for line in problems.read_text("utf-8").splitlines())
     problems.unlink()
-    return total, left_out
+    embedded = total - sum(problem != FURTHER for problem in left_out.values())
+    if not embedded:
+        Path(out).unlink(missing_ok=True)
+        name, problem = next(iter(left_out.items()))
+        raise UserError(f"None of {total:,} photographs could be embedded; the first, {name}, {problem}.")
+    return embedded, left_out
 
 
 def _chunks(photographs: Iterable[Photograph]) -> tuple[list[list[Photograph]], tuple[str, ...], int]:
@@ -161,17 +168,15 @@ class _Read(beam.DoFn):
 
     def process(self, chunk: Sequence[Photograph]) -> Iterator[Any]:
         """Yield `((name, columns), content)`, and problems on the side."""
-        from san_tf.benchmarks.files import DamagedFileError
-        from san_tf.embedding.photographs import PhotographError, upright
-
         for photograph in chunk:
-            try:
-                content = upright(photograph.read())
-            except (DamagedFileError, PhotographError) as error:
-                yield beam.pvalue.TaggedOutput(_LEFT_OUT, f"{photograph.name}\t{error}")
+            read, name = read_photograph(photograph), shown(photograph.name)
+            if read.problem:
+                yield _left_out(name, read.problem)
                 continue
+            if read.several:
+                yield _left_out(f"{name} (further pictures)", FURTHER)
             # A key must be hashable and encode the same everywhere.
-            yield (photograph.name, tuple(photograph.columns.items())), content
+            yield (name, tuple(photograph.columns.items())), read.content
 
 
 class _Rows(beam.DoFn):
@@ -182,7 +187,7 @@ class _Rows(beam.DoFn):
         (name, columns), answer = element
         features: np.ndarray | None = getattr(answer, "inference", answer)
         if features is None:
-            yield beam.pvalue.TaggedOutput(_LEFT_OUT, f"{name}\t{_UNDECODABLE}")
+            yield _left_out(name, UNDECODABLE)
             return
         row: dict[str, Any] = {"path": name, "features": features.tolist()}
         for column, value in columns:
@@ -191,5 +196,9 @@ class _Rows(beam.DoFn):
         yield row
 
 
+def _left_out(name: str, problem: str) -> beam.pvalue.TaggedOutput:
+    return beam.pvalue.TaggedOutput(_LEFT_OUT, json.dumps([name, problem]))
+
+
 def _write(problems: Sequence[str], path: str) -> None:
-    Path(path).write_text("".join(f"{problem}\n" for problem in sorted(problems)))
+    Path(path).write_text("".join(f"{problem}\n" for problem in sorted(problems)), "utf-8")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from san_tf.benchmarks.files import DamagedFileError
 from san_tf.cores import core_count
+from san_tf.data.upright import PhotographError, upright
 from san_tf.embedding.feature_table import Embedded
-from san_tf.embedding.photographs import PhotographError, upright
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
+from san_tf.image_formats import holds_several
 
 # Photographs a part: a minute of work or two on a CPU, and some MB of memory.
 PART_SIZE = 2048
-_UNDECODABLE = "is damaged: it cannot be decoded"
+UNDECODABLE = "is damaged: it cannot be decoded"
+FURTHER = "are further pictures of a file, whose first was taken"
 
 
 class Encoder(Protocol):
@@ -34,13 +37,16 @@ class Encoder(Protocol):
 class Table(Protocol):
     """Where embeddings go, part after part: a `FeatureTable`, a gallery."""
 
-    def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
-        """Whether a part is there: None if not, else what was left out."""
+    def has_part(self, number: int, sources: Sequence[str]) -> dict[str, str] | None:
+        """Whether a part of these sources is there: None if not, else what was left out."""
 
     def write_part(
-        self, number: int, names: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
+        self, number: int, sources: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
     ) -> None:
-        """Write a part."""
+        """Write a part; `sources` are all that its rows come from."""
+
+    def discard(self) -> None:
+        """Remove the parts."""
 
     def finish(self, parts: int) -> int:
         """Put the parts together; return the number of rows."""
@@ -53,14 +59,20 @@ class Progress:
     Attributes:
         done: photographs that are through, those of earlier runs included.
         resumed: of these, those that were found done.
-        left_out: problem by name of the photographs that could not be embedded.
+        left_out: problem by name of the photographs that could not be embedded; also of the further pictures
+            of a file that has several.
         seconds: time spent on the others.
+        embedded: photographs with an embedding.
+        identities, cameras: how many different ones are known of them, where the table tells.
     """
 
     done: int
     resumed: int
     left_out: dict[str, str]
     seconds: float
+    embedded: int = 0
+    identities: int = 0
+    cameras: int = 0
 
     @property
     def rate(self) -> float:
@@ -99,26 +111,36 @@ def embed_photographs(
     source = iter(photographs)
     with ThreadPoolExecutor(2 * core_count()) as pool:
         while part := list(itertools.islice(source, part_size)):
-            names = [photograph.name for photograph in part]
-            left_out = table.has_part(parts, names)
+            # What a row depends on: a file or a table that was mended since is not taken from a former run.
+            sources = [
+                json.dumps([photograph.name, photograph.columns, photograph.stamp()]) for photograph in part
+            ]
+            left_out = table.has_part(parts, sources)
             if left_out is None:
                 rows: list[Embedded] = []
                 left_out = {}
+                unread = False
                 for batch in _read_ahead(part, pool, batch_size):
+                    unread |= any(item.content is None for item in batch)
                     _embed(batch, encoder, rows, left_out)
                     progress.done += len(batch)
                     progress.seconds = time.monotonic() - began
                     if report:
                         report(progress)
-                table.write_part(parts, names, rows, left_out)
+                progress.embedded += len(rows)
+                # A file that could not be read may be readable when the command is given again.
+                table.write_part(parts, [*sources, "unread"] if unread else sources, rows, left_out)
             else:
                 progress.done += len(part)
                 progress.resumed += len(part)
+                progress.embedded += sum(shown(photograph.name) not in left_out for photograph in part)
             progress.left_out |= left_out
             if report:
                 report(progress)
             parts += 1
-    if progress.done == len(progress.left_out):
+    if progress.embedded == 0:
+        # Nothing is worth to be kept, and it must not stand in the way of the next run.
+        table.discard()
         name, problem = next(iter(progress.left_out.items()), (None, None))
         first = f"; the first, {name}, {problem}" if name else ""
         raise UserError(f"None of {progress.done:,} photographs could be embedded{first}.")
@@ -126,37 +148,68 @@ def embed_photographs(
     return progress
 
 
-_Read = tuple[Photograph, bytes | str]
+class ReadPhotograph(NamedTuple):
+    """What became of a photograph.
+
+    Attributes:
+        photograph: which.
+        content: a JPEG or PNG file that stands upright; None if it could not be read at all, b"" if it is not
+            an image that can be used.
+        problem: half a sentence; "" for none.
+        several: whether the file holds more pictures than this one.
+    """
+
+    photograph: Photograph
+    content: bytes | None
+    problem: str = ""
+    several: bool = False
+
+
+def read_photograph(photograph: Photograph) -> ReadPhotograph:
+    """Read a photograph and bring it to what an export decodes; never raises for one that cannot be used."""
+    if shown(photograph.name) != photograph.name:
+        return ReadPhotograph(photograph, b"", "has a name that is not UTF-8; rename it")
+    try:
+        stored = photograph.read()
+    except DamagedFileError as error:
+        return ReadPhotograph(photograph, None, str(error))
+    try:
+        content = upright(stored)
+    except PhotographError as error:
+        return ReadPhotograph(photograph, b"", str(error))
+    return ReadPhotograph(photograph, content, "", content is not stored and holds_several(stored))
+
+
+def shown(name: str) -> str:
+    """A name as tables hold it: bytes of a file's name that are not UTF-8 are written out."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_ahead(
     part: Sequence[Photograph], pool: ThreadPoolExecutor, batch_size: int
-) -> Iterator[list[_Read]]:
+) -> Iterator[list[ReadPhotograph]]:
     """Yield batches of files, or problems, while the next ones are being read."""
-    waiting: deque[tuple[Photograph, Future[bytes | str]]] = deque()
+    waiting: deque[Future[ReadPhotograph]] = deque()
     left = iter(part)
     while True:
         for photograph in itertools.islice(left, 3 * batch_size - len(waiting)):
-            waiting.append((photograph, pool.submit(_content, photograph)))
+            waiting.append(pool.submit(read_photograph, photograph))
         if not waiting:
             return
-        taken = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
-        yield [(photograph, future.result()) for photograph, future in taken]
+        yield [waiting.popleft().result() for _ in range(min(batch_size, len(waiting)))]
 
 
-def _content(photograph: Photograph) -> bytes | str:
-    try:
-        return upright(photograph.read())
-    except (DamagedFileError, PhotographError) as error:
-        return str(error)
-
-
-def _embed(batch: Sequence[_Read], encoder: Encoder, rows: list[Embedded], left_out: dict[str, str]) -> None:
-    readable = [(photograph, content) for photograph, content in batch if isinstance(content, bytes)]
-    left_out |= {photograph.name: content for photograph, content in batch if isinstance(content, str)}
-    features = encoder.embed_each([content for _, content in readable])
-    for (photograph, _), embedding in zip(readable, features, strict=True):
+def _embed(
+    batch: Sequence[ReadPhotograph], encoder: Encoder, rows: list[Embedded], left_out: dict[str, str]
+) -> None:
+    readable = [item for item in batch if not item.problem]
+    left_out |= {shown(item.photograph.name): item.problem for item in batch if item.problem}
+    features = encoder.embed_each([item.content or b"" for item in readable])
+    for item, embedding in zip(readable, features, strict=True):
+        name = item.photograph.name
         if embedding is None:
-            left_out[photograph.name] = _UNDECODABLE
-        else:
-            rows.append(Embedded(photograph.name, embedding, photograph.columns))
+            left_out[name] = UNDECODABLE
+            continue
+        rows.append(Embedded(name, embedding, item.photograph.columns))
+        if item.several:
+            left_out[f"{name} (further pictures)"] = FURTHER

@@ -1,15 +1,16 @@
 """Embed photographs in bulk: `san-tf embed IMAGES --model saved_models/market/1 --out features.parquet`.
 
-IMAGES are folders, tables (.csv with a column `path`), archives (.tar, .zip) or single files. With --tracks
-they are videos, or folders of frames, and the table has one embedding a track. An interrupted run goes on
-where it was when the same command is given again; what cannot be used is left out, and listed beside the
-table.
+IMAGES are folders, tables (.csv with a column `path`), archives (.tar, .zip) or single files: JPEG, PNG, and
+what Pillow reads besides. With --tracks they are videos, or folders of frames, and the table has one
+embedding a track. An interrupted run goes on where it was when the same command is given again; what cannot
+be used is left out, counted by kind, and listed beside the table.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", metavar="FILE", help="the table to write, .parquet", **required)
     parser.add_argument("--tracks", nargs="+", metavar="FILE", help="MOT files, one a video", default=[])
     parser.add_argument("--per_track", type=int, metavar="N", default=16, help="crops of a track at most")
+    parser.add_argument(
+        "--first_frame", type=int, metavar="N", default=1, help="what the tracks call the first frame, 0 or 1"
+    )
+    parser.add_argument(
+        "--boxes",
+        choices=("sizes", "corners"),
+        help="the tracks' 5th and 6th number: width, height, or x2, y2",
+    )
     parser.add_argument("--batch", type=int, metavar="N", default=32, help="pictures embedded at once")
     parser.add_argument("--runner", metavar="NAME", help="embed by this runner of Apache Beam")
     parser.add_argument(
@@ -47,6 +56,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--batch is {options.batch}; give a number from 1.")
     if options.per_track < 1:
         raise UserError(f"--per_track is {options.per_track}; give a number from 1.")
+    if options.first_frame not in (0, 1):
+        raise UserError(f"--first_frame is {options.first_frame}; give 0 or 1.")
+    try:
+        options.out.encode()
+    except UnicodeEncodeError:
+        raise UserError("The name of --out is not UTF-8; give it another one.") from None
     if options.tracks and len(options.tracks) != len(options.images):
         raise UserError(
             f"There are {len(options.images)} videos and {len(options.tracks)} files of tracks; pair them."
@@ -98,9 +113,10 @@ def _run(options: argparse.Namespace) -> None:
             left_out = f" · {len(progress.left_out):,} left out" if progress.left_out else ""
             shown.update(task, note=f"{progress.done:,} {what} · {progress.rate:,.0f} a second{left_out}")
 
-        progress = _embed(options, encoder, table, report)
+        others: Counter[str] = Counter()
+        progress = _embed(options, encoder, table, others, report)
     resumed = f", {progress.resumed:,} of them found done" if progress.resumed else ""
-    _tell(options, console, progress.done, progress.left_out)
+    _tell(options, console, progress.embedded, progress.left_out, others)
     seconds = time.monotonic() - began
     console.print(f"{encoder.size} numbers each{resumed}; {progress.rate:,.0f} a second, {seconds:.0f} s")
 
@@ -122,32 +138,41 @@ def _run_beam(options: argparse.Namespace) -> None:
             "Apache Beam is not installed; pip install 'san-tf[tfds,parquet]' brings it."
         ) from error
     flags = [f"--{option}" for option in options.runner_options]
-    places = photographs(options.images)
-    done, left_out = embed_by_beam(places, model, options.out, options.runner, flags, options.batch)
+    others: Counter[str] = Counter()
+    places = photographs(options.images, others)
+    embedded, left_out = embed_by_beam(places, model, options.out, options.runner, flags, options.batch)
     write_left_out(options.out, left_out)
-    _tell(options, Console(), done, left_out)
+    _tell(options, Console(), embedded, left_out, others)
 
 
-def _tell(options: argparse.Namespace, console: Console, done: int, left_out: Mapping[str, str]) -> None:
-    from san_tf.embedding.feature_table import left_out_list
+def _tell(
+    options: argparse.Namespace,
+    console: Console,
+    embedded: int,
+    left_out: Mapping[str, str],
+    others: Mapping[str, int],
+) -> None:
+    from san_tf.embedding.feature_table import left_out_list, people_and_cameras
+    from san_tf.embedding.sources import left_out_summary
 
     what = "tracks" if options.tracks else "photographs"
+    known = people_and_cameras(options.out)
+    lines = [f"{options.out}: embeddings of {embedded:,} {what}{known}"]
+    what = "tracks, frames and boxes" if options.tracks else what
+    lines.append(left_out_summary(left_out, others, what))
     if left_out:
-        listed = left_out_list(options.out)
-        console.print(
-            f"{len(left_out):,} {what} could not be used; {listed} says which and why.",
-            markup=False,
-            soft_wrap=True,
+        lines.append(
+            f"{len(left_out):,} {what} could not be used; {left_out_list(options.out)} says which and why."
         )
-    console.print(
-        f"{options.out}: embeddings of {done - len(left_out):,} {what}", markup=False, soft_wrap=True
-    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 def _embed(
     options: argparse.Namespace,
     encoder: ExportedEncoder,
     table: FeatureTable,
+    others: Counter[str],
     report: Callable[[bulk.Progress], None],
 ) -> bulk.Progress:
     from san_tf.embedding.bulk import embed_photographs
@@ -155,6 +180,17 @@ def _embed(
     from san_tf.embedding.tracks import embed_videos
 
     if not options.tracks:
-        return embed_photographs(photographs(options.images), encoder, table, options.batch, report)
+        places = photographs(options.images, others)
+        return embed_photographs(places, encoder, table, options.batch, report)
     videos = list(zip(options.images, options.tracks, strict=True))
-    return embed_videos(videos, encoder, table, options.per_track, options.batch, report)
+    return embed_videos(
+        videos,
+        encoder,
+        table,
+        options.per_track,
+        options.batch,
+        report,
+        options.first_frame,
+        options.boxes,
+        others,
+    )

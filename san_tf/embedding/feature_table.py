@@ -58,12 +58,12 @@ class FeatureTable:
         self._notes = dict(notes)
         self.parts = self.path.with_name(f"{self.path.name}.parts")
 
-    def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
-        """Whether a part of these photographs is there: None if not, else what was left out, by name.
+    def has_part(self, number: int, sources: Sequence[str]) -> dict[str, str] | None:
+        """Whether a part of these sources is there: None if not, else what was left out, by name.
 
         Args:
             number: of the part, from 0.
-            names: of all photographs that belong in it.
+            sources: all that its rows depend on beside the notes: names, columns and stamps of the files.
         """
         try:
             # Read whole, for its checksums: a part that survived a crash may have lost some of its pages.
@@ -71,16 +71,16 @@ class FeatureTable:
             notes = json.loads(table.schema.metadata[_NOTES])
         except (OSError, self._pa.ArrowException, KeyError, TypeError, ValueError):
             return None
-        return notes["left_out"] if notes["digest"] == self._digest(names) else None
+        return notes["left_out"] if notes["digest"] == self._digest(sources) else None
 
     def write_part(
-        self, number: int, names: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
+        self, number: int, sources: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
     ) -> None:
         """Write a part.
 
         Args:
             number: of the part, from 0.
-            names: of all photographs that belong in it.
+            sources: as for `has_part`.
             rows: of those that were embedded, in their order.
             left_out: why not, by name, of the others.
 
@@ -88,7 +88,7 @@ class FeatureTable:
             UserError: the disk is full, the place cannot be written, or tables disagree about their columns.
         """
         table = self._table(rows)
-        notes = {"digest": self._digest(names), "left_out": dict(left_out)}
+        notes = {"digest": self._digest(sources), "left_out": dict(left_out)}
         table = table.replace_schema_metadata({_NOTES: json.dumps(notes)})
         with atomic_file(self._part(number)) as temporary:
             self._parquet.write_table(table, temporary, write_page_checksum=True)
@@ -126,14 +126,18 @@ class FeatureTable:
                     )
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
                 rows += len(table)
-        shutil.rmtree(self.parts, ignore_errors=True)
+        self.discard()
         return rows
+
+    def discard(self) -> None:
+        """Remove the parts."""
+        shutil.rmtree(self.parts, ignore_errors=True)
 
     def _part(self, number: int) -> Path:
         return self.parts / f"part-{number:06d}.parquet"
 
-    def _digest(self, names: Sequence[str]) -> str:
-        return hashlib.sha256(json.dumps([self._notes, list(names)], sort_keys=True).encode()).hexdigest()
+    def _digest(self, sources: Sequence[str]) -> str:
+        return hashlib.sha256(json.dumps([self._notes, list(sources)], sort_keys=True).encode()).hexdigest()
 
     def _table(self, rows: Sequence[Embedded]) -> pa.Table:
         pa = self._pa
@@ -187,6 +191,25 @@ def write_left_out(path: str | Path, left_out: Mapping[str, str]) -> None:
         rows.writerows(left_out.items())
 
 
+def people_and_cameras(path: str | Path) -> str:
+    """How many identities and cameras a table knows, such as ", 5 identities, 2 cameras"; "" for none.
+
+    Args:
+        path: of a Parquet file with the columns `pids` and `camids`, or without.
+    """
+    import pyarrow.compute
+    import pyarrow.parquet
+
+    told = ""
+    known = pyarrow.parquet.read_schema(path).names
+    for column, what in (("pids", "identities"), ("camids", "cameras")):
+        if column in known:
+            values = pyarrow.parquet.read_table(path, columns=[column])[column]
+            number = len([value for value in pyarrow.compute.unique(values).to_pylist() if value != -1])
+            told += f", {number:,} {what}"
+    return told
+
+
 def whole_number(column: str, name: str, value: str) -> int:
     """An identity or camera of a table.
 
@@ -199,7 +222,10 @@ def whole_number(column: str, name: str, value: str) -> int:
         UserError: it is no whole number.
     """
     try:
-        return int(value)
+        number = int(value)
+        if -(2**63) <= number < 2**63:
+            return number
+        raise ValueError
     except ValueError:
         raise UserError(
             f"{column} of {name} is {value!r}; identities and cameras are whole numbers, -1 where unknown."

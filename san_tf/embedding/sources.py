@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import csv
+import errno
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from san_tf.benchmarks.archives import open_archive
 from san_tf.benchmarks.files import DamagedFileError, is_litter
 from san_tf.errors import UserError
+from san_tf.image_formats import is_image_name, read_regular, stamp_of, suffix_of
 
-IMAGES = (".jpg", ".jpeg", ".png")
 _ARCHIVES = (".tar", ".zip")
 _COMPRESSED = (".tgz", ".tar.gz")
 # Nobody's photograph is larger, and a wrong path in a table may name anything.
 _MAX_BYTES = 256 * 2**20
+# Links to folders that link on can multiply without an end.
+_MAX_FOLDERS = 1_000_000
+# Names of a table that mean the same column.
+_SAME = {"pids": "pid", "camids": "camid"}
+_HINTS = {suffix: "pip install pillow-heif reads them" for suffix in (".heic", ".heif")}
 
 
 class Photograph(NamedTuple):
@@ -27,23 +34,28 @@ class Photograph(NamedTuple):
         name: path of the file, or of an archive and the member in it.
         read: reads its bytes; raises DamagedFileError.
         columns: what a table says of it beside its path, as written there.
+        stamp: what changes when the file does, found without reading it.
     """
 
     name: str
     read: Callable[[], bytes]
     columns: dict[str, str]
+    stamp: Callable[[], str] = str
 
 
-def photographs(places: Sequence[str | os.PathLike[str]]) -> Iterator[Photograph]:
+def photographs(
+    places: Sequence[str | os.PathLike[str]], others: Counter[str] | None = None
+) -> Iterator[Photograph]:
     """Yield the photographs of folders, tables, archives and single files, in an order that repeats.
 
-    - A folder: its JPEG and PNG files and those of its subfolders, sorted folder by folder; hidden files and
-      what file managers leave behind are not there, links to folders are not followed.
+    - A folder: the files in it and in its subfolders whose names say that they are images (see
+      `san_tf.image_formats`), sorted folder by folder. Links are followed, but not to a folder above them.
     - A `.csv`: a column `path` (relative paths start at the table's folder); its other columns go along.
-    - A `.tar` or `.zip`: the JPEG and PNG files in it, read in place.
+    - A `.tar` or `.zip`: the images in it, read in place.
 
     Args:
         places: paths of these.
+        others: counts the files that are not taken, by kind: their suffix, or what they are.
 
     Raises:
         UserError: a place is missing, of another kind, or an archive is broken or unsafe.
@@ -52,56 +64,108 @@ def photographs(places: Sequence[str | os.PathLike[str]]) -> Iterator[Photograph
         >>> for photograph in photographs(["crops", "more.csv", "shards/000.tar"]):
         ...     content = photograph.read()
     """
+    others = Counter() if others is None else others
     for place in map(Path, places):
         name = place.name.lower()
         if place.is_dir():
-            yield from _folder(place)
+            yield from _folder(place, others, (), [0])
         elif not place.exists():
             raise UserError(f"{place} does not exist; name a folder, a .csv, a .tar, a .zip or an image.")
+        elif not place.is_file():
+            raise UserError(f"{place} is a pipe or a device, not a file; name what it should hold.")
         elif name.endswith(".csv"):
             yield from _table(place)
         elif name.endswith(_ARCHIVES):
-            yield from _archive(place)
+            yield from _archive(place, others)
         elif name.endswith(_COMPRESSED):
             raise UserError(f"{place} can only be read from its beginning on; unpack it, or pack it as .tar.")
-        elif name.endswith(IMAGES):
+        elif is_image_name(name):
             yield _file(place)
         else:
+            hint = f" ({_HINTS[suffix_of(name)]})" if suffix_of(name) in _HINTS else ""
             raise UserError(
-                f"{place} is of no kind that is read here; name a folder, .csv, .tar, .zip or image."
+                f"{place} is of no kind that is read here{hint}; name a folder, .csv, .tar, .zip or image."
             )
 
 
+def left_out_summary(
+    left_out: Mapping[str, str], others: Mapping[str, int], what: str = "photographs"
+) -> str:
+    """A sentence on what was not taken, by kind; also where that is nothing.
+
+    Args:
+        left_out: why not, by name, of photographs.
+        others: how many files that are not photographs, by kind, as `photographs` counts them.
+        what: is left out.
+
+    Example:
+        >>> left_out_summary({"a.jpg": "is empty", "b.jpg": "is missing"}, {".txt": 3})
+        'Left out: 2 photographs (1 is empty, 1 is missing); 3 others (3 .txt).'
+    """
+    problems = Counter(left_out.values())
+    parts = []
+    for name, kinds in ((what, problems), ("others", Counter(others))):
+        if kinds:
+            shown = [f"{number:,} {kind}{_hint(kind)}" for kind, number in kinds.most_common(12)]
+            more = len(kinds) - len(shown)
+            listed = ", ".join(shown) + (f", and {more:,} more kinds" if more else "")
+            parts.append(f"{sum(kinds.values()):,} {name} ({listed})")
+    return f"Left out: {'; '.join(parts) or 'nothing'}."
+
+
+def _hint(kind: str) -> str:
+    return f" [{_HINTS[kind]}]" if kind in _HINTS else ""
+
+
 def _file(path: Path, columns: dict[str, str] | None = None) -> Photograph:
-    return Photograph(str(path), functools.partial(_read, path), columns or {})
+    return Photograph(
+        str(path), functools.partial(_read, path), columns or {}, functools.partial(stamp_of, path)
+    )
 
 
 def _read(path: Path) -> bytes:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise DamagedFileError(f"is larger than {_MAX_BYTES // 2**20} MB")
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise DamagedFileError("is missing") from None
+        return read_regular(path, _MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        told = "is missing; its path has \\ where / is needed" if "\\" in str(path) else "is missing"
+        raise DamagedFileError(told) from None
     except OSError as error:
+        if error.errno == errno.ENXIO:
+            raise DamagedFileError("is a pipe or a device, not a file") from None
+        if error.errno == errno.EISDIR:
+            raise DamagedFileError("is a folder, not a file") from None
         raise DamagedFileError(f"cannot be read ({error.strerror})") from error
+    except ValueError as error:  # not a plain file, too large, or a path with a zero byte
+        raise DamagedFileError(str(error) if str(error).startswith("is ") else "is missing") from None
 
 
-def _folder(folder: Path) -> Iterator[Photograph]:
+def _folder(
+    folder: Path, others: Counter[str], above: tuple[tuple[int, int], ...], visited: list[int]
+) -> Iterator[Photograph]:
     try:
+        state = folder.stat()
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(
             f"The folder {folder} cannot be read ({error.strerror}); mend its permissions."
         ) from error
+    here = (state.st_dev, state.st_ino)
+    if here in above:
+        others["link to a folder above it"] += 1
+        return
+    visited[0] += 1
+    if visited[0] > _MAX_FOLDERS:
+        raise UserError(f"{folder}: there are more than {_MAX_FOLDERS:,} folders; remove links in a circle.")
     for entry in found:
         if is_litter(entry.name):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from _folder(Path(entry.path))
-        elif entry.name.lower().endswith(IMAGES):
+            others["hidden"] += 1
+        elif entry.is_dir():
+            yield from _folder(Path(entry.path), others, (*above, here), visited)
+        elif is_image_name(entry.name):
             yield _file(Path(entry.path))
+        else:
+            others[suffix_of(entry.name) or "without a suffix"] += 1
 
 
 def _table(path: Path) -> Iterator[Photograph]:
@@ -110,7 +174,20 @@ def _table(path: Path) -> Iterator[Photograph]:
             rows = csv.DictReader(file, strict=True)
             names = {name.strip().lower(): name for name in rows.fieldnames or ()}
             if "path" not in names:
+                told = "; ".join(rows.fieldnames or ())
+                if ";" in told.replace("; ", "") or "\t" in told:
+                    raise UserError(
+                        f"{path} separates its cells otherwise than by commas; save it with commas."
+                    )
                 raise UserError(f"{path} has no column `path`; its first line must name the columns.")
+            meanings = Counter(_SAME.get(key, key) for key in names)
+            twice = [name for name, number in meanings.items() if number > 1]
+            if twice or len(names) < len(rows.fieldnames or ()):
+                raise UserError(
+                    f"{path} names a column twice ({', '.join(twice or names)}); keep one of them."
+                )
+            if "features" in names:
+                raise UserError(f"{path} has a column `features`, the name of the embeddings; rename it.")
             for row in rows:
                 if None in row or None in row.values():
                     raise UserError(
@@ -124,8 +201,11 @@ def _table(path: Path) -> Iterator[Photograph]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _archive(path: Path) -> Iterator[Photograph]:
+def _archive(path: Path, others: Counter[str]) -> Iterator[Photograph]:
     files = open_archive(path)
     for member in files.paths():
-        if member.lower().endswith(IMAGES):
-            yield Photograph(f"{path}/{member}", functools.partial(files.read, member), {})
+        if is_image_name(member):
+            read = functools.partial(files.read, member)
+            yield Photograph(f"{path}/{member}", read, {}, functools.partial(files.stamp, member))
+        else:
+            others[suffix_of(member) or "without a suffix"] += 1

@@ -3,20 +3,50 @@
 from __future__ import annotations
 
 import csv
+import itertools
+import json
 import math
 import os
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import cv2
 import numpy as np
+import tensorflow as tf
 
-from san_tf.embedding.bulk import Encoder, Progress
+from san_tf.benchmarks.files import is_litter
+from san_tf.data.images import decode_image
+from san_tf.data.upright import PhotographError, upright
+from san_tf.embedding.bulk import UNDECODABLE, Encoder, Progress, shown
 from san_tf.embedding.feature_table import Embedded, FeatureTable
-from san_tf.embedding.sources import IMAGES
 from san_tf.errors import UserError
+from san_tf.image_formats import is_image_name, read_regular, stamp_of
+
+BoxForm = Literal["sizes", "corners"]
+_COLUMNS = "frame, id, left, top, width, height"
+# What programs call the first six columns in a first line.
+_TITLES: tuple[frozenset[str], ...] = (
+    frozenset({"frame", "frameid", "framenumber", "frameno", "frameindex", "frameidx"}),
+    frozenset({"id", "trackid", "objectid", "targetid", "track", "objid", "trackerid", "identity"}),
+    frozenset({"left", "x", "x1", "xmin", "bbleft", "bboxleft", "boxleft", "xleft", "tlx"}),
+    frozenset({"top", "y", "y1", "ymin", "bbtop", "bboxtop", "boxtop", "ytop", "tly"}),
+    frozenset({"width", "w", "bbwidth", "bboxwidth", "boxwidth"}),
+    frozenset({"height", "h", "bbheight", "bboxheight", "boxheight"}),
+)
+_CORNER_TITLES = frozenset(
+    {"x2", "y2", "xmax", "ymax", "right", "bottom", "bbright", "bbbottom", "brx", "bry"}
+)
+# Boxes that tell whether they are corners; fewer tell nothing.
+_ENOUGH = 8
+# Height by width of people who stand or walk.
+_SLENDER = (1.75, 4.0)
+_DIGITS = re.compile(r"([0-9]+)")
+_OUTSIDE = "lies outside the picture"
+_MAX_FRAME_BYTES = 256 * 2**20
 
 
 class Box(NamedTuple):
@@ -34,57 +64,198 @@ class Box(NamedTuple):
     height: float
 
 
-def read_tracks(path: str | os.PathLike[str]) -> dict[int, list[Box]]:
+class Tracks(dict[int, list[Box]]):
+    """Boxes by track, in the order of the frames.
+
+    Attributes:
+        left_out: why not, by file and line, of lines that hold no box of a track.
+        passed_over: how many boxes have the confidence 0, which says that they are not to be looked at.
+    """
+
+    def __init__(
+        self, boxes: Mapping[int, list[Box]], left_out: Mapping[str, str], passed_over: int = 0
+    ) -> None:
+        super().__init__(boxes)
+        self.left_out = dict(left_out)
+        self.passed_over = passed_over
+
+
+def read_tracks(path: str | os.PathLike[str], first_frame: int = 1, boxes: BoxForm | None = None) -> Tracks:
     """Read tracks as the MOT Challenge writes them: a line a box, `frame, id, left, top, width, height`, ...
+
+    A line that holds no box (a size of 0, an id of -1, a cell that is not a number) is left out and listed,
+    unless most of them are. A first line with these names is passed over.
 
     Args:
         path: of the file. Boxes whose seventh number, the confidence, is 0 are left out, as its authors want.
+        first_frame: what the file calls the first frame: 1, or 0 as some trackers do.
+        boxes: whether the fifth and sixth number are sizes or the right and lower corner; None takes them for
+            sizes, unless the file looks as if they were corners.
 
     Returns:
-        Boxes by track, in the order of the frames.
+        Boxes by track, in the order of the frames, which count from 1.
 
     Raises:
-        UserError: the file is missing, empty, or a line is none of a box.
+        UserError: the file is missing, empty, of another form, counts frames from 0 where 1 is said, holds
+            detections without ids, or looks as if its boxes were corners.
 
     Example:
         >>> read_tracks("MOT17-04/gt/gt.txt")[1][0]
         Box(frame=1, left=1363.0, top=569.0, width=103.0, height=241.0)
     """
+    rows = _rows(Path(path))
+    found: dict[tuple[int, int], dict[Box, str]] = {}
+    left_out: dict[str, str] = {}
+    passed_over = unnamed = 0
+    for line, row in rows:
+        try:
+            track, box, confidence = _box(row, first_frame, boxes)
+        except _FrameZeroError:
+            raise UserError(
+                f"{path}, line {line}: there is a frame 0, but the MOT Challenge counts frames from 1; say "
+                "--first_frame 0 if this tracker counts from 0."
+            ) from None
+        except ValueError as error:
+            left_out[f"{path}, line {line}"] = str(error)
+            continue
+        if track < 0:
+            unnamed += 1
+            left_out[f"{path}, line {line}"] = "has a negative id, which means that nobody was recognised"
+        elif confidence == 0:
+            passed_over += 1
+        else:
+            found.setdefault((track, box.frame), {}).setdefault(box, f"{path}, line {line}")
+    # Who is whom cannot be told where an id is in two places of a frame.
+    for lines in found.values():
+        if len(lines) > 1:
+            left_out |= dict.fromkeys(lines.values(), "has an id and frame that another line has, too")
+    told_boxes = [(track, next(iter(lines))) for (track, _), lines in found.items() if len(lines) == 1]
+    if unnamed and not told_boxes:
+        raise UserError(
+            f"{path} holds detections, not tracks: every id is negative; run a tracker over them first."
+        )
+    if len(left_out) - unnamed > len(rows) / 2:
+        where, problem = next(iter(left_out.items()))
+        raise UserError(f"{where} {problem}; lines must be {_COLUMNS}, as the MOT Challenge writes tracks.")
+    if not told_boxes:
+        raise UserError(f"{path} holds no track; give the file a tracker wrote of this video.")
+    if boxes is None and _look_like_corners([box for _, box in told_boxes]):
+        raise UserError(
+            f"{path}: the fifth and sixth number look like the right and lower corner of the boxes, not like "
+            "their width and height; say what they are (--boxes corners, or --boxes sizes)."
+        )
     tracks: dict[int, list[Box]] = {}
+    for track, box in sorted(told_boxes):
+        tracks.setdefault(track, []).append(box)
+    return Tracks(tracks, left_out, passed_over)
+
+
+class _FrameZeroError(ValueError):
+    """A frame before the first."""
+
+
+def _rows(path: Path) -> list[tuple[int, list[str]]]:
+    """Lines with cells, and their numbers; a first line with the names of the columns is passed over."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            for number, row in enumerate(csv.reader(file), 1):
-                if not row:
-                    continue
-                read = _box(row)
-                if read is None:
-                    raise UserError(
-                        f"{path}, line {number}: it is not frame, id, left, top, width, height with a size "
-                        "above 0, as the MOT Challenge writes tracks."
-                    )
-                track, box, confidence = read
-                if confidence != 0:
-                    tracks.setdefault(track, []).append(box)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = read_regular(path, _MAX_FRAME_BYTES).decode("utf-8-sig")
+        rows = [
+            (number, row)
+            for number, row in enumerate(csv.reader(text.splitlines()), 1)
+            if any(map(str.strip, row))
+        ]
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: a pipe, or not UTF-8
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"The tracks {path} cannot be read ({reason}).") from error
-    if not tracks:
-        raise UserError(f"{path} holds no track; give the file a tracker wrote of this video.")
-    return {track: sorted(boxes) for track, boxes in sorted(tracks.items())}
+    if not rows:
+        return []
+    number, first = rows[0]
+    if len(first) == 1:
+        other = next((name for sign, name in ((";", "semicolons"), ("\t", "tabs")) if sign in first[0]), None)
+        if other or len(first[0].split()) > 5:
+            raise UserError(
+                f"{path}, line {number}: its cells are separated by {other or 'spaces'}; the MOT Challenge "
+                f"separates {_COLUMNS} by commas."
+            )
+    if any(_is_number(cell) for cell in first):
+        return rows
+    titles = [re.sub("[^a-z0-9]", "", cell.lower()) for cell in first[:6]]
+    if _CORNER_TITLES & set(titles[4:]) and all(
+        title in known for title, known in zip(titles[:4], _TITLES, strict=False)
+    ):
+        raise UserError(
+            f"{path}, line {number}: its boxes are corners ({', '.join(first[:6])}); remove this line and "
+            "say --boxes corners."
+        )
+    if len(titles) < 6 or any(title not in known for title, known in zip(titles, _TITLES, strict=True)):
+        raise UserError(
+            f"{path}, line {number}: its columns are {', '.join(cell.strip() for cell in first[:8])}; they "
+            f"must be {_COLUMNS}, in this order."
+        )
+    return rows[1:]
 
 
-def _box(row: Sequence[str]) -> tuple[int, Box, float] | None:
-    """Track, box and confidence of a line; None if it is none."""
+def _is_number(cell: str) -> bool:
     try:
-        frame, track, left, top, width, height = (float(cell) for cell in row[:6])
-        confidence = float(row[6]) if len(row) > 6 else 1.0
+        float(cell)
     except ValueError:
-        return None
-    if not all(map(math.isfinite, (frame, track, left, top, width, height))):
-        return None
-    if frame < 1 or min(width, height) <= 0:
-        return None
-    return int(track), Box(int(frame), left, top, width, height), confidence
+        return False
+    return True
+
+
+def _box(row: Sequence[str], first_frame: int, boxes: BoxForm | None) -> tuple[int, Box, float]:
+    """Track, box and confidence of a line; ValueError with half a sentence if it is none."""
+    if len(row) < 6:
+        raise ValueError(f"has {len(row)} cells, not {_COLUMNS}")
+    frame, track = _whole("frame", row[0]), _whole("id", row[1])
+    try:
+        left, top, width, height = (float(cell) for cell in row[2:6])
+        confidence = float(row[6]) if len(row) > 6 and row[6].strip() else 1.0
+    except ValueError:
+        raise ValueError("has a cell that is not a number") from None
+    if not all(map(math.isfinite, (left, top, width, height))):
+        raise ValueError("has a cell that is not a finite number")
+    if frame == 0 and first_frame == 1:
+        raise _FrameZeroError
+    if frame < 0:
+        raise ValueError("has a negative frame")
+    if boxes == "corners":
+        width, height = width - left, height - top
+    if min(width, height) <= 0:
+        raise ValueError("has a box without a size")
+    return track, Box(frame + 1 - first_frame, left, top, width, height), confidence
+
+
+def _whole(name: str, cell: str) -> int:
+    """A whole number, which some programs write as 7.0."""
+    try:
+        return int(cell)
+    except ValueError:
+        pass
+    try:
+        value = float(cell)
+    except ValueError:
+        raise ValueError(f"has the {name} {cell.strip()[:20]!r}, which is not a number") from None
+    if not value.is_integer() or abs(value) > 2**53:
+        raise ValueError(f"has the {name} {cell.strip()[:20]!r}, which is not a whole number")
+    return int(value)
+
+
+def _look_like_corners(boxes: Sequence[Box]) -> bool:
+    """Whether what should be sizes are rather corners.
+
+    Corners lie beyond the upper left one, everywhere. They move along with it, as sizes do not; and where
+    nothing moves, what they enclose is as slender as a person, and what sizes would enclose is not.
+    """
+    left, top, width, height = np.array([box[1:] for box in boxes], np.float64).T
+    if not (np.all(width > left) and np.all(height > top) and np.all(left >= 0) and np.all(top >= 0)):
+        return False
+    as_sizes = np.var(width) + np.var(height)
+    as_corners = np.var(width - left) + np.var(height - top)
+    if len(boxes) >= _ENOUGH and as_corners < as_sizes:
+        return True
+    lowest, highest = _SLENDER
+    slender = [float(np.median(ratio)) for ratio in ((height - top) / (width - left), height / width)]
+    return lowest <= slender[0] <= highest and not lowest <= slender[1] <= highest
 
 
 def embed_videos(
@@ -94,6 +265,9 @@ def embed_videos(
     per_track: int = 16,
     batch_size: int = 32,
     report: Callable[[Progress], None] | None = None,
+    first_frame: int = 1,
+    boxes: BoxForm | None = None,
+    others: Counter[str] | None = None,
 ) -> Progress:
     """Embed the tracks of videos into a table, a part a video, and finish it.
 
@@ -104,29 +278,51 @@ def embed_videos(
         per_track: crops of a track at most.
         batch_size: crops that the encoder gets at once.
         report: called after each video.
+        first_frame: as for `read_tracks`.
+        boxes: as for `read_tracks`.
+        others: counts boxes that say themselves that they are not to be looked at.
 
     Raises:
         UserError: a video or a file of tracks cannot be used, or no track has a crop.
     """
-    every = [read_tracks(tracks) for _, tracks in videos]  # all are looked at before the first is worked on
+    for video, _ in videos:
+        if shown(video) != video:
+            raise UserError(f"The video {shown(video)} has a name that is not UTF-8; rename it.")
+    # All are looked at before the first is worked on.
+    every = [read_tracks(tracks, first_frame, boxes) for _, tracks in videos]
     progress, began = Progress(0, 0, {}, 0.0), time.monotonic()
     for number, ((video, _), tracks) in enumerate(zip(videos, every, strict=True)):
-        names = [f"{video}#{track} {boxes}" for track, boxes in tracks.items()]
-        left_out = table.has_part(number, names)
+        sources = [json.dumps([video, _stamp_of_video(Path(video)), tracks.left_out])]
+        sources += [f"{track} {found}" for track, found in tracks.items()]
+        left_out = table.has_part(number, sources)
         if left_out is None:
             rows, left_out = embed_tracks(video, tracks, encoder, per_track, batch_size)
-            table.write_part(number, names, rows, left_out)
+            table.write_part(number, sources, rows, left_out)
         else:
             progress.resumed += len(tracks)
         progress.done += len(tracks)
+        progress.embedded += sum(f"{video}#{track}" not in left_out for track in tracks)
         progress.left_out |= left_out
+        if others is not None and tracks.passed_over:
+            others["boxes of confidence 0"] += tracks.passed_over
         progress.seconds = time.monotonic() - began
         if report:
             report(progress)
-    if progress.done == len(progress.left_out):
-        raise UserError("No track lies inside its video's picture; give the tracks of these videos.")
+    if progress.embedded == 0:
+        table.discard()
+        problems = [progress.left_out[name] for name in progress.left_out if "#" in name]
+        if set(problems) <= {_OUTSIDE}:
+            raise UserError("No track lies inside its video's picture; give the tracks of these videos.")
+        raise UserError(f"None of {progress.done:,} tracks could be embedded; the first {problems[0]}.")
     table.finish(len(videos))
     return progress
+
+
+def _stamp_of_video(video: Path) -> str:
+    """What changes when a video, or a folder of frames, does."""
+    if not video.is_dir():
+        return stamp_of(video)
+    return json.dumps([(path.name, stamp_of(path)) for path in sorted(video.iterdir())])
 
 
 def embed_tracks(
@@ -138,10 +334,11 @@ def embed_tracks(
 ) -> tuple[list[Embedded], dict[str, str]]:
     """Embed each track of a video: the mean over crops spread evenly along it, scaled to length 1.
 
-    A mean over views is steadier than any of them: a person turns, and is hidden now and then.
+    A mean over views is steadier than any of them: a person turns, and is hidden now and then. Frames that
+    cannot be decoded, or are missing at the end, are left out; a track is, if no other frame has it.
 
     Args:
-        video: a video file, or a folder with one image a frame (sorted by name).
+        video: a video file, or a folder with one image a frame, in the order of the numbers in their names.
         tracks: from `read_tracks`.
         encoder: gives the embeddings of crops.
         per_track: crops of a track at most.
@@ -149,33 +346,47 @@ def embed_tracks(
 
     Returns:
         A row a track, named `<video>#<track>`, with the columns `track`, `first_frame`, `last_frame` and
-        `crops`; and, by that name, why a track has none.
+        `crops`; and why a track, a frame or a line of the tracks' file was left out, by its name.
 
     Raises:
-        UserError: the video cannot be read, or has fewer frames than the tracks.
+        UserError: the video cannot be read, the order of the frames cannot be told, or the tracks go on far
+            beyond its end.
 
     Example:
         >>> rows, left_out = embed_tracks("camera1.mp4", read_tracks("camera1.txt"), encoder)
     """
     pool = _Pool(encoder)
+    left_out = dict(tracks.left_out) if isinstance(tracks, Tracks) else {}
     chosen = _chosen(tracks, per_track)
     last, number = max(chosen), 0
+    lost: set[int] = set()
     for number, frame in enumerate(_frames(Path(video)), 1):
-        for track, box in chosen.get(number, ()):
-            crop = _crop(frame, box)
-            if crop is not None:
-                pool.add(track, crop, batch_size)
+        if isinstance(frame, str):
+            if number in chosen:
+                lost.add(number)
+                left_out[f"{video}, frame {number}"] = frame
+        else:
+            for track, box in chosen.get(number, ()):
+                crop = _crop(frame, box)
+                if crop is not None:
+                    pool.add(track, crop, batch_size)
         if number == last:
             break
-    if number < last:
+    beyond = last - number
+    if beyond > max(2, number // 50):
         raise UserError(
             f"{video} has {number} frames, and its tracks go to frame {last}; give the tracks of this video."
         )
-    rows, left_out = [], {}
+    for missing in range(number + 1, last + 1):
+        if missing in chosen:
+            lost.add(missing)
+            left_out[f"{video}, frame {missing}"] = "is missing: the video ends before it"
+    rows = []
     for track, (features, crops) in pool.means(tracks).items():
         name, boxes = f"{video}#{track}", tracks[track]
         if features is None:
-            left_out[name] = "lies outside the picture"
+            gone = all(box.frame in lost for box in boxes)
+            left_out[name] = "is in frames only that could not be read" if gone else _OUTSIDE
             continue
         facts = {"track": track, "first_frame": boxes[0].frame, "last_frame": boxes[-1].frame, "crops": crops}
         rows.append(Embedded(name, features, {key: str(value) for key, value in facts.items()}))
@@ -224,14 +435,23 @@ class _Pool:
         self._waiting.clear()
 
 
-def _frames(video: Path) -> Iterator[np.ndarray]:
-    """Frames as OpenCV has them, `(H, W, 3)` uint8 BGR, one at a time."""
+def _frames(video: Path) -> Iterator[np.ndarray | str]:
+    """Frames as OpenCV has them, `(H, W, 3)` uint8 BGR, one at a time; half a sentence for a damaged one."""
     if video.is_dir():
-        for path in sorted(path for path in video.iterdir() if path.name.lower().endswith(IMAGES)):
-            frame = cv2.imread(str(path))
-            if frame is None:
-                raise UserError(f"The frame {path} cannot be read; it is damaged or no image.")
-            yield frame
+        for path in frames_in_order(video):
+            try:
+                content = upright(read_regular(path, _MAX_FRAME_BYTES))
+                # Not OpenCV, which fills what is missing of a file that is cut off with grey.
+                with tf.device("CPU"):
+                    frame = decode_image(tf.constant(content)).numpy()[..., ::-1]
+            except tf.errors.InvalidArgumentError:
+                yield UNDECODABLE
+            except PhotographError as error:
+                yield str(error)
+            except (OSError, ValueError) as error:
+                yield f"cannot be read ({getattr(error, 'strerror', None) or error})"
+            else:
+                yield frame
         return
     if not video.is_file():
         raise UserError(f"The video {video} does not exist; name a video file or a folder of frames.")
@@ -246,6 +466,66 @@ def _frames(video: Path) -> Iterator[np.ndarray]:
             yield frame
     finally:
         capture.release()
+
+
+def frames_in_order(folder: Path) -> list[Path]:
+    """The frames of a folder in the order of the numbers in their names, padded with zeros or not.
+
+    Args:
+        folder: with one image a frame, such as `000001.jpg` (MOT Challenge) or `12.png` (`ffmpeg %d.png`).
+
+    Raises:
+        UserError: the order cannot be told: names differ in more than numbers, two have the same number,
+            several numbers give another order than letters do, or numbers are left out, so that the frames of
+            the tracks may be meant by number or by place.
+    """
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except OSError as error:
+        raise UserError(f"The folder {folder} cannot be read ({error.strerror}).") from error
+    names = sorted(name for name in names if is_image_name(name) and not is_litter(name))
+    if not names:
+        raise UserError(f"{folder} holds no frame; name a video file or a folder with one image a frame.")
+    parts = {name: _DIGITS.split(os.path.splitext(name)[0]) for name in names}
+    first = parts[names[0]]
+    advice = "name the frames 1, 2, 3 ... in their order"
+    for name in names[1:]:
+        if parts[name][::2] != first[::2]:
+            raise UserError(
+                f"The order of the frames of {folder} cannot be told: {names[0]} and {name} differ in more "
+                f"than a number; {advice}."
+            )
+    numbers = {name: tuple(map(int, found[1::2])) for name, found in parts.items()}
+    ordered = sorted(names, key=numbers.__getitem__)
+    for former, name in itertools.pairwise(ordered):
+        if numbers[former] == numbers[name]:
+            raise UserError(
+                f"The order of the frames of {folder} cannot be told: {former} and {name} have the same "
+                f"number; {advice}."
+            )
+    varying = [
+        place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1
+    ]
+    # 1.5 may be a decimal number, behind 1.25.
+    decimal = any(place > 0 and first[2 * place] == "." for place in varying)
+    if len(varying) > 1 or decimal:
+        if ordered != names:
+            one, other = next(pair for pair in zip(names, ordered, strict=True) if pair[0] != pair[1])
+            raise UserError(
+                f"The order of the frames of {folder} cannot be told: by letters {one} comes before {other}, "
+                f"by numbers behind it; {advice}."
+            )
+    elif varying:
+        counted = [numbers[name][varying[0]] for name in ordered]
+        gaps = [place for place in range(1, len(counted)) if counted[place] != counted[place - 1] + 1]
+        # Numbers beyond the count of frames, such as times, cannot be what the tracks count by.
+        if gaps and counted[0] <= len(counted):
+            former, name = ordered[gaps[0] - 1], ordered[gaps[0]]
+            raise UserError(
+                f"{folder}: there are no frames between {former} and {name}, so it cannot be told which "
+                f"frame of the tracks {name} is; add them, or {advice}."
+            )
+    return [folder / name for name in ordered]
 
 
 def _crop(frame: np.ndarray, box: Box) -> bytes | None:

@@ -61,6 +61,7 @@ def add_photographs(
     )
     progress.left_out |= table.odd
     progress.done += len(table.odd)
+    progress.identities, progress.cameras = len(table.identities), len(table.cameras)
     return progress, table.passed_over
 
 
@@ -71,6 +72,8 @@ class _Table:
         self._gallery, self._reader = gallery, reader
         self.passed_over = 0
         self.odd: dict[str, str] = {}
+        self.identities: set[int] = set()
+        self.cameras: set[int] = set()
 
     def new_ones(self, photographs: Iterable[Photograph]) -> Iterator[Photograph]:
         """Yield those that are not in the gallery."""
@@ -92,15 +95,19 @@ class _Table:
                     else:
                         yield photograph
 
-    def has_part(self, number: int, names: Sequence[str]) -> dict[str, str] | None:
+    def has_part(self, number: int, sources: Sequence[str]) -> dict[str, str] | None:
         return None
 
+    def discard(self) -> None: ...
+
     def write_part(
-        self, number: int, names: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
+        self, number: int, sources: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
     ) -> None:
         if rows:
             entries = [self._entry(row.name, row.columns) for row in rows]
             self._gallery.add(np.stack([row.features for row in rows]), entries)
+            self.identities |= {entry.pid for entry in entries if entry.pid is not None and entry.pid != -1}
+            self.cameras |= {entry.camera for entry in entries if entry.camera != -1}
 
     def finish(self, parts: int) -> int:
         self._gallery.optimize()

@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,7 +129,7 @@ def _add(options: argparse.Namespace) -> None:
 
 
 def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
-    from san_tf.embedding.sources import photographs
+    from san_tf.embedding.sources import left_out_summary, photographs
 
     # Wrong places are told before TensorFlow takes its seconds to start.
     for place in options.images:
@@ -154,11 +155,18 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
         def report(progress: bulk.Progress) -> None:
             shown.update(task, note=f"{progress.done:,} photographs · {progress.rate:,.0f} a second")
 
-        places = photographs(options.images)
+        others: Counter[str] = Counter()
+        places = photographs(options.images, others)
         progress, passed = add_photographs(gallery, places, encoder, reader, options.batch, report)
         total = len(gallery)
+    console.print(
+        f"Taken: {progress.embedded:,} photographs, {progress.identities:,} identities, "
+        f"{progress.cameras:,} cameras. {left_out_summary(progress.left_out, others)}",
+        markup=False,
+        soft_wrap=True,
+    )
     _tell_left_out(options.gallery, console, progress.left_out)
-    _tell_added(options, console, progress.done - len(progress.left_out), passed, total, began)
+    _tell_added(options, console, progress.embedded, passed, total, began)
 
 
 def _add_features(options: argparse.Namespace, reader: NameReader) -> None:

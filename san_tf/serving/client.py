@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from san_tf.errors import UserError, printable
+from san_tf.errors import UserError, one_line
 from san_tf.evaluation.progress import with_bar
 from san_tf.serving.outgoing import Image, OutgoingImage, checked_images, good_picture, read_image
 from san_tf.serving.retries import Backoff, GaveUpError, ask
@@ -414,7 +414,7 @@ def _connect(server: str, model: Model, rows: int, most: int) -> Transport:
 
         return GrpcTransport(rest, model, scheme == "grpcs", rows, most)
     raise UserError(
-        f"{printable(server)} is no address of a server; write grpc://HOST:8500 or http://HOST:8501."
+        f"{one_line(server)} is no address of a server; write grpc://HOST:8500 or http://HOST:8501."
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from san_tf.errors import UserError, printable
+from san_tf.errors import UserError, one_line
 from san_tf.serving.retries import TransientError
 from san_tf.serving.transport import (
     INPUT,
@@ -112,7 +112,7 @@ class GrpcTransport:
 
     def _as_ours(self, error: Any) -> Exception:
         code = error.code().name if error.code() else "UNKNOWN"
-        details = printable(error.details())
+        details = one_line(error.details())
         size = re.search(r"larger than max \((\d+) vs\. (\d+)\)", details)
         if size and int(size.group(2)) == self._room:
             return WrongAnswerError(f"its answer has {int(size.group(1)):,} bytes")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,12 +11,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 
-from san_tf.data.headers import read_header
-from san_tf.errors import UserError, printable
+from san_tf.data.upright import MAX_PIXELS, PhotographError, upright
+from san_tf.errors import UserError, one_line
+from san_tf.image_formats import read_regular
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray | PIL.Image.Image
-# Larger images would take the server gigabytes to decode; a crop of a person has some ten thousand pixels.
-MAX_PIXELS = 50_000_000
 # What so many pixels take in a PNG file of 16 bits a colour that could not be compressed.
 _MAX_BYTES = 6 * MAX_PIXELS + 2**20
 # Modes of Pillow that a PNG file holds as they are.
@@ -56,57 +54,44 @@ def read_image(number: int, image: Image) -> OutgoingImage:
 
     Args:
         number: what it is called where it has no path.
-        image: path or contents of a JPEG or PNG file, which are sent as they are; an `(H, W, 3)` uint8 array
-            or a PIL image, which are sent as PNG, without loss.
+        image: path or contents of an image file: JPEG and PNG that stand upright are sent as they are,
+            others as PNG, turned as their EXIF orientation says; an `(H, W, 3)` uint8 array or a PIL image,
+            which are sent as PNG, without loss.
 
     Raises:
         UserError: it cannot be read, is of another kind, neither JPEG nor PNG, or has more than `MAX_PIXELS`.
     """
     name = f"Image {number}"
-    if isinstance(image, (bytes, bytearray, memoryview)):
-        contents = bytes(image)
-    elif isinstance(image, (str, os.PathLike)):
-        name, contents = printable(os.fspath(image), 400), _contents(image)
-    elif isinstance(image, PIL.Image.Image):
-        contents = _png(name, image)
-    elif hasattr(image, "__array__"):
-        contents = _png(name, _picture(name, np.asarray(image)))
-    else:
-        raise UserError(f"{name} is a {type(image).__name__}; {_TAKEN}.")
     try:
-        header = read_header(contents)
-    except ValueError as error:
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            contents = upright(bytes(image))
+        elif isinstance(image, (str, os.PathLike)):
+            name = one_line(os.fspath(image), 400)
+            contents = upright(read_regular(image, _MAX_BYTES))
+        elif isinstance(image, PIL.Image.Image):
+            contents = _png(name, image)
+        elif hasattr(image, "__array__"):
+            contents = _png(name, _picture(name, np.asarray(image)))
+        else:
+            raise UserError(f"{name} is a {type(image).__name__}; {_TAKEN}.")
+    except (UserError, MemoryError):
+        raise
+    except PhotographError as error:
         raise UserError(f"{name} {error}; leave it out or copy it again.") from error
-    _check_pixels(name, header.height, header.width)
+    except IsADirectoryError as error:
+        raise UserError(f"{name} cannot be read (Is a directory); name the files in it.") from error
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be read ({error.strerror}); leave it out or copy it again."
+        ) from error
+    except ValueError as error:  # a pipe or a device, a name with a zero byte
+        raise UserError(f"{name} cannot be read ({one_line(error)}); leave it out.") from error
     return OutgoingImage(name, contents)
 
 
 def good_picture() -> OutgoingImage:
     """A grey picture that every server of ours can embed: one that refuses it would refuse all."""
     return OutgoingImage("A grey picture", _png("A grey picture", PIL.Image.new("RGB", (16, 32), (128,) * 3)))
-
-
-def _contents(path: str | os.PathLike[str]) -> bytes:
-    name = printable(os.fspath(path), 400)
-    try:
-        # Without waiting: a pipe that nobody writes to would never open.
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with open(descriptor, "rb") as file:
-            about = os.fstat(descriptor)
-            if stat.S_ISDIR(about.st_mode):
-                raise UserError(f"{name} cannot be read (Is a directory); name the files in it.")
-            if not stat.S_ISREG(about.st_mode):
-                raise UserError(f"{name} is no file but a device or a pipe; leave it out.")
-            contents = file.read(_MAX_BYTES + 1)
-    except OSError as error:
-        raise UserError(
-            f"{name} cannot be read ({error.strerror}); leave it out or copy it again."
-        ) from error
-    except ValueError as error:  # a name with a zero byte
-        raise UserError(f"{name} cannot be read ({printable(error)}); leave it out.") from error
-    if len(contents) > _MAX_BYTES:
-        raise UserError(f"{name} has more than {_MAX_BYTES:,} bytes; cut the person out first.")
-    return contents
 
 
 def _picture(name: str, array: np.ndarray) -> PIL.Image.Image:
@@ -136,7 +121,7 @@ def _png(name: str, picture: PIL.Image.Image) -> bytes:
         # As it is meant to be seen: the PNG file says nothing of how a camera was held.
         PIL.ImageOps.exif_transpose(picture).save(stream, "PNG", compress_level=1, exif=b"")
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{name} cannot be read ({printable(error)}); leave it out.") from error
+        raise UserError(f"{name} cannot be read ({one_line(error)}); leave it out.") from error
     return stream.getvalue()
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit
 
 import numpy as np
 
-from san_tf.errors import UserError, printable
+from san_tf.errors import UserError, one_line
 from san_tf.serving.retries import TransientError
 from san_tf.serving.transport import (
     INPUT,
@@ -65,7 +65,7 @@ class RestTransport:
         plain = url.isprintable() and " " not in url and not (parts.query or parts.fragment)
         if parts.scheme not in ("http", "https") or not parts.hostname or port in (0, -1) or not plain:
             raise UserError(
-                f"{printable(url)} is no address of a REST server; write it as http://localhost:8501."
+                f"{one_line(url)} is no address of a REST server; write it as http://localhost:8501."
             )
         if parts.username is not None or parts.password is not None:
             raise UserError(
@@ -139,7 +139,7 @@ class RestTransport:
             certificate = isinstance(error, ssl.SSLCertVerificationError)
             if certificate or (isinstance(error, ssl.SSLError) and "WRONG_VERSION" in str(error)):
                 raise UserError(
-                    f"{self.address} cannot be asked by TLS ({printable(error)}); see its certificate, or "
+                    f"{self.address} cannot be asked by TLS ({one_line(error)}); see its certificate, or "
                     "write http:// if it has none."
                 ) from error
             if isinstance(error, (OSError, http.client.HTTPException)):
@@ -148,7 +148,7 @@ class RestTransport:
         if 300 <= response.status < 400:
             connection.close()
             raise UserError(
-                f"{self.address} sends on to {printable(response.getheader('Location', 'nowhere'))} (HTTP "
+                f"{self.address} sends on to {one_line(response.getheader('Location', 'nowhere'))} (HTTP "
                 f"{response.status}), where no pictures are sent unasked; if that is the server, name it."
             )
         if not response.isclosed():
@@ -182,7 +182,7 @@ class RestTransport:
                 f"{self.address} speaks gRPC, not REST; write grpc://HOST:8500, or name the port of REST."
             ) from error
         raise UserError(
-            f"{self.address} does not speak HTTP (it says {printable(repr(line), 60)}); see the address."
+            f"{self.address} does not speak HTTP (it says {one_line(repr(line), 60)}); see the address."
         ) from error
 
     def _refuse(self, status: int, content: bytes, pinned: int | None) -> None:
@@ -352,7 +352,7 @@ def _shape(found: Any) -> list[int]:
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return printable(getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+    return one_line(getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
 
 
 def _message(content: bytes) -> str:
@@ -361,4 +361,4 @@ def _message(content: bytes) -> str:
         found: Any = json.loads(content)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         found = content.decode(errors="replace")
-    return printable(found) or "no reason given"
+    return one_line(found) or "no reason given"

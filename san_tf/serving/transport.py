@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from san_tf.errors import UserError, printable
+from san_tf.errors import UserError, one_line
 
 SIGNATURE, INPUT, OUTPUT = "serving_bytes", "image_bytes", "embedding"
 # Numbers that an embedding has at most, unless the caller expects more: what an answer may take follows.
@@ -131,7 +131,7 @@ def check_shape(shape: Sequence[int], rows: int, most: int) -> None:
     """Raise `WrongAnswerError` unless an answer is `(rows, D)`, D from 1 to `most`, before it takes room."""
     shape = tuple(shape)
     if len(shape) != 2 or shape[1] < 1:
-        raise WrongAnswerError(f"the embeddings have the shape {printable(shape, 60)} in place of (N, D)")
+        raise WrongAnswerError(f"the embeddings have the shape {one_line(shape, 60)} in place of (N, D)")
     if shape[0] != rows:
         raise WrongAnswerError(f"there are {shape[0]} embeddings")
     if shape[1] > most:

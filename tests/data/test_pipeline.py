@@ -1,3 +1,4 @@
+import io
 import subprocess
 import sys
 
@@ -5,12 +6,14 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset, pit_dataset, train_dataset
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
 from san_tf.data.texture_loader import TextureLoader
+from san_tf.data.upright import upright
 from san_tf.errors import UserError
 from san_tf.normalization import denormalize, normalize, texture_to_uint8
 
@@ -226,3 +229,19 @@ def test_a_process_with_open_iterators_ends():
     # Without `close_at_exit` it hangs.
     ended = subprocess.run([sys.executable, "-c", OPEN_AT_THE_END], timeout=120, stderr=subprocess.PIPE)
     assert ended.returncode == 3, ended.stderr.decode()
+
+
+def test_training_follows_the_orientation():
+    """Files on their sides train on the same pixels as the same files turned beforehand."""
+    rng, files = np.random.default_rng(0), []
+    for orientation in range(1, 9):
+        exif, stored = Image.Exif(), io.BytesIO()
+        exif[0x0112] = orientation
+        Image.fromarray(rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)).save(stored, "PNG", exif=exif)
+        files.append(stored.getvalue())
+    batches = [
+        next(iter(train_dataset(Records.from_columns(each, [1, 2] * 4), 2, 4, (40, 24), seed=1)))
+        for each in (files, [upright(content) for content in files])
+    ]
+    np.testing.assert_array_equal(batches[0]["record"], batches[1]["record"])
+    np.testing.assert_array_equal(batches[0]["image"], batches[1]["image"])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from san_tf.__main__ import main
+from san_tf.benchmarks.files import DamagedFileError
 from san_tf.embedding import bulk
 from san_tf.embedding.bulk import embed_photographs
 from san_tf.embedding.exported_encoder import ExportedEncoder
@@ -24,7 +29,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 LEFT_OUT = {
     "07.jpg": "is empty",
-    "11.jpg": "is neither a JPEG nor a PNG file",
+    "11.jpg": "is not an image of a format that is read here, or is damaged",
     "17.jpg": "is damaged: it cannot be decoded",
 }
 
@@ -55,6 +60,7 @@ def test_the_command_writes_what_the_export_answers(model, crops, tmp_path, caps
         listed = {Path(row["path"]).name: row["problem"] for row in csv.DictReader(file)}
     assert listed == LEFT_OUT
     said = capsys.readouterr().out.replace("\n", " ")
+    assert "Left out: 3 photographs (1 is empty, 1 is " in said
     assert (
         "3 photographs could not be used" in said
         and "embeddings of 22 photographs" in said
@@ -63,11 +69,13 @@ def test_the_command_writes_what_the_export_answers(model, crops, tmp_path, caps
     assert sorted(path.name for path in tmp_path.iterdir()) == ["features.left_out.csv", "features.parquet"]
 
 
-def test_a_table_with_identities_can_be_evaluated(model, crops, tmp_path):
+def test_a_table_with_identities_can_be_evaluated(model, crops, tmp_path, capsys):
     rows = [f"{crops}/{number:02}.jpg,{number % 3},{number % 2},t{number}" for number in range(5)]
     (tmp_path / "list.csv").write_text("path,pid,camid,time\n" + "\n".join(rows))
     out = tmp_path / "features.parquet"
     assert _run("embed", tmp_path / "list.csv", "--model", model / "1", "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "embeddings of 5 photographs, 3 identities, 2 cameras\nLeft out: nothing.\n" in said
     features = read_features(out)
     assert features.features.shape == (5, 6)
     assert features.pids.tolist() == [0, 1, 2, 0, 1] and features.camids.tolist() == [0, 1, 0, 1, 0]
@@ -105,6 +113,98 @@ def test_an_interrupted_run_goes_on(crops, tmp_path):
     assert {Path(name).name for name in progress.left_out} == {"07.jpg", "11.jpg"}
     assert parquet.read_table(out).equals(parquet.read_table(undisturbed))
     assert not (tmp_path / "f.parquet.parts").exists()
+
+
+def test_what_was_mended_since_is_embedded_anew(crops, tmp_path):
+    """Labels of a table, and files that are replaced or appear, while a run is interrupted."""
+    names = [f"{number:02}.jpg" for number in range(25) if number not in (7, 11)]
+    folder = Path(shutil.copytree(crops, tmp_path / "crops"))
+    (folder / "03.jpg").unlink()
+    listed, out = tmp_path / "list.csv", tmp_path / "f.parquet"
+    write = lambda first: listed.write_text(  # noqa: E731
+        "path,pid\n" + "".join(f"crops/{name},{first + n}\n" for n, name in enumerate(names))
+    )
+    write(0)
+    with pytest.raises(KeyboardInterrupt):
+        embed_photographs(photographs([listed]), _Counting(19), _table(out), 5, part_size=5)
+    shutil.copy(crops / "03.jpg", folder)
+    with pytest.raises(KeyboardInterrupt):  # the first part alone is made anew
+        embed_photographs(photographs([listed]), _Counting(5), _table(out), 5, part_size=5)
+    write(1000)
+    content = (folder / "05.jpg").read_bytes()
+    (folder / "05.jpg").write_bytes(content + bytes(10))
+    progress = embed_photographs(photographs([listed]), _Counting(), _table(out), 5, part_size=5)
+    table = parquet.read_table(out)
+    assert table["pids"].to_pylist() == [1000 + n for n in range(len(names))]
+    assert [row[0] for row in table["features"].to_pylist()] == [
+        (folder / name).stat().st_size for name in names
+    ]
+    assert progress.resumed == 0 and not progress.left_out
+
+
+def test_a_run_that_failed_does_not_stand_in_its_own_way(tmp_path, crops):
+    listed, out = tmp_path / "list.csv", tmp_path / "f.parquet"
+    listed.write_text("path\ndrive/00.jpg\ndrive/01.jpg\n")
+    with pytest.raises(UserError, match=r"None of 2 photographs .* is missing"):
+        embed_photographs(photographs([listed]), _Counting(), _table(out))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["list.csv"]
+    shutil.copytree(crops, tmp_path / "drive")
+    assert embed_photographs(photographs([listed]), _Counting(), _table(out)).embedded == 2
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(tmp_path):
+    """The same names, sizes and times: a drive that answered with an error answers now."""
+    out, broken = tmp_path / "f.parquet", [True]
+
+    def read() -> bytes:
+        if broken[0]:
+            raise DamagedFileError("cannot be read (Input/output error)")
+        return _png(1, 1)
+
+    source = [Photograph("a.png", lambda: _png(1, 1), {}), Photograph("b.png", read, {})]
+    endless = itertools.chain(source, (Photograph(f"{n}.png", lambda: _png(1, 1), {}) for n in range(9)))
+    with pytest.raises(KeyboardInterrupt):
+        embed_photographs(endless, _Counting(1), _table(out), 1, part_size=2)
+    broken[0] = False
+    progress = embed_photographs(source, _Counting(), _table(out), 1, part_size=2)
+    assert (progress.embedded, progress.resumed, progress.left_out) == (2, 0, {})
+
+
+def test_names_that_are_not_utf8_and_files_of_several_pictures(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(_png(3, 2))
+    (folder / os.fsdecode(b"b\xff.png")).write_bytes(_png(3, 2))
+    pages = [Image.new("RGB", (4, 6), color) for color in ("red", "blue")]
+    for kind in ("gif", "tiff", "webp"):
+        pages[0].save(folder / f"c.{kind}", save_all=True, append_images=pages[1:])
+    (folder / "d.bmp").write_bytes(b"BM" + bytes(60))
+    decoded: list[np.ndarray] = []
+
+    class Looking(_Counting):
+        def embed_each(self, files):
+            decoded.extend(np.asarray(Image.open(io.BytesIO(content))) for content in files)
+            return super().embed_each(files)
+
+    out = tmp_path / "f.parquet"
+    progress = embed_photographs(photographs([folder]), Looking(), _table(out))
+    assert progress.embedded == 4 and progress.done == 6
+    problems = {Path(name).name: problem for name, problem in progress.left_out.items()}
+    assert problems.pop("d.bmp").startswith("is ")
+    assert problems.pop("b\\udcff.png") == "has a name that is not UTF-8; rename it"
+    further = "are further pictures of a file, whose first was taken"
+    assert problems == {f"c.{kind} (further pictures)": further for kind in ("gif", "tiff", "webp")}
+    for picture in decoded[1:]:
+        assert picture.shape == (6, 4, 3) and (abs(picture.astype(int) - (255, 0, 0)) < 3).all()
+    assert len(parquet.read_table(out)) == 4
+    with (tmp_path / "f.left_out.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 5
+
+
+def _png(height: int, width: int) -> bytes:
+    stored = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(stored, "PNG")
+    return stored.getvalue()
 
 
 @pytest.mark.parametrize("change", ["model", "photographs", "cut", "flipped"])
@@ -203,8 +303,6 @@ def test_wrong_command_lines(model, crops, tmp_path, monkeypatch, capsys, change
 
 
 def test_a_damaged_or_foreign_model(model, tmp_path):
-    import shutil
-
     for harm, told in {
         "assets.extra/san_tf.json": "is no export of this package",
         "variables/variables.index": "lacks its weights",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import tarfile
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from san_tf.benchmarks.files import DamagedFileError
-from san_tf.embedding.sources import photographs
+from san_tf.embedding.sources import left_out_summary, photographs
 from san_tf.errors import UserError
 
 
@@ -35,10 +38,58 @@ def test_a_folder_is_walked_in_order(tmp_path):
         "b/Thumbs.db",
         "c.jpg",
     )
-    (tmp_path / "d").symlink_to(tmp_path / "b")
     found = _listed(tmp_path)
     names = ["a.jpeg", "b/1.jpg", "b/2.PNG", "b/c/3.jpg", "c.jpg"]
     assert found == [(str(tmp_path / name), name.encode()) for name in names]
+
+
+def test_every_kind_of_image_is_taken_and_the_rest_counted(tmp_path):
+    names = ["1.bmp", "2.webp", "3.tiff", "4.TIF", "5.gif", "6.jpe", "7.jfif", "8.jp2", "9.pgm"]
+    _fill(tmp_path, *names, "a.txt", "b.TXT", "README", ".hidden.jpg", "x.psd")
+    others: Counter[str] = Counter()
+    assert [Path(found.name).name for found in photographs([tmp_path], others)] == names
+    assert others == {".txt": 2, "without a suffix": 1, "hidden": 1, ".psd": 1}
+    assert left_out_summary({}, others).startswith("Left out: 5 others (2 .txt, ")
+    assert left_out_summary({}, {}) == "Left out: nothing."
+    problems = {"a": "is empty", "b": "is empty", "c": "is missing"}
+    assert left_out_summary(problems, {}) == "Left out: 3 photographs (2 is empty, 1 is missing)."
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path):
+    _fill(tmp_path, "elsewhere/1.jpg", "elsewhere/deep/2.jpg", "in/0.jpg")
+    (tmp_path / "in" / "far").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "9.jpg").symlink_to(tmp_path / "elsewhere" / "1.jpg")
+    (tmp_path / "elsewhere" / "deep" / "round").symlink_to(tmp_path / "in")
+    others: Counter[str] = Counter()
+    found = [photograph.name for photograph in photographs([tmp_path / "in"], others)]
+    assert found == [f"{tmp_path}/in/{name}" for name in ("0.jpg", "9.jpg", "far/1.jpg", "far/deep/2.jpg")]
+    assert others == {"link to a folder above it": 1}
+
+
+def test_what_is_not_a_file_is_told_and_never_waited_for(tmp_path):
+    _fill(tmp_path, "folder.jpg/1.png")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(tmp_path / "socket.jpg"))
+        told = {}
+        for photograph in photographs([tmp_path]):
+            try:
+                told[Path(photograph.name).name] = photograph.read()
+            except DamagedFileError as error:
+                told[Path(photograph.name).name] = str(error)
+    odd = "is a pipe or a device, not a file"
+    assert told == {
+        "1.png": b"folder.jpg/1.png",
+        "gone.jpg": "is missing",
+        "pipe.jpg": odd,
+        "socket.jpg": odd,
+        "zero.jpg": odd,
+    }
+    os.mkfifo(tmp_path / "list.csv")
+    with pytest.raises(UserError, match=r"list.csv is a pipe or a device, not a file"):
+        list(photographs([tmp_path / "list.csv"]))
 
 
 def test_several_places_and_single_files(tmp_path):
@@ -76,7 +127,7 @@ def test_missing_and_unreadable_files_are_problems_of_their_own(tmp_path):
     gone, folder = photographs([tmp_path / "list.csv"])
     with pytest.raises(DamagedFileError, match="is missing"):
         gone.read()
-    with pytest.raises(DamagedFileError, match="cannot be read"):
+    with pytest.raises(DamagedFileError, match="is a folder, not a file"):
         folder.read()
 
 
@@ -87,6 +138,10 @@ def test_missing_and_unreadable_files_are_problems_of_their_own(tmp_path):
         ("list.csv", b"path,camid\n1.jpg\n", "line 2: it has not as many cells as the first line"),
         ("list.csv", b"path\n1.jpg,2\n", "line 2: it has not as many cells"),
         ("list.csv", b"\xff\xfe\x00", "is no CSV file"),
+        ("list.csv", b"path;pid\n1.jpg;2\n", "separates its cells otherwise than by commas"),
+        ("list.csv", b"path,pid,PID\n1.jpg,2,3\n", "names a column twice"),
+        ("list.csv", b"path,pid,pids\n1.jpg,2,3\n", "names a column twice .pid"),
+        ("list.csv", b"path,features\n1.jpg,2\n", "has a column `features`"),
         ("shard.tar", b"not an archive", "shard.tar"),
         ("shard.tgz", b"", "can only be read from its beginning on"),
         ("list.xlsx", b"", "is of no kind that is read here"),

@@ -10,7 +10,7 @@ import pytest
 
 from san_tf.embedding.bulk import Progress
 from san_tf.embedding.feature_table import FeatureTable
-from san_tf.embedding.tracks import Box, embed_tracks, embed_videos, read_tracks
+from san_tf.embedding.tracks import Box, embed_tracks, embed_videos, frames_in_order, read_tracks
 from san_tf.errors import UserError
 
 parquet = pytest.importorskip("pyarrow.parquet")
@@ -101,17 +101,32 @@ def test_files_of_the_mot_challenge(tmp_path):
     assert read_tracks(path) == {1: [Box(1, -5, 0, 10, 10)], 2: second}
 
 
+GOOD = "".join(f"{frame},1,20,10,64,128,1,-1,-1,-1\n" for frame in range(1, 13))
+
+
 @pytest.mark.parametrize(
     ("lines", "told"),
     [
         ("", "holds no track"),
         ("1,1,0,0,10,10,0\n", "holds no track"),
-        ("1,1,0,0,10,10\n1,1,0,0,10\n", "line 2: it is not frame, id, left"),
-        ("0,1,0,0,10,10\n", "line 1"),
-        ("1,1,0,0,0,10\n", "line 1"),
-        ("1,1,0,nan,10,10\n", "line 1"),
-        ("1,inf,0,0,10,10\n", "line 1"),
-        ("frame,id,x,y,w,h\n", "line 1"),
+        ("1,1,0,0,10\n", "line 1 has 5 cells, not frame, id, left"),
+        ("0,1,0,0,10,10\n1,1,0,0,10,10\n", "line 1: there is a frame 0, but .* say --first_frame 0"),
+        ("1,1,0,0,0,10\n", "line 1 has a box without a size"),
+        ("1,1,0,nan,10,10\n", "line 1 has a cell that is not a finite number"),
+        ("1,inf,0,0,10,10\n", "line 1 has the id 'inf', which is not a whole number"),
+        ("1,1.5,0,0,10,10\n", "line 1 has the id '1.5', which is not a whole number"),
+        ("frame,id,x,y,w,h\n", "holds no track"),
+        ("id,frame,x,y,w,h\n" + GOOD, "its columns are id, frame, x, y, w, h; they must be frame, id"),
+        ("frame,id,x1,y1,x2,y2\n" + GOOD, "its boxes are corners .*--boxes corners"),
+        (GOOD.replace(",", ";"), "its cells are separated by semicolons"),
+        (GOOD.replace(",", " "), "its cells are separated by spaces"),
+        ("".join(f"{frame},-1,20,10,64,128,1\n" for frame in range(1, 13)), "holds detections, not tracks"),
+        # A person who stands still, and people who walk to and fro.
+        ("".join(f"{frame},1,20,10,84,138,1\n" for frame in range(1, 13)), "look like the right and lower"),
+        (
+            "".join(f"{frame},1,{9 * frame},10,{9 * frame + 64},138,1\n" for frame in range(1, 13)),
+            "look like the right and lower corner",
+        ),
     ],
 )
 def test_wrong_files_of_tracks(tmp_path, lines, told):
@@ -119,6 +134,101 @@ def test_wrong_files_of_tracks(tmp_path, lines, told):
         read_tracks(_write(tmp_path / "tracks.txt", lines))
     with pytest.raises(UserError, match="cannot be read"):
         read_tracks(tmp_path / "nowhere.txt")
+
+
+def test_what_is_said_of_frames_and_boxes_is_followed(tmp_path):
+    path = _write(tmp_path / "t.txt", "0,1,20,10,84,138,1\n1,1,21,10,85,138,1\n")
+    boxes = [Box(1, 20, 10, 64, 128), Box(2, 21, 10, 64, 128)]
+    assert read_tracks(path, first_frame=0, boxes="corners") == {1: boxes}
+    assert read_tracks(path, first_frame=0, boxes="sizes")[1][0] == Box(1, 20, 10, 84, 138)
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("5,2,110,10,0,128,1", "has a box without a size"),
+        ("5,-1,1,1,5,9,1", "has a negative id, which means that nobody was recognised"),
+        ("5,two,1,1,5,9,1", "has the id 'two', which is not a number"),
+        ("5,2", "has 2 cells, not frame, id, left, top, width, height"),
+        ("-5,2,1,1,5,9,1", "has a negative frame"),
+    ],
+)
+def test_one_bad_line_costs_that_line(tmp_path, line, problem):
+    path = _write(
+        tmp_path / "t.txt", f"\ufeffFrame,ID,bb_left,bb_top,bb_width,bb_height,conf\n{GOOD}{line}\n"
+    )
+    tracks = read_tracks(path)
+    assert list(tracks) == [1] and len(tracks[1]) == 12
+    assert tracks.left_out == {f"{path}, line 14": problem}
+
+
+def test_an_id_in_two_places_is_nobody(tmp_path):
+    path = _write(tmp_path / "t.txt", GOOD + "3,1,40,10,64,128\n4,1,20,10,64,128,1,-1,-1,-1\n")
+    tracks = read_tracks(path)
+    assert [box.frame for box in tracks[1]] == [1, 2, *range(4, 13)]
+    assert set(tracks.left_out) == {f"{path}, line 3", f"{path}, line 13"}
+
+
+def _frames(folder: Path, *names: str) -> list[str]:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).touch()
+    return [path.name for path in frames_in_order(folder)]
+
+
+@pytest.mark.parametrize(
+    ("names", "ordered"),
+    [
+        (
+            ["1.png", "10.png", "2.png"] + [f"{n}.png" for n in range(3, 10)],
+            [f"{n}.png" for n in range(1, 11)],
+        ),
+        (["9999.png", "10000.png", "9998.png"], ["9998.png", "9999.png", "10000.png"]),
+        (["img_0.jpg", "img_1.PNG", "._img_0.jpg", "notes.txt"], ["img_0.jpg", "img_1.PNG"]),
+        (["2026-01-02_03.jpg", "2026-01-01_10.jpg"], ["2026-01-01_10.jpg", "2026-01-02_03.jpg"]),
+        (["1700000000123.jpg", "1700000000990.jpg"], ["1700000000123.jpg", "1700000000990.jpg"]),
+        (["only.bmp"], ["only.bmp"]),
+    ],
+)
+def test_frames_come_in_the_order_of_their_numbers(tmp_path, names, ordered):
+    assert _frames(tmp_path / "frames", *names) == ordered
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["1.png", "01.png"], "01.png and 1.png have the same number"),
+        (["1.png", "1.jpg"], "1.jpg and 1.png have the same number"),
+        (["a1.png", "b1.png"], "a1.png and b1.png differ in more than a number"),
+        (["1.5.png", "1.25.png"], "by letters 1.25.png comes before 1.5.png, by numbers behind it"),
+        (["1.png", "2.png", "4.png"], "there are no frames between 2.png and 4.png"),
+        (["a.txt"], "holds no frame"),
+    ],
+)
+def test_an_order_that_cannot_be_told_is_refused(tmp_path, names, told):
+    with pytest.raises(UserError, match=told):
+        _frames(tmp_path / "frames", *names)
+
+
+def test_frames_that_are_damaged_or_missing_cost_those_frames(videos, tmp_path):
+    tracks = {1: [Box(frame, 0, 0, 20, 40) for frame in range(1, 15)], 2: [Box(14, 0, 0, 20, 40)]}
+    rows, left_out = embed_tracks(videos[0], tracks, _Means(), per_track=20)
+    assert rows[0].columns["crops"] == "12"
+    missing = "is missing: the video ends before it"
+    assert left_out == {
+        f"{videos[0]}, frame 13": missing,
+        f"{videos[0]}, frame 14": missing,
+        f"{videos[0]}#2": "is in frames only that could not be read",
+    }
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(1, 4):
+        content = cv2.imencode(".jpg", cv2.resize(_frame(number), (640, 480)))[1].tobytes()
+        # The second is cut off: OpenCV would fill it with grey.
+        (folder / f"{number}.jpg").write_bytes(content[: len(content) // 2] if number == 2 else content)
+    rows, left_out = embed_tracks(folder, {1: [Box(frame, 0, 0, 20, 40) for frame in (1, 2, 3)]}, _Means())
+    assert rows[0].columns["crops"] == "2"
+    assert left_out == {f"{folder}, frame 2": "is damaged: it cannot be decoded"}
 
 
 def test_wrong_videos(videos, tmp_path):
@@ -130,8 +240,8 @@ def test_wrong_videos(videos, tmp_path):
         embed_tracks(videos[0], {1: [Box(30, 0, 0, 5, 5)]}, _Means())
     (tmp_path / "frames").mkdir()
     _write(tmp_path / "frames" / "000001.jpg", "hello")
-    with pytest.raises(UserError, match=r"frames/000001.jpg cannot be read"):
-        embed_tracks(tmp_path / "frames", {1: [Box(1, 0, 0, 5, 5)]}, _Means())
+    rows, left_out = embed_tracks(tmp_path / "frames", {1: [Box(1, 0, 0, 5, 5)]}, _Means())
+    assert not rows and "is not an image" in left_out[f"{tmp_path}/frames, frame 1"]
 
 
 def _table(path: Path) -> FeatureTable:

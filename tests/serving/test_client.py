@@ -19,8 +19,10 @@ import numpy as np
 import PIL.Image
 import pytest
 import tensorflow as tf
+from PIL import Image
 from stand_in import Fault, Models, serve_grpc, serve_rest, sleep_at, unavailable
 
+from san_tf.data.upright import upright
 from san_tf.errors import UserError
 from san_tf.serving.client import Client
 from san_tf.serving.rest import RestTransport
@@ -370,6 +372,36 @@ def test_stream_tells_the_version(models: Models, photographs: list[bytes]) -> N
     stop()
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_one_embedding_of_a_file_that_lies_on_its_side(
+    kind: str, client: Client, models: Models, tmp_path: Path
+) -> None:
+    """The client turns it, as `san-tf embed` does; the export does, too, whoever sends a JPEG or PNG file."""
+    picture = Image.fromarray(np.random.default_rng(1).integers(0, 255, (8, 4, 3), dtype=np.uint8))
+    picture = picture.resize((32, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path, standing = tmp_path / "phone", io.BytesIO()
+    on_its_side = picture.transpose(Image.Transpose.ROTATE_90)
+    on_its_side.save(path, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {"quality": 98}))
+    picture.save(standing, "PNG")
+    wanted, lying = client.embed([standing.getvalue(), path])
+    bulk = models.loaded[1](image_bytes=tf.constant([upright(path.read_bytes())]))["embedding"].numpy()[0]
+    np.testing.assert_allclose(lying, bulk, atol=1e-6)
+    assert float(wanted @ lying) > (0.99 if kind == "JPEG" else 0.999999)
+    if kind in ("JPEG", "PNG"):
+        raw = models.loaded[1](image_bytes=tf.constant([path.read_bytes()]))["embedding"].numpy()[0]
+        np.testing.assert_allclose(raw, bulk, atol=1e-3)
+
+
+def test_what_never_ends_is_not_read(client: Client, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for name in ("pipe.jpg", "zero.jpg"):
+        with pytest.raises(UserError, match=f"{name} cannot be read .is a pipe or a device, not a file"):
+            client.embed([tmp_path / name])
+
+
 def png_header(height: int, width: int) -> bytes:
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -382,9 +414,9 @@ def test_nothing_is_sent_that_is_no_image(
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "huge.png").write_bytes(png_header(20_000, 20_000))
     for name, sentence in (
-        ("text.jpg", "text.jpg is neither a JPEG nor a PNG file; leave it out"),
+        ("text.jpg", "text.jpg is not an image of a format that is read here, or is damaged; leave it out"),
         ("empty.png", "empty.png is empty"),
-        ("huge.png", "huge.png has 20000x20000 pixels, more than the 50,000,000"),
+        ("huge.png", "huge.png has 20000 x 20000 pixels, more than 50 million"),
         ("absent.jpg", r"absent.jpg cannot be read \(No such file or directory\)"),
         (".", r"cannot be read \(Is a directory\)"),
     ):
