@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from san_tf.errors import UserError
-from san_tf.image_formats import read_regular
+from san_tf.image_formats import read_regular, stamp_of
 
 # No image of 4096x4096 pixels, and no list, needs more.
 MAX_FILE_BYTES = 64 * 2**20
@@ -178,15 +178,6 @@ class FolderFiles(Files):
             return read_regular(self.place / path, MAX_FILE_BYTES)
         except ValueError as error:
             raise DamagedFileError(str(error)) from None
-
-
-def stamp_of(path: Path) -> str:
-    """Size and times of a file; no tool that restores the others leaves the last, so new bytes are seen."""
-    try:
-        state = path.stat()
-    except OSError:
-        return "missing"
-    return f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns}"
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], found: list[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from san_tf.benchmarks.builder import SKIPPED
+from san_tf.benchmarks.preparation import told_of
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.preparation import prepared_builder
@@ -21,9 +22,11 @@ def run(experiment: Experiment) -> None:
     recipe, options = experiment.recipe, experiment.options
     names = [*recipe.training_sets, *recipe.test_sets, *([recipe.data.pit] if recipe.needs_pairs else [])]
     for name in dict.fromkeys(names):
-        builder = prepared_builder(experiment, name)
+        builder = prepared_builder(experiment, name, renewed=True)
         counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
         experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
+        for line in told_of(builder):
+            experiment.say(f"  {line}")
         skipped = Path(builder.data_path, SKIPPED)
         if skipped.is_file():
             number = len(skipped.read_text().splitlines())
