@@ -86,13 +86,24 @@ class Builder(BenchmarkBuilder):
     def _published(self) -> Mapping[str, Counts]:
         return CLASSIC_COUNTS if self.builder_config.split else COUNTS[self.builder_config.boxes]
 
+    def _stamps(self, files: Files, manual_dir: Path) -> list[str]:
+        # Of the two files that say everything: the larger one may have to be unpacked to be looked into.
+        protocols = () if self.builder_config.split else self._protocols(files, manual_dir)
+        return [files.stamp(MAT), *(place.stamp(self._protocol) for place in protocols)]
+
+    @property
+    def _protocol(self) -> str:
+        return f"cuhk03_new_protocol_config_{self.builder_config.boxes}.mat"
+
+    def _protocols(self, files: Files, manual_dir: Path) -> list[Files]:
+        """Where the 767/700 protocol lies: beside the benchmark, or in it."""
+        return [place for place in (FolderFiles(manual_dir), files) if place.has(self._protocol)][:1]
+
     def _sources(self, files: Files, manual_dir: Path) -> Mapping[str, Sequence[Source]]:
         config = self.builder_config
         images = Cuhk03Images(self._held.enter_context(files.local(MAT)), config.boxes)
         if config.split:
             return classic_split(images, config.split)
-        name = f"cuhk03_new_protocol_config_{config.boxes}.mat"
-        for place in (FolderFiles(manual_dir), files):
-            if place.has(name):
-                return new_protocol(images, place, name)
-        raise UserError(f"{manual_dir} holds no {name}; put it there, it is found at {PROTOCOLS} .")
+        for place in self._protocols(files, manual_dir):
+            return new_protocol(images, place, self._protocol)
+        raise UserError(f"{manual_dir} holds no {self._protocol}; put it there, it is found at {PROTOCOLS} .")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,13 +9,12 @@ import tensorflow_datasets as tfds
 
 from san_tf.benchmarks.archives import open_archive
 from san_tf.benchmarks.builder import BenchmarkBuilder
-from san_tf.benchmarks.custom_layout import CustomConfig, custom_sources
+from san_tf.benchmarks.custom_layout import FOLDERS, NAMES, CustomConfig, find_images
 from san_tf.benchmarks.files import Files, FolderFiles
 from san_tf.benchmarks.layout import ARCHIVE_SUFFIXES, Layout
 from san_tf.benchmarks.samples import Source
 from san_tf.errors import UserError
 
-SPLITS = "train|query|gallery|test|bounding_box_train|bounding_box_test"
 LAYOUT = Layout(
     name="The custom data set",
     folders=("custom",),
@@ -36,12 +34,12 @@ class Builder(BenchmarkBuilder):
         CustomConfig(
             name="names",
             description="train/0002_c1_anything.jpg: identity and camera in the name, as Market-1501 has it.",
-            pattern=rf"(?P<split>{SPLITS})/(?P<identity>-1|\d+)_c(?P<camera>\d+).*",
+            pattern=NAMES,
         ),
         CustomConfig(
             name="folders",
-            description="train/anybody/anything.jpg: a folder an identity, cameras unknown.",
-            pattern=rf"(?P<split>{SPLITS})/(?P<identity>[^/]+)/.*",
+            description="train/anybody/1.jpg: a folder an identity; cameras unknown, or folders like cam1.",
+            pattern=FOLDERS,
         ),
         CustomConfig(
             name="table",
@@ -62,14 +60,8 @@ class Builder(BenchmarkBuilder):
         raise UserError(f"There is no folder and no archive {place}; put your images there.")
 
     def _sources(self, files: Files, manual_dir: Path) -> Mapping[str, Sequence[Source]]:
-        splits = custom_sources(files, self.builder_config)
-        samples = [sample for sources in splits.values() for source in sources for sample in source.samples]
-        unknown = sum(sample.camid < 0 for sample in samples)
-        if unknown:
-            warnings.warn(
-                f"{unknown:,} of {len(samples):,} images have no camera, so the evaluation cannot leave out"
-                " gallery images by the query's own camera: pictures of the same moment count, and scores"
-                " come out higher.",
-                stacklevel=2,
-            )
-        return splits
+        self._found = find_images(files, self.builder_config)
+        return self._found.sources
+
+    def _remarks(self) -> tuple[dict[str, int], list[str]]:
+        return self._found.left_out, self._found.notes

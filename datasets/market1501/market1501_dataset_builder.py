@@ -16,6 +16,7 @@ from san_tf.benchmarks.manual_folder import find_copy
 from san_tf.benchmarks.market_layout import three_folders
 from san_tf.benchmarks.samples import Sample, Source
 from san_tf.errors import UserError
+from san_tf.image_formats import is_image_name
 
 HOMEPAGE = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html"
 TERMS = "Its authors published it for research and ask for a citation of their paper."
@@ -79,7 +80,7 @@ class Builder(BenchmarkBuilder):
 
 def _distractors(files: Files) -> Source:
     """All images, as identity 0; which camera took them never matters, because they match nobody."""
-    paths = [path for path in files.paths() if path.lower().endswith((".jpg", ".png"))]
+    paths = [path for path in files.paths() if is_image_name(path)]
     if not paths:
         raise UserError(f"{files.place} holds no images; copy {DISTRACTORS.name} there again.")
     return Source(files, [Sample(path, 0, -1, f"{DISTRACTORS.folders[0]}/{path}") for path in paths])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from san_tf.data.resumable_builder import ResumableBuilder
 from san_tf.synthesis import generator
 from san_tf.synthesis.plans import CropSpec, PitConfig
+from san_tf.synthesis.rendered_builder import RenderedBuilder
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,7 +26,7 @@ class PitBuilderConfig(tfds.core.BuilderConfig):
     rendering: PitConfig
 
 
-class Builder(ResumableBuilder):
+class Builder(RenderedBuilder):
     """Builder of the paired image-texture data set."""
 
     VERSION = tfds.core.Version("1.2.0")

@@ -7,20 +7,16 @@ reason are refused by name before anything of them is read.
 from __future__ import annotations
 
 import contextlib
-import gzip
-import tarfile
-import zipfile
-import zlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from san_tf.benchmarks.files import is_litter
+from san_tf.benchmarks.files import MAX_MEMBERS, is_litter, shown
 from san_tf.errors import UserError
 
 # The largest benchmark of the field takes some 3 GB and half a million files; photographs hardly compress.
 MAX_TOTAL_BYTES = 64 * 2**30
-MAX_MEMBERS = 2_000_000
 MAX_RATIO = 200
 # A list of file names may well be packed a hundredfold, as long as it is small.
 SMALL = 2**20
@@ -68,6 +64,8 @@ class ArchiveIndex:
         Raises:
             UserError: the member is unsafe; the sentence names it.
         """
+        if min(entry.offset, entry.size, entry.packed) < 0 or max(entry[:3]) >= 2**63:
+            raise EOFError
         clean = name.replace("\\", "/")
         parts = [part for part in clean.split("/") if part not in ("", ".")]
         if clean.startswith("/") or clean[1:2] == ":" or ".." in parts or "\0" in clean:
@@ -82,23 +80,39 @@ class ArchiveIndex:
         path = "/".join(parts)
         if kind == "folder" or is_litter(path):
             return
+        if not path:
+            self._refuse(name, "a file without a name,")
         if path in self.entries:
             self._refuse(name, "a file that is there twice")
         self.entries[path] = entry
 
     def _refuse(self, name: str, what: str) -> None:
         raise UserError(
-            f"The archive {self.archive} holds {what} {name!r}; do not use it, get the benchmark from its "
-            "source."
+            f"The archive {shown(str(self.archive))} holds {what} {name!r}; do not use it, get the benchmark "
+            "from its source."
         )
 
 
 @contextlib.contextmanager
 def archive_errors_named(archive: Path) -> Iterator[None]:
-    """Turn what a truncated or foreign archive raises into a sentence that names it."""
+    """Turn whatever a truncated, damaged or foreign archive raises into a sentence that names it.
+
+    The libraries raise what they stumble on: unknown versions, names that cannot be decoded, offsets that no
+    file has, headers nested without end.
+    """
     try:
         yield
-    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise  # by who writes what the archive holds
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
+            # The disk's fault, or the permissions'; a position that cannot be is the archive's.
+            raise UserError(
+                f"The archive {shown(str(archive))} cannot be read ({error.strerror}); copy it again, or "
+                "mend its permissions."
+            ) from error
         raise UserError(
-            f"The archive {archive} is damaged or was not copied to its end; copy it again."
+            f"The archive {shown(str(archive))} is damaged or was not copied to its end; copy it again."
         ) from error

@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import os
 import shutil
+import struct
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from san_tf.benchmarks.archive_index import Entry, archive_errors_named
-from san_tf.benchmarks.files import DamagedFileError, Files
+from san_tf.benchmarks.files import DamagedFileError, Files, shown
 from san_tf.errors import UserError
 
 
@@ -33,11 +34,11 @@ class ArchiveFiles(Files):
         self.root = root
         with archive_errors_named(self.place):
             state = self.place.stat()
-            self._version = (state.st_mtime_ns, state.st_size)
+            self._version = (state.st_mtime_ns, state.st_size, state.st_ctime_ns)
             self._entries = self._index(self.place, self._version)
 
     @staticmethod
-    def _index(archive: Path, version: tuple[int, int]) -> dict[str, Entry]:
+    def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
         """The archive's files by path, kept for who opens the same version of it again."""
         raise NotImplementedError
 
@@ -77,7 +78,7 @@ class ArchiveFiles(Files):
 
     def describe(self, path: str) -> str:
         """See `Files.describe`."""
-        return f"{self._full(path)} in {self.place}"
+        return shown(f"{self._full(path)} in {self.place}")
 
     @contextlib.contextmanager
     def local(self, path: str) -> Iterator[Path]:
@@ -98,7 +99,9 @@ class ArchiveFiles(Files):
     def _read(self, path: str) -> bytes:
         try:
             return self._content(self._entries[self._full(path)])
-        except (EOFError, zlib.error, gzip.BadGzipFile):
+        except KeyError:
+            raise
+        except (EOFError, ValueError, OverflowError, struct.error, zlib.error, gzip.BadGzipFile):
             raise DamagedFileError("is damaged") from None
 
     def _entry(self, path: str) -> Entry:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import abc
+import collections
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,15 +15,16 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from san_tf.benchmarks.checking import checked_images
+from san_tf.benchmarks.checking import checked_images, read_checked
 from san_tf.benchmarks.files import Files
-from san_tf.benchmarks.layout import Counts, Layout
+from san_tf.benchmarks.layout import Counts, Layout, listed
 from san_tf.benchmarks.manual_folder import find_copy
 from san_tf.benchmarks.records import record, refuse_corrupt
 from san_tf.benchmarks.samples import Sample, Source, check_counts
 from san_tf.data.parts import Item
-from san_tf.data.resumable_builder import ResumableBuilder
+from san_tf.data.resumable_builder import MadeFrom, ResumableBuilder, fingerprint
 
+_ADDED, _REMOVED, _CHANGED, _RELABELLED = _CHANGES = ("added", "removed", "changed", "relabelled")
 # In the folder of a data set that was built without its damaged images: their names, one a line.
 SKIPPED = "skipped.txt"
 
@@ -79,6 +82,20 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
             manual_dir: where it lies, for what a configuration wants besides.
         """
 
+    def _remarks(self) -> tuple[dict[str, int], list[str]]:
+        """What `_sources` found besides: files not taken, by kind, and sentences on the unexpected."""
+        return {}, []
+
+    def _stamps(self, files: Files, manual_dir: Path) -> list[str] | None:
+        """What changes with the copy, where that is known without listing its images; None if it is not.
+
+        Args:
+            files: the copy that was found.
+            manual_dir: where it lies.
+        """
+        del files, manual_dir
+        return None
+
     def _find(self, manual_dir: Path) -> Files:
         """The copy in the manual folder."""
         return find_copy(manual_dir, self._layout())
@@ -104,12 +121,93 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        layout = self._layout()
         manual_dir = manual_folder(dl_manager)
-        splits = self._sources(self._find(manual_dir), manual_dir)
+        files = self._find(manual_dir)
+        splits = self._sources(files, manual_dir)
+        self._noted = self._described(files, manual_dir, splits)
         if self.builder_config.check_counts:
-            check_counts(layout.name, splits, self._published())
+            check_counts(self._layout().name, splits, self._published())
         return {split: self._generate_examples(split, sources) for split, sources in splits.items()}
+
+    def _made_from(self, manual_dir: Path | None) -> MadeFrom:
+        manual_dir = manual_dir or self._default_manual_dir
+        files = self._find(manual_dir)
+        known = self._stamps(files, manual_dir) is not None
+        return self._described(files, manual_dir, {} if known else self._sources(files, manual_dir))
+
+    def _described(self, files: Files, manual_dir: Path, splits: Mapping[str, Sequence[Source]]) -> MadeFrom:
+        """What a data set of these images is made from."""
+        left_out, notes = self._remarks()
+        stamps = self._stamps(files, manual_dir)
+        places = {files.place}
+        if stamps is None:
+            places |= {source.files.place for sources in splits.values() for source in sources}
+            stamps = [
+                f"{split} {tuple(sample)} {source.files.stamp(sample.path)}"
+                for split, sources in sorted(splits.items())
+                for source in sources
+                for sample in source.samples
+            ]
+        return MadeFrom(
+            fingerprint([*stamps, str(left_out), *notes]),
+            places=tuple(sorted(str(place.absolute()) for place in places)),
+            manual_dir=str(manual_dir.absolute()),
+            left_out=left_out,
+            notes=tuple(notes),
+        )
+
+    @property
+    def _default_manual_dir(self) -> Path:
+        """TFDS's own place for downloads by hand."""
+        return Path(self.data_dir_root) / "downloads" / "manual"
+
+    def _difference(self, made_from: MadeFrom | None, manual_dir: Path | None) -> str | None:
+        manual_dir = manual_dir or self._default_manual_dir
+        counts: collections.Counter[str] = collections.Counter()
+        # A copy may have to be unpacked to be looked into.
+        with contextlib.ExitStack() as self._held:
+            files = self._find(manual_dir)
+            splits = self._sources(files, manual_dir)
+            for split in sorted({*splits, *self.info.splits}):
+                counts += self._compared(split, splits.get(split, ()))
+        if not counts:
+            return None
+        told = [f"{counts[change]:,} {change}" for change in _CHANGES if counts[change]]
+        return f"The images in {files.place} are other ({listed(told)}) than those of"
+
+    def _compared(self, split: str, sources: Sequence[Source]) -> collections.Counter[str]:
+        """How many images of a split are other than those in its records, by what they are."""
+        kept = dict(self._kept(split)) if split in self.info.splits else {}
+        counts: collections.Counter[str] = collections.Counter()
+        there = set()
+        total = sum(len(samples) for _, samples in sources)
+        with tfds.core.utils.tqdm(desc=f"Comparing {split}", total=total, unit=" images") as bar:
+            for files, samples in sources:
+                for index, read in files.stream([sample.path for sample in samples]):
+                    bar.update()
+                    sample = samples[index]
+                    there.add(sample.filename)
+                    pid, camid, digest = kept.get(sample.filename, (0, 0, b""))
+                    if digest and (pid, camid) != (sample.pid, sample.camid):
+                        counts[_RELABELLED] += 1
+                        continue
+                    checked = read_checked(sample, read, look=not digest)
+                    if not digest:
+                        # A damaged one was left out, and still is.
+                        counts[_ADDED] += not (self.builder_config.skip_corrupt and checked.problem)
+                    elif hashlib.sha256(checked.content).digest() != digest:
+                        counts[_CHANGED] += 1
+        counts[_REMOVED] = len(kept.keys() - there)
+        return +counts
+
+    def _kept(self, split: str) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
+        """Name, identity, camera and digest of each image in the records."""
+        decoders = {"image": tfds.decode.SkipDecoding()}
+        config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
+        records = self.as_dataset(split=split, decoders=decoders, shuffle_files=False, read_config=config)
+        for item in records.as_numpy_iterator():
+            digest = hashlib.sha256(item["image"]).digest()
+            yield item["filename"].decode(), (int(item["pid"]), int(item["camid"]), digest)
 
     def _generate_examples(self, split: str, sources: Sequence[Source]) -> Any:
         if self._by_beam:
@@ -156,6 +254,7 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         # What a build holds open until its end, such as a file that was unpacked for it.
         with contextlib.ExitStack() as self._held:
             super()._download_and_prepare(dl_manager, download_config)
+            self._noted.write(self.data_dir)
         problems = []
         for split in self.info.splits:
             file = self._problems_file(split)

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from san_tf.benchmarks.files import DamagedFileError, Files
+from san_tf.benchmarks.files import Files
 from san_tf.benchmarks.samples import Sample
 from san_tf.cores import core_count
 from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
+from san_tf.image_formats import jpeg_or_png
 
 MAX_SIDE = 4096
 # Images read ahead: enough to keep the threads busy, little enough to keep the memory constant.
@@ -25,7 +26,7 @@ class Checked(NamedTuple):
 
     Attributes:
         sample: which.
-        content: its bytes as they are stored.
+        content: its bytes as they are stored if it is a JPEG or PNG file, else a PNG file of its pixels.
         problem: half a sentence ("is empty"); None for an image that is well.
     """
 
@@ -89,15 +90,16 @@ def checked_images(files: Files, samples: Sequence[Sample], threads: int | None 
                 future.cancel()
 
 
-def read_checked(sample: Sample, read: Callable[[], bytes]) -> Checked:
-    """Read an image and look at it.
+def read_checked(sample: Sample, read: Callable[[], bytes], look: bool = True) -> Checked:
+    """Read an image, bring it to JPEG or PNG if it is neither, and look at it.
 
     Args:
         sample: which.
         read: reads it.
+        look: decode its pixels, to see whether all is well.
     """
     try:
-        content = read()
-    except DamagedFileError as error:
+        content = jpeg_or_png(read(), MAX_SIDE**2)
+    except ValueError as error:  # it cannot be read, or not be brought to PNG
         return Checked(sample, b"", str(error))
-    return Checked(sample, content, image_problem(content))
+    return Checked(sample, content, image_problem(content) if look else None)

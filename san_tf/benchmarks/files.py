@@ -9,9 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from san_tf.errors import UserError
+from san_tf.image_formats import read_regular, stamp_of
 
 # No image of 4096x4096 pixels, and no list, needs more.
 MAX_FILE_BYTES = 64 * 2**20
+# More than any benchmark has; a folder that links lead out of is met before it fills the memory.
+MAX_MEMBERS = 2_000_000
 
 
 class DamagedFileError(ValueError):
@@ -98,8 +101,23 @@ class Files(abc.ABC):
             yield index, lambda path=path: self.read(path)  # type: ignore[misc]
 
     def describe(self, path: str) -> str:
-        """The file as a user would look for it."""
-        return str(self.place / path)
+        """The file as a user would look for it, printable."""
+        return shown(str(self.place / path))
+
+
+def shown(name: str) -> str:
+    r"""A name without what a terminal would obey, and with bytes that are not UTF-8 written out.
+
+    Example:
+        >>> shown("caf\udce9\x1b[2J.jpg")
+        'caf\\xe9\\x1b[2J.jpg'
+    """
+    if name.isprintable():
+        return name
+    name = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in name
+    )
 
 
 def is_litter(path: str) -> bool:
@@ -114,10 +132,10 @@ def is_litter(path: str) -> bool:
 
 
 class FolderFiles(Files):
-    """Files in a folder.
+    """Files in a folder; links to files and folders are followed.
 
     Args:
-        folder: the root; links are followed there and in the folders asked for by name.
+        folder: the root.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -129,11 +147,7 @@ class FolderFiles(Files):
         if not top.is_dir():
             return []
         found: list[str] = []
-        for folder, folders, names in os.walk(top, onerror=_refuse):
-            folders[:] = [name for name in folders if not is_litter(name)]
-            start = Path(folder).relative_to(self.place).as_posix()
-            prefix = "" if start == "." else f"{start}/"
-            found.extend(prefix + name for name in names if not is_litter(name))
+        _walk(str(top), f"{under}/" if under else "", (), found)
         return sorted(found)
 
     def has(self, path: str) -> bool:
@@ -146,11 +160,7 @@ class FolderFiles(Files):
 
     def stamp(self, path: str) -> str:
         """See `Files.stamp`."""
-        try:
-            state = (self.place / path).stat()
-        except OSError:
-            return "missing"
-        return f"{state.st_size} {state.st_mtime_ns}"
+        return stamp_of(self.place / path)
 
     def rooted(self, folder: str) -> FolderFiles:
         """See `Files.rooted`."""
@@ -164,10 +174,32 @@ class FolderFiles(Files):
         yield self.place / path
 
     def _read(self, path: str) -> bytes:
-        return (self.place / path).read_bytes()
+        try:
+            return read_regular(self.place / path, MAX_FILE_BYTES)
+        except ValueError as error:
+            raise DamagedFileError(str(error)) from None
 
 
-def _refuse(error: OSError) -> None:
-    raise UserError(
-        f"The folder {error.filename} cannot be read ({error.strerror}); mend its permissions."
-    ) from error
+def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], found: list[str]) -> None:
+    """Add the files below a folder; a link to one of the folders above it is left out, for it has no end."""
+    try:
+        state = os.stat(folder)
+        here = (state.st_dev, state.st_ino)
+        if here in above:
+            return
+        with os.scandir(folder) as entries:
+            listed = [(entry.name, entry.is_dir()) for entry in entries if not is_litter(entry.name)]
+    except OSError as error:
+        raise UserError(
+            f"The folder {shown(folder)} cannot be read ({error.strerror}); mend its permissions."
+        ) from error
+    for name, is_folder in listed:
+        if is_folder:
+            _walk(f"{folder}/{name}", f"{prefix}{name}/", (*above, here), found)
+        else:
+            found.append(prefix + name)
+    if len(found) > MAX_MEMBERS:
+        raise UserError(
+            f"{shown(folder)} and the folders around it hold more than {MAX_MEMBERS:,} files; remove the "
+            "link that leads out of your images."
+        )

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from san_tf.data.builders import find_builder, quiet_tfds
+from san_tf.data.builders import builder_of, find_builder, quiet_tfds
+from san_tf.data.resumable_builder import MadeFrom
 from san_tf.errors import UserError
 
 
@@ -49,23 +50,26 @@ def open_benchmark(
             changed = changed.without_corrupt()
         if not check_counts:
             changed = changed.uncounted()
-        with quiet_tfds():
-            builder = type(builder)(config=changed, data_dir=None if data_dir is None else str(data_dir))
+        builder = builder_of(type(builder), changed, data_dir)
     return builder
 
 
 def prepare_benchmark(
     builder: Any, manual_dir: str | os.PathLike[str] | None = None, beam_runner: Any = None
 ) -> None:
-    """Build the data set, unless it is built already.
+    """Build the data set, unless it is built already from the same images.
+
+    What is built is held against the copy: names, sizes and times of its files, and their bytes where those
+    differ. It is built anew if images were added, removed, changed or relabelled, or if it is damaged; it is
+    used as it is if the copy it was built from is gone.
 
     A build leaves all or nothing to be read. One that was interrupted goes on where it was when it is started
     again; with Beam it starts anew.
 
     Args:
         builder: of `open_benchmark`.
-        manual_dir: where the copy of the benchmark lies; None takes TFDS's own place for such copies,
-            `downloads/manual` in the folder of data sets.
+        manual_dir: where the copy of the benchmark lies; None takes the place it was built from, or TFDS's
+            own for such copies, `downloads/manual` in the folder of data sets.
         beam_runner: the name of an Apache Beam runner ("DirectRunner") or a runner, to spread the work over
             its workers; None does without Beam.
 
@@ -85,6 +89,79 @@ def prepare_benchmark(
                 try_download_gcs=False,
             )
         )
+
+
+def source_note(builder: Any, manual_dir: str | os.PathLike[str] | None = None) -> str | None:
+    """A sentence on prepared data whose copy changed since; None where it did not, or nobody can tell.
+
+    Args:
+        builder: of a data set that is prepared.
+        manual_dir: the folder of copies, where it is named.
+
+    Raises:
+        UserError: the folder that is named holds another copy than the data set was built from.
+    """
+    if not hasattr(builder, "changed") or not builder.data_path.exists():
+        return None
+    with quiet_tfds(), _disk_errors_named(builder):
+        changed = builder.changed(None if manual_dir is None else Path(manual_dir).expanduser())
+    if changed is None:
+        return None
+    made_from = MadeFrom.read(builder.data_path)
+    sentence = f"{changed} {builder.info.full_name} in {builder.data_path}"
+    if manual_dir is not None and made_from and made_from.manual_dir != os.path.abspath(manual_dir):
+        raise UserError(
+            f"{sentence}, which was made from {made_from.manual_dir}; --stage prepare makes it anew of the "
+            "folder that is named, another --data_dir keeps both."
+        )
+    return f"{sentence}; what was prepared is used, and --stage prepare makes it anew."
+
+
+def told_of(builder: Any) -> list[str]:
+    """What a prepared data set holds, and what was left out of it, in lines for its user.
+
+    Args:
+        builder: of a data set that is prepared.
+
+    Example:
+        >>> told_of(builder)
+        ['train: 12,936 images of 751 identities by 6 cameras', ...]
+    """
+    import tensorflow_datasets as tfds
+
+    lines = []
+    labels = {name: True for name in ("pid", "camid") if name in builder.info.features}
+    for split, info in builder.info.splits.items():
+        columns: dict[str, list[int]] = {name: [] for name in labels}
+        dataset = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(labels))
+        for batch in dataset.batch(4096).as_numpy_iterator():
+            for name in labels:
+                columns[name] += batch[name].tolist()
+        pids, cameras = columns["pid"], columns.get("camid", [])
+        told = (
+            f"{split}: {info.num_examples:,} images of {len({pid for pid in pids if pid > 0}):,} identities"
+        )
+        known = {camera for camera in cameras if camera >= 0}
+        if cameras:
+            told += f" by {len(known):,} camera{'s' * (len(known) != 1)}" if known else " by unknown cameras"
+        for number, what in ((pids.count(0), "of distractors"), (pids.count(-1), "of junk")):
+            told += f", {number:,} {what}" if number else ""
+        if known and -1 in cameras:
+            told += f", {cameras.count(-1):,} by unknown cameras"
+        lines.append(told)
+    made_from = MadeFrom.read(builder.data_path)
+    if made_from is not None:
+        if made_from.left_out:
+            left_out = (f"{number:,} {kind}" for kind, number in made_from.left_out.items())
+            lines.append(f"left out: {', '.join(left_out)}")
+        lines += made_from.notes
+        gone = [place for place in made_from.places if not Path(place).exists()]
+        if gone:
+            lines.append(
+                f"{gone[0]}, from which it was made, is gone, so nobody can tell whether that changed; what "
+                "is prepared is used."
+            )
+    return lines
 
 
 def terms_of(builder: Any) -> str:

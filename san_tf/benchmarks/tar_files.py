@@ -31,7 +31,7 @@ class TarFiles(ArchiveFiles):
 
     @staticmethod
     @functools.lru_cache(maxsize=4)
-    def _index(archive: Path, version: tuple[int, int]) -> dict[str, Entry]:
+    def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
         with archive.open("rb") as file:
             return _indexed(archive, _Stream(file, archive.stat().st_size, EOFError()))
 
@@ -54,7 +54,7 @@ class GzipTarFiles(ArchiveFiles):
 
     @staticmethod
     @functools.lru_cache(maxsize=4)
-    def _index(archive: Path, version: tuple[int, int]) -> dict[str, Entry]:
+    def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
         limit = min(MAX_TOTAL_BYTES, max(SMALL, MAX_RATIO * archive.stat().st_size))
         swollen = UserError(
             f"The archive {archive} swells to more than {limit:,} bytes (a decompression bomb?); do not use "
@@ -78,6 +78,8 @@ class GzipTarFiles(ArchiveFiles):
                 entry = self._entry(paths[index])
                 archive.seek(entry.offset)
                 content = archive.read(entry.size)
+                if len(content) != entry.size:
+                    raise EOFError
                 yield index, lambda content=content: content  # type: ignore[misc]
 
     def _content(self, entry: Entry) -> bytes:

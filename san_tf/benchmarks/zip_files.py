@@ -25,7 +25,7 @@ class ZipFiles(ArchiveFiles):
 
     @staticmethod
     @functools.lru_cache(maxsize=4)
-    def _index(archive: Path, version: tuple[int, int]) -> dict[str, Entry]:
+    def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
         index = ArchiveIndex(archive)
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():

@@ -82,7 +82,7 @@ class Parts:
 
 def _digest(stamps: Sequence[str]) -> str:
     """A fingerprint of a part; another version of this package has another, for it may make other items."""
-    return hashlib.sha256("\n".join([__version__, *stamps]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([__version__, *stamps]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_whole(file: Path, digest: str) -> bool:

@@ -124,10 +124,12 @@ class Records:
 
         Raises:
             UserError: the data set is not prepared, has no such split, or holds a damaged image.
+            DamagedDataError: its files are damaged on the disk; the sentence names the file.
         """
+        import tensorflow as tf
         import tensorflow_datasets as tfds
 
-        from san_tf.data.builders import check_split
+        from san_tf.data.builders import DamagedDataError, check_split, damage_of
 
         check_split(builder, split)
         encoded = {
@@ -135,14 +137,24 @@ class Records:
         }
         # Autocaching would keep a second copy of the bytes; one reader keeps the order that was written.
         config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
-        dataset = builder.as_dataset(split=split, decoders=encoded, shuffle_files=False, read_config=config)
         columns: dict[str, list[Any]] = {}
         textures: dict[bytes, bytes] = {}
-        for batch in dataset.batch(512).as_numpy_iterator():
-            for name, values in batch.items():
-                if name == "texture":  # ten images may share one: let equal copies go while reading
-                    values = [textures.setdefault(texture, texture) for texture in values]
-                columns.setdefault(name, []).extend(values)
+        try:
+            dataset = builder.as_dataset(
+                split=split, decoders=encoded, shuffle_files=False, read_config=config
+            )
+            for batch in dataset.batch(512).as_numpy_iterator():
+                for name, values in batch.items():
+                    if name == "texture":  # ten images may share one: let equal copies go while reading
+                        values = [textures.setdefault(texture, texture) for texture in values]
+                    columns.setdefault(name, []).extend(values)
+        except (tf.errors.OpError, OSError, AssertionError) as error:
+            problem = damage_of(builder, [split.split("[")[0]]) or f"{builder.data_path} is damaged"
+            raise DamagedDataError(Path(builder.data_path), problem) from error
+        number = len(next(iter(columns.values()), ()))
+        if number != builder.info.splits[split].num_examples:
+            problem = damage_of(builder, [split.split("[")[0]]) or f"{builder.data_path} is damaged"
+            raise DamagedDataError(Path(builder.data_path), problem)
         if not columns:
             raise UserError(
                 f"The split {split} of {builder.info.full_name} is empty; prepare the data set again."

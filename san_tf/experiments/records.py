@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from san_tf.benchmarks.preparation import open_benchmark
-from san_tf.data.builders import find_builder
+from san_tf.benchmarks.preparation import open_benchmark, source_note
+from san_tf.data.builders import builder_of, find_builder
 from san_tf.data.hold_out import hold_out
 from san_tf.data.joining import joined
 from san_tf.data.records import CAST, Records
@@ -52,7 +52,7 @@ def open_builder(experiment: Experiment, name: str, tested: bool = False) -> Any
         name=f"{kind.name}_photographs_{zlib.crc32(folder.encode()):08x}",
         rendering=dataclasses.replace(kind.rendering, backgrounds=folder),
     )
-    return type(builder)(config=own, data_dir=data_dir)
+    return builder_of(type(builder), own, data_dir)
 
 
 def custom_config(kind: Any, folder: str | None, pattern: str | None) -> Any:
@@ -95,7 +95,23 @@ def reid_records(experiment: Experiment, split: str) -> Records:
 
 
 def _joined(experiment: Experiment, names: Sequence[str], split: str) -> Records:
-    return joined({name: Records.from_tfds(open_builder(experiment, name), split) for name in names})
+    parts = {}
+    for name in names:
+        builder = open_builder(experiment, name)
+        if split != "gallery":  # which is read after the query
+            tell_source(experiment, builder)
+        parts[name] = Records.from_tfds(builder, split)
+    return joined(parts)
+
+
+def tell_source(experiment: Experiment, builder: Any) -> None:
+    """Say that the images of a prepared data set changed since, if they did.
+
+    Raises:
+        UserError: the manual folder that is named is another one, with other images.
+    """
+    if experiment.distribution.is_chief and (note := source_note(builder, experiment.options.manual_dir)):
+        experiment.say(note)
 
 
 def pit_records(experiment: Experiment, split: str) -> Records:
@@ -106,7 +122,9 @@ def pit_records(experiment: Experiment, split: str) -> Records:
     Raises:
         UserError: it is not prepared; the sentence says how.
     """
-    pairs = Records.from_tfds(open_builder(experiment, experiment.recipe.data.pit), split)
+    builder = open_builder(experiment, experiment.recipe.data.pit)
+    tell_source(experiment, builder)
+    pairs = Records.from_tfds(builder, split)
     return pairs.without(CAST) if experiment.recipe.generator.texture_colors == "true" else pairs
 
 

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from archive_mutants import extended_header, good_tar, good_zip, mutants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -231,6 +232,44 @@ def test_a_damaged_zip_or_tgz_gives_the_right_bytes_or_an_error(archive, data):
                 assert content == CONTENTS[path]
     except (UserError, DamagedFileError):
         pass
+
+
+def test_mutants_end_in_one_sentence(tmp_path):
+    ends: dict[str, int] = {}
+    for number, (suffix, content) in enumerate(mutants(seed=0, number=280)):
+        path = tmp_path / f"{number}{suffix}"
+        path.write_bytes(content)
+        try:
+            files = open_archive(path)
+            for _, read in files.stream(files.paths()):
+                try:
+                    assert len(read()) <= len(content) * archive_index.MAX_RATIO
+                except DamagedFileError as error:
+                    assert str(error).isprintable()
+            assert all(files.describe(name).isprintable() for name in files.paths())
+            end = "read"
+        except UserError as error:
+            end = "told"
+            assert str(error).isprintable() and str(path) in str(error)
+        ends[end] = ends.get(end, 0) + 1
+    assert min(ends.values()) > 80  # else the mutants do not try anything
+
+
+@pytest.mark.parametrize(
+    ("content", "suffix"),
+    [
+        (b"PK\3\4" + good_zip().replace(b"PK\1\2\x14\3\x14", b"PK\1\2\x14\3\xaf")[4:], ".zip"),
+        (extended_header(tarfile.XHDTYPE, b"11 path=abc\n") * 3000 + good_tar(), ".tar"),
+        (extended_header(tarfile.XHDTYPE, b"14 size=1e400\n") + good_tar(), ".tar"),
+        (extended_header(tarfile.XHDTYPE, b"11 size=-1\n") + good_tar(), ".tar"),
+    ],
+)
+def test_what_libraries_stumble_on(content, suffix, tmp_path):
+    """Versions of tomorrow, headers nested without end, sizes that are none."""
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged or was not copied to its end"):
+        open_archive(path)
 
 
 def test_any_bytes_are_no_archive(tmp_path):

@@ -10,7 +10,7 @@ from benchmark_copies import DATASETS, pack
 
 from san_tf.benchmarks.custom_layout import CustomConfig, custom_sources
 from san_tf.benchmarks.files import FolderFiles
-from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark
+from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark, told_of
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 
@@ -133,7 +133,7 @@ def test_mistakes_in_a_configuration(config, message, tmp_path):
     with pytest.raises(UserError, match=message):
         samples(tmp_path, config)
     (tmp_path / "none").mkdir()
-    with pytest.raises(UserError, match=r"holds no \.jpg, \.jpeg or \.png file; put your images there"):
+    with pytest.raises(UserError, match=r"holds no image file; put images there: .*\.jpg, .* or \.webp"):
         samples(tmp_path / "none", ANY)
 
 
@@ -147,15 +147,17 @@ def test_build_from_an_archive_and_say_what_missing_cameras_change(tmp_path):
     pack(downloads / "shop", ".zip", "")
     config = CustomConfig(name="shop", place="shop.zip", pattern=r"(?P<split>\w+)/(?P<identity>[^/]+)/.*")
     builder = open_benchmark("custom", tmp_path / "data", config=config)
-    with pytest.warns(
-        UserWarning, match="10 of 10 images have no camera, so the evaluation cannot leave out"
-    ):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         prepare_benchmark(builder, downloads)
+    told = told_of(builder)
+    assert told[0] == "train: 4 images of 2 identities by unknown cameras"
+    assert told[3].startswith("10 of 10 images have no camera, so the evaluation cannot leave out")
     gallery = Records.from_tfds(open_benchmark("custom", tmp_path / "data", config=config), "gallery")
     assert set(gallery.camids) == {-1} and set(gallery.pids) == {3, 4, 1, 2} & set(gallery.pids)
     assert len(gallery) == 4
     with pytest.raises(UserError, match="There is no folder and no archive"):
         prepare_benchmark(open_benchmark("custom", tmp_path / "other", config=config), tmp_path)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # cameras are known
-        prepare_benchmark(open_benchmark("custom/names", tmp_path / "named"), DUMMY / "names")
+    named = open_benchmark("custom/names", tmp_path / "named")
+    prepare_benchmark(named, DUMMY / "names")
+    assert "camera" not in "".join(told_of(named)[3:])  # they are known

@@ -101,7 +101,6 @@ def test_vehicles_without_decoder(run: Run, tmp_path: Path, capsys: pytest.Captu
     assert "--lambda_texture_triplet 0" in capsys.readouterr().err
 
 
-@pytest.mark.filterwarnings("ignore:.*have no camera")
 def test_images_of_ones_own(run: Run, generator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folder = f"--folder={DATASETS / 'custom' / 'dummy_data' / 'folders'}"
     flags = ["--dataset=custom/folders", folder, generator, "--baseline=false"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from san_tf.benchmarks.builder import SKIPPED
+from san_tf.benchmarks.preparation import told_of
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own
@@ -27,9 +28,11 @@ def run(experiment: Experiment) -> None:
         names = [*recipe.training_sets, *([recipe.data.pit] if recipe.needs_pairs else [])]
         wanted = [*((name, False) for name in names), *wanted]
     for name, tested in dict.fromkeys(wanted):
-        builder = prepared_builder(experiment, name, tested)
+        builder = prepared_builder(experiment, name, tested, renewed=True)
         counts = ", ".join(f"{split} {info.num_examples:,}" for split, info in builder.info.splits.items())
         experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
+        for line in told_of(builder):
+            experiment.say(f"  {line}")
         skipped = Path(builder.data_path, SKIPPED)
         if skipped.is_file():
             number = len(skipped.read_text().splitlines())
