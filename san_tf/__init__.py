@@ -1,5 +1,75 @@
-"""Semantics-aligned person re-identification for TensorFlow and Keras."""
+"""Semantics-aligned person re-identification for TensorFlow and Keras.
+
+The names below are the interface: what the README, the guides and the changelog's version numbers speak of,
+together with those that the folders list (`san_tf.models`, `san_tf.losses`, `san_tf.data`, `san_tf.training`,
+`san_tf.evaluation`, `san_tf.retrieval`, `san_tf.serving`, `san_tf.visualization`, `san_tf.synthesis`,
+`san_tf.convert`). Everything else is internal and may change without notice.
+
+Names are imported when they are used, so `import san_tf` is quick and needs no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from san_tf.version import __version__
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from san_tf.data.loading import load_dataset
+    from san_tf.embedding.loading import LoadedEncoder, load_encoder
+    from san_tf.errors import UserError
+    from san_tf.evaluation.encoder_scores import evaluate
+    from san_tf.models.decoder import build_decoder
+    from san_tf.models.encoder import build_encoder
+    from san_tf.models.san import SAN, SANPG, LossWeights
+    from san_tf.retrieval.gallery import Gallery
+    from san_tf.retrieval.opening import open_gallery
+    from san_tf.training.fitting import train
+
+_HOMES = {
+    "SAN": "san_tf.models.san",
+    "SANPG": "san_tf.models.san",
+    "LossWeights": "san_tf.models.san",
+    "build_encoder": "san_tf.models.encoder",
+    "build_decoder": "san_tf.models.decoder",
+    "load_encoder": "san_tf.embedding.loading",
+    "LoadedEncoder": "san_tf.embedding.loading",
+    "load_dataset": "san_tf.data.loading",
+    "train": "san_tf.training.fitting",
+    "evaluate": "san_tf.evaluation.encoder_scores",
+    "Gallery": "san_tf.retrieval.gallery",
+    "open_gallery": "san_tf.retrieval.opening",
+    "UserError": "san_tf.errors",
+}
+
+__all__ = [
+    "SAN",
+    "SANPG",
+    "Gallery",
+    "LoadedEncoder",
+    "LossWeights",
+    "UserError",
+    "__version__",
+    "build_decoder",
+    "build_encoder",
+    "evaluate",
+    "load_dataset",
+    "load_encoder",
+    "open_gallery",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the interface when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The interface, for completion."""
+    return sorted({*globals(), *__all__})

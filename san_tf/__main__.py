@@ -14,7 +14,7 @@ from san_tf.version import __version__
 # Each command's module has its own `--help` and imports what it needs when it runs.
 COMMANDS = {
     "embed": ("san_tf.embedding.command", "photographs to a table of embeddings"),
-    "evaluate": ("san_tf.evaluate", "features of any toolkit to CMC, mAP, calibrated thresholds"),
+    "evaluate": ("san_tf.evaluation.command", "features of any toolkit to CMC, mAP, calibrated thresholds"),
     "gallery": ("san_tf.retrieval.command", "photographs or embeddings kept to be searched"),
     "search": ("san_tf.retrieval.search_command", "a person's other photographs in a gallery"),
     "serve-ui": ("san_tf.page.command", "a local web page for a gallery"),

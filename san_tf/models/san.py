@@ -26,7 +26,11 @@ OWN_TRIPLETS = ("batch-hard", "soft-margin")
 
 
 class LossWeights(NamedTuple):
-    """The lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; the defaults are the paper's."""
+    """The lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; the defaults are the paper's.
+
+    Example:
+        >>> SAN(encoder, decoder, weights=LossWeights(identity=1.0, triplet=0.1))
+    """
 
     identity: float = 0.5
     triplet: float = 1.5
@@ -435,6 +439,12 @@ class SANPG(_TextureModel):
         decoder: from `build_decoder`.
 
     Source: Jin et al., AAAI 2020, section "Pseudo Groundtruth Texture Images Generation".
+
+    Example:
+        >>> generator = SANPG(encoder, decoder)
+        >>> generator.compile(optimizer="adam")
+        >>> generator.fit(pit_dataset(pairs, 64, (128, 64), 128))
+        >>> painted = generator.predict(images)["texture"]
     """
 
     metric_names: tuple[str, ...] = ("rec_loss",)

@@ -1,0 +1,211 @@
+"""An encoder by its name, ready for whatever images come: `load_encoder("synthetic").embed(...)`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image, ImageOps
+
+from san_tf.data.upright import MAX_PIXELS, PhotographError, upright
+from san_tf.embedding.exported_encoder import ExportedEncoder
+from san_tf.errors import UserError, one_line
+from san_tf.image_formats import read_regular
+from san_tf.models.encoder import build_encoder
+from san_tf.serving.inference import inference_endpoints
+from san_tf.serving.runtime_sessions import checked_images
+
+# Exports that come with the checkout, by name.
+_SHIPPED = Path(__file__).resolve().parents[2] / "saved_models"
+_MAX_BYTES = 6 * MAX_PIXELS + 2**20
+_KINDS = "a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3)"
+
+Picture = str | os.PathLike[str] | bytes | np.ndarray | Image.Image
+Images = Picture | Iterable[Any]
+_Function = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
+
+
+class LoadedEncoder:
+    """An encoder for inference: images of any kind and size in, embeddings of length 1 out.
+
+    Get one from `load_encoder`. Resizing and normalisation are inside, as in an export.
+
+    Attributes:
+        name: what it was loaded from.
+        dimensions: numbers an embedding has, D.
+        image_size: height and width that the network sees, in pixels; images of any size are resized to it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        dimensions: int,
+        image_size: tuple[int, int],
+        from_files: _Function,
+        from_pixels: _Function,
+        kept: Any = None,
+    ) -> None:
+        self.name, self.dimensions, self.image_size = name, dimensions, image_size
+        self._from_files, self._from_pixels, self._kept = from_files, from_pixels, kept
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        return f"LoadedEncoder({self.name!r}, {height}x{width} pixels to {self.dimensions} numbers)"
+
+    def embed(self, images: Images, batch_size: int = 32) -> np.ndarray:
+        """Embed images; the cosine of two embeddings is their scalar product.
+
+        Args:
+            images: one image or many. An image is a path, the bytes of a file, a PIL image or a uint8 RGB
+                array `(H, W, 3)`; many are a list or any iterable of images, an array `(N, H, W, 3)`, or
+                batches of such arrays, such as a `tf.data.Dataset` of them. A file's EXIF orientation is
+                followed.
+            batch_size: images that the network gets at once.
+
+        Returns:
+            `(N, dimensions)` float32 of length 1 each, in the order of the images; `(1, dimensions)` for one
+            image and `(0, dimensions)` for none.
+
+        Raises:
+            UserError: something is not an image, or a file is missing or damaged; the sentence names it.
+
+        Example:
+            >>> encoder = load_encoder("synthetic")
+            >>> first, second = encoder.embed(["0001_c1.jpg", "0001_c2.jpg"])
+            >>> similarity = float(first @ second)
+        """
+        if batch_size < 1:
+            raise UserError(f"batch_size must be at least 1; received {batch_size}.")
+        rows: list[np.ndarray] = []
+        waiting: list[tuple[str, bytes | np.ndarray]] = []
+        for name, content in _pictures(images):
+            # Pixels of one size and files of any size go together.
+            if waiting and (len(waiting) == batch_size or _kind(content) != _kind(waiting[0][1])):
+                rows.append(self._embed(waiting))
+                waiting = []
+            waiting.append((name, content))
+        if waiting:
+            rows.append(self._embed(waiting))
+        return np.concatenate(rows) if rows else np.empty((0, self.dimensions), np.float32)
+
+    def _embed(self, batch: list[tuple[str, bytes | np.ndarray]]) -> np.ndarray:
+        contents = [content for _, content in batch]
+        if isinstance(contents[0], np.ndarray):
+            answer = self._from_pixels(tf.constant(np.stack(contents)))
+        else:
+            try:
+                answer = self._from_files(tf.constant(contents, tf.string))
+            except tf.errors.InvalidArgumentError as error:
+                if len(batch) > 1:
+                    return np.concatenate([self._embed([one]) for one in batch])
+                raise UserError(
+                    f"{batch[0][0]} is damaged: it cannot be decoded; leave it out or copy it again."
+                ) from error
+        embedding: np.ndarray = answer["embedding"].numpy()
+        return embedding
+
+
+def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
+    """Load an encoder to embed images with.
+
+    An export is a program that TensorFlow runs with the rights of this process: load only those you trust.
+
+    Args:
+        model: the folder of an export, `saved_models/market/1`, or of its versions, of which the newest is
+            taken; the name of one that comes with the checkout, `synthetic`; a preset: its name, a folder of
+            `save_to_preset` or `hf://user/name`; or an encoder that `build_encoder` made.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        UserError: there is no such encoder, or its files are damaged.
+
+    Example:
+        >>> load_encoder("synthetic").embed("crop.jpg").shape
+        (1, 192)
+    """
+    if isinstance(model, keras.Model):
+        return _of_model(model.name, getattr(model, "encoder", model))
+    text = os.fspath(model)
+    folder = Path(text)
+    if not folder.exists() and (_SHIPPED / text).is_dir() and folder.name == text:
+        folder = _SHIPPED / text
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        export = ExportedEncoder(folder)
+        height, width = export.metadata["image_size"]
+        functions = (
+            lambda files: export.signatures["serving_bytes"](image_bytes=files),
+            lambda pixels: export.signatures["serving_default"](images=pixels),
+        )
+        return LoadedEncoder(text, export.size, (int(height), int(width)), *functions, kept=export)
+    return _of_model(text, build_encoder.from_preset(text))
+
+
+def _of_model(name: str, encoder: keras.Model) -> LoadedEncoder:
+    _, height, width, _ = encoder.input.shape
+    endpoints = inference_endpoints(encoder, None, (int(height), int(width)))
+    functions = (
+        tf.function(endpoints[signature].function, [endpoints[signature].spec], autograph=False)
+        for signature in ("serving_bytes", "serving_default")
+    )
+    dimensions = int(encoder.output["embedding"].shape[-1])
+    return LoadedEncoder(name, dimensions, (int(height), int(width)), *functions, kept=encoder)
+
+
+def _kind(content: bytes | np.ndarray) -> tuple[int, ...] | None:
+    return content.shape if isinstance(content, np.ndarray) else None
+
+
+def _pictures(images: Images) -> Iterator[tuple[str, bytes | np.ndarray]]:
+    """Yield each image with what it is called in messages: contents of a file, or pixels."""
+    if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+        yield _picture(0, images)
+        return
+    if isinstance(images, (np.ndarray, tf.Tensor)):
+        yield from _pixels(0, np.asarray(images))
+        return
+    if isinstance(images, (Mapping, set, frozenset)) or not hasattr(images, "__iter__"):
+        raise UserError(f"Images are {_KINDS}, or a list of such; received {type(images).__name__}.")
+    number = 0
+    for item in images:
+        if isinstance(item, (np.ndarray, tf.Tensor)):
+            for found in _pixels(number, np.asarray(item)):
+                yield found
+                number += 1
+        else:
+            yield _picture(number, item)
+            number += 1
+
+
+def _picture(number: int, image: Any) -> tuple[str, bytes | np.ndarray]:
+    name = f"Image {number}"
+    try:
+        if isinstance(image, (bytes, bytearray, memoryview)):
+            return name, upright(bytes(image))
+        if isinstance(image, (str, os.PathLike)):
+            name = one_line(os.fspath(image), 400)
+            return name, upright(read_regular(image, _MAX_BYTES))
+        if isinstance(image, Image.Image):
+            return name, np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except PhotographError as error:
+        raise UserError(f"{name} {error}; leave it out or copy it again.") from error
+    except IsADirectoryError as error:
+        raise UserError(
+            f"{name} is a folder; give its files in an order of your choice, such as"
+            f" sorted(Path({name!r}).glob('*.jpg'))."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{name} cannot be read ({error.strerror}); check the path.") from error
+    raise UserError(f"{name} is a {type(image).__name__}; give {_KINDS}.")
+
+
+def _pixels(number: int, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the images of one array `(H, W, 3)`, or of a batch of them."""
+    for place, image in enumerate(checked_images(array[None] if array.ndim == 3 else array)):
+        yield f"Image {number + place}", image
