@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from san_tf.command_line import import_tensorflow, run_as_command
 from san_tf.errors import UserError
@@ -62,6 +62,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="leave out all behind the last feature map: the file then serves encoders of any head and "
         "number of identities, as pretrained weights of an experiment (--weights)",
     )
+    parser.add_argument(
+        "--stride_on",
+        "--stride-on",
+        choices=("1x1", "3x3"),
+        help="of a ResNet: which convolution of a block has its stride, where the file does not say; a "
+        "PyTorch checkpoint's is taken as 3x3, as in torchvision",
+    )
+    parser.add_argument(
+        "--last_stride",
+        "--last-stride",
+        type=int,
+        choices=(1, 2),
+        help="of a ResNet's last stage, where the file does not say; a PyTorch checkpoint's is taken as "
+        "that of the code it comes from",
+    )
     return parser.parse_args(argv)
 
 
@@ -71,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     back = arguments.checkpoint.endswith(".weights.h5")
     others = (arguments.key, arguments.drop_classifier, arguments.num_classes, arguments.backbone_only)
     if back and any(others):
-        raise UserError("Going back to PyTorch takes --to alone; leave the other flags out.")
+        raise UserError(
+            "Going back to PyTorch takes --to alone, and where the file does not say them --stride_on and "
+            "--last_stride; leave the other flags out."
+        )
     import_tensorflow()
     if back:
         _back(arguments)
@@ -89,6 +107,7 @@ def _forth(arguments: argparse.Namespace) -> None:
         arguments.drop_classifier,
         arguments.num_classes,
         arguments.backbone_only,
+        _facts(arguments),
     )
     print(f"Recognised: {done.title}.")
     print(f"Converted: {done.parameters} arrays, {done.numbers:,} numbers, each to exactly one place.")
@@ -107,12 +126,21 @@ def _forth(arguments: argparse.Namespace) -> None:
 def _back(arguments: argparse.Namespace) -> None:
     from san_tf.convert.to_pytorch import convert_weights
 
-    name, count = convert_weights(arguments.checkpoint, arguments.to)
-    print(f"Recognised: {name}.")
+    done = convert_weights(arguments.checkpoint, arguments.to, _facts(arguments))
+    print(f"Recognised: {done.network}.")
     print(
-        f"Converted: {count} arrays under the names of the public SAN code, for load_state_dict(strict=True)."
+        f"Converted: {done.arrays} arrays under the names of the public SAN code, for "
+        "load_state_dict(strict=True)."
     )
+    if done.last_stride is not None:
+        print(f"Build: the PyTorch network must have last_stride={done.last_stride}; its weights do not say.")
     print(f"Use: model.load_state_dict(safetensors.torch.load_file({arguments.to!r}))")
+
+
+def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the command line says of the network."""
+    named = {"stride_on": arguments.stride_on, "last_stride": arguments.last_stride}
+    return {name: value for name, value in named.items() if value is not None}
 
 
 if __name__ == "__main__":

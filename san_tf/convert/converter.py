@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
+from safetensors import safe_open
 
 from san_tf.atomic import atomic_file
 from san_tf.convert.architectures import Architecture, recognise
 from san_tf.convert.weight_map import Pair, assign
 from san_tf.errors import UserError
-from san_tf.models.pretrained import state_form
-from san_tf.models.resnet import form_of
+from san_tf.forms import Form, facts_of
+from san_tf.models.weights_file import write_record
 from san_tf.torch_files.checkpoint import read_checkpoint
 from san_tf.torch_files.state_dict import WRAPPERS, Tensors, find_state_dict
+
+# What a safetensors file may state of a ResNet, see `to_pytorch.STATED`.
+_LEGAL = {"stride_on": ("1x1", "3x3"), "pool_padding": ("both", "end"), "last_stride": ("1", "2")}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +55,7 @@ def convert_checkpoint(
     drop_classifier: bool = False,
     num_classes: int | None = None,
     backbone_only: bool = False,
+    facts: Mapping[str, Any] | None = None,
 ) -> Conversion:
     """Convert a PyTorch checkpoint to weights for `build_encoder` or the official decoder.
 
@@ -58,9 +65,9 @@ def convert_checkpoint(
         key: of the state dict in the checkpoint, where it holds several.
         drop_classifier: leave the identity classifier out; the network keeps a new, untrained one.
         num_classes: identities of that new classifier; the checkpoint's number where None.
-
         backbone_only: leave out all that comes behind stage 4; the file then serves encoders of any head and
             number of identities.
+        facts: `stride_on` and `last_stride` of a ResNet that has not those of the code it comes from.
 
     Returns:
         What was done, with the check of the written file.
@@ -80,7 +87,7 @@ def convert_checkpoint(
         raise UserError("A number of identities goes with a new classifier; add --drop_classifier.")
     tree = read_checkpoint(path)
     tensors = find_state_dict(tree, path, key)
-    architecture = recognise(tensors, path)
+    architecture = _as_stated(recognise(tensors, path), path, dict(facts or {}))
     if drop_classifier and backbone_only:
         raise UserError("--backbone_only leaves the classifier out too; give one of the two.")
     if architecture.encoder is None and (drop_classifier or backbone_only):
@@ -92,12 +99,12 @@ def convert_checkpoint(
     model = architecture.build(num_classes)
     pairs = [pair for pair in architecture.pairs(model) if pair.name not in dropped or not backbone_only]
     assign(pairs, tensors, path, dropped)
-    form = form_of(model)
+    form = _form_of(model)
     if backbone_only:
         model = keras.Model(model.input, model.output["stages"])
     with atomic_file(to) as temporary:
         model.save_weights(temporary)
-        state_form(temporary, form, trunk=backbone_only)
+        write_record(temporary, form, trunk=backbone_only)
         equal = _read_back(model, temporary, pairs, tensors, dropped)
 
     copied = [pair for pair in pairs if pair.name not in dropped]
@@ -110,6 +117,31 @@ def convert_checkpoint(
         tuple(name for name in WRAPPERS if _holds_another(tree, name, key)),
         _call(architecture, num_classes, to, backbone_only),
     )
+
+
+def _as_stated(architecture: Architecture, path: Path, given: dict[str, Any]) -> Architecture:
+    """The architecture with what the file states, as `to_pytorch` writes it, and what the caller says."""
+    stated: dict[str, Any] = {}
+    if path.suffix == ".safetensors":
+        with safe_open(path, framework="numpy") as file:
+            stated = {k: v for k, v in (file.metadata() or {}).items() if v in _LEGAL.get(k, ())}
+    if "last_stride" in stated:
+        stated["last_stride"] = int(stated["last_stride"])
+    for name, value in given.items():
+        if stated.get(name, value) != value:
+            raise UserError(f"{path} has {name}={stated[name]!r}, not {value!r}; leave --{name} out.")
+    if given and (architecture.encoder is None or "stride_on" not in architecture.encoder):
+        raise UserError(f"{path} is the {architecture.title}, which has no {' and '.join(given)} to choose.")
+    if architecture.encoder is None or "stride_on" not in architecture.encoder:
+        return architecture
+    return dataclasses.replace(architecture, encoder=architecture.encoder | stated | given)
+
+
+def _form_of(model: keras.Model) -> Form:
+    """What a checkpoint tells of its network: all but the size of the images, which may be any."""
+    facts = facts_of(model)
+    unknown = ("input_shape", "stage_shapes", "texture_size")
+    return {"facts": {name: value for name, value in facts.items() if name not in unknown}}
 
 
 def _read_back(

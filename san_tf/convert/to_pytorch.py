@@ -1,9 +1,15 @@
-"""Back: the public SAN's networks from Keras to a PyTorch state dict, as safetensors."""
+"""Back: the public SAN's networks from Keras to a PyTorch state dict, as safetensors.
+
+PyTorch's ResNets of the field have a block's stride on its 3x3 convolution. An encoder with strides on the
+1x1 convolutions would be another network there, although its weights fit; it is refused.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import h5py
 import keras
@@ -15,10 +21,17 @@ from san_tf.convert.architectures import DECODER
 from san_tf.convert.names import head_names, resnet_names
 from san_tf.convert.weight_map import pairs_of
 from san_tf.errors import UserError
+from san_tf.forms import facts_of
+from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import Head, build_encoder
+from san_tf.models.presets import PRESETS
 from san_tf.models.pretrained import is_of_applications
-from san_tf.models.resnet import form_of
+from san_tf.models.weights_file import read_record
 
+# What PyTorch's networks of the same weights compute, by the names of `san_tf.forms`.
+_PUBLIC = {"stride_on": "3x3", "pool_padding": "both", "variant": "official"}
+# Facts that a written file states beside its weights.
+STATED = ("stride_on", "pool_padding", "last_stride")
 # Convolutions of ResNet-50 and ResNet-101.
 _CONVOLUTIONS = {53: "resnet50", 104: "resnet101"}
 
@@ -35,7 +48,7 @@ def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
         float32 arrays in the order and layout of PyTorch's own state dict.
 
     Raises:
-        UserError: the network has layers that the public code has not.
+        UserError: the network has layers that the public code has not, or computes something else with them.
 
     Example:
         >>> safetensors.numpy.save_file(to_state_dict(encoder), "encoder.safetensors")
@@ -53,6 +66,14 @@ def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
             f"{model.name} is no network of the public SAN code ({error.args[0][:200]}); only its ResNet "
             "encoders and its decoder with skips can be written for PyTorch."
         ) from error
+    facts = facts_of(model)
+    for name, value in _PUBLIC.items():
+        if facts.get(name, value) != value:
+            raise UserError(
+                f"{model.name} has {name}={facts[name]!r}, and the public SAN code has {name}={value!r}: "
+                f"with the same weights it would compute something else; train with {name}={value!r} to go "
+                "to PyTorch, or export it with san-tf export-runtime."
+            )
     return {pair.name: pair.to_torch() for pair in pairs}
 
 
@@ -62,51 +83,96 @@ def write_state_dict(model: keras.Model, path: str | os.PathLike[str]) -> int:
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must be named *.safetensors.")
     arrays = to_state_dict(model)
-    form = form_of(model)
-    about = {"format": "pt"} | (dict(form._asdict()) if form else {})
+    facts = facts_of(model)
+    about = {"format": "pt"} | {name: str(facts[name]) for name in STATED if name in facts}
     with atomic_file(path) as temporary:
         save_file(arrays, temporary, metadata=about)
     return len(arrays)
 
 
-def convert_weights(weights: str | os.PathLike[str], to: str | os.PathLike[str]) -> tuple[str, int]:
+class Written(NamedTuple):
+    """What was written.
+
+    Attributes:
+        network: its name.
+        arrays: their number.
+        last_stride: of an encoder, which PyTorch must build it with; None for a decoder.
+    """
+
+    network: str
+    arrays: int
+    last_stride: int | None
+
+
+def convert_weights(
+    weights: str | os.PathLike[str], to: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
+) -> Written:
     """Convert a `.weights.h5` file of a SAN encoder or decoder to a PyTorch state dict.
 
     Args:
         weights: saved by `save_weights` of a ResNet encoder or of the official decoder.
         to: the `.safetensors` file to write.
-
-    Returns:
-        What it was recognised as, and the number of arrays.
+        facts: `stride_on` and `last_stride` of an encoder whose file does not state them, as files of former
+            versions.
 
     Raises:
-        UserError: the file is missing, damaged, or of another network.
+        UserError: the file is missing, damaged, of another network, or of a form that PyTorch has not.
     """
-    model = _network_of(Path(weights))
+    path = Path(weights)
+    record = read_record(path)
+    stated = (record.form or {}).get("facts") or {}
+    model = _network_of(path, dict(facts or {}), stated)
     try:
-        model.load_weights(weights)
-    except (ValueError, KeyError, OSError) as error:
-        raise UserError(
-            f"{weights} holds no ResNet encoder or official decoder: {str(error).splitlines()[0]}"
-        ) from error
-    return model.name, write_state_dict(model, to)
+        model.load_weights(path)
+    except UserError as error:
+        raise UserError(f"{path} holds no ResNet encoder or official decoder: {error}") from error
+    return Written(model.name, write_state_dict(model, to), facts_of(model).get("last_stride"))
 
 
-def _network_of(path: Path) -> keras.Model:
-    """The untrained network whose weights a file seems to hold, told by the shapes of its kernels."""
+def _network_of(path: Path, given: dict[str, Any], stated: Mapping[str, Any]) -> keras.Model:
+    """The untrained network whose weights a file holds, told by what it states and by its kernels' shapes."""
     if is_of_applications(path):
         raise UserError(f"{path} holds weights of keras.applications, not of a SAN.")
+    for name, value in given.items():
+        if stated.get(name, value) != value:
+            raise UserError(f"{path} has {name}={stated[name]!r}, not {value!r}; leave --{name} out.")
     shapes: list[tuple[int, ...]] = []
     with h5py.File(path, "r") as file:
         file.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
     dense = {shape for shape in shapes if len(shape) == 2}
     convolutions = sum(len(shape) == 4 for shape in shapes)
     if not dense and convolutions:
-        return DECODER.build()
+        if stated.get("variant", "official") != "official":
+            raise UserError(
+                f"{path} is of a decoder with variant={stated['variant']!r}, and the public SAN code has "
+                "variant='official': with the same weights it would paint something else."
+            )
+        shape = stated.get("stage_shapes")
+        return DECODER.build() if shape is None else _official_decoder(shape)
     backbone = _CONVOLUTIONS.get(convolutions)
     head: Head = "fc512" if (2048, 512) in dense and len(dense) == 2 else "plain"
     classifiers = dense - {(2048, 512)} if head == "fc512" else dense
     if backbone is None or len(classifiers) != 1:
         raise UserError(f"{path} holds no ResNet encoder and no official decoder.")
-    num_classes = classifiers.pop()[1]
-    return build_encoder(backbone, num_classes=num_classes, head=head, stride_on="3x3", weights=None)
+    known = given | dict(stated)
+    if "stride_on" not in known:
+        raise UserError(
+            f"{path} does not say where its encoder's strides stand, as files of former versions; add "
+            "--stride_on 3x3 or --stride_on 1x1, as it was trained."
+        )
+    return build_encoder(
+        backbone,
+        tuple(known.get("input_shape", (256, 128, 3))),
+        num_classes=classifiers.pop()[1],
+        head=head,
+        last_stride=known.get("last_stride", 1),
+        stride_on=known["stride_on"],
+        pool_padding=known.get("pool_padding", "both"),
+        weights=None,
+    )
+
+
+def _official_decoder(stage_shapes: list[list[int]]) -> keras.Model:
+    return build_decoder(
+        [tuple(shape) for shape in stage_shapes], **PRESETS["san_resnet50_official"]["decoder"]
+    )

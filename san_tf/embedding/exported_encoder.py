@@ -13,7 +13,7 @@ import tensorflow as tf
 from san_tf.embedding.photographs import is_decodable
 from san_tf.errors import UserError
 from san_tf.serving.export import read_metadata
-from san_tf.serving.fingerprint import fingerprint
+from san_tf.serving.fingerprint import fingerprint, verify_export
 from san_tf.serving.servable import check_export, find_versions
 
 
@@ -46,6 +46,7 @@ class ExportedEncoder:
             folder = folder / str(find_versions(folder)[-1])
         self.folder = folder
         self.metadata = read_metadata(folder)
+        verify_export(folder)
         check_export(folder)
         try:
             # Kept: its variables go with it.

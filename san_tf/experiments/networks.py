@@ -98,8 +98,8 @@ def load_weights(model: keras.Model, path: Path) -> None:
         model.load_weights(path)
     except FileNotFoundError as error:
         raise UserError(f"The weights {path} do not exist; run the stage that trains them first.") from error
-    except (OSError, ValueError, KeyError) as error:
+    except UserError as error:
         raise UserError(
-            f"The weights {path} do not fit this recipe's {model.name}, or are damaged; use the recipe they"
-            " were trained with, or another --workdir."
+            f"The weights {path} do not fit this recipe's {model.name}, or are damaged: {error} Use the"
+            " recipe they were trained with, or another --workdir."
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from san_tf.data.pipeline import inference_dataset
+from san_tf.errors import UserError
 from san_tf.evaluation.embedding import Embedder
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
@@ -60,7 +61,13 @@ class Validation(keras.callbacks.Callback):
 
 
 def take_best(experiment: Experiment, model: keras.Model, checkpoints: CheckpointFolder) -> None:
-    """Give the model the weights with the highest mAP of its training, and say so."""
+    """Give the model the weights with the highest mAP of its training, and say so.
+
+    Raises:
+        UserError: the checkpoint that holds them is missing or damaged.
+    """
     best = restore(checkpoints.best, model)
-    value = best.extra["mAP"]
+    value = best.extra.get("mAP")
+    if not isinstance(value, (int, float)):
+        raise UserError(f"{checkpoints.best} does not say its mAP; delete it and train the last epoch again.")
     experiment.say(f"the weights of step {best.step} are kept: mAP {value:.1%} on held-out identities")

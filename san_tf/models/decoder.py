@@ -12,6 +12,7 @@ from san_tf.models.builder import Builder
 from san_tf.models.corner_aligned import CornerAlignedResizing
 from san_tf.models.layer_factory import LayerFactory, Tensor
 from san_tf.models.palette import PaletteMix, palette_masks
+from san_tf.models.weights_file import Network
 
 PAPER_WIDTHS = (512, 256, 64, 32, 16)
 
@@ -115,7 +116,7 @@ def build_decoder(
     if texture.shape[1:3] != (size, size):
         resize = CornerAlignedResizing if official else _resizing
         texture = resize((size, size), name="texture", dtype="float32")(texture)
-    return keras.Model(inputs, {"texture": texture, "blocks": blocks}, name="decoder")
+    return Network(inputs, {"texture": texture, "blocks": blocks}, name="decoder")
 
 
 def decoder_inputs(decoder: keras.Model, stages: Sequence[Any], image: Any) -> list[Any]:

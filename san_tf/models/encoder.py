@@ -16,6 +16,7 @@ from san_tf.models.keras_backbone import keras_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
 from san_tf.models.pretrained import is_of_applications, load_weights
 from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
+from san_tf.models.weights_file import Network
 
 Head = Literal["plain", "fc512", "bnneck"]
 HEADS = ("plain", "fc512", "bnneck")
@@ -110,7 +111,7 @@ def build_encoder(
     outputs = {"embedding": embedding, "logits": logits, "stages": stages}
     if head == "bnneck":
         outputs["feature"] = feature
-    encoder = keras.Model(image, outputs, name=f"encoder_{name.removeprefix(PREFIX)}")
+    encoder = Network(image, outputs, name=f"encoder_{name.removeprefix(PREFIX)}")
     if weights is not None and not loaded:
         load_weights(encoder, name, weights)
     return encoder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from san_tf.models import hub
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
 from san_tf.models.preset_config import read_config
-from san_tf.models.preset_folder import load_part
+from san_tf.models.preset_folder import check_sizes, load_part
 from san_tf.models.presets import PRESETS
 from san_tf.models.san import SAN
+
+# What may be another with the same weights: what is asked for on purpose, or matters in training alone.
+_FREE = ("num_classes", "input_shape", "batch_norm_momentum", "seed")
 
 
 def encoder_from_preset(
@@ -34,7 +38,8 @@ def encoder_from_preset(
             classifier, drawn from `seed`, on weights that are kept.
         load_weights: False starts from random weights.
         seed: of what is not loaded.
-        overrides: other arguments of `build_encoder`, such as `input_shape` or, for a name, `weights`.
+        overrides: other arguments of `build_encoder`. With a folder's weights these are `input_shape` and
+            `batch_norm_momentum`; with a name, or without weights, all of them.
 
     Raises:
         UserError: there is no such preset, its files are damaged or do not fit, or see `build_encoder`.
@@ -47,7 +52,7 @@ def encoder_from_preset(
         return _named_encoder(preset, num_classes, load_weights, seed, overrides)
     folder = _folder_of(preset)
     config = read_config(folder)
-    return _encoder(folder, config.encoder | overrides, num_classes, load_weights, seed)
+    return _encoder(folder, config.encoder, overrides, num_classes, load_weights, seed)
 
 
 def san_from_preset(
@@ -68,12 +73,14 @@ def san_from_preset(
         return SAN(encoder, _decoder(encoder, PRESETS[preset]["decoder"], seed))
     folder = _folder_of(preset)
     config = read_config(folder)
-    encoder = _encoder(folder, config.encoder | overrides, num_classes, load_weights, seed)
+    if config.decoder is not None:
+        check_sizes(folder, "decoder", config.decoder, config.encoder)
+    encoder = _encoder(folder, config.encoder, overrides, num_classes, load_weights, seed)
     if config.decoder is None:
         return SAN(encoder, None, **config.san)
     decoder = _decoder(encoder, config.decoder, seed)
     if load_weights:
-        load_part(folder, "decoder", decoder)
+        load_part(folder, "decoder", decoder, resized="input_shape" in overrides)
     return SAN(encoder, decoder, **config.san)
 
 
@@ -101,20 +108,37 @@ def _named_encoder(
 
 
 def _encoder(
-    folder: Path, arguments: dict[str, Any], num_classes: int | None, load_weights: bool, seed: int | None
+    folder: Path,
+    own: dict[str, Any],
+    overrides: dict[str, Any],
+    num_classes: int | None,
+    load_weights: bool,
+    seed: int | None,
 ) -> keras.Model:
     """The encoder that a config describes, with its weights, and with another classifier if asked for."""
-    arguments = arguments | {"weights": None, "seed": seed}
-    wanted = arguments | ({} if num_classes is None else {"num_classes": num_classes})
+    check_sizes(folder, "encoder", own)
+    overrides = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()}
+    if num_classes is not None:
+        overrides["num_classes"] = num_classes
+    stored = own | {"weights": None, "seed": seed}
+    wanted = stored | overrides
     if not load_weights:
         return build_encoder(**wanted)
-    encoder = build_encoder(**arguments)
+    usual = {name: one.default for name, one in inspect.signature(build_encoder).parameters.items()}
+    for name, value in overrides.items():
+        trained = stored.get(name, usual.get(name))
+        if name not in _FREE and trained != value:
+            raise UserError(
+                f"{folder} holds the weights of an encoder with {name}={trained!r}, not {value!r}; leave "
+                f"{name} out, or build without its weights (load_weights=False)."
+            )
+    encoder = build_encoder(**stored)
     load_part(folder, "encoder", encoder)
-    if wanted == arguments:
+    if wanted == stored:
         return encoder
     other = build_encoder(**wanted)
     for source, target in zip(encoder.layers, other.layers, strict=True):
-        if target.name != "classifier":
+        if target.name != "classifier" or wanted["num_classes"] == own["num_classes"]:
             target.set_weights(source.get_weights())
     return other
 

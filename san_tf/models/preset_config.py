@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import inspect
 import json
 import os
@@ -17,12 +18,14 @@ from san_tf.models.model_card import ModelCard, normalization_config
 from san_tf.models.san import SAN
 from san_tf.version import __version__
 
-FORMAT, VERSION = "san_tf preset", 1
+# Version 1 had no digest.
+FORMAT, VERSION = "san_tf preset", 2
 CONFIG = "config.json"
 # What an argument may not say in a config: where weights lie, or how something is computed.
 _NOT_KEPT = ("weights", "seed", "preprocessing", "stage_shapes", "encoder", "decoder", "self", "name")
 # Far above any network, far below what fills a machine's memory.
 _LARGEST = 1_000_000
+_PARTS = ("encoder", "decoder", "san")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,13 +46,13 @@ class PresetConfig:
 
     def as_dict(self) -> dict[str, Any]:
         """All of `config.json` as plain values."""
+        parts = {"encoder": self.encoder, "decoder": self.decoder, "san": self.san}
         return {
             "format": FORMAT,
             "version": VERSION,
             "san_tf": __version__,
-            "encoder": self.encoder,
-            "decoder": self.decoder,
-            "san": self.san,
+            **parts,
+            "sha256": _digest(parts),
             "normalization": normalization_config(),
             "card": self.card.as_dict(),
         }
@@ -91,7 +94,7 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
         raise UserError(
             f"{path} is of format version {version}, and this san_tf reads up to {VERSION}; upgrade san_tf."
         )
-    known = {"format", "version", "san_tf", "encoder", "decoder", "san", "normalization", "card"}
+    known = {"format", "version", "san_tf", "encoder", "decoder", "san", "sha256", "normalization", "card"}
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(f"{path} has an unknown entry {unknown[0]!r}.")
@@ -101,12 +104,24 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
             "deviation; it was not written by this package."
         )
     decoder = values.get("decoder")
-    return PresetConfig(
+    config = PresetConfig(
         _checked(values.get("encoder"), build_encoder.function, f"{path}: encoder"),
         None if decoder is None else _checked(decoder, build_decoder.function, f"{path}: decoder"),
         _checked(values.get("san", {}), SAN.__init__, f"{path}: san"),
         ModelCard.of(_mapping(values.get("card", {}), f"{path}: card"), f"{path}: card"),
     )
+    parts = {name: values.get(name) for name in _PARTS}
+    if "sha256" in values and values["sha256"] != _digest(parts):
+        raise UserError(
+            f"{path} is damaged or was changed: {', '.join(_PARTS)} are not as they were saved; copy the "
+            "preset again, or take the entry sha256 out if the change is yours."
+        )
+    return config
+
+
+def _digest(parts: Mapping[str, Any]) -> str:
+    """Of what the network is built with; the card may be written anew."""
+    return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
 
 
 def _mapping(values: Any, source: str) -> dict[str, Any]:

@@ -5,9 +5,10 @@ Files have fixed names, and nothing in the folder is ever run.
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from san_tf.models.encoder import build_encoder
 from san_tf.models.model_card import ModelCard, render
 from san_tf.models.preset_config import CONFIG, PresetConfig, plain_arguments
 from san_tf.models.san import SAN
-from san_tf.training.checkpoints import NonFiniteError, restore, save
+from san_tf.training.checkpoints import NonFiniteError, restore, save, shapes
 
 CARD = "README.md"
 
@@ -98,18 +99,80 @@ def _arguments(network: keras.Model, function: Callable[..., Any]) -> dict[str, 
     return plain_arguments(arguments, function)
 
 
-def load_part(folder: Path, part: str, network: keras.Model) -> None:
-    """Read the weights of a preset's `encoder` or `decoder`.
+def check_sizes(
+    folder: Path, part: str, arguments: Mapping[str, Any], encoder: Mapping[str, Any] | None = None
+) -> None:
+    """Hold the sizes in a preset's config to the shapes in its weights' header, before anything is built.
+
+    A config is a few bytes, and a network of the million classes that it may name takes gigabytes.
+
+    Args:
+        folder: the preset.
+        part: `encoder` or `decoder`.
+        arguments: of the part's builder, from the config.
+        encoder: arguments of the encoder's, for a decoder.
 
     Raises:
-        UserError: the file is missing, damaged, or of another architecture.
+        UserError: the file of weights is missing or damaged, or they disagree.
     """
+    path = _weights_of(folder, part)
+    try:
+        found = {name.removeprefix("model/"): shape for name, shape in shapes(path).items()}
+    except UserError as error:
+        raise _misfit(path, part, error) from error
+    function = build_encoder.function if part == "encoder" else build_decoder.function
+    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    for layer, axis, what, wanted in _sizes(part, defaults | dict(arguments), encoder or {}):
+        shape = found.get(f"{layer}/kernel", ())
+        if len(shape) <= axis or shape[axis] != wanted:
+            raise _misfit(path, part, f"{what} would make {wanted} of {layer}, which is of shape {shape}.")
+
+
+def _sizes(
+    part: str, arguments: Mapping[str, Any], encoder: Mapping[str, Any]
+) -> Iterator[tuple[str, int, str, int]]:
+    """Layer, axis of its kernel, argument, and the size that the argument asks for there."""
+    if part == "encoder":
+        yield "classifier", 1, "num_classes", arguments["num_classes"]
+        return
+    for layer, width in zip(
+        ("reduce_conv", "up1_conv", "up2_conv", "up3_conv", "up4_conv"), arguments["widths"], strict=True
+    ):
+        yield layer, 3, "widths", width
+    yield "final_conv", 0, "final_kernel", arguments["final_kernel"]
+    yield "final_conv", 3, "palette", arguments["palette"] or 3
+    if arguments["sketch"]:
+        yield "sketch_hidden", 1, "sketch", arguments["sketch"]
+        stride = 16 * encoder.get("last_stride", 1)
+        height, width = (side // stride for side in encoder["input_shape"][:2])
+        yield "sketch_hidden", 0, "input_shape", 16 * height * width
+
+
+def load_part(folder: Path, part: str, network: keras.Model, resized: bool = False) -> None:
+    """Read the weights of a preset's `encoder` or `decoder`.
+
+    Args:
+        folder: the preset.
+        part: `encoder` or `decoder`.
+        network: built as its config says.
+        resized: it was built for images of another size on purpose.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another architecture or form.
+    """
+    path = _weights_of(folder, part)
+    try:
+        restore(path, network, start=resized)
+    except UserError as error:
+        raise _misfit(path, part, error) from error
+
+
+def _weights_of(folder: Path, part: str) -> Path:
     path = folder / f"{part}.safetensors"
     if not path.is_file():
         raise UserError(f"{folder} lacks {path.name}; copy the preset again.")
-    try:
-        restore(path, network)
-    except UserError as error:
-        raise UserError(
-            f"{path} does not hold the weights of the {part} that {CONFIG} describes: {error}"
-        ) from error
+    return path
+
+
+def _misfit(path: Path, part: str, reason: object) -> UserError:
+    return UserError(f"{path} does not hold the weights of the {part} that {CONFIG} describes: {reason}")

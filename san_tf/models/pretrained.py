@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -10,13 +11,17 @@ import keras
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.forms import check_form
 from san_tf.models.efficientnet_lite_weights import load_efficientnet_lite0
-from san_tf.models.resnet import ResNetForm, form_of
+from san_tf.models.resnet import ResNetForm
+from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
 CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 APPLICATIONS = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
+APPLICATIONS_FORM = ResNetForm(stride_on="1x1", pool_padding="both")
+_logger = logging.getLogger(__name__)
 
 
 def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike[str]) -> None:
@@ -38,22 +43,28 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
             load_efficientnet_lite0(encoder)
         return
     path = Path(weights)
-    of_applications = is_of_applications(path)
-    try:
-        if of_applications:
+    if is_of_applications(path):
+        try:
             _copy_from_applications(encoder, _application(backbone, path))
-        elif path.name.endswith(".weights.h5"):
-            _check_form(encoder, path)
-            whole = keras.Model(encoder.input, encoder.output["stages"]) if _is_trunk(path) else encoder
-            whole.load_weights(path)
-        else:
-            raise UserError(f"{path} must be named *.weights.h5, as Keras names the files of save_weights.")
-    except (ValueError, KeyError, OSError) as error:
-        if isinstance(error, UserError):
-            raise
+        except LOADING_ERRORS as error:
+            if isinstance(error, UserError):
+                raise
+            reason = " ".join(str(error).split())[:160]
+            raise UserError(f"{path} does not fit this {backbone}: {reason}") from error
+        return
+    if not path.name.endswith(SUFFIX):
+        raise UserError(f"{path} must be named *{SUFFIX}, as Keras names the files of save_weights.")
+    record = read_record(path)
+    if not record.trunk:
+        encoder.load_weights(path)
+        return
+    trunk = keras.Model(encoder.input, encoder.output["stages"])
+    check_form(path, record.form, trunk, start=True)
+    try:
+        trunk.load_weights(path)
+    except LOADING_ERRORS as error:
         raise UserError(
-            f"{path} does not fit this {backbone} with {encoder.output['logits'].shape[-1]} identities: "
-            f"{str(error).splitlines()[0]} Use a file of the same backbone, head and number of identities."
+            f"{path} does not hold the stages of a {backbone}; use a file of the same one."
         ) from error
 
 
@@ -73,36 +84,6 @@ def is_of_applications(path: str | os.PathLike[str]) -> bool:
         raise UserError(
             f"{path} is not a readable HDF5 weights file ({error}); copy or save it again."
         ) from error
-
-
-def state_form(path: str | os.PathLike[str], form: ResNetForm | None, trunk: bool = False) -> None:
-    """Write into a weights file what its shapes do not tell, for `load_weights` to heed.
-
-    Args:
-        path: the file.
-        form: of the ResNet it is for: weights of all forms have the same shapes.
-        trunk: whether it holds the backbone alone, for encoders of any head and number of identities.
-    """
-    with h5py.File(path, "a") as file:
-        file.attrs["trunk"] = trunk
-        if form is not None:
-            file.attrs["stride_on"], file.attrs["pool_padding"] = form
-
-
-def _is_trunk(path: Path) -> bool:
-    with h5py.File(path, "r") as file:
-        return bool(file.attrs.get("trunk", False))
-
-
-def _check_form(encoder: keras.Model, path: Path) -> None:
-    form = form_of(encoder)
-    with h5py.File(path, "r") as file:
-        stated = [file.attrs.get(name) for name in ResNetForm._fields]
-    if form is not None and None not in stated and tuple(stated) != tuple(form):
-        raise UserError(
-            f"{path} is for a ResNet with stride_on={stated[0]!r} and pool_padding={stated[1]!r}; build the "
-            "encoder with these."
-        )
 
 
 def _application(backbone: str, path: Path | None) -> keras.Model:

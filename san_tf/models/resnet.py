@@ -33,16 +33,6 @@ class ResNetForm(NamedTuple):
     pool_padding: PoolPadding = "both"
 
 
-def form_of(encoder: keras.Model) -> ResNetForm | None:
-    """The form of a ResNet encoder; None for an encoder of another backbone."""
-    layers = {layer.name: layer for layer in encoder.layers}
-    if "conv3_block1_1_conv" not in layers:
-        return None
-    stride_on: StridePosition = "1x1" if tuple(layers["conv3_block1_1_conv"].strides) == (2, 2) else "3x3"
-    both = tuple(layers["pool1_pad"].padding[0]) == (1, 1)
-    return ResNetForm(stride_on, "both" if both else "end")
-
-
 def resnet_stages(
     image: Tensor,
     depths: tuple[int, int, int, int],

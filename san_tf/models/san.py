@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,12 +19,14 @@ from san_tf.keras_compat import apply_gradients, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
 from san_tf.models.decoder import decoder_inputs
 from san_tf.models.replicas import WholeBatch, summed, whole_on_each_replica
+from san_tf.models.weights_file import KeepsForm
 
 Batch = Mapping[str, tf.Tensor]
 PACKAGE = "san_tf"
 # The terms of the step that is being traced. Replicas are traced in threads of their own, which take turns.
 _step = threading.local()
 OWN_TRIPLETS = ("batch-hard", "soft-margin")
+_LABEL = "label out of range"
 
 
 class LossWeights(NamedTuple):
@@ -46,7 +50,7 @@ class Term(NamedTuple):
     rows: tf.Tensor
 
 
-class _TextureModel(keras.Model):
+class _TextureModel(KeepsForm, keras.Model):
     """What SAN and SANPG share: one training step, one metric a loss. Subclasses say which losses."""
 
     metric_names: tuple[str, ...] = ()
@@ -341,6 +345,7 @@ class SAN(_TextureModel):
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """The four losses (two without decoder); rows are those with an identity, or with a texture."""
+        batch = {**batch, "label": _in_range(batch["label"], outputs["logits"].shape[-1])}
         whole, weights = WholeBatch(batch), self.terms_weight
         known = tf.reduce_sum(tf.cast(batch["label"] >= 0, tf.float32))
         identity = whole.mean(identity_loss(batch["label"], outputs["logits"], self.smoothing), known)
@@ -367,6 +372,20 @@ class SAN(_TextureModel):
             return 1.0
         done = tf.cast(self._steps_done() + 1, tf.float32)
         return tf.minimum(done / float(self.triplet_warmup), 1.0)
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `fit`.
+
+        Raises:
+            UserError: a label is neither -1 nor one of the classifier's identities.
+        """
+        with _labels_told():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `evaluate`; see `fit`."""
+        with _labels_told():
+            return super().evaluate(*args, **kwargs)
 
     def _steps_done(self) -> tf.Tensor:
         """The optimiser's step count, int32; 0 for a model that was never compiled."""
@@ -531,6 +550,30 @@ def spread(feature: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
     # The mean of |a - b|^2 over pairs is twice the variance; |a|^2 + |b|^2 - 2ab would lose its digits.
     around = tf.reduce_sum(tf.square(feature - mean) * row)
     return tf.sqrt(tf.math.divide_no_nan(2.0 * around, rows - 1.0))
+
+
+def _in_range(label: tf.Tensor, classes: int) -> tf.Tensor:
+    """The labels, once they are seen to be in [-1, classes): a GPU would make NaN of others."""
+    worst = tf.where(tf.reduce_min(label) < -1, tf.reduce_min(label), tf.reduce_max(label))
+    check = tf.debugging.Assert((worst >= -1) & (worst < classes), [_LABEL, worst, classes])
+    with tf.control_dependencies([check]):
+        return tf.identity(label)
+
+
+@contextlib.contextmanager
+def _labels_told() -> Iterator[None]:
+    """Turn the failure of `_in_range` into a sentence."""
+    try:
+        yield
+    except tf.errors.InvalidArgumentError as error:
+        found = re.search(rf"\[{_LABEL}\] \[(-?\d+)\] \[(\d+)\]", str(error))
+        if found is None:
+            raise
+        raise UserError(
+            f"A label is {found[1]}, and the encoder has {found[2]} identities: labels are 0 to "
+            f"{int(found[2]) - 1}, and -1 for none; number the identities so, or build the encoder with more "
+            "num_classes."
+        ) from None
 
 
 def _reconstruction(batch: Batch, painted: tf.Tensor, whole: WholeBatch, weight: float) -> Term:

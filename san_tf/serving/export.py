@@ -23,6 +23,7 @@ from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+from san_tf.serving.fingerprint import DIGESTS, digests_of
 from san_tf.serving.inference import embedding_of, inference_endpoints
 from san_tf.serving.provenance import git_commit
 from san_tf.serving.warmup import encoder_requests, write_warmup
@@ -142,6 +143,8 @@ def export_encoder(
             answers = {name: endpoint.function for name, endpoint in endpoints.items()}
             requests = encoder_requests((height, width), warmup_batches, answers)
             write_warmup(temporary, folder.parent.resolve().name, requests)
+        # As JSON gives them back, which is what they are compared with.
+        notes[DIGESTS] = digests_of(temporary, json.loads(json.dumps(notes)))
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
         if calibration:
             calibration.save(temporary / CALIBRATION_FILE)

@@ -17,6 +17,7 @@ from typing import NoReturn
 from san_tf.atomic import atomic_file
 from san_tf.command_line import import_tensorflow, run_as_command
 from san_tf.errors import UserError
+from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.kit_readme import readme
 from san_tf.serving.servable import check_version, find_versions
 from san_tf.serving.server_files import (
@@ -83,6 +84,7 @@ def write_kit(
             )
     for version in sorted(set(labels.values())):
         check_version(model, version)
+        verify_export(model / str(version))
     folder = Path("serving") / name if out is None else Path(out)
     if folder.resolve().is_relative_to(model.resolve()):
         raise UserError(

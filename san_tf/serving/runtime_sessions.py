@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.serving.fingerprint import verify_export, verify_runtime_file
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 WEIGHTS = ("float32", "float16", "int8")
@@ -247,6 +248,7 @@ def open_session(path: str | os.PathLike[str], threads: int = 0) -> Session:
         )
     if not path.is_file():
         raise UserError(f"{path} does not exist; write it with san-tf export-runtime.")
+    verify_runtime_file(path)
     try:
         return Session(path, openers[path.suffix](path, threads))
     except UserError:
@@ -345,6 +347,7 @@ def _saved_model(path: Path, threads: int) -> _Runtime:
 
     folder = path if (path / "saved_model.pb").is_file() else path / str(find_versions(path)[-1])
     notes = read_metadata(folder)
+    verify_export(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
         served = loaded.signatures["serving_default"]

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from san_tf.errors import UserError
 from san_tf.serving.export import read_metadata
+from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.folding import FrozenGraph, fold
 
 
@@ -60,6 +61,7 @@ def read_source(folder: str | os.PathLike[str]) -> Source:
     """
     folder = Path(folder)
     metadata = read_metadata(folder)
+    verify_export(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
         graph = fold(loaded.signatures["serving_default"])

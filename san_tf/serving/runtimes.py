@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
+from san_tf.serving.fingerprint import DIGESTS, runtime_digests
 from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, WEIGHTS, checked_images, open_session
 from san_tf.serving.runtime_source import Source, read_source
 from san_tf.serving.runtime_writers import WRITERS
@@ -95,7 +96,8 @@ def export_runtimes(
                     **_compared(source, temporary / name, kind, batches),
                 }
         versions = {name: _version(name) for name in _PACKAGES}
-        whole = {**source.metadata, "runtimes": {"files": notes, "packages": versions}}
+        runtime_notes = {"files": notes, "packages": versions}
+        whole = {**source.metadata, DIGESTS: runtime_digests(temporary), "runtimes": runtime_notes}
         (temporary / NOTES_FILE).write_text(json.dumps(whole, indent=2) + "\n")
     return out
 

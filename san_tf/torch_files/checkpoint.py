@@ -127,10 +127,10 @@ def _read_archive(path: Path, size: int) -> Any:
     except (UserError, MalformedPickle):
         raise
     except _ZIP_ERRORS as error:
-        raise MalformedPickle(f"its zip archive is damaged ({error})") from error
+        raise MalformedPickle(f"its zip archive is damaged ({str(error)[:160]})") from error
     tensors: list[StoredTensor] = []
     value = PickleMachine(io.BytesIO(pickled), storages, tensors).run()
-    _check(tensors)
+    _check(tensors, size)
     return value
 
 
@@ -183,15 +183,19 @@ def _read_legacy(path: Path, mapped: mmap.mmap, size: int) -> Any:
             raise MalformedPickle("it ends early")
         storages.extents[key] = Extent(mapped.tell(), nbytes)
         mapped.seek(nbytes, io.SEEK_CUR)
-    _check(tensors)
+    _check(tensors, size)
     return value
 
 
-def _check(tensors: list[StoredTensor]) -> None:
+def _check(tensors: list[StoredTensor], size: int) -> None:
+    """Refuse tensors that cannot be, or that together take many times the room of their file."""
     for tensor in tensors:
         fault = tensor.fault()
         if fault is not None:
             raise MalformedPickle(fault)
+    # Views share memory, unless their numbers are turned into others first: each stretch of them once.
+    if sum(dict(tensor.decoded for tensor in tensors).values()) > 8 * size:
+        raise MalformedPickle("its tensors overlap each other as those of no network do")
 
 
 def _read_safetensors(path: Path) -> dict[str, PickledArray]:
@@ -204,5 +208,10 @@ def _read_safetensors(path: Path) -> dict[str, PickledArray]:
         if entry["dtype"] not in SAFETENSORS:
             raise UserError(f"{path} has {name} as {entry['dtype']}, no type of weights; save it as F32.")
         values = decode(bytes(entry["data"]), SAFETENSORS[entry["dtype"]])
-        arrays[name] = PickledArray(values.reshape(entry["shape"]))
+        try:
+            arrays[name] = PickledArray(values.reshape(entry["shape"]))
+        except (ValueError, OverflowError) as error:  # a size of 0 beside one that no array can have
+            raise UserError(
+                f"{path} is damaged: {name} has shape {entry['shape']}; copy it again."
+            ) from error
     return arrays

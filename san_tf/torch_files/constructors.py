@@ -57,17 +57,22 @@ def inert(name: str) -> bool:
     return name in _INERT
 
 
-def _check_sizes(sizes: Any) -> None:
-    """Few and small enough that multiplying them takes no time."""
-    if len(sizes) > 128 or any(type(n) is not int or abs(n) >= 1 << 63 for n in sizes):
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    """Sizes as a tuple: few and small enough that multiplying them takes no time.
+
+    Asked before they are copied: a text is a sequence too, and a long one can be handed over very often.
+    """
+    if not isinstance(sizes, (tuple, list)) or len(sizes) > 128:
         raise TypeError("sizes that are no sizes")
+    if any(type(n) is not int or abs(n) >= 1 << 63 for n in sizes):
+        raise TypeError("sizes that are no sizes")
+    return tuple(sizes)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, dtype: str | None = None) -> StoredTensor:
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
-    shape, strides = tuple(shape), tuple(strides)
-    _check_sizes((offset, *shape, *strides))
+    shape, strides, (offset,) = _sizes(shape), _sizes(strides), _sizes((offset,))
     dtype = dtype or storage.dtype
     if dtype is None:
         raise TypeError("a tensor without a type")
@@ -145,7 +150,7 @@ def _empty_array(*_: Any) -> PickledArray:
 
 def _array(data: Any, kind: Any, shape: Any, order: Any = "C") -> PickledArray:
     dtype = kind.dtype()
-    _check_sizes(shape)
+    shape = _sizes(shape)
     if len(shape) > 32 or min((0, *shape)) < 0 or math.prod(shape) * dtype.itemsize != len(data):
         raise TypeError("a NumPy array whose shape and bytes disagree")
     if not data:
@@ -158,7 +163,7 @@ CONSTRUCTORS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor_v2": lambda *a: _tensor(*a[:4]),
     "torch._utils._rebuild_tensor_v3": _tensor_v3,
     "torch._utils._rebuild_parameter": _parameter,
-    "torch.Size": lambda sizes=(): tuple(sizes),
+    "torch.Size": lambda sizes=(): _sizes(sizes),
     "torch.device": _device,
     "collections.OrderedDict": _mapping,
     "collections.Counter": _mapping,

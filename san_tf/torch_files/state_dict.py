@@ -78,7 +78,7 @@ def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, np.nd
         key: see `find_state_dict`.
 
     Returns:
-        Arrays by name, each of its own, bfloat16 as float32.
+        Arrays by name, bfloat16 as float32. Names of one storage share its memory, as in PyTorch.
 
     Raises:
         UserError: see `read_checkpoint` and `find_state_dict`.

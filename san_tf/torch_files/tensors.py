@@ -6,6 +6,7 @@ import dataclasses
 import math
 import zlib
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -45,7 +46,7 @@ STORAGES = {
 }
 
 
-def decode(data: bytes, dtype: str, big_endian: bool = False) -> np.ndarray:
+def decode(data: bytes | memoryview, dtype: str, big_endian: bool = False) -> np.ndarray:
     """Bytes of a file as a flat array in this machine's byte order; bfloat16 becomes float32, without loss.
 
     Args:
@@ -86,19 +87,40 @@ class StorageFile:
         self.big_endian = big_endian
         self.extents: dict[str, Extent] = {}
         self.itemsizes: dict[str, int] = {}
-        self._last: tuple[str, bytes] | None = None
+        # Weak: what no tensor is a view of any more is let go.
+        self._parts: WeakValueDictionary[tuple[str, str, int, int], np.ndarray] = WeakValueDictionary()
+        self._last: np.ndarray | None = None
 
-    def read(self, key: str) -> bytes:
-        """The bytes of a storage. The last one is kept: views that share it come in a row."""
-        if self._last is None or self._last[0] != key:
+    def read(self, key: str) -> np.ndarray:
+        """The bytes of a storage, `(nbytes,)` uint8; all who ask while it is in use get the same array."""
+        kept = self._parts.get((key, "", 0, 0))
+        if kept is None:
             extent = self.extents[key]
             with self.path.open("rb") as file:
                 file.seek(extent.position)
-                data = file.read(extent.nbytes)
-            if len(data) != extent.nbytes or (extent.crc is not None and zlib.crc32(data) != extent.crc):
+                kept = np.fromfile(file, np.uint8, extent.nbytes)
+            damaged = extent.crc is not None and zlib.crc32(kept.data) != extent.crc
+            if damaged or kept.nbytes != extent.nbytes:
                 raise UserError(f"{self.path} is damaged at storage {key}; copy it again.")
-            self._last = key, data
-        return self._last[1]
+            self._parts[key, "", 0, 0] = kept
+        # The last one stays: views that share it come in a row.
+        self._last = kept
+        return kept
+
+    def part(self, key: str, dtype: str, first: int, nbytes: int) -> np.ndarray:
+        """Numbers of a storage in this machine's byte order: the stored bytes themselves, where that does.
+
+        Args:
+            key: of the storage.
+            dtype: a key of `DTYPES`.
+            first: byte.
+            nbytes: whole elements.
+        """
+        kept = self._parts.get((key, dtype, first, nbytes))
+        if kept is None:
+            kept = decode(self.read(key)[first : first + nbytes].data, dtype, self.big_endian)
+            self._parts[key, dtype, first, nbytes] = kept
+        return kept
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,6 +176,8 @@ class StoredTensor:
             return f"a tensor has shape {self.shape[:8]} and strides {self.strides[:8]}"
         if min((self.offset, storage.start, storage.nbytes, *self.shape, *self.strides)) < 0:
             return "a tensor has a negative size, stride or offset"
+        if math.prod(max(1, n) for n in self.shape) * self._itemsize >= 1 << 63:
+            return f"a tensor has shape {self.shape[:8]}, which no array can have"
         extent = storage.file.extents.get(storage.key)
         if extent is None:
             return f"storage {storage.key!r} is missing"
@@ -165,7 +189,10 @@ class StoredTensor:
         return None
 
     def array(self) -> np.ndarray:
-        """Read the tensor: a contiguous array of its own, in this machine's byte order.
+        """Read the tensor, in this machine's byte order.
+
+        Tensors that share a storage share its memory while they are in use, as they do in PyTorch: a file of
+        a thousand names for one storage takes the room of one. Copy before you write.
 
         Raises:
             UserError: the file has changed or is damaged.
@@ -174,10 +201,20 @@ class StoredTensor:
         if not math.prod(self.shape):
             return decode(b"", self.dtype).reshape(self.shape)
         first = storage.start + self.offset * self._itemsize
-        data = storage.file.read(storage.key)[first : first + self._span * self._itemsize]
-        flat = decode(data, self.dtype, storage.file.big_endian)
-        strides = [stride * flat.itemsize for stride in self.strides]
-        return np.lib.stride_tricks.as_strided(flat, self.shape, strides, writeable=False).copy()
+        flat = storage.file.part(storage.key, self.dtype, first, self._span * self._itemsize)
+        # The stride of a dimension of one place is never gone, and may be any number.
+        strides = [
+            stride * flat.itemsize if n > 1 else 0 for n, stride in zip(self.shape, self.strides, strict=True)
+        ]
+        return np.lib.stride_tricks.as_strided(flat, self.shape, strides)
+
+    @property
+    def decoded(self) -> tuple[tuple[str, str, int, int], int]:
+        """What of the file is turned into other numbers for it, and how many bytes that takes."""
+        first = self.storage.start + self.offset * self._itemsize
+        span = self._span * self._itemsize if math.prod(self.shape) else 0
+        turned = self.dtype == "bfloat16" or self.storage.file.big_endian
+        return (self.storage.key, self.dtype, first, span), 2 * span if turned else 0
 
 
 @dataclasses.dataclass(eq=False)
@@ -192,5 +229,5 @@ class PickledArray:
         return () if self.values is None else self.values.shape
 
     def array(self) -> np.ndarray:
-        """The array, of its own."""
-        return np.empty(0) if self.values is None else self.values.copy()
+        """The array; all names of it share it. Copy before you write."""
+        return np.empty(0) if self.values is None else self.values

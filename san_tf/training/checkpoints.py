@@ -1,20 +1,22 @@
 """Checkpoints: one safetensors file holds every variable of a model and its optimizer.
 
 A file is complete or absent (`atomic_file`), is read without executing anything, and names its variables, so
-that a mismatch can be told in words.
+that a mismatch can be told in words. It holds a digest of each variable and of its header, and the form of
+its network (see `san_tf.forms`): what is damaged or of another form is never loaded.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -23,10 +25,13 @@ from safetensors.numpy import save_file
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
+from san_tf.forms import check_form, form_of
 from san_tf.keras_compat import model_variables, optimizer_variables
 from san_tf.keras_distribution import local_value
 
-_FORMAT = "san_tf checkpoint 1"
+_FORMAT = "san_tf checkpoint "
+# 1 had no digests and no form.
+_VERSION = 2
 _logger = logging.getLogger(__name__)
 
 
@@ -37,6 +42,10 @@ class Checkpoint:
     path: Path
     step: int
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+class DamagedError(UserError):
+    """A checkpoint that is not as it was written, or none; an earlier one may be sound."""
 
 
 class NonFiniteError(ArithmeticError):
@@ -105,11 +114,14 @@ def save(
         if not _is_finite(tensor):
             raise NonFiniteError(name)
     metadata = {
-        "format": _FORMAT,
+        "format": f"{_FORMAT}{_VERSION}",
         "step": str(step),
         "extra": json.dumps(dict(extra or {})),
         "order": json.dumps(list(tensors)),
+        "form": json.dumps(form_of(model)),
+        "sha256": json.dumps({name: _digest(tensor) for name, tensor in tensors.items()}),
     }
+    metadata["header"] = _header_digest(metadata)
     with atomic_file(path) as temporary:
         try:
             save_file(tensors, temporary, metadata)
@@ -122,36 +134,133 @@ def save(
 
 
 def _is_finite(tensor: np.ndarray) -> bool:
-    if not np.issubdtype(tensor.dtype, np.floating):
+    if "float" not in str(tensor.dtype):  # bfloat16 is none of NumPy's
         return True
     # A finite sum proves every value finite without a temporary; an infinite one may be a mere overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(tensor.sum())) or bool(np.isfinite(tensor).all())
 
 
+def _digest(tensor: np.ndarray) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
+    digest.update(tensor.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def _header_digest(metadata: Mapping[str, str]) -> str:
+    rest = {name: value for name, value in metadata.items() if name != "header"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+class _Header(NamedTuple):
+    """What the head of a checkpoint states, checked: types, and in files of today's version its digest."""
+
+    checkpoint: Checkpoint
+    order: list[str]
+    form: Any
+    digests: dict[str, str] | None
+
+
+def _read_header(path: Path) -> _Header:
+    """Read what a checkpoint states in front of its variables.
+
+    Raises:
+        DamagedError: it cannot be read, or states what cannot be.
+        UserError: it is of a newer version.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            names = set(file.keys())
+    except (OSError, SafetensorError, UnicodeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise DamagedError(
+            f"{path} cannot be read as a checkpoint ({reason}); name another file or delete it."
+        ) from error
+    version = re.fullmatch(re.escape(_FORMAT) + r"(\d{1,6})", metadata.get("format", ""))
+    if version is None:
+        raise DamagedError(f"{path} is no checkpoint written by this package; name another file.")
+    if int(version[1]) > _VERSION:
+        raise UserError(f"{path} was written by a newer san_tf; upgrade san_tf.")
+    damaged = DamagedError(f"{path} is damaged: its header is not as it was written; delete it.")
+    digests = None
+    if int(version[1]) > 1:
+        if metadata.get("header") != _header_digest(metadata):
+            raise damaged
+        digests = json.loads(metadata["sha256"])
+    try:
+        step, extra, order = (json.loads(metadata[name]) for name in ("step", "extra", "order"))
+        form = json.loads(metadata.get("form", "null"))
+    except (KeyError, ValueError, RecursionError) as error:
+        raise damaged from error
+    sound = type(step) is int and step >= 0 and isinstance(extra, dict) and isinstance(order, list)
+    if not sound or len(order) != len(names) or not all(isinstance(n, str) and n in names for n in order):
+        raise damaged
+    return _Header(Checkpoint(path, step, extra), order, form, digests)
+
+
 def read(path: str | os.PathLike[str]) -> Checkpoint:
     """Read what a checkpoint says of itself, without its variables.
 
     Raises:
-        UserError: the file is missing, truncated or no checkpoint of this package.
+        UserError: the file is missing, truncated, its header damaged, or no checkpoint of this package.
     """
-    path = Path(path)
-    try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{path} cannot be read as a checkpoint ({error}); name another file or delete it."
-        ) from error
-    if metadata.get("format") != _FORMAT:
-        raise UserError(f"{path} is no checkpoint written by this package; name another file.")
-    return Checkpoint(path, int(metadata["step"]), json.loads(metadata["extra"]))
+    return _read_header(Path(path)).checkpoint
+
+
+def verify(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read all of a checkpoint and hold every variable to its digest; see `read`.
+
+    Raises:
+        UserError: as `read`, or a variable is damaged.
+    """
+    header = _read_header(Path(path))
+    for _ in _read_tensors(header, header.order):
+        pass
+    return header.checkpoint
+
+
+def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a checkpoint's variables by name, from its header alone; see `read`."""
+    header = _read_header(Path(path))
+    return _shapes(header, header.order)
+
+
+def _shapes(header: _Header, names: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    with safe_open(header.checkpoint.path, framework="numpy") as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+
+def _read_tensors(header: _Header, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """The variables of those names, each held to its digest, or in files of version 1 to being finite.
+
+    Raises:
+        DamagedError: one is not as it was written.
+    """
+    path = header.checkpoint.path
+    with safe_open(path, framework="numpy") as file:
+        for name in names:
+            try:
+                tensor = file.get_tensor(name)
+            except (SafetensorError, TypeError, ValueError, AttributeError) as error:
+                raise DamagedError(f"{path} is damaged at {name}; delete it or copy it again.") from error
+            if header.digests is not None and header.digests.get(name) != _digest(tensor):
+                raise DamagedError(
+                    f"{path} is damaged: {name} is not as it was written; delete it or copy it again."
+                )
+            if not _is_finite(tensor):
+                raise DamagedError(
+                    f"{path} holds NaN or infinity in {name}; delete it or use an earlier one."
+                )
+            yield name, tensor
 
 
 def restore(
     path: str | os.PathLike[str],
     model: keras.Model,
     optimizer: keras.optimizers.Optimizer | None = None,
+    *,
+    start: bool = False,
 ) -> Checkpoint:
     """Put a checkpoint's values into `model` and `optimizer`, or change nothing.
 
@@ -160,29 +269,48 @@ def restore(
 
     Args:
         path: a file written by `save`.
-        model: a built model of the same architecture.
+        model: a built model of the same architecture and form.
         optimizer: its optimizer, or None to restore the model alone.
+        start: the weights are a start: the size of the images may be another, see `san_tf.forms.check_form`.
 
     Returns:
         The step and the extras that were saved.
 
     Raises:
-        UserError: the file is unreadable, or the model's variables differ from those saved.
+        DamagedError: the file is missing, unreadable, or not as it was written.
+        UserError: the model's variables or its form differ from those saved.
 
     Example:
         >>> restore("checkpoints/last.safetensors", model, model.optimizer).step
         100
     """
-    checkpoint = read(path)
+    header = _read_header(Path(path))
+    checkpoint = header.checkpoint
     variables = _named_variables(model, optimizer)
-    with safe_open(checkpoint.path, framework="numpy") as file:
-        order = json.loads(file.metadata()["order"])
-        saved = [name for name in order if optimizer is not None or name.startswith("model/")]
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in saved}
-        source = _match(checkpoint.path, variables, shapes)
-        for name, variable in variables.items():
-            variable.assign(file.get_tensor(source[name]))
+    saved = [name for name in header.order if optimizer is not None or name.startswith("model/")]
+    source = _match(checkpoint.path, variables, _shapes(header, saved))
+    check_form(checkpoint.path, header.form, model, start)
+    # All are read before the first is assigned.
+    values = dict(_read_tensors(header, saved))
+    kinds = [
+        f"{name} is {_dtype(variable)} in the model and {values[source[name]].dtype} in the file"
+        for name, variable in variables.items()
+        if _kind(_dtype(variable)) != _kind(str(values[source[name]].dtype))
+    ]
+    if kinds:
+        raise _mismatch(checkpoint.path, [], [], kinds)
+    for name, variable in variables.items():
+        variable.assign(values[source[name]])
     return checkpoint
+
+
+def _dtype(variable: keras.Variable) -> str:
+    return str(getattr(variable.dtype, "name", variable.dtype))  # Keras 2 has TensorFlow's types
+
+
+def _kind(dtype: str) -> str:
+    """Of which kind numbers are: those of a kind may be of another precision."""
+    return "float" if "float" in dtype else dtype.rstrip("0123456789")
 
 
 def _match(
@@ -249,7 +377,9 @@ class CheckpointFolder:
 
     def paths(self) -> list[Path]:
         """The numbered checkpoints, newest (most steps) first."""
-        return sorted(self.folder.glob("step_*.safetensors"), reverse=True)
+        found = (re.fullmatch(r"step_(\d+)\.safetensors", path.name) for path in self.folder.glob("step_*"))
+        numbered = {int(match[1]): self.folder / match[0] for match in found if match}
+        return [numbered[step] for step in sorted(numbered, reverse=True)]
 
     def save(
         self,
@@ -258,13 +388,18 @@ class CheckpointFolder:
         step: int,
         extra: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write a numbered checkpoint, then remove the oldest beyond `keep`; see `save`."""
+        """Write a numbered checkpoint, then remove the oldest beyond `keep`; see `save`.
+
+        Those of later steps are removed too: training went back behind them because they were damaged.
+        """
         path = save(self.folder / f"step_{step:08d}.safetensors", model, optimizer, step, extra)
         # What a killed process left: our temporary files, and those of the safetensors library.
         for leftover in [*self.folder.glob(".*.tmp.safetensors"), *self.folder.glob(".tmp*")]:
             leftover.unlink(missing_ok=True)
-        for old in self.paths()[self.keep :]:
-            old.unlink(missing_ok=True)
+        paths = self.paths()
+        newest = paths.index(path)
+        for other in [*paths[:newest], *paths[newest + self.keep :]]:
+            other.unlink(missing_ok=True)
         return path
 
     def save_best(self, model: keras.Model, step: int, extra: Mapping[str, Any] | None = None) -> Path:
@@ -272,21 +407,23 @@ class CheckpointFolder:
         return save(self.best, model, None, step, extra)
 
     def newest(self) -> Checkpoint | None:
-        """The newest readable checkpoint, or None; unreadable ones are skipped with a warning."""
-        for path in self.paths():
-            try:
-                return read(path)
-            except UserError as error:
-                _logger.warning("%s Falling back to the checkpoint before it.", error)
-        return None
+        """The newest sound checkpoint, or None; damaged ones are passed over with a warning."""
+        return self._newest_that(verify)
 
     def restore_newest(
         self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
     ) -> Checkpoint | None:
-        """Restore the newest readable checkpoint; None, and nothing changed, where there is none.
+        """Restore the newest sound checkpoint; None, and nothing changed, where there is none.
 
         Raises:
-            UserError: it holds another architecture.
+            UserError: it holds another architecture, or a network of another form.
         """
-        checkpoint = self.newest()
-        return None if checkpoint is None else restore(checkpoint.path, model, optimizer)
+        return self._newest_that(lambda path: restore(path, model, optimizer))
+
+    def _newest_that(self, read_all: Callable[[Path], Checkpoint]) -> Checkpoint | None:
+        for path in self.paths():
+            try:
+                return read_all(path)
+            except DamagedError as error:
+                _logger.warning("%s Falling back to the checkpoint before it.", error)
+        return None

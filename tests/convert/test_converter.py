@@ -9,10 +9,11 @@ import h5py
 import numpy as np
 import pytest
 from checkpoint_writer import legacy_checkpoint, tensor, zip_checkpoint
+from safetensors import safe_open
 
 from san_tf.convert.__main__ import main
-from san_tf.convert.architectures import Architecture, recognise
-from san_tf.convert.converter import convert_checkpoint
+from san_tf.convert.architectures import DECODER, Architecture, recognise
+from san_tf.convert.converter import _as_stated, convert_checkpoint
 from san_tf.convert.names import bnneck_names, decoder_names, head_names, osnet_names, resnet_names
 from san_tf.convert.to_pytorch import convert_weights, to_state_dict, write_state_dict
 from san_tf.convert.weight_map import assign
@@ -268,8 +269,63 @@ def test_san_networks_go_back_bit_by_bit(tmp_path):
     for a, b in zip(encoder.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
     # The file says which form of ResNet it is for; another would give other features without a word.
-    with pytest.raises(UserError, match="stride_on='3x3' and pool_padding='both'"):
+    with pytest.raises(UserError, match=r"stride_on='3x3', and encoder_resnet50 has stride_on='1x1'"):
         build_encoder("resnet50", (64, 32, 3), 11, "fc512", weights=tmp_path / "again.weights.h5")
+
+
+def test_another_network_in_pytorch_is_refused_or_told(tmp_path, capsys):
+    encoder = build_encoder("resnet50", (64, 32, 3), 3, weights=None)  # stride_on="1x1", as the recipes
+    path, to = tmp_path / "e.weights.h5", tmp_path / "e.safetensors"
+    encoder.save_weights(path)
+    refused = r"stride_on='1x1', and the public SAN code has stride_on='3x3'"
+    with pytest.raises(UserError, match=refused):
+        main([str(path), "--to", str(to)])
+    with pytest.raises(UserError, match=refused):
+        write_state_dict(encoder, to)
+    with pytest.raises(UserError, match="has stride_on='1x1', not '3x3'"):
+        main([str(path), "--to", str(to), "--stride_on", "3x3"])
+    # A file of a former version does not say; nothing is guessed.
+    with h5py.File(path, "a") as file:
+        del file["san_tf"]
+    with pytest.raises(UserError, match=r"does not say where .*--stride_on"):
+        main([str(path), "--to", str(to)])
+    assert not to.exists()
+    main([str(path), "--to", str(to), "--stride_on", "3x3", "--last_stride", "2"])
+    assert "must have last_stride=2" in capsys.readouterr().out
+    # What the file states comes back with it.
+    with safe_open(to, framework="numpy") as file:
+        assert file.metadata() == {
+            "format": "pt",
+            "stride_on": "3x3",
+            "pool_padding": "both",
+            "last_stride": "2",
+        }
+
+
+def test_what_a_file_states_is_believed_more_than_its_names(tmp_path):
+    """Names are those of torchreid's ResNet-50 of last stride 2; the file says otherwise."""
+    names = resnet_names("resnet50") | head_names("plain")
+    resnet = Architecture("resnet50 of torchreid", {"stride_on": "3x3", "last_stride": 2}, names, 5)
+    path = tmp_path / "a.safetensors"
+    stated = {"stride_on": "1x1", "last_stride": "1", "pool_padding": "round", "other": "x"}
+    importlib.import_module("safetensors.numpy").save_file({"a": np.ones(2, np.float32)}, path, stated)
+    assert _as_stated(resnet, path, {}).encoder == {"stride_on": "1x1", "last_stride": 1}
+    with pytest.raises(UserError, match="has last_stride=1, not 2"):
+        _as_stated(resnet, path, {"last_stride": 2})
+    pth = tmp_path / "a.pth"
+    assert _as_stated(resnet, pth, {"last_stride": 1}).encoder == {"stride_on": "3x3", "last_stride": 1}
+    with pytest.raises(UserError, match="has no stride_on to choose"):
+        _as_stated(DECODER, pth, {"stride_on": "1x1"})
+
+
+def test_a_decoder_that_paints_otherwise_is_refused(tmp_path):
+    shapes = [(8, 4, 256), (4, 2, 512), (2, 1, 1024), (2, 1, 2048)]
+    decoder = build_decoder(shapes, skips=True, seed=1)  # the paper's borders and tanh
+    decoder.save_weights(tmp_path / "d.weights.h5")
+    with pytest.raises(UserError, match="variant='paper', and the public SAN code has variant='official'"):
+        convert_weights(tmp_path / "d.weights.h5", tmp_path / "d.safetensors")
+    with pytest.raises(UserError, match="variant='paper', and the public SAN code has variant='official'"):
+        to_state_dict(decoder)
 
 
 def test_the_decoder_goes_back_bit_by_bit(tmp_path):
@@ -277,7 +333,7 @@ def test_the_decoder_goes_back_bit_by_bit(tmp_path):
     decoder = build_decoder(shapes, skips=True, variant="official", seed=1)
     path, to = tmp_path / "d.weights.h5", tmp_path / "d.safetensors"
     decoder.save_weights(path)
-    assert convert_weights(path, to) == ("decoder", 74)
+    assert convert_weights(path, to) == ("decoder", 74, None)
     done = convert_checkpoint(to, tmp_path / "again.weights.h5")
     assert done.title == "decoder of the public SAN code" and done.equal == 74
     again = build_decoder(shapes, skips=True, variant="official", seed=2)

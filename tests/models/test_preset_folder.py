@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.models import SAN, LossWeights, ModelCard, build_decoder, build_encoder, hub, save_to_preset
+from san_tf.models import (
+    SAN,
+    LossWeights,
+    ModelCard,
+    build_decoder,
+    build_encoder,
+    from_preset,
+    hub,
+    save_to_preset,
+)
 from san_tf.models.presets import PRESETS, card_of
 
 SHAPE = (32, 16, 3)
@@ -144,6 +153,7 @@ def test_what_cannot_be_described_or_used_is_not_saved(san, tmp_path):
 def change(folder, **values):
     path = folder / "config.json"
     config = json.loads(path.read_text())
+    config.pop("sha256", None)  # somebody's own config
     for key, value in values.items():
         part, _, name = key.partition("__")
         if name:
@@ -156,7 +166,7 @@ def change(folder, **values):
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"version": 2}, "format version 2.*upgrade"),
+        ({"version": 3}, "format version 3.*upgrade"),
         ({"version": "1"}, "no format version"),
         ({"format": "keras"}, "not the config of a preset"),
         ({"code": "import os"}, "unknown entry 'code'"),
@@ -188,6 +198,61 @@ def test_a_config_that_says_what_cannot_be_is_refused(folder, values, word):
     with pytest.raises(UserError, match=word) as error:
         SAN.from_preset(str(folder))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"encoder__num_classes": 1_000_000}, r"num_classes would make 1000000 of classifier.*\(192, 4\)"),
+        ({"decoder__widths": [1_000_000, 6, 6, 4, 4]}, "widths would make 1000000 of reduce_conv"),
+        ({"decoder__widths": [8, 6, 6, 4, 1_000_000]}, "widths would make 1000000 of up4_conv"),
+        ({"decoder__final_kernel": 9999}, "final_kernel would make 9999 of final_conv"),
+        ({"decoder__palette": 1_000_000}, "palette would make 1000000 of final_conv"),
+        ({"decoder__sketch": 1_000_000}, "sketch would make 1000000 of sketch_hidden"),
+    ],
+)
+def test_sizes_are_compared_before_a_network_of_gigabytes_is_built(folder, values, word, monkeypatch):
+    change(folder, **values)
+    monkeypatch.setattr(from_preset, "build_encoder", lambda **_: pytest.fail("built"))
+    with pytest.raises(UserError, match=word):
+        SAN.from_preset(str(folder), load_weights=False)
+    if "encoder__num_classes" in values:
+        with pytest.raises(UserError, match=word):
+            build_encoder.from_preset(str(folder))
+
+
+def test_a_flipped_number_in_the_config_is_told(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"margin": 0.5', '"margin": 0.7'))
+    with pytest.raises(UserError, match=r"config\.json is damaged or was changed"):
+        SAN.from_preset(str(folder))
+    # The card is free to be written anew.
+    path.write_text(path.read_text().replace('"margin": 0.7', '"margin": 0.5').replace("Guessed", "Measured"))
+    assert SAN.from_preset(str(folder)).margin == 0.5
+
+
+def test_a_flipped_bit_in_the_weights_is_told(san, folder):
+    path = folder / "encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-7] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"encoder\.safetensors is damaged: model/\S+ is not as it was"):
+        build_encoder.from_preset(str(folder))
+
+
+def test_another_form_is_refused_and_another_size_is_there_on_purpose(san, folder):
+    with pytest.raises(UserError, match="with last_stride=1, not 2; leave last_stride out"):
+        build_encoder.from_preset(str(folder), last_stride=2)
+    change(folder, encoder__last_stride=2, encoder__input_shape=[32, 32, 3])
+    with pytest.raises(
+        UserError, match=r"input_shape=\[32, 16, 3\], and encoder_thin_resnet has input_shape="
+    ):
+        build_encoder.from_preset(str(folder))
+    change(folder, encoder__last_stride=1, encoder__input_shape=[32, 16, 3])
+    larger = SAN.from_preset(str(folder), input_shape=(64, 32, 3))
+    assert larger.encoder.input_shape == (None, 64, 32, 3)
+    assert_equal(larger.encoder, san.encoder)  # the classifier too
+    assert_equal(larger.decoder, san.decoder)
 
 
 def test_damaged_folders_are_named(folder, tmp_path):

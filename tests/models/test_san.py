@@ -260,3 +260,14 @@ def test_models_go_round_through_a_keras_file(kind, tmp_path):
 def test_smoothing_out_of_range_is_refused():
     with pytest.raises(UserError, match="smoothing"):
         SAN(tiny_encoder(), smoothing=1.0)
+
+
+@pytest.mark.parametrize(("label", "said"), [(9, "A label is 9"), (-2, "A label is -2")])
+def test_labels_out_of_range_are_a_sentence(label, said):
+    batch = tiny_batch()
+    batch["label"] = tf.constant([label] * 12, tf.int32)
+    san = tiny_san(decoder=False)
+    for method in (san.fit, san.evaluate):
+        steps = {"steps_per_epoch": 1} if method == san.fit else {"steps": 1}
+        with pytest.raises(UserError, match=rf"{said}, and the encoder has 4 identities: labels are 0 to 3"):
+            method(repeated(batch), verbose=0, **steps)

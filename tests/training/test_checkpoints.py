@@ -13,13 +13,14 @@ import keras
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.numpy import save_file
 from tiny_training_model import TinyModel, build, dataset_at, loss_scale, state
 
 from san_tf import atomic
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3, model_variables
 from san_tf.training import checkpoints as module
-from san_tf.training.checkpoints import CheckpointFolder, NonFiniteError, read, restore, save
+from san_tf.training.checkpoints import CheckpointFolder, DamagedError, NonFiniteError, read, restore, save
 
 
 def trained(scaled: bool = False, steps: int = 4) -> TinyModel:
@@ -146,32 +147,170 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
         CheckpointFolder(tmp_path, keep=0)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "garbage", "header"])
+def rewritten(path: Path, tensors: dict[str, np.ndarray] | None = None, **metadata: str | None) -> None:
+    """A file of somebody else's: other metadata (None takes one out) or arrays, soundly written."""
+    with safe_open(path, framework="numpy") as file:
+        told = dict(file.metadata())
+        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # no dict
+    told = {name: text for name, text in (told | metadata).items() if text is not None}
+    save_file(arrays | (tensors or {}), path, told)
+
+
+def flipped(content: bytes, place: int, bit: int = 0x40) -> bytes:
+    return content[:place] + bytes([content[place] ^ bit]) + content[place + 1 :]
+
+
+DAMAGES = {
+    "truncated": lambda c: c[:-1],
+    "empty": lambda c: b"",
+    "garbage": lambda c: b"x" * 500,
+    "header cut": lambda c: c[:20],
+    "last half zero": lambda c: c[: len(c) // 2] + bytes(len(c) - len(c) // 2),
+    "a block zero": lambda c: c[:-900] + bytes(512) + c[-388:],
+    "one bit of an exponent": lambda c: flipped(c, len(c) - 5),
+    "another step": lambda c: c.replace(b'"step":"8"', b'"step":"9"'),
+    "no step": lambda c: c.replace(b'"step":"8"', b'"step":"x"'),
+    "an extra that is not JSON": lambda c: c.replace(b'"extra":"{', b'"extra":"['),
+    "the name of a variable": lambda c: c.replace(b"model/tiny/hidden/kernel", b"model/tiny/hidden/kerneL"),
+    "no order": lambda c: c.replace(b'"order"', b'"ordeR"'),
+    "no digests": lambda c: c.replace(b'"sha256"', b'"sha25b"'),
+    "bytes that are no text": lambda c: c.replace(b'"extra"', b'"ex\xff\xfea"'),
+    "another format": lambda c: c.replace(b"checkpoint 2", b"checkpoint x"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_newest_falls_back_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     model = trained()
-    folder = CheckpointFolder(tmp_path)
-    folder.save(model, model.optimizer, 4)
-    newest = folder.save(model, model.optimizer, 8)
+    folder = CheckpointFolder(tmp_path, keep=1)
+    sound = save(tmp_path / "step_00000004.safetensors", model, model.optimizer, 4)
+    newest = save(tmp_path / "step_00000008.safetensors", model, model.optimizer, 8, {"epoch": 2})
     content = newest.read_bytes()
-    newest.write_bytes(
-        {"truncated": content[:-1], "empty": b"", "garbage": b"x" * 500, "header": content[:20]}[damage]
-    )
+    damaged = DAMAGES[damage](content)
+    assert damaged != content
+    newest.write_bytes(damaged)
     with caplog.at_level(logging.WARNING):
         fresh = build()
         found = folder.restore_newest(fresh, fresh.optimizer)
     assert found is not None
     assert found.step == 4
+    for one, other in zip(state(model), state(fresh), strict=True):
+        np.testing.assert_array_equal(one, other)
     assert str(newest) in caplog.text
     assert "Falling back" in caplog.text
-    with pytest.raises(UserError, match=r"step_00000008\.safetensors cannot be read as a checkpoint"):
-        restore(newest, build())
+    before = state(fresh)
+    with pytest.raises(DamagedError, match=r"step_00000008\.safetensors") as caught:
+        restore(newest, fresh, fresh.optimizer)
+    assert "\n" not in str(caught.value)
+    for one, other in zip(before, state(fresh), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert folder.newest() == found
+    # Training goes on from there: what it saves stays, though the damaged one has more steps.
+    kept = folder.save(fresh, fresh.optimizer, 6)
+    assert folder.paths() == [kept]
+    assert not sound.exists()
+
+
+def test_all_damaged_is_a_start_from_the_beginning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = trained()
+    folder = CheckpointFolder(tmp_path)
+    for step in (4, 8):
+        path = folder.save(model, model.optimizer, step)
+        path.write_bytes(flipped(path.read_bytes(), len(path.read_bytes()) - 5))
+    fresh = build()
+    assert folder.restore_newest(fresh, fresh.optimizer) is None
+    assert caplog.text.count("Falling back") == 2
+
+
+def test_checkpoints_without_digests_are_still_read(tmp_path: Path) -> None:
+    model = trained()
+    path = save(tmp_path / "a.safetensors", model, model.optimizer, 4, {"epoch": 1})
+    former = {"format": "san_tf checkpoint 1", "sha256": None, "header": None, "form": None}
+    rewritten(path, **former)
+    fresh = build()
+    found = restore(path, fresh, fresh.optimizer)
+    assert (found.step, found.extra) == (4, {"epoch": 1})
+    for one, other in zip(state(model), state(fresh), strict=True):
+        np.testing.assert_array_equal(one, other)
+    for broken in (
+        {"step": None},
+        {"order": None},
+        {"step": "four"},
+        {"extra": "[1]"},
+        {"order": '{"a": 1}'},
+    ):
+        rewritten(path, **former)
+        rewritten(path, **broken)
+        with pytest.raises(DamagedError, match="header is not as it was written"):
+            restore(path, fresh, fresh.optimizer)
+        save(path, model, model.optimizer, 4, {"epoch": 1})
+    with pytest.raises(UserError, match="newer san_tf; upgrade"):
+        rewritten(path, format="san_tf checkpoint 3")
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        (np.ones((12, 8), np.int32), "hidden/kernel is float32 in the model and int32 in the file"),
+        (np.full((12, 8), np.nan, np.float32), "NaN or infinity in model/tiny/hidden/kernel"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_refused(tmp_path: Path, values: np.ndarray, words: str) -> None:
+    model = trained()
+    path = save(tmp_path / "a.safetensors", model, None, 4)
+    # In a file without digests, as a stranger may write it.
+    former = {"format": "san_tf checkpoint 1", "sha256": None, "header": None}
+    rewritten(path, {"model/tiny/hidden/kernel": values}, **former)
+    fresh = build()
+    before = state(fresh)
+    with pytest.raises(UserError, match=words):
+        restore(path, fresh)
+    for one, other in zip(before, state(fresh), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_mutated_checkpoints_are_restored_to_the_bit_or_told_in_a_sentence(tmp_path: Path) -> None:
+    """A seeded fuzz; by hand it was run with tens of thousands of mutants."""
+    mutants = int(os.environ.get("SAN_TF_MUTANTS", "300"))
+    random = np.random.default_rng(int(os.environ.get("SAN_TF_SEED", "0")))
+    model = trained()
+    path = save(tmp_path / "a.safetensors", model, model.optimizer, 4, {"epoch": 1})
+    sound, values = path.read_bytes(), state(model)
+    fresh = build()
+    refused = 0
+    for _ in range(mutants):
+        content = bytearray(sound)
+        header = 8 + int.from_bytes(sound[:8], "little")
+        for _ in range(random.integers(1, 4)):
+            place = int(random.integers(0, header if random.random() < 0.7 else len(content)))
+            change = random.integers(0, 5)
+            if change == 0:
+                content[place : place + 1] = bytes([content[place] ^ (1 << int(random.integers(8)))])
+            elif change == 1:
+                content[place : place + 1] = random.bytes(1)
+            elif change == 2:
+                del content[place : place + int(random.integers(1, 9))]
+            elif change == 3:
+                content[place:place] = content[place // 2 : place // 2 + int(random.integers(1, 9))]
+            else:
+                content[place : place + 8] = bytes(8)
+        path.write_bytes(content)
+        try:
+            found = restore(path, fresh, fresh.optimizer)
+        except UserError as error:
+            refused += 1
+            assert "\n" not in str(error) and len(str(error)) < 1000
+            continue
+        assert (found.step, found.extra) == (4, {"epoch": 1})
+        for one, other in zip(values, state(fresh), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert refused > 0.9 * mutants
 
 
 def test_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
-    from safetensors.numpy import save_file
-
     save_file({"a": np.zeros(2)}, tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match="is no checkpoint written by this package"):
         read(tmp_path / "foreign.safetensors")

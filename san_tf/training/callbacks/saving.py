@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +15,9 @@ import numpy as np
 from san_tf.keras_distribution import assign_local, local_value
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.finite_loss import diverged
-from san_tf.training.checkpoints import CheckpointFolder, NonFiniteError, read
+from san_tf.training.checkpoints import CheckpointFolder, DamagedError, NonFiniteError, verify
+
+_logger = logging.getLogger(__name__)
 
 # Extra of a checkpoint within an epoch: the values of the metrics' variables so far, and the epoch's seconds.
 RUNNING = "running"
@@ -115,10 +119,20 @@ class SaveCheckpoints(keras.callbacks.Callback):
         if not self.writes or self.best is None or self.best not in logs:
             return
         value = float(logs[self.best])
-        if self.checkpoints.best.exists() and read(self.checkpoints.best).extra.get(self.best, value) > value:
+        if self._highest(self.best) > value:
             return
         with self._finite_weights():
             self.checkpoints.save_best(self.model, self.clock.step, {**self.extra, self.best: value})
+
+    def _highest(self, name: str) -> float:
+        """The value that the best checkpoint was kept for; -infinity where there is none that is sound."""
+        if not self.checkpoints.best.exists():
+            return -math.inf
+        try:
+            return float(verify(self.checkpoints.best).extra.get(name, -math.inf))
+        except (DamagedError, TypeError, ValueError) as error:
+            _logger.warning("%s The best weights are chosen anew from this epoch on.", error)
+            return -math.inf
 
     @contextlib.contextmanager
     def _finite_weights(self) -> Iterator[None]:
