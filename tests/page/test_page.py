@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.exact import ExactGallery
 from san_tf.retrieval.gallery import GalleryInfo
+from san_tf.retrieval.opening import open_gallery
 
 
 def _naive(folder, query: np.ndarray) -> list[tuple[str, float]]:
@@ -130,6 +132,68 @@ def test_pictures_and_textures(client, folder):
     ):
         texture = np.asarray(Image.open(io.BytesIO(answer.content)))
         assert texture.shape == (16, 16, 3) and texture[0, 0].tolist() == [200, 30, 30]
+
+
+def _shown(client, key: str) -> list[int]:
+    answer = client.get("/api/picture", params={"key": key})
+    assert answer.status_code == 200, answer.text
+    return np.asarray(Image.open(io.BytesIO(answer.content)))[0, 0].tolist()
+
+
+def test_what_was_deleted_or_replaced_is_not_shown_any_more(folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name, person in (("a", 1), ("b", 1), ("c", 2)):
+        (images / f"{name}.png").write_bytes(crop(person))
+    network, place = StandIn(), tmp_path / "people"
+
+    def put(gallery, name: str, person: int) -> None:
+        gallery.add(network.embed(crop(person))[None], [Entry(name, f"{name}.png", 1, None, person)])
+
+    with open_gallery(place, create=GalleryInfo(6, "stand-in/1", images=str(images))) as writer:
+        for name, person in (("a", 1), ("b", 1), ("c", 2)):
+            put(writer, name, person)
+        with (
+            open_gallery(place, read_only=True) as gallery,
+            TestClient(build_app(PageService(gallery, network, "people")), base_url=ORIGIN) as client,
+        ):
+
+            def marks() -> dict[str, bool | None]:
+                found = client.post("/api/search", json={"key": "a"}).json()
+                return {hit["key"]: hit["right"] for hit in found["hits"]}
+
+            texture = {"params": {"key": "b"}}
+            assert marks() == {"b": True, "c": False} and _shown(client, "b") == [200, 30, 30]
+            before = client.get("/api/texture", **texture).content
+            # The same key and the same file are somebody else now.
+            (images / "b.png").write_bytes(crop(3))
+            put(writer, "b", 3)
+            assert marks() == {"b": False, "c": False} and _shown(client, "b") == [230, 220, 90]
+            assert client.get("/api/texture", **texture).content != before
+            put(writer, "a", 2)  # who is looked for, too
+            assert marks() == {"b": False, "c": True}
+            writer.delete(["b"])
+            assert marks() == {"c": True}
+            for answer in (
+                client.get("/api/picture", params={"key": "b"}),
+                client.get("/api/texture", **texture),
+                client.post("/api/search", json={"key": "b"}),
+                client.post("/api/export/png", json={"key": "b"}),
+            ):
+                assert answer.status_code == 404 and "no such entry" in answer.json()["error"]
+            (images / "c.png").unlink()
+            assert client.get("/api/picture", params={"key": "c"}).status_code == 404
+            # The open file would be read for ever.
+            place.rename(tmp_path / "removed")
+            for _ in range(2):
+                for answer in (
+                    client.get("/api/gallery"),
+                    client.post("/api/entries", json={}),
+                    client.post("/api/search", json={"key": "a"}),
+                    client.get("/api/picture", params={"key": "a"}),
+                ):
+                    assert answer.status_code == 404 and "removed or replaced" in answer.json()["error"]
+                shutil.copytree(tmp_path / "removed", place, dirs_exist_ok=True)  # another one
 
 
 def test_an_encoder_without_decoder_says_so(folder):

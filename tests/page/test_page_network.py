@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +106,30 @@ def test_what_it_cannot_use(network):
         Image.effect_noise((200, 400), 90).convert("RGB").save(target, "JPEG")
         with pytest.raises(UserError, match="The picture is damaged: it cannot be decoded"):
             ask(target.getvalue()[:9000])
+
+
+def test_one_photograph_is_turned_and_embedded_at_a_time(network, monkeypatch):
+    busy, most, lock = [0], [0], threading.Lock()
+
+    def slow(content: bytes) -> bytes:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.02)
+        with lock:
+            busy[0] -= 1
+        return content
+
+    monkeypatch.setattr("san_tf.page.network.upright", slow)
+    target = io.BytesIO()
+    Image.new("RGB", (64, 128)).save(target, "PNG")
+    asked = [network.embed, network.paint] * 4
+    threads = [threading.Thread(target=ask, args=(target.getvalue(),)) for ask in asked]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most[0] == 1
 
 
 def test_an_export_without_a_decoder_paints_nothing(network, monkeypatch):

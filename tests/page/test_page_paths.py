@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
@@ -17,7 +18,8 @@ from san_tf.page.app import build_app
 from san_tf.page.server import build_server, listen
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
-from san_tf.retrieval.image_files import NoPictureError, read_inside
+from san_tf.retrieval.gallery import GalleryInfo
+from san_tf.retrieval.image_files import ImageFolder, NoPictureError, read_inside
 
 BYTES = {"content-type": "application/octet-stream"}
 
@@ -54,6 +56,56 @@ def test_names_inside_are_read_links_that_stay_inside_too(folder, tmp_path):
     (tmp_path / "ab" / "x").write_bytes(b"x")
     with pytest.raises(NoPictureError):
         read_inside(tmp_path / "a", "../ab/x")
+
+
+def test_links_that_are_made_later_lead_nowhere(folder, tmp_path, monkeypatch):
+    for name in ("images", "images/sub", "elsewhere"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(name.encode())
+    images = ImageFolder(tmp_path / "images")
+    assert images.read("sub/a.png") == b"images/sub"
+    real = os.open
+
+    def exchanged(path, *more, **named):
+        # Between the look at the name and the opening.
+        if str(path).endswith("sub/a.png") and not (tmp_path / "images" / "sub").is_symlink():
+            (tmp_path / "images" / "sub").rename(tmp_path / "former")
+            (tmp_path / "images" / "sub").symlink_to(tmp_path / "elsewhere")
+        return real(path, *more, **named)
+
+    monkeypatch.setattr(os, "open", exchanged)
+    with pytest.raises(NoPictureError, match="is not inside"):
+        images.read("sub/a.png")
+    monkeypatch.undo()
+    with pytest.raises(NoPictureError, match="is not inside"):
+        images.read("sub/a.png")
+    # The folder itself: decided when the page was started.
+    (tmp_path / "images").rename(tmp_path / "other")
+    (tmp_path / "images").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NoPictureError, match="is not inside"):
+        images.read("a.png")
+
+
+def test_the_page_shows_the_folder_that_was_named_at_its_start(folder, tmp_path):
+    gallery = make_gallery(folder)
+    (tmp_path / "link").symlink_to(folder / "images")
+    gallery.info = GalleryInfo(6, "stand-in/1", images=str(tmp_path / "link"))
+    with TestClient(build_app(PageService(gallery, StandIn(), "people")), base_url=ORIGIN) as client:
+        ask = {"params": {"key": "0001_c1.png"}}
+        assert client.get("/api/picture", **ask).status_code == 200
+        (tmp_path / "link").unlink()
+        (tmp_path / "link").symlink_to("/")
+        gallery.info = GalleryInfo(6, "stand-in/1", images="/")
+        evil = Entry("evil", str(folder / "secret.png").lstrip("/"))
+        gallery.add(np.ones((1, 6)), [evil])
+        assert client.get("/api/picture", params={"key": "evil"}).status_code == 404
+        assert client.get("/api/picture", **ask).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a" * 300, "a/" * 3000, "\udcff.png", "\n", "\u202e"])
+def test_names_that_no_file_has(folder, name):
+    with pytest.raises(NoPictureError):
+        read_inside(folder / "images", name)
 
 
 def test_pipes_and_devices_and_giants_are_not_read(tmp_path):

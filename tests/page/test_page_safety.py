@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from hypothesis import given
 from hypothesis import strategies as st
 from plain_people import HOSTILE, ORIGIN, StandIn, crop, make_gallery
 
+from san_tf.errors import UserError
+from san_tf.page.answers import answer_csv
 from san_tf.page.app import build_app
 from san_tf.page.guard import HEADERS, Guard, _name
-from san_tf.page.service import PageService
+from san_tf.page.service import Found, PageService
+from san_tf.retrieval.entries import Entry, Hit
 
 BYTES = {"content-type": "application/octet-stream"}
 
@@ -29,7 +35,8 @@ def test_our_own_names(client, host):
     [
         "evil.example", "evil.example:8642", "127.0.0.1.evil.example", "localhost.evil.example",
         "192.168.1.7:8642", "", "[::1", "127.0.0.1:8642@evil.example", "localhost:80:80",
-        "localhost,evil.example", "0x7f000001", "[::1]evil", "127.0.0.1:",
+        "localhost,evil.example", "0x7f000001", "[::1]evil", "127.0.0.1:", "[::1%evil]", "[::1%25lo]:80",
+        "::1%evil", "[localhost]", "[127.0.0.1]", "localhost:99999", "localhost:" + "9" * 5000,
     ],
 )  # fmt: skip
 def test_a_foreign_name_for_this_machine_is_refused(client, host):
@@ -69,6 +76,14 @@ def test_other_sites_may_not_ask(client, headers):
     assert answer.status_code == 403 and "Another web site" in answer.json()["error"]
     answer = client.post("/api/uploads", content=crop(1), headers={**BYTES, **headers})
     assert answer.status_code == 403
+
+
+@pytest.mark.parametrize("origin", ["null", "http://evil.example", "http://127.0.0.1:9999", ""])
+def test_other_sites_may_not_read_either(client, origin):
+    for path in ("/api/gallery", "/api/picture?key=0001_c1.png"):
+        for ask in (client.get, client.head):
+            assert ask(path, headers={"origin": origin}).status_code == 403
+            assert ask(path, headers={"origin": ORIGIN}).status_code == 200
 
 
 def test_other_sites_may_not_show_pictures_but_may_link_to_the_page(client):
@@ -153,6 +168,53 @@ def test_what_nobody_foresaw_is_one_sentence(folder, monkeypatch):
         "error": "Something went wrong in the program behind this page; its terminal says what."
     }
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_no_error_names_a_path_of_the_server(folder, monkeypatch, capsys):
+    gallery = make_gallery(folder)
+    service = PageService(gallery, StandIn(), "people")
+
+    def broken(*_, **__):
+        raise UserError(f"The gallery {folder}\x1b[2J is damaged; take a backup of it.")
+
+    for name in ("search", "lookup", "entries", "cameras"):
+        monkeypatch.setattr(gallery, name, broken)
+    client = TestClient(build_app(service), base_url=ORIGIN)
+    for answer in (
+        client.get("/api/gallery"),
+        client.get("/api/picture", params={"key": "0001_c1.png"}),
+        client.post("/api/search", json={"key": "0001_c1.png"}),
+        client.post("/api/entries", json={}),
+        client.post("/api/export/png", json={"key": "0001_c1.png"}),
+    ):
+        assert answer.status_code == 503
+        assert answer.json() == {"error": "The gallery cannot answer now; the terminal of the page says why."}
+    # The terminal says it, without what would clear its screen.
+    said = capsys.readouterr().err
+    assert said.count(f"Error: The gallery {folder}\\x1b[2J is damaged") == 5 and "\x1b" not in said
+
+
+def test_what_no_encoding_and_no_calendar_has_does_not_stop_the_page(folder):
+    odd = Entry("half \udcff \u202e\0", "", 2**62, float("inf"), 2**62, ("\ud800", "tag\u2028"))
+    gallery = make_gallery(folder)
+    gallery._add(np.ones((1, 6), np.float32), [odd])
+    client = TestClient(build_app(PageService(gallery, StandIn(), "p\udcff")), base_url=ORIGIN)
+    listed = client.post("/api/entries", json={"where": {"cameras": [2**62 - 1, 7]}})
+    assert listed.status_code == 200
+    found = {item["key"]: item for item in client.post("/api/entries", json={}).json()["entries"]}
+    assert found[odd.key]["time"] is None and found[odd.key]["pid"] == 2**62
+    assert client.get("/api/gallery").json()["name"] == "p\udcff"
+    for kind in ("csv", "json", "png"):
+        answer = client.post(f"/api/export/{kind}", json={"key": "0001_c1.png", "top": 50})
+        assert answer.status_code == 200, kind
+
+
+@pytest.mark.parametrize(
+    "sign", ["=", "+", "-", "@", "\t=", "\n=", " =", "\0=", "\uff1d", "\uff0b", "\u200b="]
+)
+def test_a_spreadsheet_computes_no_key(sign):
+    found = Found(None, None, [Hit(Entry(f"{sign}1+1"), 0.5)], 0.0)
+    assert next(csv.DictReader(io.StringIO(answer_csv(found)), strict=True))["key"].startswith("'")
 
 
 def test_sockets_of_other_kinds_are_closed():

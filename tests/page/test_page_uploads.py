@@ -8,17 +8,22 @@ import os
 import resource
 import struct
 import tempfile
+import threading
+import time
 import zlib
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from plain_people import CLOTHES, ORIGIN, StandIn, crop, make_gallery, upload
+from PIL.PngImagePlugin import PngInfo
+from plain_people import CLOTHES, HOSTILE, ORIGIN, StandIn, crop, make_gallery, upload
 
+from san_tf.page import app, pictures
 from san_tf.page.app import build_app
 from san_tf.page.pictures import for_page, pixels_for_page
 from san_tf.page.service import PageService
+from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.image_files import NoPictureError
 
 BYTES = {"content-type": "application/octet-stream"}
@@ -125,6 +130,125 @@ def test_large_and_turned_pictures_are_made_ready_without_what_the_camera_wrote(
     np.testing.assert_array_equal(Image.open(io.BytesIO(shown)), Image.open(io.BytesIO(small)))
     with pytest.raises(NoPictureError, match="cannot be decoded"):
         for_page(crop(2, size=(600, 3000), kind="JPEG")[:3000])
+
+
+def _with_everything(kind: str, size: tuple[int, int]) -> bytes:
+    """A picture with a secret in each place that has room for one."""
+    exif = Image.Exif()
+    exif[0x010E] = "secret description"
+    exif.get_ifd(0x8825)[1] = "secret north"
+    options: dict = {"exif": exif, "icc_profile": b"secret profile" * 20}
+    if kind == "JPEG":
+        options |= {"comment": b"secret comment", "xmp": b"<x>secret xmp</x>"}
+    else:
+        text = PngInfo()
+        text.add_text("Comment", "secret text")
+        text.add_itxt("XML:com.adobe.xmp", "secret xmp")
+        text.add(b"prVt", b"secret chunk")
+        options["pnginfo"] = text
+    content = crop(2, size=size, kind=kind, **options)
+    if kind == "JPEG":
+        # Late EXIF: a second segment behind 8 kB of another, before the picture begins.
+        late = b"Exif\0\0secret late"
+        filler = b"\xff\xe4" + struct.pack(">H", 8002) + b"secret" + bytes(7994)
+        segment = b"\xff\xe1" + struct.pack(">H", len(late) + 2) + late
+        content = content[:2] + filler + segment + content[2:]
+    return content + b"secret behind the end"
+
+
+@pytest.mark.parametrize("size", [(32, 64), (600, 1200)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_nothing_but_pixels_goes_to_the_page(folder, kind, size):
+    content = _with_everything(kind, size)
+    name = f"everything.{kind.lower()}"
+    (folder / "images" / name).write_bytes(content)
+    gallery = make_gallery(folder)
+    gallery.add(np.ones((1, 6)), [Entry(name, name)])
+    with TestClient(build_app(PageService(gallery, StandIn(), "people")), base_url=ORIGIN) as client:
+        shown = client.get("/api/picture", params={"key": name}).content
+        texture = client.get("/api/texture", params={"key": name}).content
+        sheet = client.post("/api/export/png?textures=true", json={"key": name}).content
+    (folder / "images" / name).unlink()
+    assert content.count(b"secret") >= (7 if kind == "JPEG" else 5)
+    picture = Image.open(io.BytesIO(shown))
+    assert np.abs(np.asarray(picture)[2, 2].astype(int) - CLOTHES[2][0]).max() <= 3
+    assert set(picture.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density"}
+    for sent in (shown, texture, sheet):
+        for mark in (b"secret", b"Exif", b"eXIf", b"iCCP", b"tEXt", b"iTXt", b"ICC_PROFILE", b"xmp"):
+            assert mark not in sent, mark
+
+
+def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
+    busy, most, lock = [0], [0], threading.Lock()
+
+    def slow(content: bytes) -> bytes:
+        with lock:
+            busy[0] += 1
+            most[0] = max(most[0], busy[0])
+        time.sleep(0.03)
+        with lock:
+            busy[0] -= 1
+        return content
+
+    monkeypatch.setattr(pictures, "upright", slow)
+
+    def together(content: bytes) -> int:
+        most[0] = 0
+        threads = [threading.Thread(target=for_page, args=(content,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return most[0]
+
+    assert together(crop(1, size=(1000, 2002))) == 1
+    assert together(crop(1)) > 1  # crops wait for nobody
+
+
+def test_animations_show_their_first_picture_and_the_page_goes_on(client):
+    frames = [Image.open(io.BytesIO(crop(person))) for person in (1, 2, 3)]
+    target = io.BytesIO()
+    frames[0].save(target, "PNG", save_all=True, append_images=frames[1:])
+    found = client.post("/api/search", json={"upload": upload(client, target.getvalue()), "top": 3}).json()
+    assert {hit["key"][:4] for hit in found["hits"]} <= {"0001", HOSTILE[:4]}
+    for kind in ("GIF", "WEBP"):
+        target = io.BytesIO()
+        frames[0].save(target, kind, save_all=True, append_images=frames[1:])
+        answer = client.post("/api/uploads", content=target.getvalue(), headers=BYTES)
+        # Refused in a sentence, or taken where the package reads such files.
+        assert answer.status_code == 200 or answer.json()["error"].startswith("The picture ")
+
+
+def test_sheets_are_drawn_one_at_a_time_and_do_not_pile_up(folder, monkeypatch):
+    began, going = threading.Event(), threading.Event()
+
+    def slow(*_) -> bytes:
+        began.set()
+        assert going.wait(20)
+        return b"drawn"
+
+    monkeypatch.setattr(app, "_sheet", slow)
+    service, answers = PageService(make_gallery(folder), StandIn(), "people"), []
+    with TestClient(build_app(service), base_url=ORIGIN) as client:
+
+        def ask() -> None:
+            answers.append(client.post("/api/export/png", json={"key": "0001_c1.png"}))
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        assert began.wait(20)
+        while sum(answer.status_code == 503 for answer in answers) < 3:
+            time.sleep(0.01)
+        # Nobody else waits for them.
+        assert client.get("/api/picture", params={"key": "0001_c1.png"}).status_code == 200
+        assert client.post("/api/search", json={"key": "0001_c1.png"}).status_code == 200
+        going.set()
+        for thread in threads:
+            thread.join()
+    told = [answer.json()["error"] for answer in answers if answer.status_code == 503]
+    assert told == ["Others wait for that already; try again in a moment."] * 3
+    assert [answer.content for answer in answers if answer.status_code == 200] == [b"drawn"] * 5
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,15 @@
 
 import * as server from "./server.js";
 
+// Control characters, halves of characters, and what turns or hides the letters beside it, are shown as numbers:
+// two different names must not look alike, and none may turn the words around it.
+const UNSEEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\p{Cs}]/gu;
+export const visible = (text) => text.replace(UNSEEN, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
 export function element(name, className = "", ...content) {
   const made = document.createElement(name);
   if (className) made.className = className;
-  made.append(...content);
+  made.append(...content.map((part) => (typeof part === "string" ? visible(part) : part)));
   return made;
 }
 
@@ -63,8 +68,8 @@ export function card(item, textures) {
   const made = element("button", item.rank ? "card" : "card plain");
   made.type = "button";
   made.dataset.key = item.key;
-  made.title = item.key;
-  made.setAttribute("aria-label", spoken(item));
+  made.title = visible(item.key);
+  made.setAttribute("aria-label", visible(spoken(item)));
   if (item.rank) {
     const score = element("span", "score", item.score.toFixed(3));
     made.append(element("span", "head", element("span", "rank", String(item.rank)), mark(item.right), score));

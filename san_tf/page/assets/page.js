@@ -1,6 +1,6 @@
 // The page: a gallery to choose from, or what was found for a query.
 
-import { card, show, strip, summary, written } from "./cards.js";
+import { card, show, strip, summary, visible, written } from "./cards.js";
 import * as detail from "./detail.js";
 import * as filters from "./filters.js";
 import * as keys from "./keys.js";
@@ -16,7 +16,7 @@ const textures = () => state.facts.paints && find("textures").checked;
 function tell(error) {
   if (error?.name === "AbortError") return;
   if (error && !(error instanceof server.Refusal)) console.error(error);
-  find("error").textContent = error ? error.message : "";
+  find("error").textContent = error ? visible(error.message) : "";
   find("error").hidden = !error;
 }
 
@@ -114,7 +114,7 @@ function drawQuery() {
     find("query-texture").parentElement.hidden = !state.facts.paints || query.picture === false;
     if (state.facts.paints && query.picture !== false) show(find("query-texture"), server.texture(query));
   }
-  find("query-name").textContent = query.name ?? query.key;
+  find("query-name").textContent = visible(query.name ?? query.key);
   find("pid-label").hidden = !query.upload || !state.facts.identities;
   find("pid").value = query.pid ?? "";
   const facts = [];
@@ -226,13 +226,13 @@ function listen() {
 try {
   state.facts = await server.gallery();
   const { facts } = state;
-  find("name").textContent = facts.name;
+  find("name").textContent = visible(facts.name);
   find("size").textContent = [
     `${facts.entries.toLocaleString("en")} entries`,
     facts.cameras.length ? `${facts.cameras.length} cameras` : "",
     `encoder ${facts.model}`,
   ].filter(Boolean).join(" · ");
-  document.title = `${facts.name} · san_tf`;
+  document.title = `${visible(facts.name)} · san_tf`;
   find("no-textures").hidden = facts.paints;
   filters.build(facts, refresh);
   listen();
