@@ -139,23 +139,26 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
     if folder.is_dir() and not (folder / "config.json").is_file():
         export = ExportedEncoder(folder)
         height, width = export.metadata["image_size"]
-        functions = (
+        return LoadedEncoder(
+            text,
+            export.size,
+            (int(height), int(width)),
             lambda files: export.signatures["serving_bytes"](image_bytes=files),
             lambda pixels: export.signatures["serving_default"](images=pixels),
+            export,
         )
-        return LoadedEncoder(text, export.size, (int(height), int(width)), *functions, kept=export)
     return _of_model(text, build_encoder.from_preset(text))
 
 
 def _of_model(name: str, encoder: keras.Model) -> LoadedEncoder:
     _, height, width, _ = encoder.input.shape
     endpoints = inference_endpoints(encoder, None, (int(height), int(width)))
-    functions = (
+    from_files, from_pixels = (
         tf.function(endpoints[signature].function, [endpoints[signature].spec], autograph=False)
         for signature in ("serving_bytes", "serving_default")
     )
     dimensions = int(encoder.output["embedding"].shape[-1])
-    return LoadedEncoder(name, dimensions, (int(height), int(width)), *functions, kept=encoder)
+    return LoadedEncoder(name, dimensions, (int(height), int(width)), from_files, from_pixels, encoder)
 
 
 def _kind(content: bytes | np.ndarray) -> tuple[int, ...] | None:

@@ -60,8 +60,8 @@ def evaluate(
         embed = lambda records: encoder.embed(list(records.images), batch_size)  # noqa: E731
     else:
         embed = _with_keras(getattr(encoder, "encoder", encoder), flip, batch_size)
-    sets = [FeatureSet(embed(records), records.pids, records.camids) for records in (query, gallery)]
-    return evaluate_protocol(*sets, protocol=protocol, metric=metric)
+    first, second = (FeatureSet(embed(records), records.pids, records.camids) for records in (query, gallery))
+    return evaluate_protocol(first, second, protocol=protocol, metric=metric)
 
 
 def _with_keras(encoder: Any, flip: bool, batch_size: int) -> Any:
