@@ -51,7 +51,7 @@ def load_dataset(
             f"There is no folder {folder}, and no data set of that name; the data sets are"
             f" {', '.join(sorted(builder_folders()))}."
         )
-    builder = find_builder(name, config or None, data_dir)
+    builder = find_builder(name, config or None, None if data_dir is None else Path(data_dir))
     if not builder.is_prepared():
         raise UserError(
             f"The data set {os.fspath(source)} is not prepared in {builder.data_dir}; make it with"

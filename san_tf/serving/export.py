@@ -57,7 +57,7 @@ def export_encoder(
 
     - `serving_default`: `images`, `(N, h, w, 3)` uint8 RGB of any size, to `embedding`, `(N, D)` float32.
     - `serving_bytes`: `image_bytes`, `(N,)` string, JPEG or PNG files, to `embedding`. The EXIF orientation
-      is ignored, as in training. Bytes that cannot be decoded fail the request with InvalidArgument.
+      is followed, as in training. Bytes that cannot be decoded fail the request with InvalidArgument.
     - `texture`, with a decoder only: `images` to `texture`, `(N, T, T, 3)` uint8 RGB, the surface of the
       person as the network sees it: why two images are near each other. Who does not ask, does not wait.
 
@@ -124,7 +124,7 @@ def export_encoder(
         "mean": IMAGENET_MEAN.tolist(),
         "std": IMAGENET_STD.tolist(),
         "resize": "bilinear, half-pixel centres, no antialiasing",
-        "exif_orientation": "ignored",
+        "exif_orientation": "followed",
         "training_data": None if training_data is None else list(training_data),
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "san_tf": __version__,
