@@ -21,7 +21,7 @@ TESTS_ADDONS := tests/models tests/losses tests/training tests/serving tests/dat
 PYTEST := pytest --numprocesses 2 --dist loadfile
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help install lock demo page test test-all test-addons python-addons lint figures clean
+.PHONY: help install lock demo page test test-all test-addons python-addons docs lint figures clean
 
 help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -63,6 +63,10 @@ test-addons: $(STAMP_ADDONS)  ## The tests that Keras can fail, on TensorFlow 2.
 
 python-addons:
 	@echo "$(PYTHON_ADDONS)"
+
+docs: $(STAMP)  ## The documentation as a site in build/site; a broken link fails
+	$(RUN) -m pip install --quiet $(LOCK) --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict
 
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m ruff check .
