@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.keras_compat import optimizer_variables
 from san_tf.training.ordered_sums import ordered_sums
 
 _SMOOTHING = 0.8
@@ -91,6 +92,8 @@ def sweep_rates(
     if not 0 < lowest < highest or steps < 10:
         raise UserError(f"A sweep wants 0 < lowest < highest and 10 steps, not {lowest}, {highest}, {steps}.")
     losses: list[float] = []
+    # A training step that makes the optimizer's variables is traced twice.
+    optimizer_variables(model.optimizer, model.trainable_variables)
     with ordered_sums():
         step = tf.function(model.train_step, reduce_retracing=True)
         for batch in dataset.take(steps):

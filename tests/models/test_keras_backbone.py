@@ -189,7 +189,8 @@ def test_a_san_trains_behind_one():
     decoder = build_decoder([stage.shape for stage in encoder.output["stages"]], (8, 8, 4, 4, 4), seed=1)
     assert decoder.output["texture"].shape == (None, 64, 64, 3)
     san = SAN(encoder, decoder)
-    san.compile(optimizer=keras.optimizers.Adam(1e-3))
+    san.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
+    san.optimizer.build(san.trainable_variables)
     batch = {
         "image": tf.constant(normalize(np.repeat(PIXELS, 2, 0))),
         "label": tf.constant([0, 0, 1, 1]),

@@ -21,7 +21,8 @@ SCHEDULE = WarmupCosine(0.1, steps=10, warmup_steps=2)
 def build(name: str, scaled: bool) -> TinyModel:
     model = tiny_training_model.build()
     optimizer = addons.build_optimizer(name, SCHEDULE, weight_decay=0.01)
-    model.compile(LossScaleOptimizer(optimizer, dynamic_growth_steps=3) if scaled else optimizer)
+    optimizer = LossScaleOptimizer(optimizer, dynamic_growth_steps=3) if scaled else optimizer
+    model.compile(optimizer, jit_compile=False)
     return model
 
 

@@ -75,7 +75,7 @@ class StopAt(keras.callbacks.Callback):
 def averaging() -> TinyModel:
     model = build()
     settings = {"accumulation": 2} if KERAS_3 else {}
-    model.compile(optimizer=build_optimizer(schedule=0.01, ema=0.9, **settings))
+    model.compile(optimizer=build_optimizer(schedule=0.01, ema=0.9, **settings), jit_compile=False)
     return model
 
 

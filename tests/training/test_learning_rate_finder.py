@@ -33,7 +33,7 @@ class Parabola(keras.Model):
 
 def swept(highest: float, steps: int, start: float = 1.0) -> tuple[RateSweep, np.ndarray]:
     model = Parabola(start)
-    model.compile(optimizer=keras.optimizers.SGD(rising_rates(1e-3, highest, steps)))
+    model.compile(keras.optimizers.SGD(rising_rates(1e-3, highest, steps)), jit_compile=False)
     sweep = sweep_rates(model, tf.data.Dataset.range(steps), 1e-3, highest, steps)
     rates = np.geomspace(1e-3, highest, steps)[: len(sweep.losses)]
     x = start * np.cumprod([1.0, *(1 - rates[:-1])])
@@ -76,5 +76,5 @@ def test_what_cannot_be_swept_is_refused() -> None:
         swept(1e-4, 20)
     with pytest.raises(UserError, match="no number at the lowest"):
         model = Parabola(float("nan"))
-        model.compile(optimizer=keras.optimizers.SGD(rising_rates(1e-3, 1.0, 20)))
+        model.compile(keras.optimizers.SGD(rising_rates(1e-3, 1.0, 20)), jit_compile=False)
         sweep_rates(model, tf.data.Dataset.range(20), 1e-3, 1.0, 20)

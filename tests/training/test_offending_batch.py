@@ -28,7 +28,7 @@ def named(start: int, poison_step: int | None = None) -> tf.data.Dataset:
 @pytest.mark.parametrize("steps_per_execution", [1, 3])
 def test_the_batch_of_a_nan_loss_is_named(tmp_path: Path, steps_per_execution: int) -> None:
     model = build()
-    model.compile(optimizer=model.optimizer, steps_per_execution=steps_per_execution)
+    model.compile(optimizer=model.optimizer, steps_per_execution=steps_per_execution, jit_compile=False)
     with pytest.raises(UserError) as caught:
         train(
             model,

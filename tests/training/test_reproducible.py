@@ -34,7 +34,7 @@ model = ModelRecipe(backbone=backbone, sketch=16, skips=True, palette=palette)
 recipe = Recipe(data=DataRecipe(image_size=size), model=model)
 encoder = encoder_of(recipe, rows // 2, weights=False)
 model = SAN(encoder, decoder_of(recipe, encoder))
-model.compile(optimizer=build_optimizer(schedule=1e-3))
+model.compile(optimizer=build_optimizer(schedule=1e-3), jit_compile=False)
 texture = recipe.texture_size
 
 def dataset_at(start):
@@ -91,7 +91,7 @@ def tiny_san() -> SAN:
     shapes = [stage.shape for stage in stages]
     decoder = build_decoder(shapes, widths=(8, 8, 4, 4, 4), skips=True, seed=1)
     model = SAN(keras.Model(image, outputs), decoder)
-    model.compile(optimizer=build_optimizer(schedule=1e-3))
+    model.compile(optimizer=build_optimizer(schedule=1e-3), jit_compile=False)
     return model
 
 

@@ -25,7 +25,8 @@ def build() -> SAN:
     encoder = build_encoder("thin_resnet", (32, 16, 3), num_classes=3, weights=None, seed=0)
     shapes = [stage.shape for stage in encoder.output["stages"]]
     model = SAN(encoder, build_decoder(shapes, widths=(16, 8, 8, 4, 4), seed=1), seed=2)
-    model.compile(optimizer=build_optimizer(schedule=WarmupCosine(1e-3, steps=6, warmup_steps=2)))
+    schedule = WarmupCosine(1e-3, steps=6, warmup_steps=2)
+    model.compile(optimizer=build_optimizer(schedule=schedule), jit_compile=False)
     return model
 
 

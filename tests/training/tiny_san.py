@@ -62,7 +62,7 @@ def build(distribution: Distribution = ALONE, synchronized: bool = True, **optim
         # A bias in front of a batch norm has no gradient but rounding errors: a larger epsilon keeps Adam
         # from making steps of them.
         settings = {"schedule": schedule, "clipnorm": 1.0, "epsilon": 1e-3}
-        model.compile(optimizer=build_optimizer(**settings | optimizer))
+        model.compile(optimizer=build_optimizer(**settings | optimizer), jit_compile=False)
     if synchronized:
         synchronize_batch_norms(model)
     return model

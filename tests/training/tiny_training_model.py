@@ -54,7 +54,8 @@ def build(width: int = 8, scaled: bool = False, learning_rate: float = 0.01) -> 
     optimizer = keras.optimizers.Adam(learning_rate, amsgrad=True)
     if scaled:
         optimizer = LossScaleOptimizer(optimizer, dynamic_growth_steps=3)
-    model.compile(optimizer=optimizer)
+    # As an experiment does it; Keras 3 alone would compile the step by XLA, for longer than a test takes.
+    model.compile(optimizer=optimizer, jit_compile=False)
     return model
 
 
