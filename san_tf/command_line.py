@@ -140,7 +140,9 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
         finally:
             _flush_output()
     except UserError as error:
-        print(f"Error: {printable(str(error))}", file=sys.stderr)
+        # One line, whatever a file's name holds.
+        told = printable(str(error)).replace("\n", "\\n")
+        print(f"Error: {told}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         told = str(interrupt) or "Stopped; the same command goes on from here."

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from san_tf.data.builders import check_split
+from san_tf.data.builders import check_split, quiet_tfds
 from san_tf.data.hold_out import hold_out
 from san_tf.data.joining import joined
 from san_tf.data.records import Records
@@ -47,18 +47,34 @@ def check_readiness(experiment: Experiment, stages: Collection[str]) -> None:
     if "evaluate" not in stages or recipe.evaluation.on == "validation":
         return
     for name in recipe.test_sets:
-        builder = open_builder(experiment, name, tested=True)
+        _matched(experiment, name)
+
+
+def tell_readiness(experiment: Experiment) -> None:
+    """Say of each test set how many queries can be found, and whether their people are trained on too.
+
+    What cannot be evaluated is said as well, and no error: it may be that nobody wants to.
+    """
+    recipe = experiment.recipe
+    for name in recipe.test_sets:
         title = title_of(recipe, name)
-        matched, queries = _matched(builder, protocol_of(name, recipe.evaluation.protocol), title)
+        try:
+            matched, queries = _matched(experiment, name)
+        except UserError as error:
+            experiment.say(f"NOTE: {error}")
+            continue
         experiment.say(f"{title}: {matched:,} of {queries:,} queries have a true match in the gallery")
         if name in recipe.training_sets and is_own(recipe, name):
-            note = _shared_identities(_labels(builder, "train"), _labels(builder, "query"))
-            if note:
-                experiment.say(f"{title}: {note}")
+            builder = open_builder(experiment, name)
+            if told := _shared_identities(_labels(builder, "train"), _labels(builder, "query")):
+                experiment.say(f"NOTE: {title}: {told}")
 
 
-def _matched(builder: Any, protocol: str, title: str) -> tuple[int, int]:
+def _matched(experiment: Experiment, name: str) -> tuple[int, int]:
     """How many queries of a prepared test set have a true match, and how many there are."""
+    recipe = experiment.recipe
+    builder, title = open_builder(experiment, name, tested=True), title_of(recipe, name)
+    protocol = protocol_of(name, recipe.evaluation.protocol)
     instead = (
         "so nothing can be evaluated; add such images, test on others with --test or --test_folder, or leave"
         " evaluate and report out and name the other stages with --stage"
@@ -162,17 +178,17 @@ def _labels(builder: Any, split: str) -> Records:
 
     check_split(builder, split)
     names = [name for name in ("pid", "camid", "filename") if name in builder.info.features]
-    config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
-    dataset = builder.as_dataset(
-        split=split,
-        decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True)),
-        shuffle_files=False,
-        read_config=config,
-    )
     columns: dict[str, list[Any]] = {name: [] for name in names}
-    for batch in dataset.batch(4096).as_numpy_iterator():
-        for name, values in batch.items():
-            columns[name].extend(values)
+    with quiet_tfds():
+        dataset = builder.as_dataset(
+            split=split,
+            decoders=tfds.decode.PartialDecoding(dict.fromkeys(names, True)),
+            shuffle_files=False,
+            read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+        )
+        for batch in dataset.batch(4096).as_numpy_iterator():
+            for name, values in batch.items():
+                columns[name].extend(values)
     number = len(columns["pid"])
     return Records.from_columns(
         [b""] * number,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import subprocess
@@ -11,8 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from rich.markup import escape
+from rich.table import Table
 
-from san_tf.command_line import run_as_command
+from san_tf.command_line import Terminal, run_as_command
 from san_tf.errors import UserError
 from san_tf.experiments import synthetic
 from san_tf.experiments.command_line import parse
@@ -216,6 +219,27 @@ def test_exit_codes(capsys):
             run_as_command(action)
         assert leaving.value.code == code
     assert "Error: No such thing; look there.\n" in capsys.readouterr().err
+
+
+def test_what_a_terminal_would_obey_is_printed_escaped(capsys):
+    hostile = "key\x1b]0;owned\x07\x9b2J\r\u202egpj.\ud800\n"
+
+    def fail() -> None:
+        raise UserError(f"{hostile}is damaged.")
+
+    with pytest.raises(SystemExit):
+        run_as_command(fail)
+    escaped = r"key\x1b]0;owned\x07\x9b2J\r\u202egpj.\ud800"
+    assert capsys.readouterr().err == f"Error: {escaped}\\nis damaged.\n"
+    console = Terminal(file=io.StringIO(), force_terminal=True, highlight=False, width=100)
+    console.print(f"[bold]it[/bold] {escape(hostile)}", soft_wrap=True)
+    table = Table()
+    table.add_column(escape(hostile))
+    console.print(table)
+    text = console.file.getvalue()
+    # Its own colours are still there, and nothing of somebody else's.
+    assert "\x1b[1mit\x1b[0m" in text and text.count(escaped.replace("\\x07", "").replace("\\r", "")) >= 1
+    assert not set("\x07\x9b\r\u202e\ud800") & set(text) and "\x1b]" not in text
 
 
 def test_import_of_the_package_is_light():

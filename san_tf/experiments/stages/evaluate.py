@@ -50,7 +50,7 @@ def run(experiment: Experiment) -> None:
             for note in sorted(notes):
                 experiment.say(f"{target.name}: {note}")
             if told := known.note(target):
-                experiment.say(f"{target.name}: {told}")
+                experiment.say(f"NOTE: {target.name}: {told}")
     write_results(experiment, rows)
     experiment.console.print(table_of(rows))
 

@@ -10,6 +10,7 @@ from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own
 from san_tf.experiments.preparation import prepared_builder
+from san_tf.experiments.readiness import tell_readiness
 from san_tf.synthesis.generator import export_market
 
 
@@ -37,6 +38,7 @@ def run(experiment: Experiment) -> None:
         if skipped.is_file():
             number = len(skipped.read_text().splitlines())
             experiment.say(f"{number} damaged images were left out; {skipped} names them")
+    tell_readiness(experiment)
     if options.export_folder:
         dataset, _, config = recipe.data.dataset.partition("/")
         if dataset != "synthetic_reid":
