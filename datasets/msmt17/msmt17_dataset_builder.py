@@ -17,7 +17,7 @@ from san_tf.errors import UserError
 
 CAMERAS = 15
 # 0000/0000_000_01_0303morning_0015_0.jpg 0: identity and number, camera, time, frame, box; and the identity.
-_LINE = re.compile(r"(?P<path>\S+/\d+_\d+_(?P<camera>\d+)_\S+\.(jpg|png)) (?P<pid>\d+)")
+_LINE = re.compile(r"(?P<path>\S+/\d+_\d+_(?P<camera>\d+)_\S+\.(jpg|png)) (?P<pid>\d+)", re.ASCII)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -83,7 +83,7 @@ class Builder(BenchmarkBuilder):
 def _listed(files: Files, name: str, folder: str) -> list[Sample]:
     """The images that a list names. Identities begin at 0 there, which is a distractor here: 1 is added."""
     samples = []
-    for number, line in enumerate(files.require(name).decode(errors="replace").splitlines(), 1):
+    for number, line in enumerate(files.require(name).decode("utf-8-sig", "replace").splitlines(), 1):
         match = _LINE.fullmatch(line.strip())
         if match is None or not 1 <= int(match["camera"]) <= CAMERAS:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import re
 import threading
@@ -22,6 +23,9 @@ Boxes = Literal["labeled", "detected"]
 PAIRS = 5
 # Five images of a person by each camera of a pair.
 _SHOTS = 10
+# More than there are: a small file can declare billions.
+_MAX_PEOPLE = 10_000
+_MAX_SETS = 1_000
 _NAME = re.compile(r"(?P<pair>[1-5])_(?P<person>\d{3})_(?P<view>[12])_(?P<shot>\d{2})\.png")
 
 
@@ -48,7 +52,7 @@ class Cuhk03Images(Files):
         self.boxes = boxes
         with _mat_errors_named(self.place):
             state = self.place.stat()
-            self._version = (state.st_mtime_ns, state.st_size)
+            self._version = (state.st_mtime_ns, state.st_size, state.st_ctime_ns)
             self._names = _names(self.place, self._version, boxes)
 
     def __reduce__(self) -> tuple[Callable[..., Files], tuple[Path, Boxes]]:
@@ -86,7 +90,8 @@ class Cuhk03Images(Files):
         """The 20 sets of 100 test identities: camera pair and person, both from 1."""
         with _mat_errors_named(self.place), _LOCK:
             file = _opened(self.place, self._version)
-            sets = [np.asarray(file[reference]) for reference in np.ravel(_dataset(file, "testsets")[()])]
+            references = np.ravel(_content(_dataset(file, "testsets"), _MAX_SETS))
+            sets = [_content(file[reference], 2 * _MAX_PEOPLE) for reference in references]
             return [[(int(pair), int(person)) for pair, person in rows.T] for rows in sets]
 
     def _read(self, path: str) -> bytes:
@@ -95,10 +100,13 @@ class Cuhk03Images(Files):
             with _LOCK:
                 file = _opened(self.place, self._version)
                 dataset = file[_cell(file, self.boxes, pair)[shot - 1, person - 1]]
-                if dataset.dtype != np.uint8 or max(dataset.shape) > MAX_SIDE or dataset.external:
+                elsewhere = dataset.external or dataset.is_virtual
+                if dataset.dtype != np.uint8 or max(dataset.shape) > MAX_SIDE or elsewhere:
                     raise DamagedFileError(f"is no array of at most {MAX_SIDE}x{MAX_SIDE} bytes")
-                array = dataset[()]
-        except OSError:
+                array = _content(dataset, 3 * MAX_SIDE**2)
+        except DamagedFileError:
+            raise
+        except Exception:  # h5py raises whatever it stumbles on
             raise DamagedFileError("is damaged: it cannot be read") from None
         # (colours, width, height) as MATLAB's columns lie in HDF5; OpenCV takes blue first.
         image = np.ascontiguousarray(array.transpose(2, 1, 0)[..., ::-1])
@@ -110,7 +118,7 @@ _LOCK = threading.RLock()
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(mat: Path, version: tuple[int, int]) -> h5py.File:
+def _opened(mat: Path, version: tuple[int, ...]) -> h5py.File:
     """The file, kept open; another version of it is another file."""
     return h5py.File(mat, "r")
 
@@ -118,10 +126,10 @@ def _opened(mat: Path, version: tuple[int, int]) -> h5py.File:
 @functools.lru_cache(maxsize=2 * PAIRS)
 def _cell(file: h5py.File, boxes: str, pair: int) -> np.ndarray:
     """References to the images of a camera pair, `(10, persons)`."""
-    references = np.ravel(_dataset(file, boxes)[()])
+    references = np.ravel(_content(_dataset(file, boxes), PAIRS))
     if len(references) != PAIRS:
         raise KeyError(boxes)
-    cell = file[references[pair - 1]][()]
+    cell = _content(file[references[pair - 1]], _SHOTS * _MAX_PEOPLE)
     if cell.ndim != 2 or len(cell) != _SHOTS:
         raise KeyError(boxes)
     return cell
@@ -133,8 +141,21 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
     return file[name]
 
 
+def _content(dataset: h5py.Dataset, most: int) -> np.ndarray:
+    """Read an array of this file's own; what it declares is looked at before memory is taken for it.
+
+    Raises:
+        ValueError: it has more than `most` elements, or they lie in another file.
+    """
+    if dataset.is_virtual or dataset.external:
+        raise ValueError("its elements lie in another file")
+    if dataset.size > most:
+        raise ValueError(f"{dataset.size} elements")
+    return np.asarray(dataset[()])
+
+
 @functools.lru_cache(maxsize=2)
-def _names(mat: Path, version: tuple[int, int], boxes: Boxes) -> dict[str, tuple[int, ...]]:
+def _names(mat: Path, version: tuple[int, ...], boxes: Boxes) -> dict[str, tuple[int, ...]]:
     """Shapes of the images that are there, by name."""
     names = {}
     with _LOCK:
@@ -152,8 +173,10 @@ def _names(mat: Path, version: tuple[int, int], boxes: Boxes) -> dict[str, tuple
 def _mat_errors_named(mat: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, KeyError, AttributeError, ValueError, TypeError) as error:
-        if isinstance(error, UserError):
+    except UserError:
+        raise
+    except Exception as error:  # h5py raises whatever it stumbles on
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM):
             raise
         raise UserError(
             f"{mat} is not the HDF5 file of CUHK03, or was not copied to its end; copy it again."

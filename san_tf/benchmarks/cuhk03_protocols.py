@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from san_tf.errors import UserError
 
 # DeepReID experiments with 1,360 people: those of the first three of the five camera pairs.
 _CLASSIC_PAIRS = (1, 2, 3)
+_MAX_IMAGES = 1_000_000
 _INDICES = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
 
 
@@ -41,9 +43,12 @@ def new_protocol(images: Cuhk03Images, files: Files, name: str) -> Mapping[str, 
     """
     content = files.require(name)
     try:
-        protocol = scipy.io.loadmat(
-            io.BytesIO(content), variable_names=["filelist", "labels", *_INDICES.values()]
-        )
+        wanted = ["filelist", "labels", *_INDICES.values()]
+        # A small file can declare billions of cells, which would be made before they are found missing.
+        declared = {item: shape for item, shape, _ in scipy.io.whosmat(io.BytesIO(content))}
+        if any(math.prod(declared[item]) > _MAX_IMAGES for item in wanted):
+            raise ValueError("shapes")
+        protocol = scipy.io.loadmat(io.BytesIO(content), variable_names=wanted)
         names = [str(np.ravel(cell)[0]) for cell in np.ravel(protocol["filelist"])]
         labels = np.ravel(protocol["labels"]).astype(np.int64)
         indices = {split: np.ravel(protocol[key]).astype(np.int64) - 1 for split, key in _INDICES.items()}

@@ -139,9 +139,9 @@ def find_images(files: Files, config: CustomConfig) -> Found:
     for split in config.split_names:
         chosen = [row for row in rows if row.split == split]
         if chosen:
-            names = _names([row.path for row in chosen])
+            names = _names([shown(row.path) for row in chosen])
             samples = [
-                Sample(row.path, pids[row.identity], camids.get(row.camera, -1), shown(name))
+                Sample(row.path, pids[row.identity], camids.get(row.camera, -1), name)
                 for row, name in zip(chosen, names, strict=True)
             ]
             sources[split] = [Source(files, samples)]

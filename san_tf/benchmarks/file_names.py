@@ -31,7 +31,7 @@ class NamePattern:
 
     def parse(self, name: str) -> tuple[int, int] | None:
         """Identity and camera (from 0, -1 if untold) of a file name; None if it is no such name."""
-        match = re.fullmatch(self.expression, name)
+        match = re.fullmatch(self.expression, name, re.ASCII)
         if match is None:
             return None
         camid = int(match["camera"]) - 1 if self.cameras else -1

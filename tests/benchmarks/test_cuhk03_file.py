@@ -116,6 +116,52 @@ def test_images_that_are_none(tmp_path):
     assert images.read("1_001_2_07.png") == Cuhk03Images(MAT, "labeled").read("1_001_2_07.png")
 
 
+def test_arrays_of_other_files_and_of_absurd_size(tmp_path):
+    """What would read another file, or ask for gigabytes that a small file declares."""
+    with h5py.File(tmp_path / "other.h5", "w") as other:
+        other["secret"] = np.full((3, 8, 16), 7, np.uint8)
+    elsewhere = h5py.VirtualLayout((3, 8, 16), np.uint8)
+    elsewhere[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "secret", (3, 8, 16))
+    mat = tmp_path / "virtual.mat"
+    mat.write_bytes(MAT.read_bytes())
+    with h5py.File(mat, "r+") as file:
+        cell = file[file["labeled"][0, 0]]
+        references = cell[:]
+        references[0, 0] = file.create_virtual_dataset("virtual", elsewhere).ref
+        cell[:] = references
+    with pytest.raises(DamagedFileError, match="is no array of at most 4096x4096 bytes"):
+        Cuhk03Images(mat, "labeled").read("1_001_1_01.png")
+    for number, (name, shape) in enumerate(
+        {"labeled": (2_000_000_000, 1), "testsets": (2_000_000_000, 1), "cell": (10, 200_000_000)}.items()
+    ):
+        mat = tmp_path / f"huge{number}.mat"
+        mat.write_bytes(MAT.read_bytes())
+        with h5py.File(mat, "r+") as file:
+            huge = file.create_dataset("huge", shape, h5py.ref_dtype, chunks=(1, 1))
+            if name == "cell":
+                references = file["labeled"][:]
+                references[0, 0] = huge.ref
+                file["labeled"][:] = references
+            else:
+                del file[name]
+                file[name] = huge
+        assert mat.stat().st_size < 2**20
+        with pytest.raises(UserError, match="is not the HDF5 file of CUHK03"):
+            Cuhk03Images(mat, "labeled").test_sets()
+
+
+def test_a_protocol_that_declares_billions_of_cells(tmp_path):
+    good = {key: value for key, value in scipy.io.loadmat(DUMMY / PROTOCOL).items() if key[0] != "_"}
+    scipy.io.savemat(tmp_path / PROTOCOL, good, do_compression=False)
+    content = bytearray((tmp_path / PROTOCOL).read_bytes())
+    shape = np.array(good["filelist"].shape, np.int32).tobytes()
+    place = content.index(shape)
+    content[place : place + 8] = np.array([2**31 - 1, 1], np.int32).tobytes()
+    (tmp_path / PROTOCOL).write_bytes(content)
+    with pytest.raises(UserError, match="is not the new protocol of CUHK03"):
+        new_protocol(Cuhk03Images(MAT, "labeled"), FolderFiles(tmp_path), PROTOCOL)
+
+
 def test_damaged_protocols(tmp_path):
     images, place = Cuhk03Images(MAT, "labeled"), FolderFiles(tmp_path)
     for share in (0.0, 0.3, 0.9):
