@@ -6,8 +6,10 @@ import csv
 import lzma
 import math
 import struct
+import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,6 +28,8 @@ _BROKEN = (
     KeyError,
     OverflowError,
     RuntimeError,
+    SyntaxError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
     lzma.LZMAError,
@@ -73,11 +77,26 @@ def read_features(path: str | Path, role: str = "features") -> FeatureSet:
     except UserError:
         raise
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {_in_a_line(error.strerror or error)}.") from error
+    except MemoryError as error:
+        raise UserError(
+            f"{path} says that it holds more than fits into memory; write it anew, or with numpy.savez."
+        ) from error
     except _BROKEN as error:
-        reason = " ".join(str(error).split())[:80] or type(error).__name__
+        reason = _in_a_line(error) or type(error).__name__
         raise UserError(f"{path} is broken or no {path.suffix} file ({reason}); write it anew.") from error
     return _checked(path, arrays)
+
+
+def _in_a_line(text: object) -> str:
+    """What a library says, as a part of a sentence."""
+    line = " ".join(str(text).split())[:80].rstrip(". ")
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _names(names: Iterable[str]) -> str:
+    """Some names that a file holds, which may be anything."""
+    return _in_a_line(", ".join(names)) or "nothing"
 
 
 def _checked(path: Path, arrays: dict[str, Any]) -> FeatureSet:
@@ -97,8 +116,7 @@ def _read_npz(path: Path, role: str) -> dict[str, Any]:
         missing = [names[key] for key in ("features", "pids") if names[key] not in members]
         if missing:
             raise UserError(
-                f"{path} has no array {missing[0]!r}, only {', '.join(sorted(members)) or 'nothing'}; it "
-                f"must hold {_LAYOUT}."
+                f"{path} has no array {missing[0]!r}, only {_names(sorted(members))}; it must hold {_LAYOUT}."
             )
         return {
             key: _npz_member(path, archive, members[name]) for key, name in names.items() if name in members
@@ -171,13 +189,16 @@ def _read_csv(path: Path, beside: Path) -> dict[str, np.ndarray]:
     values = []
     for line, *cells in table:
         try:
-            values.append([int(str(cell)) for cell in cells])
+            ids = [int(str(cell)) for cell in cells]
+            if not all(-(2**63) <= number < 2**63 for number in ids):
+                raise ValueError
+            values.append(ids)
         except ValueError:
             raise UserError(
                 f"{path}, line {line}: identities and cameras are whole numbers, not {cells!r}."
             ) from None
-    ids = np.array(values, np.int64).reshape(-1, 2)
-    return {"pids": ids[:, 0], "camids": ids[:, 1]}
+    both = np.array(values, np.int64).reshape(-1, 2)
+    return {"pids": both[:, 0], "camids": both[:, 1]}
 
 
 def _read_parquet(path: Path, role: str) -> dict[str, Any]:
@@ -194,7 +215,7 @@ def _read_parquet(path: Path, role: str) -> dict[str, Any]:
         missing = [name for name in ("features", "pids") if name not in names]
         if missing:
             raise UserError(
-                f"{path} has no column {missing[0]!r}, only {', '.join(names)}; it must hold {_LAYOUT}."
+                f"{path} has no column {missing[0]!r}, only {_names(names)}; it must hold {_LAYOUT}."
             )
         wanted = [name for name in ("features", "pids", "camids") if name in names]
         table = parquet.read_table(path, columns=wanted)

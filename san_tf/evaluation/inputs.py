@@ -98,6 +98,10 @@ def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
         )
     if ids.dtype.kind == "u" and ids.max(initial=0) > np.iinfo(np.int64).max:
         raise UserError(f"The {name} hold {ids.max()}, which is too large for int64; number them anew.")
+    if ids.dtype.kind == "f" and len(ids) and not np.abs(ids).max() < 2.0**63:
+        raise UserError(
+            f"The {name} hold {np.abs(ids).max()}, which is too large for int64; number them anew."
+        )
     whole = ids.astype(np.int64)
     if whole.min(initial=0) < -1:
         raise UserError(

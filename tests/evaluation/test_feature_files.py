@@ -248,3 +248,66 @@ def test_missing_files_and_unknown_kinds(tmp_path):
     refused(tmp_path / "q.npy", "q.csv")
     (tmp_path / "d.npz").mkdir()
     refused(tmp_path / "d.npz", "no file")
+
+
+def _sources(folder: Path) -> list[tuple[str, bytes, bytes]]:
+    """Sound files: suffix, content, and the CSV file beside."""
+    features, pids = np.random.default_rng(0).normal(size=(7, 5)).astype(np.float32), np.arange(7)
+    csv = b"pid,camid\n" + b"".join(b"%d,%d\n" % (pid, pid % 2) for pid in range(7))
+    files = []
+    for array in (features, np.asfortranarray(features), features.astype(">f8")):
+        np.save(folder / "sound.npy", array)
+        files.append((".npy", (folder / "sound.npy").read_bytes(), csv))
+    for save in (np.savez, np.savez_compressed):
+        save(folder / "sound.npz", features=features, pids=pids, camids=pids % 2)
+        files.append((".npz", (folder / "sound.npz").read_bytes(), b""))
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as parquet
+    except ImportError:
+        return files
+    table = pa.table({"features": features.tolist(), "pids": pids, "camids": pids % 2})
+    parquet.write_table(table, folder / "sound.parquet")
+    return [*files, (".parquet", (folder / "sound.parquet").read_bytes(), b"")]
+
+
+def test_whatever_happens_to_a_file_ends_in_one_sentence(tmp_path):
+    """Some of the changes that a disk, a transfer or a stranger makes; most stand in the headers."""
+    rng, read = np.random.default_rng(0), 0
+    sources = _sources(tmp_path)
+    for number in range(600):
+        suffix, content, csv = sources[number % len(sources)]
+        harmed = bytearray(csv if csv and number % 4 == 0 else content)
+        for _ in range(rng.integers(1, 4)):
+            place = int(rng.integers(min(len(harmed), 128 if suffix == ".npy" else len(harmed)) or 1))
+            kind = rng.integers(5)
+            if kind == 0:
+                harmed[place : place + 1] = bytes([rng.integers(256)])
+            elif kind == 1:
+                harmed[place : place + 1] = bytes(
+                    rng.choice(list(b"0123456789-(),'{}[]:<>|OVSM* \n"), 1).tolist()
+                )
+            elif kind == 2:
+                del harmed[place : place + int(rng.integers(1, 9))]
+            elif kind == 3:
+                harmed[place:place] = rng.bytes(4)
+            else:
+                harmed[place : place + 4] = b"\xff\xff\xff\x7f"
+        path = tmp_path / f"harmed{suffix}"
+        of_csv = bool(csv) and number % 4 == 0
+        path.write_bytes(content if of_csv else bytes(harmed))
+        path.with_suffix(".csv").write_bytes(bytes(harmed) if of_csv else csv)
+        try:
+            found = read_features(path)
+            assert len(found.features) == len(found.pids) == len(found.camids)
+            read += 1
+        except UserError as error:
+            assert str(path.with_suffix("")) in str(error) and "\n" not in str(error)
+    assert 5 < read < 400
+
+
+@pytest.mark.parametrize("ids", [[np.inf, 1], [1e300, 1], [np.nan, 1]])
+def test_ids_that_no_whole_number_holds(tmp_path, ids):
+    np.savez(tmp_path / "f.npz", features=np.ones((2, 3), np.float32), pids=np.array(ids))
+    with pytest.raises(UserError, match=r"too large for int64|not whole numbers"):
+        read_features(tmp_path / "f.npz")
