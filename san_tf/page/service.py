@@ -207,9 +207,11 @@ class PageService:
     def _entry(self, key: str) -> Entry:
         entry = self._shown.get(key)
         if entry is None:
-            if not self._gallery.known([key]):
-                raise GoneError(f"There is no entry {key} in the gallery.")
-            entry = self._gallery.get([key])[0]
+            # Nothing in a gallery is nearer to an embedding than the entry it belongs to.
+            found = self._gallery.search(self._gallery.embeddings([key]), 50)[0]
+            entry = next((hit.entry for hit in found if hit.entry.key == key), None)
+            if entry is None:
+                raise GoneError("There is no such entry in the gallery.")
             self._remember([entry])
         return entry
 

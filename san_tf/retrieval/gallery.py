@@ -192,8 +192,8 @@ class Gallery(ABC):
         Raises:
             UserError: a key is not there; or the gallery is damaged.
         """
-        found = self._entries_of(_storable(keys))
-        return [found[key] if key in found else self._refuse_key(key) for key in keys]
+        found = self.lookup(keys)
+        return [found[key].entry if key in found else self._refuse_key(key) for key in keys]
 
     def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
         """List entries in the order of their keys.
@@ -239,9 +239,13 @@ class Gallery(ABC):
         Raises:
             UserError: a key is not there.
         """
-        found = self._embeddings(_storable(keys))
-        rows = [found[key] if key in found else self._refuse_key(key) for key in keys]
+        found = self.lookup(keys)
+        rows = [found[key].embedding if key in found else self._refuse_key(key) for key in keys]
         return np.stack(rows) if rows else np.empty((0, self.info.size), np.float32)
+
+    def lookup(self, keys: Sequence[str]) -> dict[str, Candidate]:
+        """Return what is under the keys now, entry and embedding of one moment; missing keys are left out."""
+        return self._lookup(_storable(keys))
 
     def _refuse_key(self, key: str) -> NoReturn:
         raise UserError(f"{self.name} holds no entry {key}; `san-tf gallery list` shows its keys.")
@@ -294,16 +298,12 @@ class Gallery(ABC):
         """Delete what passes; return how many there were."""
 
     @abstractmethod
-    def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
-        """Return the `(D,)` float32 embeddings of those of the different keys that are there."""
+    def _lookup(self, keys: list[str]) -> dict[str, Candidate]:
+        """Return what is under those of the different keys that are there."""
 
     @abstractmethod
     def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
         """Return entries that pass, in the order of their keys, from `start` on."""
-
-    @abstractmethod
-    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
-        """Return the entries of those of the different keys that are there."""
 
     @abstractmethod
     def _known(self, keys: list[str]) -> set[str]:

@@ -179,15 +179,12 @@ class MilvusGallery(Gallery):
     def _delete_where(self, where: Filter) -> int:
         return self._delete([row["key"] for row in self._every(where, ["key"])])
 
-    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
-        return {row["key"]: _entry(row) for row in self._get(keys, _FIELDS)}
-
     def _known(self, keys: list[str]) -> set[str]:
         return {row["key"] for row in self._get(keys, ["key"])}
 
-    def _embeddings(self, keys: list[str]) -> dict[str, np.ndarray]:
-        rows = self._get(keys, ["key", "embedding"])
-        return {row["key"]: np.array(row["embedding"], np.float32) for row in rows}
+    def _lookup(self, keys: list[str]) -> dict[str, Candidate]:
+        rows = self._get(keys, [*_FIELDS, "embedding"])
+        return {row["key"]: Candidate(_entry(row), np.array(row["embedding"], np.float32)) for row in rows}
 
     def _get(self, keys: Sequence[str], fields: list[str]) -> Iterator[dict[str, Any]]:
         for some in _portions(keys):
