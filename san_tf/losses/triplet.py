@@ -10,9 +10,7 @@ from san_tf.losses.row_choice import chosen_rows
 SMALLEST_SQUARED_DISTANCE = 1e-12
 
 
-def batch_hard_triplet_loss(
-    label: tf.Tensor, embedding: tf.Tensor, margin: float | None = 0.3
-) -> tf.Tensor:
+def batch_hard_triplet_loss(label: tf.Tensor, embedding: tf.Tensor, margin: float | None = 0.3) -> tf.Tensor:
     """Mean over anchors of [max d(anchor, same identity) - min d(anchor, other identity) + margin]_+.
 
     With the soft margin (`margin=None`) the hinge becomes ln(1 + exp(max d - min d)), which never stops

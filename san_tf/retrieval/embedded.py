@@ -196,10 +196,6 @@ class EmbeddedGallery(Gallery):
         with self._lock:
             return self._store.entries(where, start, limit)
 
-    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
-        with self._lock:
-            return self._store.entries_of(keys)
-
     def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
         with self._lock, self._writing():
             self._store.remove(list(self._store.ids_of(entry.key for entry in entries).values()))
@@ -455,11 +451,11 @@ class _Facts:
         tagged: dict[str, list[int]] = {}
         while rows := store.facts(self._last):
             ids.append(np.array([row.id for row in rows], np.int64))
-            cameras.append(np.array([row.entry.camera for row in rows], np.int64))
-            known = [np.nan if row.entry.time is None else row.entry.time for row in rows]
+            cameras.append(np.array([row.camera for row in rows], np.int64))
+            known = [np.nan if row.time is None else row.time for row in rows]
             times.append(np.array(known, np.float64))
             for row in rows:
-                for tag in row.entry.tags:
+                for tag in row.tags:
                     tagged.setdefault(tag, []).append(row.id)
             self._last = rows[-1].id
         if len(ids) > 1:

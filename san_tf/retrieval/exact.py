@@ -106,10 +106,6 @@ class ExactGallery(Gallery):
             passing = sorted((item for item in self._kept if where.passes(item)), key=lambda e: e.key)
         return passing[start : None if limit is None else start + limit]
 
-    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
-        with self._lock:
-            return {key: self._kept[self._places[key]] for key in keys if key in self._places}
-
     def _known(self, keys: list[str]) -> set[str]:
         with self._lock:
             return self._places.keys() & set(keys)
@@ -118,8 +114,7 @@ class ExactGallery(Gallery):
         with self._lock:
             places = {key: self._places[key] for key in keys if key in self._places}
             return {
-                key: Candidate(self._kept[place], self._rows[place].copy())
-                for key, place in places.items()
+                key: Candidate(self._kept[place], self._rows[place].copy()) for key, place in places.items()
             }
 
 

@@ -192,8 +192,8 @@ class Gallery(ABC):
         Raises:
             UserError: a key is not there; or the gallery is damaged.
         """
-        found = self._entries_of(_storable(keys))
-        return [found[key] if key in found else self._refuse_key(key) for key in keys]
+        found = self.lookup(keys)
+        return [found[key].entry if key in found else self._refuse_key(key) for key in keys]
 
     def entries(self, where: Filter = EVERYTHING, start: int = 0, limit: int | None = None) -> list[Entry]:
         """List entries in the order of their keys.
@@ -304,10 +304,6 @@ class Gallery(ABC):
     @abstractmethod
     def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
         """Return entries that pass, in the order of their keys, from `start` on."""
-
-    @abstractmethod
-    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
-        """Return the entries of those of the different keys that are there."""
 
     @abstractmethod
     def _known(self, keys: list[str]) -> set[str]:

@@ -179,9 +179,6 @@ class MilvusGallery(Gallery):
     def _delete_where(self, where: Filter) -> int:
         return self._delete([row["key"] for row in self._every(where, ["key"])])
 
-    def _entries_of(self, keys: list[str]) -> dict[str, Entry]:
-        return {row["key"]: _entry(row) for row in self._get(keys, _FIELDS)}
-
     def _known(self, keys: list[str]) -> set[str]:
         return {row["key"] for row in self._get(keys, ["key"])}
 

@@ -60,6 +60,7 @@ _SEALS = (
     "CREATE TABLE seal (one INTEGER PRIMARY KEY, entries INTEGER, index_digest BLOB, digest BLOB)",
 )
 _COLUMNS = "key, image, camera, time, pid, tags"
+_NONE = type(None)
 _BACKUP = "take a backup of it, or make another one"
 
 
@@ -82,10 +83,12 @@ class State(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What is known of an entry without its embedding, held against its digest."""
+    """What filters ask of an entry, held against its digest."""
 
     id: int
-    entry: Entry
+    camera: int
+    time: float | None
+    tags: tuple[str, ...]
 
 
 class SqliteStore:
@@ -315,7 +318,11 @@ class SqliteStore:
             "ORDER BY id LIMIT ?",
             (after, _ROWS),
         )
-        return [Row(number, self._entry(number, values, digest)) for number, *values, digest in found]
+        rows = []
+        for number, *values, digest in found:
+            words = self._words(number, values, digest)
+            rows.append(Row(number, values[2], values[3], words))
+        return rows
 
     def candidates(self, ids: Iterable[int]) -> dict[int, Candidate]:
         """Return what there is under ids; those that are gone are left out.
@@ -336,19 +343,6 @@ class SqliteStore:
                 found[number] = Candidate(entry, np.frombuffer(contents[-1], np.float32))
             self._check_lengths([row[0] for row in rows], self._matrix(contents))
         return found
-
-    def entries_of(self, keys: Iterable[str]) -> dict[str, Entry]:
-        """Return the entries of those of the keys that are there.
-
-        Raises:
-            UserError: one is damaged.
-        """
-        text = f"SELECT id, {_COLUMNS}, {self._sum('entry')} FROM {self._joined('entries', 'entries')}"
-        return {
-            values[0]: self._entry(number, values, digest)
-            for some in _portions(keys)
-            for number, *values, digest in self._rows(f"{text} WHERE key IN ({_marks(some)})", some)
-        }
 
     def entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
         """Return entries in the order of their keys.
@@ -403,7 +397,7 @@ class SqliteStore:
         after = 0
         while rows := self.facts(after):
             self._connection.executemany(
-                "INSERT INTO tags VALUES (?, ?)", ((tag, row.id) for row in rows for tag in row.entry.tags)
+                "INSERT INTO tags VALUES (?, ?)", ((tag, row.id) for row in rows for tag in row.tags)
             )
             after = rows[-1].id
         self._connection.execute("UPDATE seal SET entries = (SELECT count(*) FROM digests)")
@@ -423,7 +417,7 @@ class SqliteStore:
     def _wrong_tags(self) -> list[str]:
         after = 0
         while rows := self.facts(after):
-            wanted = {(tag, row.id) for row in rows for tag in row.entry.tags}
+            wanted = {(tag, row.id) for row in rows for tag in row.tags}
             there = set(self._rows("SELECT tag, id FROM tags WHERE id > ? AND id <= ?", (after, rows[-1].id)))
             if wanted != there:
                 return ["the table of tags is not that of the entries"]
@@ -613,20 +607,23 @@ class SqliteStore:
             raise self._damaged(f"the embedding of {self._key_of(int(ids[bad[0]]))} is no direction")
 
     def _entry(self, number: int, values: Sequence[Any], digest: bytes | None) -> Entry:
+        words = self._words(number, values, digest)
+        key, image, camera, time, pid, _ = values
+        return Entry(key, image, camera, time, pid, words)
+
+    def _words(self, number: int, values: Sequence[Any], digest: bytes | None) -> tuple[str, ...]:
+        """Hold the columns of an entry against their digest and their types; return its tags."""
         key, image, camera, time, pid, tags = values
         if self._sealed and _entry_digest(number, values) != digest:
             raise self._damaged(
                 f"the entry {key if isinstance(key, str) else f'number {number}'} has changed on the disk"
             )
-        try:
-            words = tuple(json.loads(tags))
-        except (ValueError, TypeError, RecursionError):
-            words = (None,)
-        if not (
-            isinstance(key, str) and isinstance(image, str) and all(isinstance(w, str) for w in words)
-        ) or not (isinstance(camera, int) and isinstance(time, float | None) and isinstance(pid, int | None)):
+        words = _tags(tags)
+        texts = type(key) is str and type(image) is str and words is not None
+        numbers = type(camera) is int and type(time) in (float, _NONE) and type(pid) in (int, _NONE)
+        if not texts or not numbers or words is None:
             raise self._damaged(f"the entry number {number} holds values that are none of this package")
-        return Entry(key, image, camera, time, pid, words)
+        return words
 
     def _damaged(self, how: str, cure: str = "") -> UserError:
         place = self._path.parent
@@ -647,6 +644,16 @@ class SqliteStore:
 
     def _matrix(self, rows: Sequence[bytes]) -> np.ndarray:
         return np.frombuffer(b"".join(rows), np.float32).reshape(-1, self.info.size)
+
+
+@functools.lru_cache(1000)
+def _tags(text: Any) -> tuple[str, ...] | None:
+    """The tags of an entry; None for what is not a list of words."""
+    try:
+        words = tuple(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return words if all(type(word) is str for word in words) else None
 
 
 @functools.cache
@@ -679,7 +686,8 @@ def _refuse_links(folder: Path) -> None:
 
 
 def _entry_digest(number: int | None, values: Sequence[Any]) -> bytes:
-    text = "\0".join(repr(value) if isinstance(value, float) else str(value) for value in (number, *values))
+    key, image, camera, time, pid, tags = values
+    text = f"{number}\0{key}\0{image}\0{camera}\0{time!r}\0{pid}\0{tags}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST).digest()
 
 
