@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, fontManager, get_font
 from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
@@ -82,16 +83,19 @@ def _without_notes_on_weights() -> Iterator[None]:
 
 
 def _is_worth_telling(record: logging.LogRecord) -> bool:
-    return "Failed to find font weight" not in str(record.msg)
+    return "Failed to find font weight" not in record.getMessage()
 
 
 def _make_literal(figure: Figure) -> None:
-    for axes in figure.axes:
-        # Labels of ticks are made late; asked for, they are there.
-        axes.get_xticklabels(which="both")
-        axes.get_yticklabels(which="both")
+    numbers: set[Text] = set()
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        # Labels of ticks are made late; asked for, they are there. Powers of ten are formulas of matplotlib.
+        for minor, formatter in ((False, axis.get_major_formatter()), (True, axis.get_minor_formatter())):
+            labels = axis.get_ticklabels(minor=minor)
+            if isinstance(formatter, (LogFormatter, ScalarFormatter)):
+                numbers.update([*labels, axis.get_offset_text()])
     for text in figure.findobj(Text):
-        if not isinstance(text, Text) or not text.get_text():
+        if not isinstance(text, Text) or text in numbers:
             continue
         text.set_parse_math(False)
         text.set_usetex(False)
@@ -163,7 +167,7 @@ def shortened(text: str, width: int) -> str:
     if text_width(text) <= width:
         return text
     letters = list(text)
-    while len(letters) > 2 and text_width("".join(letters)) >= width:
+    while len(letters) > 1 and text_width("".join(letters)) >= width:
         del letters[len(letters) // 2]
     letters.insert((len(letters) + 1) // 2, "…")
     return "".join(letters)

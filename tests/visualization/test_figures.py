@@ -8,15 +8,19 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from san_tf.errors import UserError
 from san_tf.visualization import style
+from san_tf.visualization.ablation import Bar, cell_label_pictures, difference_chart, runs_chart
 from san_tf.visualization.camera_matrix import camera_matrix
 from san_tf.visualization.contact_sheet import contact_sheet
 from san_tf.visualization.curves import _spread, cmc_curves, loss_curves
 from san_tf.visualization.embedding_map import _apart, embedding_coordinates, embedding_map
+from san_tf.visualization.learning_rate import rate_sweep
 from san_tf.visualization.ranked_lists import ranked_lists
 from san_tf.visualization.reposed import render_texture, reposed
 from san_tf.visualization.textures import texture_panels
@@ -288,6 +292,126 @@ def test_pictures_keep_their_proportions_and_text_stays_on_the_page(kind, tmp_pa
     for text in figure.texts:
         box = text.get_window_extent()
         assert box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height, text.get_text()
+
+
+MARKUP = (
+    "$x^{$.jpg",
+    "$\\frac{",
+    "\\alpha_{1}$$",
+    "100 % & # ~ \\",
+    "a\nb\x07",
+    "photo\u202egpj.exe",
+    "\udcff",
+)
+HARD = (
+    *MARKUP,
+    "\u738b\u5c0f\u660e",
+    "\u041f\u0440\u0438\u0432\u0435\u0442",
+    "\u0928\u092e\u0938\u094d",
+    "\U0001f9d1\u200d\U0001f680",
+)
+SHARES = np.full((2, 2), 0.5)
+NAMED: dict[str, Callable[[str, str], Figure]] = {
+    "ranked": lambda a, b: ranked_lists(CROPS[:1], [[CROPS[1]]], np.ones((1, 1), bool), [a], [[b]], a),
+    "textures": lambda a, b: texture_panels(CROPS[:1], TEXTURES[:1], captions=[a], title=b),
+    "reposed": lambda a, b: reposed(CROPS[:1], TEXTURES[:1], (0,), [a], b),
+    "sheet": lambda a, b: contact_sheet([[CROPS[0], CROPS[1]]], [a], [a, b], b),
+    "cmc": lambda a, b: cmc_curves({a: np.array([0.5, 1.0]), b: np.array([0.4, 1.0])}, title=a),
+    "roc": lambda a, b: roc_curves({a: (np.array([0, 1.0]), np.array([0.5, 1.0]))}, {a: 0.1}, title=b),
+    "cameras": lambda a, b: camera_matrix(SHARES, SHARES, np.full((2, 2), 40), [a, b], [b, a], a),
+    "runs": lambda a, b: runs_chart([a, b], {a: [[0.5], [0.6]]}, b, a),
+    "differences": lambda a, b: difference_chart([a], {b: [Bar(1, 0, 2)]}, {b: a}, b, a),
+    "cells": lambda a, b: cell_label_pictures(CROPS[:1], {a: [np.ones((2, 1), int)]}, ["", b], a),
+}
+
+
+@pytest.mark.parametrize("kind", NAMED)
+def test_names_are_written_as_they_stand(kind, tmp_path, recwarn, caplog):
+    for a, b in zip(HARD, HARD[1:] + HARD[:1], strict=True):
+        figure = NAMED[kind](a, b)
+        # As somebody saves it who knows nothing of this package.
+        figure.savefig(tmp_path / "figure.png", dpi=40)
+        for text in figure.findobj(Text):
+            assert not text.get_parse_math() or not set(text.get_text()) - set("0123456789.\u2212")
+            assert not set(text.get_text()) & {"\x07", "\u202e", "\udcff"}
+        if a == MARKUP[0] and kind != "cameras":  # where a name has room for seven letters
+            assert any(a in text.get_text() for text in figure.findobj(Text))
+    # Neither a glyph that is missing nor a font without bold letters is complained of, and what no font has
+    # is told once at most.
+    assert [str(warning.message) for warning in recwarn] == []
+    assert len(caplog.records) <= 1
+
+
+@pytest.fixture
+def small_font(tmp_path, monkeypatch):
+    """A font of this system that has one Chinese letter, beside those that come with matplotlib."""
+    builder = pytest.importorskip("fontTools.fontBuilder").FontBuilder(1000, isTTF=True)
+    pen = pytest.importorskip("fontTools.pens.ttGlyphPen").TTGlyphPen(None)
+    for at, move in zip(
+        [(0, 0), (0, 900), (900, 900), (900, 0)], [pen.moveTo, *[pen.lineTo] * 3], strict=True
+    ):
+        move(at)
+    pen.closePath()
+    glyph = pen.glyph()
+    builder.setupGlyphOrder([".notdef", "person"])
+    builder.setupCharacterMap({0x4EBA: "person"})
+    builder.setupGlyf({".notdef": glyph, "person": glyph})
+    builder.setupHorizontalMetrics({name: (1000, 0) for name in (".notdef", "person")})
+    builder.setupHorizontalHeader(ascent=900, descent=-100)
+    builder.setupNameTable({"familyName": "One Person", "styleName": "Regular"})
+    builder.setupOS2()
+    builder.setupPost()
+    builder.save(tmp_path / "one.ttf")
+    bundled = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", bundled)
+    monkeypatch.setattr(style, "_told", set())
+    font_manager.fontManager.addfont(tmp_path / "one.ttf")
+    for cached in (style._letters, style._families_with, font_manager.fontManager._findfont_cached):
+        cached.cache_clear()
+    yield "One Person"
+    for cached in (style._letters, style._families_with, font_manager.fontManager._findfont_cached):
+        cached.cache_clear()
+
+
+def test_a_script_that_the_font_lacks_comes_from_another_font(small_font, tmp_path, recwarn, caplog):
+    figure = contact_sheet([[CROPS[0]]], ["\u4eba"], ["\u4eba \u738b"], "A \u4eba")
+    style.save_figure(figure, tmp_path / "figure.png")
+    style.save_figure(contact_sheet([[CROPS[0]]], ["\u5f20"]), tmp_path / "figure.png")
+    shown = {text.get_text(): text.get_fontfamily() for text in figure.findobj(Text) if text.get_text()}
+    assert small_font in shown["\u4eba"] and small_font in shown["A \u4eba"]
+    # The other letter is nowhere: its number stands there, and one sentence says so, once.
+    assert "\u4eba \\u738b" in shown
+    assert [record.getMessage() for record in caplog.records] == [
+        "Figures: no font of this system has \u738b, so such letters are written as their numbers; install "
+        "one that has them, such as Noto Sans CJK."
+    ]
+    assert [str(warning.message) for warning in recwarn] == []
+
+
+def test_powers_of_ten_stay_formulas(tmp_path):
+    rates = np.geomspace(1e-5, 1, 20)
+    figure = rate_sweep(rates, 3 - rates, 3 - rates, 1e-3, "$x^{$")
+    style.save_figure(figure, tmp_path / "figure.png")
+    labels = [label for label in figure.axes[0].get_xticklabels() if label.get_text()]
+    assert labels and all(label.get_parse_math() and "10^{" in label.get_text() for label in labels)
+
+
+def test_what_cannot_be_seen_is_shown():
+    assert style.visible("photo\u202egpj.exe\0") == "photo\\u202egpj.exe\\x00"
+    for kept in (
+        "plain",
+        "\u738b\u5c0f\u660e",
+        "\u0646\u06cc\u0645\u200c\u0641\u0627\u0635\u0644\u0647",
+        "e\u0301",
+        "two\nlines",
+        "\U0001f469\u200d\U0001f680",
+    ):
+        assert style.visible(kept) == kept
+    assert style.text_width("ab\u738b") == 4 and style.text_width("e\u0301") == 1
+    assert style.shortened("bounding_box_test", 9) == "boun\u2026test"
+    assert style.shortened("short", 9) == "short" and style.shortened("a\nb", 9) == "a b"
+    for width in range(3, 20):
+        assert style.text_width(style.shortened("\u738b" * 30, width)) <= width
 
 
 def test_hues_are_distinct():
