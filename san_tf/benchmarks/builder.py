@@ -23,6 +23,7 @@ from san_tf.benchmarks.records import record, refuse_corrupt
 from san_tf.benchmarks.samples import Sample, Source, check_counts
 from san_tf.data.parts import Item
 from san_tf.data.resumable_builder import MadeFrom, ResumableBuilder, fingerprint
+from san_tf.image_formats import stamp_of
 
 _ADDED, _REMOVED, _CHANGED, _RELABELLED = _CHANGES = ("added", "removed", "changed", "relabelled")
 # In the folder of a data set that was built without its damaged images: their names, one a line.
@@ -151,6 +152,7 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         return MadeFrom(
             fingerprint([*stamps, str(left_out), *notes]),
             places=tuple(sorted(str(place.absolute()) for place in places)),
+            archives={str(place.absolute()): stamp_of(place) for place in places if place.is_file()},
             manual_dir=str(manual_dir.absolute()),
             left_out=left_out,
             notes=tuple(notes),

@@ -103,13 +103,16 @@ def source_note(builder: Any, manual_dir: str | os.PathLike[str] | None = None) 
     """
     if not hasattr(builder, "changed") or not builder.data_path.exists():
         return None
+    made_from = MadeFrom.read(builder.data_path)
+    same = manual_dir is None or (made_from and made_from.manual_dir == os.path.abspath(manual_dir))
+    if same and made_from and made_from.is_of_the_same_archives():
+        return None  # a compressed one would be read to its end to list it
     with quiet_tfds(), _disk_errors_named(builder):
         changed = builder.changed(None if manual_dir is None else Path(manual_dir).expanduser())
     if changed is None:
         return None
-    made_from = MadeFrom.read(builder.data_path)
     sentence = f"{changed} {builder.info.full_name} in {builder.data_path}"
-    if manual_dir is not None and made_from and made_from.manual_dir != os.path.abspath(manual_dir):
+    if made_from and not same:
         raise UserError(
             f"{sentence}, which was made from {made_from.manual_dir}; --stage prepare makes it anew of the "
             "folder that is named, another --data_dir keeps both."

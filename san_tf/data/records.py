@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.image_formats import image_suffixes, is_image_name, jpeg_or_png, read_regular
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 # Market-1501: 0002_c1s1_000451_03.jpg, -1_c1s1_...; DukeMTMC-reID: 0005_c2_f0046985.jpg; VeRi-776:
 # 0001_c001_...
-_MARKET_NAME = re.compile(r"^(-1|\d+)_c(\d+)")
+_MARKET_NAME = re.compile(r"^(-1|[0-9]{1,18})_c([0-9]{1,18})(?![0-9])")
+_MAX_FILE_BYTES = 64 * 2**20
 # The column of colour casts, `(N, 3, 4)`: RGB (0-255) of a texture -> cast[:, :3] @ RGB + cast[:, 3] in its
 # picture.
 CAST = "cast"
@@ -172,7 +173,9 @@ class Records:
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], verify: bool = True) -> Records:
-        """Read all JPEG and PNG files of a folder (not of its subfolders), in the order of their names.
+        """Read all images of a folder (not of its subfolders), in the order of their names.
+
+        Files of other formats than JPEG and PNG become PNG without loss, see `san_tf.image_formats`.
 
         Names as in Market-1501, DukeMTMC-reID and VeRi-776 (`0002_c1s1_000451_03.jpg`) give identity and
         camera; with any other name both are -1, which is all that painting or embedding needs.
@@ -190,10 +193,11 @@ class Records:
         paths = sorted(path for path in folder.iterdir() if is_image(path))
         if not paths:
             raise UserError(
-                f"The folder {folder} holds no .jpg, .jpeg or .png file; name the folder with the images."
+                f"The folder {folder} holds no image file ({', '.join(sorted(image_suffixes()))}); name the "
+                "folder with the images."
             )
         with ThreadPoolExecutor(8) as threads:
-            images = list(threads.map(Path.read_bytes, paths))
+            images = list(threads.map(read_image, paths))
         pids, camids = zip(*(parse_market_name(path.name) for path in paths), strict=True)
         return cls.from_columns(images, pids, camids, [path.name for path in paths], verify=verify)
 
@@ -274,8 +278,23 @@ class Records:
 
 
 def is_image(path: Path) -> bool:
-    """Whether the path is a visible file whose suffix says JPEG or PNG."""
-    return path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file()
+    """Whether the path is a visible file with the suffix of an image."""
+    return is_image_name(path.name) and not path.name.startswith(".") and path.is_file()
+
+
+def read_image(path: Path, kind: str = "image") -> bytes:
+    """Read a file that is an image by its name, as JPEG or PNG; `kind` is what a message calls it.
+
+    Raises:
+        UserError: it cannot be read, is a pipe or device, or of a format that is not known.
+    """
+    try:
+        content = read_regular(path, _MAX_FILE_BYTES)
+        return jpeg_or_png(content) if content else content  # who verifies it says that it is empty
+    except ValueError as error:
+        raise UserError(f"The {kind} {path} {error}; delete it or copy it again.") from None
+    except OSError as error:
+        raise UserError(f"The {kind} {path} cannot be read ({error.strerror}); mend that.") from error
 
 
 def parse_market_name(name: str) -> tuple[int, int]:

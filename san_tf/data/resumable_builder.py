@@ -20,6 +20,7 @@ from san_tf.data.builders import damage_of, set_aside
 from san_tf.data.parts import Parts
 from san_tf.errors import UserError
 from san_tf.file_lock import file_lock
+from san_tf.image_formats import stamp_of
 
 # In the folder of a data set: what it was made from.
 MADE_FROM = "made_from.json"
@@ -33,6 +34,7 @@ class MadeFrom:
         state: fingerprint of names, labels, sizes and times of the files; it changes when they do.
         content: fingerprint of their bytes, where the records do not hold them; else empty.
         places: the folders and archives.
+        archives: sizes and times of those places that are archives.
         manual_dir: the folder in which they were looked for; empty for data that are rendered.
         left_out: how many files there were not taken, by kind.
         notes: sentences on what a user may not expect.
@@ -41,9 +43,16 @@ class MadeFrom:
     state: str
     content: str = ""
     places: tuple[str, ...] = ()
+    archives: Mapping[str, str] = dataclasses.field(default_factory=dict)
     manual_dir: str = ""
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def is_of_the_same_archives(self) -> bool:
+        """Whether it was made from archives alone, and none of them was written since."""
+        return set(self.places) == set(self.archives) and all(
+            stamp_of(place) == stamp for place, stamp in self.archives.items()
+        )
 
     def write(self, folder: str | Path) -> None:
         """Write it into the folder of a data set."""
@@ -60,6 +69,7 @@ class MadeFrom:
                     **values,
                     "places": tuple(map(str, values["places"])),
                     "notes": tuple(map(str, values["notes"])),
+                    "archives": {str(place): str(stamp) for place, stamp in values["archives"].items()},
                     "left_out": {str(kind): int(number) for kind, number in values["left_out"].items()},
                 }
             )
@@ -86,7 +96,12 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     them, and removes the folder when it is done; until then a build takes the room of two.
 
     One process builds at a time; whatever a killed one left behind is removed.
+
+    Attributes:
+        made_anew: whether this builder replaced a data set by another one.
     """
+
+    made_anew = False
 
     @property
     def parts(self) -> Parts:
@@ -118,6 +133,7 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 return
             reason = damage or f"{changed} {self.info.full_name}"
             print(f"  {reason}; it is made anew", flush=True)
+            self.made_anew = True
             made_from = MadeFrom.read(self.data_path)
             if named is None and made_from is not None and made_from.manual_dir:
                 config = dataclasses.replace(config, manual_dir=made_from.manual_dir)

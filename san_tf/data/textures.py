@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.atomic import atomic_folder
-from san_tf.data.records import Records, is_image
+from san_tf.data.records import Records, is_image, read_image
 from san_tf.errors import UserError
 
 # Bytes of a name and of a path within the folder, with room for temporary names and the folder's own path.
@@ -106,7 +106,7 @@ def attach_textures(records: Records, folder: str | os.PathLike[str], allow_miss
 
     Args:
         records: whose `filenames` name the textures.
-        folder: of `.jpg` or `.png` files, such as `write_textures` makes; or without the folders of the
+        folder: of image files, such as `write_textures` makes; or without the folders of the
             images' names, such as the paper's authors publish, as long as no two images then share a name.
         allow_missing: let images without a texture pass; they train without the reconstruction losses.
 
@@ -135,7 +135,9 @@ def attach_textures(records: Records, folder: str | os.PathLike[str], allow_miss
             "paint them first."
         )
     with ThreadPoolExecutor(8) as threads:
-        textures = list(threads.map(lambda stem: paths[stem].read_bytes() if stem in paths else b"", stems))
+        textures = list(
+            threads.map(lambda stem: read_image(paths[stem], "texture") if stem in paths else b"", stems)
+        )
     for stem, texture in zip(stems, textures, strict=True):
         if stem in paths and not texture:
             raise UserError(f"The texture {paths[stem]} is empty; paint it again.")

@@ -85,7 +85,7 @@ def reid_records(experiment: Experiment, split: str) -> Records:
     """
     recipe = experiment.recipe
     if split != "train" and recipe.evaluation.on == "test":
-        return Records.from_tfds(open_builder(experiment, recipe.test_sets[0], tested=True), split)
+        return _prepared(experiment, open_builder(experiment, recipe.test_sets[0], tested=True), split)
     train = _joined(experiment, recipe.training_sets, "train")
     if not recipe.data.validation_identities:
         return train
@@ -95,13 +95,14 @@ def reid_records(experiment: Experiment, split: str) -> Records:
 
 
 def _joined(experiment: Experiment, names: Sequence[str], split: str) -> Records:
-    parts = {}
-    for name in names:
-        builder = open_builder(experiment, name)
-        if split != "gallery":  # which is read after the query
-            tell_source(experiment, builder)
-        parts[name] = Records.from_tfds(builder, split)
-    return joined(parts)
+    return joined({name: _prepared(experiment, open_builder(experiment, name), split) for name in names})
+
+
+def _prepared(experiment: Experiment, builder: Any, split: str) -> Records:
+    """A split of a data set as it was prepared; what changed since is told."""
+    if split != "gallery":  # which is read after the query
+        tell_source(experiment, builder)
+    return Records.from_tfds(builder, split)
 
 
 def tell_source(experiment: Experiment, builder: Any) -> None:
@@ -122,9 +123,7 @@ def pit_records(experiment: Experiment, split: str) -> Records:
     Raises:
         UserError: it is not prepared; the sentence says how.
     """
-    builder = open_builder(experiment, experiment.recipe.data.pit)
-    tell_source(experiment, builder)
-    pairs = Records.from_tfds(builder, split)
+    pairs = _prepared(experiment, open_builder(experiment, experiment.recipe.data.pit), split)
     return pairs.without(CAST) if experiment.recipe.generator.texture_colors == "true" else pairs
 
 

@@ -10,9 +10,10 @@ import cv2
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.image_formats import image_suffixes, is_image_name, jpeg_or_png, read_regular
 from san_tf.synthesis.rasterizer import to_linear
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+_MAX_FILE_BYTES = 256 * 2**20
 
 
 @functools.lru_cache(maxsize=8)
@@ -37,18 +38,24 @@ def photograph_paths(folder: str) -> tuple[str, ...]:
             f"The backgrounds folder {folder} does not exist; give a folder of photographs, "
             "or leave `backgrounds` out for procedural streets."
         )
-    paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    paths = sorted(
+        str(path) for path in Path(folder).rglob("*") if is_image_name(path.name) and path.is_file()
+    )
     if not paths:
         raise UserError(
-            f"The backgrounds folder {folder} holds no image ({', '.join(SUFFIXES)}); put photographs there, "
-            "or leave `backgrounds` out for procedural streets."
+            f"The backgrounds folder {folder} holds no image ({', '.join(sorted(image_suffixes()))}); put "
+            "photographs there, or leave `backgrounds` out for procedural streets."
         )
     return tuple(paths)
 
 
 @functools.lru_cache(maxsize=32)
 def _read(path: str) -> np.ndarray:
-    image = cv2.imread(path, cv2.IMREAD_COLOR)
+    try:
+        content = jpeg_or_png(read_regular(path, _MAX_FILE_BYTES))
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, ValueError, cv2.error):
+        image = None
     if image is None:
         raise UserError(f"The background photograph {path} cannot be read; delete it or copy it again.")
     return image

@@ -208,7 +208,10 @@ def test_every_benchmark_and_archive_is_compared(name, suffix, copy_of, capsys):
     if suffix:
         (downloads / f"{folder.name}{suffix}").unlink()
         pack(folder, suffix)
+    builder = open_benchmark(name, downloads.parent / "data", check_counts=False)
+    assert "1 changed" in source_note(builder, downloads)
     assert written(build(name, downloads)) != expected
+    assert source_note(open_benchmark(name, downloads.parent / "data", check_counts=False)) is None
     assert re.search(r"\(\d changed\).*it is made anew", capsys.readouterr().out)
 
 

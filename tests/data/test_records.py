@@ -1,6 +1,9 @@
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from san_tf.data.headers import read_header
 from san_tf.data.records import Records, parse_market_name
@@ -48,7 +51,10 @@ def test_names(name, expected):
     ("damage", "message"),
     [
         (lambda good: b"", "b.jpg is empty"),
-        (lambda good: b"GIF89a" + good, "b.jpg is neither a JPEG nor a PNG"),
+        (
+            lambda good: b"GIF89a" + good,
+            r"b\.jpg is not an image of a format that is read here, or is damaged",
+        ),
         (lambda good: good[:20], "b.jpg is a .* cut off"),
         (lambda good: good[: len(good) // 2], "b.jpg is damaged"),
         (lambda good: good[:-30], "b.jpg is damaged"),
@@ -127,3 +133,22 @@ def test_header_of_progressive_jpeg_with_comments():
     encoded = cv2.imencode(".jpg", np.zeros((20, 40, 3), np.uint8), options)[1].tobytes()
     comment = b"\xff\xfe\x00\x08foobar"
     assert read_header(encoded[:2] + comment + b"\xff" + encoded[2:]) == ("jpeg", 20, 40, 3)
+
+
+def test_a_folder_of_other_formats_and_absurd_numbers(tmp_path):
+    picture = np.arange(96, dtype=np.uint8).reshape(8, 4, 3)
+    for name in ("0002_c1_x.webp", f"0003_c{'9' * 40}_x.bmp", f"{'9' * 40}_c1_x.png"):
+        Image.fromarray(picture).save(tmp_path / name, lossless=True)
+    records = Records.from_folder(tmp_path)
+    assert dict(zip(records.filenames, zip(records.pids, records.camids, strict=True), strict=True)) == {
+        "0002_c1_x.webp": (2, 0),
+        f"0003_c{'9' * 40}_x.bmp": (-1, -1),
+        f"{'9' * 40}_c1_x.png": (-1, -1),
+    }
+    for image in records.images:
+        with Image.open(io.BytesIO(image)) as stored:
+            assert stored.format == "PNG"
+            np.testing.assert_array_equal(stored, picture)
+    (tmp_path / "text.jpg").write_bytes(b"hello")
+    with pytest.raises(UserError, match=r"text\.jpg is not an image of a format that is read here"):
+        Records.from_folder(tmp_path)

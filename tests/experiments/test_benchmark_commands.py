@@ -52,6 +52,32 @@ def test_damaged_images_and_wrong_numbers(run: Run, tmp_path: Path, capsys: pyte
     assert image.name in skipped[0].read_text()
 
 
+def test_prepare_says_what_it_took_and_makes_damaged_data_anew(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shutil.copytree(DATASETS / "custom" / "dummy_data" / "folders", tmp_path / "people")
+    (folder / "train" / "person 2" / "drawing.xcf").touch()
+    places = [f"--data_dir={tmp_path / 'data'}", "--dataset=custom/folders", f"--folder={folder}"]
+    places += ["--stage=prepare", "--lambda_reconstruction=0", "--lambda_texture_triplet=0"]
+
+    def prepare() -> str:
+        assert run(custom, tmp_path / "run", *places) == 0
+        return capsys.readouterr().out
+
+    told = prepare()
+    assert "train: 4 images of 2 identities by unknown cameras\n" in told
+    assert "left out: 1 .xcf\n" in told and "10 of 10 images have no camera" in told
+    assert "Warning" not in told and "anew" not in told
+    (info,) = (tmp_path / "data" / "custom").rglob("dataset_info.json")
+    info.write_text("{")
+    assert f"{info} is damaged; custom/folders is made anew" in prepare()
+    records = next(info.parent.glob("*train*"))
+    records.write_bytes(records.read_bytes()[:-1])
+    told = prepare()
+    assert f"{records} is damaged; it is made anew" in told
+    assert "train: 4 images of 2 identities" in told
+
+
 def test_market_on_an_exported_folder_is_the_synthetic_data_set(run: Run, smoke_data: Path, tmp_path: Path):
     export_market("smoke", tmp_path / "manual" / "Market-1501-v15.09.15", processes=1, progress=False)
     flags = ["--stage=prepare", "--lambda_reconstruction=0", "--lambda_texture_triplet=0"]

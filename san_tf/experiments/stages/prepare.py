@@ -34,6 +34,8 @@ def run(experiment: Experiment) -> None:
         experiment.say(f"{builder.info.full_name}: {counts} images in {builder.data_path}")
         for line in told_of(builder):
             experiment.say(f"  {line}")
+        if getattr(builder, "made_anew", False) and experiment.run.is_done("train"):
+            experiment.say("what this run trained saw the former images; train anew in another --workdir")
         skipped = Path(builder.data_path, SKIPPED)
         if skipped.is_file():
             number = len(skipped.read_text().splitlines())
