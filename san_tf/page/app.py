@@ -14,6 +14,7 @@ from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
+from san_tf.command_line import printable
 from san_tf.errors import UserError
 from san_tf.page.answers import answer_csv, answer_facts, entry_facts, is_right, time_of, written_time
 from san_tf.page.guard import HELD_BYTES, PATIENCE, UPLOADS, Guard, Patience
@@ -21,7 +22,6 @@ from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import GoneError, PageService
 from san_tf.page.sheet import Cell, as_png, ranked_sheet
 from san_tf.retrieval.image_files import NoPictureError
-from san_tf.visualization.style import visible
 
 UPLOAD_BYTES = 16 * 2**20
 _SHEET = 50
@@ -237,7 +237,7 @@ def _told(sentence: str, status: int, headers: Mapping[str, str] | None = None) 
 
 async def _for_the_terminal(_: Request, error: Exception) -> Response:
     # It names paths of this machine, which the page may not show.
-    print(f"Error: {visible(str(error))}", file=sys.stderr, flush=True)
+    print(f"Error: {printable(str(error))}", file=sys.stderr, flush=True)
     return _told("The gallery cannot answer now; the terminal of the page says why.", 503)
 
 

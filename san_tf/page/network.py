@@ -12,8 +12,8 @@ import tensorflow as tf
 from PIL import Image
 
 from san_tf.data.images import decode_image
+from san_tf.data.upright import PhotographError, upright
 from san_tf.embedding.exported_encoder import ExportedEncoder
-from san_tf.embedding.photographs import PhotographError, upright
 from san_tf.page.questions import RefusedError
 
 _UNDECODABLE = "is damaged: it cannot be decoded"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image
 
-from san_tf.data.headers import ImageHeader, read_header
-from san_tf.embedding.photographs import MAX_PIXELS, PhotographError, upright
+from san_tf.data.headers import read_header
+from san_tf.data.upright import PhotographError, upright
 from san_tf.retrieval.image_files import NoPictureError
 
 # A page shows crops at some 200 pixels, twice that on fine screens.
@@ -20,24 +20,6 @@ _SIDE = 512
 # Those of more pixels than this wait for each other; app.py bounds how many smaller ones there are at a time.
 _LARGE = 2_000_000
 _one_large = threading.Lock()
-
-
-def checked_header(content: bytes) -> ImageHeader:
-    """What the first bytes of a JPEG or PNG file say.
-
-    Raises:
-        NoPictureError: it is neither, is cut off there, or has more than `MAX_PIXELS`.
-    """
-    try:
-        header = read_header(content)
-    except ValueError as error:
-        raise NoPictureError(f"The picture {error}.") from error
-    if header.height * header.width > MAX_PIXELS:
-        raise NoPictureError(
-            f"The picture has {header.width} x {header.height} pixels, more than {MAX_PIXELS // 1_000_000} "
-            "million."
-        )
-    return header
 
 
 def for_page(content: bytes) -> tuple[bytes, str]:
@@ -77,11 +59,11 @@ def pixels_for_page(content: bytes) -> np.ndarray:
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[Image.Image, str]]:
     """A picture as the encoder sees it, in RGB, and the format of its file."""
-    header = checked_header(content)
-    large = header.height * header.width > _LARGE
-    with _one_large if large else contextlib.nullcontext():
+    with _one_large if _may_be_large(content) else contextlib.nullcontext():
         try:
-            with Image.open(io.BytesIO(upright(content)), formats=("JPEG", "PNG")) as stored:
+            content = upright(content)
+            with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as stored:
+                kind = "png" if stored.format == "PNG" else "jpeg"
                 stored.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG is decoded at the size that is needed
                 stored.load()
                 image = _eight_bits(stored)
@@ -91,7 +73,15 @@ def _opened(content: bytes) -> Iterator[tuple[Image.Image, str]]:
             raise NoPictureError(f"The picture {error}.") from error
         except Exception as error:  # whatever Pillow meets in bytes that nobody wrote on purpose
             raise NoPictureError("The picture is damaged: it cannot be decoded.") from error
-        yield image, header.format
+        yield image, kind
+
+
+def _may_be_large(content: bytes) -> bool:
+    try:
+        header = read_header(content)
+    except ValueError:  # of another format, which only decoding tells, or none
+        return True
+    return header.height * header.width > _LARGE
 
 
 def _bare(image: Image.Image) -> Image.Image:

@@ -281,7 +281,11 @@ def test_the_policy_stops_markup_and_scripts(browser, address):
 
 def test_a_file_that_is_no_picture_is_told_and_the_page_goes_on(page, tmp_path):
     for name, content, told in (
-        ("list.jpg", b"a shopping list", "The picture is neither a JPEG nor a PNG file."),
+        (
+            "list.jpg",
+            b"a shopping list",
+            "The picture is not an image of a format that is read here, or is damaged.",
+        ),
         (
             "cut.jpg",
             crop(1, size=(200, 400), kind="JPEG")[:1800],
