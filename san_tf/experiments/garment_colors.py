@@ -16,12 +16,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import Parser, run_as_command
+from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.evaluation.color_difference import lab_distance
+from san_tf.experiments.recipe_files import read_yaml, shown
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
 
 LIMITS = (10, 15, 20)
@@ -94,12 +94,7 @@ def read_boxes(path: str | Path) -> Boxes:
     Raises:
         UserError: the file cannot be read or does not hold that.
     """
-    try:
-        boxes = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"The boxes {path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is neither YAML nor JSON: {str(error).splitlines()[0]}.") from error
+    boxes = read_yaml(path, "file of boxes")
     if not isinstance(boxes, dict) or not boxes:
         raise UserError(
             f"{path} must name photographs, each with boxes: `a.jpg: {{upper: [26, 44, 19, 34]}}`."
@@ -111,8 +106,8 @@ def read_boxes(path: str | Path) -> Boxes:
             for box in by_garment.values()
         ):
             raise UserError(
-                f"{path}: {name} must have boxes of four whole numbers named {' or '.join(GARMENTS)}, but has"
-                f" {by_garment!r}."
+                f"{path}: {shown(name)} must have boxes of four whole numbers named"
+                f" {' or '.join(GARMENTS)}, but has {shown(by_garment)}."
             )
     return {str(name): by_garment for name, by_garment in boxes.items()}
 
@@ -148,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments = parser.parse_args(argv)
         result = measure(read_boxes(arguments.boxes), Path(arguments.images), Path(arguments.textures))
         for name, by_garment in result["errors"].items():
-            print(f"{name}  " + "  ".join(f"{garment} {error:.1f}" for garment, error in by_garment.items()))
+            values = (f"{garment} {error:.1f}" for garment, error in by_garment.items())
+            print(f"{printable(name)}  " + "  ".join(values))
         print("mean  " + "  ".join(f"{garment} {error:.1f}" for garment, error in result["mean"].items()))
         print(
             "within  " + "  ".join(f"{limit}: {count}" for limit, count in result["within"].items())

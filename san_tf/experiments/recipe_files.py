@@ -16,7 +16,7 @@ from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
 
 # Far above any file that a person writes: the bundled ones have less than 1 kB, 40 values and a depth of 3.
-_MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 20_000, 20
+_MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 200_000, 20
 
 
 def read_recipe_file(path: str, recipe: Recipe) -> Recipe:

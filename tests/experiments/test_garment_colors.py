@@ -98,7 +98,7 @@ def test_the_command_prints_and_writes_what_it_measured(files: Path, capsys):
         ("{a.png: {upper: [20, 10, 1, 2]}}", "does not fit"),
         ("{a.png: {upper: [0, 129, 0, 64]}}", "does not fit"),
         ("{c.png: {upper: [1, 2, 3, 4]}}", "c.png does not exist"),
-        ("a: [", "neither YAML nor JSON"),
+        ("a: [", "not YAML"),
     ],
 )
 def test_boxes_that_cannot_be(files: Path, boxes: str, named: str):
