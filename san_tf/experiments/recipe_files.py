@@ -77,6 +77,8 @@ class _Loader(yaml.SafeLoader):
                         f"it names {shown(key.value)} twice (line {key.start_mark.line + 1})"
                     )
                 names.add(key.value)
+                # Names are text: YAML 1.1 reads the plain word `on`, which is a name of ours, as `true`.
+                key.tag = "tag:yaml.org,2002:str"
         result: dict[Any, Any] = super().construct_mapping(node, deep)
         return result
 

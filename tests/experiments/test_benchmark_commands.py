@@ -155,3 +155,10 @@ def test_wrong_flags(run: Run, tmp_path: Path, flags, named, capsys: pytest.Capt
     assert run(market, tmp_path, *flags) == 2
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("Error: ") and named in message, message
+
+
+def test_names_that_yaml_takes_for_true_and_numbers_without_a_point_are_read_as_people_mean_them(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("training: {learning_rate: 1e-3}\nevaluation:\n  on: validation\n")
+    recipe = read_recipe_file(str(path), market.RECIPE)
+    assert (recipe.training.learning_rate, recipe.evaluation.on) == (0.001, "validation")
