@@ -194,6 +194,8 @@ def test_names_that_are_not_utf_8_pipes_and_devices(tmp_path):
     builder = open_benchmark("custom", tmp_path / "data", skip_corrupt=True, config=config)
     prepare_benchmark(builder)
     assert set(Records.from_tfds(builder, "train").filenames) == names
+    (tmp_path / "shop/train/anna/pipe.png").unlink()
+    (tmp_path / "shop/train/anna/zero.png").unlink()
     (tmp_path / f"shop/train/{odd}/3.png").write_bytes(good[:40])
     with pytest.raises(UserError, match=r"shop/train/caf\\xe9/3\.png is damaged"):
         prepare_benchmark(open_benchmark("custom", tmp_path / "other", config=config))
