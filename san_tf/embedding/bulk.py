@@ -80,6 +80,20 @@ class Progress:
         return (self.done - self.resumed) / self.seconds if self.seconds else 0.0
 
 
+class NothingEmbeddedError(UserError):
+    """There is no photograph, or none that can be used.
+
+    Attributes:
+        progress: the last.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        name, problem = next(iter(progress.left_out.items()), (None, None))
+        first = f"; the first, {name}, {problem}" if name else ""
+        super().__init__(f"None of {progress.done:,} photographs could be embedded{first}.")
+        self.progress = progress
+
+
 def embed_photographs(
     photographs: Iterable[Photograph],
     encoder: Encoder,
@@ -105,7 +119,8 @@ def embed_photographs(
         The last progress.
 
     Raises:
-        UserError: there is no photograph, or none that can be used; and what `table` raises.
+        NothingEmbeddedError: there is no photograph, or none that can be used.
+        UserError: what `table` raises.
     """
     progress, began, parts = Progress(0, 0, {}, 0.0), time.monotonic(), 0
     source = iter(photographs)
@@ -141,9 +156,7 @@ def embed_photographs(
     if progress.embedded == 0:
         # Nothing is worth to be kept, and it must not stand in the way of the next run.
         table.discard()
-        name, problem = next(iter(progress.left_out.items()), (None, None))
-        first = f"; the first, {name}, {problem}" if name else ""
-        raise UserError(f"None of {progress.done:,} photographs could be embedded{first}.")
+        raise NothingEmbeddedError(progress)
     table.finish(parts)
     return progress
 

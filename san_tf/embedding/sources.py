@@ -100,13 +100,13 @@ def left_out_summary(
 
     Example:
         >>> left_out_summary({"a.jpg": "is empty", "b.jpg": "is missing"}, {".txt": 3})
-        'Left out: 2 photographs (1 is empty, 1 is missing); 3 others (3 .txt).'
+        'Left out: 2 photographs (is empty: 1, is missing: 1); 3 others (.txt: 3).'
     """
     problems = Counter(left_out.values())
     parts = []
     for name, kinds in ((what, problems), ("others", Counter(others))):
         if kinds:
-            shown = [f"{number:,} {kind}{_hint(kind)}" for kind, number in kinds.most_common(12)]
+            shown = [f"{kind}: {number:,}{_hint(kind)}" for kind, number in kinds.most_common(12)]
             more = len(kinds) - len(shown)
             listed = ", ".join(shown) + (f", and {more:,} more kinds" if more else "")
             parts.append(f"{sum(kinds.values()):,} {name} ({listed})")

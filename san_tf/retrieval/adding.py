@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from san_tf.embedding.bulk import Encoder, Progress, embed_photographs
+from san_tf.embedding.bulk import Encoder, NothingEmbeddedError, Progress, embed_photographs
 from san_tf.embedding.feature_table import Embedded
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
@@ -56,9 +56,14 @@ def add_photographs(
         if table.passed_over or table.odd:
             return Progress(len(table.odd), 0, table.odd, 0.0), table.passed_over
         raise UserError("There are no photographs to add; name folders, tables or archives that hold some.")
-    progress = embed_photographs(
-        itertools.chain([first], new), encoder, table, batch_size, report, part_size=PART_SIZE
-    )
+    chosen = itertools.chain([first], new)
+    try:
+        progress = embed_photographs(chosen, encoder, table, batch_size, report, part_size=PART_SIZE)
+    except NothingEmbeddedError as error:
+        # The same command again, of which only what cannot be used is new.
+        if not table.passed_over:
+            raise
+        progress = error.progress
     progress.left_out |= table.odd
     progress.done += len(table.odd)
     progress.identities, progress.cameras = len(table.identities), len(table.cameras)

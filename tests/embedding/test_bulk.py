@@ -60,7 +60,7 @@ def test_the_command_writes_what_the_export_answers(model, crops, tmp_path, caps
         listed = {Path(row["path"]).name: row["problem"] for row in csv.DictReader(file)}
     assert listed == LEFT_OUT
     said = capsys.readouterr().out.replace("\n", " ")
-    assert "Left out: 3 photographs (1 is empty, 1 is " in said
+    assert "Left out: 3 photographs (is empty: 1, is " in said
     assert (
         "3 photographs could not be used" in said
         and "embeddings of 22 photographs" in said

@@ -49,10 +49,10 @@ def test_every_kind_of_image_is_taken_and_the_rest_counted(tmp_path):
     others: Counter[str] = Counter()
     assert [Path(found.name).name for found in photographs([tmp_path], others)] == names
     assert others == {".txt": 2, "without a suffix": 1, "hidden": 1, ".psd": 1}
-    assert left_out_summary({}, others).startswith("Left out: 5 others (2 .txt, ")
+    assert left_out_summary({}, others).startswith("Left out: 5 others (.txt: 2, ")
     assert left_out_summary({}, {}) == "Left out: nothing."
     problems = {"a": "is empty", "b": "is empty", "c": "is missing"}
-    assert left_out_summary(problems, {}) == "Left out: 3 photographs (2 is empty, 1 is missing)."
+    assert left_out_summary(problems, {}) == "Left out: 3 photographs (is empty: 2, is missing: 1)."
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path):
