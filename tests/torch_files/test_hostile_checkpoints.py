@@ -321,7 +321,7 @@ def test_random_programs_are_read_or_refused_and_nothing_else(tmp_path, code):
 
 
 def test_mutated_safetensors_are_read_or_refused_and_nothing_else(tmp_path):
-    """A seeded fuzz of the header; by hand it was run with tens of thousands of mutants."""
+    """A seeded fuzz of the header."""
     random = np.random.default_rng(0)
     sound = safetensors_numpy.save({"a": KERNEL, "b": np.arange(3), "h": KERNEL.astype(np.float16)})
     header = 8 + int.from_bytes(sound[:8], "little")

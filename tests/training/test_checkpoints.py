@@ -273,7 +273,7 @@ def test_numbers_that_are_no_weights_are_refused(tmp_path: Path, values: np.ndar
 
 
 def test_mutated_checkpoints_are_restored_to_the_bit_or_told_in_a_sentence(tmp_path: Path) -> None:
-    """A seeded fuzz; by hand it was run with tens of thousands of mutants."""
+    """A seeded fuzz; SAN_TF_MUTANTS runs it with more of them."""
     mutants = int(os.environ.get("SAN_TF_MUTANTS", "300"))
     random = np.random.default_rng(int(os.environ.get("SAN_TF_SEED", "0")))
     model = trained()
