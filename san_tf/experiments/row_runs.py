@@ -78,7 +78,8 @@ class RowRun:
             if again:
                 # How embeddings are compared may change from one evaluation to the next.
                 fields.pop("evaluation", None)
-            if changed := differences(run.made_with(name) or fields, fields):
+            made_with = run.made_with(name)
+            if made_with is not None and (changed := differences(made_with, fields)):
                 raise UserError(
                     f"{self.path} belongs to another recipe ({told(changed)}); choose another --workdir, or"
                     " put the values back."

@@ -76,6 +76,7 @@ class _TextureModel(KeepsForm, keras.Model):
         loss_weights: Any = None,
         metrics: Any = None,
         weighted_metrics: Any = None,
+        jit_compile: bool = False,
         **arguments: Any,
     ) -> None:
         """Set the optimiser; the losses and metrics are the model's own.
@@ -87,7 +88,9 @@ class _TextureModel(KeepsForm, keras.Model):
             loss_weights: must be None; the weights of the losses are arguments of the class.
             metrics: must be None; `evaluate` gives the losses, `san_tf.evaluation` mAP and CMC.
             weighted_metrics: must be None.
-            arguments: others of `keras.Model.compile`, such as `jit_compile`, `run_eagerly`.
+            jit_compile: compile the step with XLA. Keras would choose it by itself; on a CPU it takes long to
+                compile and is slower than the step without it.
+            arguments: others of `keras.Model.compile`, such as `run_eagerly`.
 
         Raises:
             UserError: one of the four is given, which would be ignored.
@@ -105,7 +108,7 @@ class _TextureModel(KeepsForm, keras.Model):
                 f"{kind}.compile takes no {' and no '.join(wrong)}: {kind} brings its losses and metrics; for"
                 f" one of your own extend `terms` in a subclass, override `compute_loss`, or call `add_loss`."
             )
-        super().compile(optimizer=optimizer, **arguments)
+        super().compile(optimizer=optimizer, jit_compile=jit_compile, **arguments)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile a model that was read from a file as it was compiled when it was written."""

@@ -305,7 +305,7 @@ def test_wrong_command_lines(model, crops, tmp_path, monkeypatch, capsys, change
 def test_a_damaged_or_foreign_model(model, tmp_path):
     for harm, told in {
         "assets.extra/san_tf.json": "is no export of this package",
-        "variables/variables.index": "lacks its weights",
+        "variables/variables.index": "is damaged: variables/variables.index is missing",
         "saved_model.pb": "holds no version|is no export",
     }.items():
         folder = shutil.copytree(model / "1", tmp_path / harm.replace("/", "_") / "1")

@@ -50,7 +50,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, str | None]
     def train(experiment, records, method, textures, generator):
         calls.append((method, experiment.recipe.seed, None if textures is None else textures.name))
 
-    def describe(experiment, method, encoder, target):
+    def describe(experiment, encoder, target):
         draw = np.random.default_rng(experiment.recipe.seed).standard_normal
         sides = target.query, target.gallery
         query, gallery = (draw((len(records), 4)) for records in sides)

@@ -118,7 +118,7 @@ def test_two_folders_of_ones_own_never_pass_for_one_another(
     pattern = r"--pattern=(?P<split>[a-z]+)/(?P<identity>[0-9]+)_c(?P<camera>[0-9])_.*"
     for number, flags in enumerate(([f"--folder={drawn}"], [f"--folder={drawn}", pattern])):
         assert run(custom, tmp_path / str(number), *flags, generator, "--stage=prepare") == 0
-    told = [word for word in capsys.readouterr().out.split() if word.startswith("custom/names")]
+    told = [word for word in capsys.readouterr().out.split() if word.startswith("custom/names_")]
     assert len(set(word.rstrip(":") for word in told)) == 2
     assert run(custom, tmp_path / "none", generator, "--stage=prepare") == 2
     assert "add --folder" in capsys.readouterr().err

@@ -171,7 +171,8 @@ def test_bad_photographs_are_left_out_and_listed(model, crops, tmp_path, capsys)
     said = capsys.readouterr().out.replace("\n", " ")
     assert "5 photographs could not be used" in said and "2 added" in said
     listed = (tmp_path / "g.left_out.csv").read_text()
-    for told in ("cut.jpg,is damaged", "text.jpg,is neither", "empty.png,is empty", "20000 x 20000", "odd"):
+    is_text = 'text.jpg,"is not an image'
+    for told in ("cut.jpg,is damaged", is_text, "empty.png,is empty", "20000 x 20000", "odd"):
         assert told in listed
     with open_gallery(tmp_path / "g") as gallery:
         assert [entry.key for entry in gallery.entries()] == ["fine.jpg", "one_pixel.png"]

@@ -565,8 +565,8 @@ def test_what_is_no_list_of_images(client: Client, models: Models, tmp_path: Pat
         ([array[:0]], "Image 0 has no pixels"),
         ([PIL.Image.new("F", (3, 3))], r"in the mode F; give image.convert\('RGB'\)"),
         (["a\0b"], "cannot be read"),
-        ([fifo], "fifo is no file but a device or a pipe"),
-        (["/dev/zero"], "/dev/zero is no file but a device"),
+        ([fifo], "fifo cannot be read .is a pipe or a device"),
+        (["/dev/zero"], "/dev/zero cannot be read .is a pipe or a device"),
         ([os.fsdecode(b"n\xe4me\x1b[2J.jpg")], r"n\\udce4me\\x1b\[2J.jpg cannot be read"),
     ):
         for embed in (client.embed, lambda images: list(client.stream(images))):

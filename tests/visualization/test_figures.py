@@ -381,7 +381,9 @@ def test_a_script_that_the_font_lacks_comes_from_another_font(small_font, tmp_pa
     assert small_font in shown["\u4eba"] and small_font in shown["A \u4eba"]
     # The other letter is nowhere: its number stands there, and one sentence says so, once.
     assert "\u4eba \\u738b" in shown
-    assert [record.getMessage() for record in caplog.records] == [
+    # The small font has no bold letters, of which matplotlib speaks.
+    said = [record.getMessage() for record in caplog.records if "font weight" not in record.getMessage()]
+    assert said == [
         "Figures: no font of this system has \u738b, so such letters are written as their numbers; install "
         "one that has them, such as Noto Sans CJK."
     ]
