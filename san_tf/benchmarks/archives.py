@@ -26,7 +26,7 @@ class ArchiveFiles(Files):
         root: the folder in it that paths are relative to; empty for the archive's own root.
 
     Raises:
-        UserError: it is truncated, is no archive, or holds something unsafe.
+        UserError: it is truncated, is not an archive, or holds something unsafe.
     """
 
     def __init__(self, archive: str | os.PathLike[str], root: str = "") -> None:
@@ -118,7 +118,7 @@ def open_archive(archive: Path) -> Files:
     """The files of a `.zip`, `.tar`, `.tgz` or `.tar.gz`.
 
     Raises:
-        UserError: it is truncated, is no archive, or holds something unsafe.
+        UserError: it is truncated, is not an archive, or holds something unsafe.
     """
     from san_tf.benchmarks.tar_files import GzipTarFiles, TarFiles
     from san_tf.benchmarks.zip_files import ZipFiles

@@ -52,7 +52,7 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
             if (folder / f"{name}{suffix}").is_file():
                 return _in_archive(folder / f"{name}{suffix}", layout)
     here = FolderFiles(folder)
-    # One `train` among other downloads is no copy; most of the parts are.
+    # A single `train` among other downloads is not a copy of the benchmark; most of its parts together are.
     if layout.parts and len(_missing(here, layout)) <= len(layout.parts) // 3:
         return _complete(here, layout)
     raise UserError(_absent(folder, layout))
