@@ -27,7 +27,7 @@ FOLDER = "Market-1501-v15.09.15"
 KINDS = ("folder", "zip", "tar", "tgz", "beam")
 BUILD = """
 import resource, sys
-from san_tf.benchmarks.preparation import open_benchmark, prepare_benchmark
+from san_tf.layouts.benchmark_preparation import open_benchmark, prepare_benchmark
 builder = open_benchmark("market1501", sys.argv[2])
 prepare_benchmark(builder, sys.argv[1], beam_runner=sys.argv[3] or None)
 print({split: info.num_examples for split, info in builder.info.splits.items()})

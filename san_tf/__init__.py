@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from san_tf.version import __version__
 
 if TYPE_CHECKING:
-    from san_tf.data.loading import load_dataset
-    from san_tf.embedding.loading import LoadedEncoder, load_encoder
+    from san_tf.data.dataset_loading import load_dataset
+    from san_tf.embedding.encoder_loading import LoadedEncoder, load_encoder
     from san_tf.errors import UserError
     from san_tf.evaluation.encoder_scores import evaluate
     from san_tf.models.decoder import build_decoder
@@ -33,9 +33,9 @@ _HOMES = {
     "LossWeights": "san_tf.models.san",
     "build_encoder": "san_tf.models.encoder",
     "build_decoder": "san_tf.models.decoder",
-    "load_encoder": "san_tf.embedding.loading",
-    "LoadedEncoder": "san_tf.embedding.loading",
-    "load_dataset": "san_tf.data.loading",
+    "load_encoder": "san_tf.embedding.encoder_loading",
+    "LoadedEncoder": "san_tf.embedding.encoder_loading",
+    "load_dataset": "san_tf.data.dataset_loading",
     "train": "san_tf.training.fitting",
     "evaluate": "san_tf.evaluation.encoder_scores",
     "Gallery": "san_tf.retrieval.gallery",

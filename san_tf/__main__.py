@@ -13,14 +13,14 @@ from san_tf.version import __version__
 
 # Each command's module has its own `--help` and imports what it needs when it runs.
 COMMANDS = {
-    "embed": ("san_tf.embedding.command", "photographs to a table of embeddings"),
-    "evaluate": ("san_tf.evaluation.command", "features of any toolkit to CMC, mAP, calibrated thresholds"),
-    "gallery": ("san_tf.retrieval.command", "photographs or embeddings kept to be searched"),
+    "embed": ("san_tf.embedding.embed_command", "photographs to a table of embeddings"),
+    "evaluate": ("san_tf.evaluation.evaluate_command", "features of any toolkit to CMC and mAP, thresholds"),
+    "gallery": ("san_tf.retrieval.gallery_command", "photographs or embeddings kept to be searched"),
     "search": ("san_tf.retrieval.search_command", "a person's other photographs in a gallery"),
-    "serve-ui": ("san_tf.page.command", "a local web page for a gallery"),
+    "serve-ui": ("san_tf.page.page_command", "a local web page for a gallery"),
     "convert": ("san_tf.convert.__main__", "PyTorch checkpoints of the field to Keras weights, and back"),
     "kit": ("san_tf.serving.kit", "what TensorFlow Serving needs around an export"),
-    "export-runtime": ("san_tf.serving.runtime_command", "an export for LiteRT, ONNX and OpenVINO"),
+    "export-runtime": ("san_tf.embedding.runtime_command", "an export for LiteRT, ONNX and OpenVINO"),
 }
 
 

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 import pytest
 
+from san_tf.checkpoints import restore, save
 from san_tf.errors import UserError
 from san_tf.forms import difference, form_of
 from san_tf.models import SAN, SANPG, build_decoder, build_encoder
 from san_tf.models.layer_factory import LayerFactory
 from san_tf.models.resnet import ResNetForm, resnet_stages
 from san_tf.models.weights_file import Network
-from san_tf.training.checkpoints import restore, save
 from san_tf.training.precision import precision_scope
 
 SHAPE = (64, 32, 3)

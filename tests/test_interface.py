@@ -54,7 +54,7 @@ def test_importing_the_package_is_quick_and_brings_nothing_heavy():
 
 
 def test_the_function_evaluate_stays_when_the_command_of_that_name_is_used():
-    importlib.import_module("san_tf.evaluation.command")
+    importlib.import_module("san_tf.evaluation.evaluate_command")
     assert callable(san_tf.evaluate)
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from san_tf.benchmarks.builder import BenchmarkBuilder, BenchmarkConfig
-from san_tf.benchmarks.cuhk03_images import Boxes, Cuhk03Images
-from san_tf.benchmarks.cuhk03_protocols import classic_split, new_protocol
-from san_tf.benchmarks.files import Files, FolderFiles
-from san_tf.benchmarks.layout import Counts, Layout
-from san_tf.benchmarks.samples import Source
+from san_tf.archives.files import Files, FolderFiles
 from san_tf.errors import UserError
+from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
+from san_tf.layouts.cuhk03_images import Boxes, Cuhk03Images
+from san_tf.layouts.cuhk03_protocols import classic_split, new_protocol
+from san_tf.layouts.layout import Counts, Layout
+from san_tf.layouts.samples import Source
 
 MAT = "cuhk-03.mat"
 PROTOCOLS = "https://github.com/zhunzhong07/person-re-ranking"

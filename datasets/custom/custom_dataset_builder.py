@@ -7,13 +7,13 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from san_tf.benchmarks.archives import open_archive
-from san_tf.benchmarks.builder import BenchmarkBuilder
-from san_tf.benchmarks.custom_layout import FOLDERS, NAMES, CustomConfig, find_images
-from san_tf.benchmarks.files import Files, FolderFiles
-from san_tf.benchmarks.layout import ARCHIVE_SUFFIXES, Layout
-from san_tf.benchmarks.samples import Source
+from san_tf.archives.files import Files, FolderFiles
+from san_tf.archives.opening import open_archive
 from san_tf.errors import UserError
+from san_tf.layouts.benchmark_builder import BenchmarkBuilder
+from san_tf.layouts.custom_layout import FOLDERS, NAMES, CustomConfig, find_images
+from san_tf.layouts.layout import ARCHIVE_SUFFIXES, Layout
+from san_tf.layouts.samples import Source
 
 LAYOUT = Layout(
     name="The custom data set",

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from san_tf.benchmarks.builder import BenchmarkBuilder, BenchmarkConfig
-from san_tf.benchmarks.file_names import NamePattern
-from san_tf.benchmarks.files import Files
-from san_tf.benchmarks.layout import Counts, Layout
-from san_tf.benchmarks.manual_folder import find_copy
-from san_tf.benchmarks.market_layout import three_folders
-from san_tf.benchmarks.samples import Sample, Source
+from san_tf.archives.files import Files
 from san_tf.errors import UserError
 from san_tf.image_formats import is_image_name
+from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
+from san_tf.layouts.file_names import NamePattern
+from san_tf.layouts.layout import Counts, Layout
+from san_tf.layouts.manual_folder import find_copy
+from san_tf.layouts.market_layout import three_folders
+from san_tf.layouts.samples import Sample, Source
 
 HOMEPAGE = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html"
 TERMS = "Its authors published it for research and ask for a citation of their paper."

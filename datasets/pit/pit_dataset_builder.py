@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from san_tf.synthesis import generator
-from san_tf.synthesis.plans import CropSpec, PitConfig
+from san_tf.synthesis.crop_plans import CropSpec, PitConfig
 from san_tf.synthesis.rendered_builder import RenderedBuilder
 
 

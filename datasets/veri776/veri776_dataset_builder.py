@@ -7,12 +7,12 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from san_tf.benchmarks.builder import BenchmarkBuilder, BenchmarkConfig
-from san_tf.benchmarks.file_names import NamePattern
-from san_tf.benchmarks.files import Files
-from san_tf.benchmarks.layout import Counts, Layout
-from san_tf.benchmarks.market_layout import three_folders
-from san_tf.benchmarks.samples import Source
+from san_tf.archives.files import Files
+from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
+from san_tf.layouts.file_names import NamePattern
+from san_tf.layouts.layout import Counts, Layout
+from san_tf.layouts.market_layout import three_folders
+from san_tf.layouts.samples import Source
 
 LAYOUT = Layout(
     name="VeRi-776",

@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from san_tf.command_line import import_tensorflow, run_as_command
+from san_tf.command_line import run_as_command
 from san_tf.errors import UserError
+from san_tf.start import import_tensorflow
 
 DESCRIPTION = """\
 Convert a PyTorch checkpoint to Keras weights for build_encoder, or a SAN's Keras weights to a PyTorch

@@ -9,7 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from san_tf.convert.names import Names, bnneck_names, decoder_names, head_names, osnet_names, resnet_names
+from san_tf.convert.layer_names import (
+    Names,
+    bnneck_names,
+    decoder_names,
+    head_names,
+    osnet_names,
+    resnet_names,
+)
 from san_tf.convert.weight_map import NORM, Pair, pairs_of
 from san_tf.errors import UserError
 from san_tf.models.decoder import build_decoder

@@ -16,9 +16,9 @@ import tensorflow as tf
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan
+from san_tf.data.epoch_plans import Part, pair_part, plan_rows
 from san_tf.data.images import decode_image, normalize_images, orientations, resize_image
 from san_tf.data.open_iterators import close_at_exit
-from san_tf.data.plans import Part, pair_part, plan_rows
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
 from san_tf.data.shards import Shard
@@ -57,7 +57,7 @@ def train_dataset(
         texture_size: T; None leaves textures out of the batches.
         mirror_map: `(T, T, 2)` int (row, column) such that `texture[map[..., 0], map[..., 1]]` has left and
             right of the person swapped; by default the one of this package's body,
-            `synthesis.body.mirror_map(T)`.
+            `synthesis.texels.mirror_map(T)`.
         augmentation: of the re-ID images; the paper's by default.
         pit: image-texture pairs that join every batch with label -1.
         pit_per_batch: M, how many.

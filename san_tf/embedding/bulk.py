@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from san_tf.benchmarks.files import DamagedFileError
+from san_tf.archives.files import DamagedFileError
 from san_tf.cores import core_count
 from san_tf.data.upright import PhotographError, upright
 from san_tf.embedding.feature_table import Embedded

@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 import tensorflow as tf
 
-from san_tf.benchmarks.files import is_litter
+from san_tf.archives.files import is_litter
 from san_tf.data.images import decode_image
 from san_tf.data.upright import PhotographError, upright
 from san_tf.embedding.bulk import UNDECODABLE, Encoder, Progress, shown

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.evaluation.distances import l2_normalized
-from san_tf.evaluation.progress import with_bar
+from san_tf.progress import with_bar
 
 
 class Embedder:

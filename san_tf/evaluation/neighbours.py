@@ -15,8 +15,8 @@ import numpy as np
 
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import FeatureRows, feature_rows
-from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.threads import finish_blocks, ranges, run_blocks
+from san_tf.progress import with_bar
 
 # Images a side of a tile: 4 MB of float32.
 _TILE = 1024

@@ -25,10 +25,10 @@ from san_tf.errors import UserError
 from san_tf.evaluation.distances import distance_blocks
 from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet, rows_per_block
 from san_tf.evaluation.pairs import cameras_of_pairs
-from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.ranking import RankingResult, evaluate_distances, evaluate_ranking
 from san_tf.evaluation.single_shot import cuhk03_cmcs, vehicleid_draws
+from san_tf.progress import with_bar
 
 PROTOCOLS = ("market", "cuhk03", "vehicleid", "cross-camera", "partial")
 REPEATED = ("cuhk03", "vehicleid")

@@ -18,10 +18,10 @@ from san_tf.errors import UserError
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import FeatureRows, feature_rows
 from san_tf.evaluation.inputs import checked_distances
-from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.ranked_lists import TopMatches, top_matches
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
+from san_tf.progress import with_bar
 
 __all__ = ["MAX_RANK", "RankingResult", "TopMatches", "evaluate_distances", "evaluate_ranking", "top_matches"]
 

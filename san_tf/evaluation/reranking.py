@@ -23,8 +23,8 @@ from san_tf.errors import UserError
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import BLOCK_BYTES
 from san_tf.evaluation.neighbours import Neighbours, nearest_neighbours
-from san_tf.evaluation.progress import with_bar
 from san_tf.evaluation.threads import finish_blocks, ranges
+from san_tf.progress import with_bar
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from san_tf.errors import UserError
-from san_tf.experiments.chains import WITH_TEXTURES
-from san_tf.experiments.command_line import Options
-from san_tf.experiments.experiment import Experiment, Stage, run_stages
-from san_tf.experiments.experiment import main as run_experiment
+from san_tf.experiments.experiment import WITH_TEXTURES, Experiment, Stage
+from san_tf.experiments.flags import Options
 from san_tf.experiments.recipe import DataRecipe, EvaluationRecipe, ModelRecipe, Recipe
+from san_tf.experiments.runner import main as run_experiment
+from san_tf.experiments.runner import run_stages
 from san_tf.experiments.splits import run_splits
 
 # 100 draws, as DeepReID (Li et al., CVPR 2014) makes; the 767/700 protocol draws nothing.

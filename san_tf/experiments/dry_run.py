@@ -15,11 +15,11 @@ from rich.table import Table
 from san_tf.command_line import Terminal
 from san_tf.data.sampling import pk_steps
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import Options
+from san_tf.experiments.data_records import pit_records, reid_records
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.flags import Options
 from san_tf.experiments.networks import texture_generator_of
 from san_tf.experiments.recipe import Recipe
-from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages.train import methods_of, optimizer_of, san_of
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision

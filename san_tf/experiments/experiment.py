@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import importlib
-import os
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from san_tf.command_line import Terminal, import_tensorflow, run_as_command
-from san_tf.experiments.command_line import Options, parse
-from san_tf.experiments.ownership import Owned, differences
+from san_tf.command_line import Terminal
+from san_tf.experiments.flags import Options
 from san_tf.experiments.recipe import Recipe
-from san_tf.experiments.workers import agree_with_workers, check_shares, console_of, follow
-from san_tf.memory import peak_memory
 
 if TYPE_CHECKING:
-    # Brings TensorFlow, which `--help` and wrong flags should not have to wait for.
     from san_tf.training.distribution import Distribution
     from san_tf.training.run_directory import RunDirectory
 
@@ -70,158 +63,22 @@ class Stage:
         return {name: functools.reduce(getattr, name.split("."), recipe) for name in self.parts}
 
 
-# What takes long, and what the data have to be fit for before it starts.
-_TRAININGS = ("texture-generator", "train")
+_DATA = ("data",)
+_GENERATOR = ("seed", "data", "model", "generator")
+_TRAIN = (*_GENERATOR, "losses", "training")
+_MEASURED = (*_TRAIN, "evaluation")
 
-
-def run_stages(experiment: Experiment, stages: Sequence[Stage], wait: bool = False) -> None:
-    """Run the stages asked for, or those that are not done yet.
-
-    A stage that was interrupted goes on from its last checkpoint; one that is asked for by name although it
-    is done starts anew. With several workers the chief runs them, and the others take part in the training.
-    A command that fails before a stage has saved anything leaves the run directory as it was.
-
-    Args:
-        experiment: whose recipe and run.
-        stages: in order.
-        wait: for another process that works in the run, in place of an error.
-
-    Raises:
-        UserError: the recipe contradicts that of the run, another process works there, the data cannot be
-            trained or evaluated on, or a stage fails for a reason of its own.
-    """
-    asked = experiment.options.stage
-    chosen = [stage for stage in stages if not asked or stage.name in asked]
-    check_shares(experiment, [stage.name for stage in chosen])
-    if not experiment.distribution.is_chief:
-        follow(experiment, chosen)
-        return
-    # It was read before, but only who holds the run can rely on it.
-    if experiment.options.images or experiment.options.find_learning_rate:
-        # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of learning
-        # rates: it changes no stage.
-        _owned(experiment)
-        for stage in chosen:
-            stage.work(experiment)
-        return
-
-    def waiting(holder: str) -> None:
-        experiment.say(f"waiting for {holder}")
-
-    with experiment.run.held(wait, waiting):
-        _run(experiment, stages, chosen)
-
-
-def _owned(experiment: Experiment) -> tuple[Owned | None, bool]:
-    """What the run says of itself, and whether its training shall go on beyond its epochs."""
-    owned = Owned.read(experiment.run.path, experiment.recipe)
-    grows = owned is not None and owned.check(experiment.recipe, experiment.options.stage)
-    for note in owned.notes if owned is not None else ():
-        experiment.say(note)
-    return owned, grows
-
-
-def _run(experiment: Experiment, stages: Sequence[Stage], chosen: Sequence[Stage]) -> None:
-    run, recipe, asked = experiment.run, experiment.recipe, experiment.options.stage
-    owned, grows = _owned(experiment)
-    agree_with_workers(experiment)
-    due = [stage for stage in chosen if asked or _is_due(run, stage, recipe)]
-    if any(stage.name == "evaluate" for stage in due):
-        # The figures are of the newest evaluation.
-        due = [stage for stage in chosen if stage in due or stage.name == "report"]
-    former = run.recipe_contents()
-    try:
-        for stage in chosen:
-            title = f"[bold]{stages.index(stage) + 1}/{len(stages)} {stage.name}[/bold]"
-            if stage in due and stage.name in _TRAININGS:
-                # It brings TensorFlow, which has been started by now.
-                from san_tf.experiments.readiness import check_readiness
-
-                check_readiness(experiment, [later.name for later in due])
-            experiment.distribution.of_chief([float(stage in due)])
-            if stage not in due:
-                experiment.console.print(f"{title}  [dim]done already[/dim]")
-                continue
-            goes_on = grows and owned is not None and stage.name == "train"
-            anew = run.is_done(stage.name) and not goes_on
-            experiment.console.print(f"{title}  [dim]anew[/dim]" if anew else title)
-            if goes_on and owned is not None:
-                before = owned.recipe.training.epochs
-                experiment.say(f"epochs were {before} and are {recipe.training.epochs}: the training goes on")
-            if stage is due[0]:
-                _own(experiment, owned)
-            with run.attempt(stage.name, stage.fields(recipe), anew):
-                stage.work(experiment)
-            peak = round(peak_memory(), 3)
-            run.mark_done(stage.name, peak_memory_gb=peak)
-            data_dir = os.path.abspath(experiment.options.data_dir)
-            run.note_in_environment(peak_memory_gb=peak, data_dir=data_dir)
-            experiment.distribution.wait()
-            seconds = run.seconds(stage.name)
-            experiment.console.print(f"  [dim]{seconds:.0f} s, peak memory so far {peak:.2f} GB[/dim]")
-    except BaseException:
-        now = Owned.read(run.path, recipe)
-        if now is None or now.fixed == (frozenset() if owned is None else owned.fixed):
-            # Nothing was made by this recipe, so what was the run's before is so again.
-            run.put_back(former)
-        raise
-
-
-def _is_due(run: RunDirectory, stage: Stage, recipe: Recipe) -> bool:
-    """Whether a stage is not done, or was done with other values: the run's own recipe has been checked."""
-    made_with = run.made_with(stage.name)
-    return made_with is None or not run.is_done(stage.name) or bool(
-        differences(made_with, stage.fields(recipe))
-    )
-
-
-def _own(experiment: Experiment, owned: Owned | None) -> None:
-    """Write the recipe of a run that has none yet, or the values in it that no stage has used yet."""
-    recipe = experiment.recipe
-    changes = {} if owned is None else owned.changes(recipe)
-    if owned is not None:
-        recipe = dataclasses.replace(recipe, evaluation=owned.recipe.evaluation)
-    if changes or not experiment.run.recipe_path.is_file():
-        for name, (before, now) in changes.items():
-            experiment.say(f"{name} was {before} in {experiment.run.recipe_path}, and is {now} from now on")
-        experiment.run.write_recipe(recipe, experiment=experiment.name)
-
-
-def main(
-    name: str,
-    description: str,
-    recipe: Recipe,
-    stages: Sequence[Stage],
-    argv: Sequence[str] | None = None,
-    options_class: type[Options] = Options,
-    run_all: Callable[[Experiment, Sequence[Stage]], None] = run_stages,
-) -> None:
-    """Parse the command line, open the run directory, run the stages: the body of every experiment's `main`.
-
-    Args:
-        name: of the experiment.
-        description: the head of `--help`.
-        recipe: the experiment's own recipe.
-        stages: in order.
-        argv: the arguments; `sys.argv[1:]` where None.
-        options_class: for an experiment with options of its own.
-        run_all: for one that does more than run the stages once.
-    """
-
-    def action() -> None:
-        names = [stage.name for stage in stages]
-        options, chosen = parse(name, description, recipe, names, argv, options_class)
-        distribution = import_tensorflow(strategy=None if options.dry_run else options.strategy)
-        if options.dry_run:
-            from san_tf.experiments.dry_run import dry_run
-
-            dry_run(name, chosen, options, names)
-            return
-        from san_tf.training.run_directory import RunDirectory
-
-        run = RunDirectory(options.workdir)
-        distribution = distribution or _one_device()
-        experiment = Experiment(name, chosen, options, run, console_of(distribution), distribution)
-        run_all(experiment, stages)
-
-    run_as_command(action)
+WITH_TEXTURES = (
+    Stage("prepare", _DATA),
+    Stage("texture-generator", _GENERATOR),
+    Stage("pseudo-textures", _GENERATOR),
+    Stage("train", _TRAIN),
+    Stage("evaluate", _MEASURED),
+    # An export holds the network, and what is done to its embeddings before they are compared.
+    Stage("export", (*_TRAIN, "evaluation.normalize", "evaluation.flip_average")),
+    Stage("report", _MEASURED),
+)
+# For what has no body: nothing is painted, and the encoder is trained alone.
+WITHOUT_TEXTURES = tuple(
+    stage for stage in WITH_TEXTURES if stage.name not in ("texture-generator", "pseudo-textures")
+)

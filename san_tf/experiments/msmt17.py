@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from san_tf.experiments.chains import WITH_TEXTURES
-from san_tf.experiments.experiment import main as run_experiment
+from san_tf.experiments.experiment import WITH_TEXTURES
 from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe
+from san_tf.experiments.runner import main as run_experiment
 
 RECIPE = Recipe(data=DataRecipe(dataset="msmt17", pit="pit/paper"), model=ModelRecipe(weights="imagenet"))
 STAGES = WITH_TEXTURES

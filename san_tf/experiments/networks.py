@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
@@ -14,6 +15,21 @@ from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
 from san_tf.models.presets import DECODERS
 from san_tf.models.san import SANPG
+
+
+def mirror_map_of(recipe: Recipe) -> np.ndarray | None:
+    """How a texture is mirrored with its image: None for the map of this package's body.
+
+    Of another layout it is not known where left and right of the person lie. Such textures stay as they are,
+    as in the public code: the decoder is then asked to paint the person of a mirrored image unmirrored.
+
+    Returns:
+        None, or `(T, T, 2)` int64 that leaves every texel in its place.
+    """
+    if recipe.generator.texture_layout == "san_tf":
+        return None
+    return np.moveaxis(np.indices((recipe.texture_size, recipe.texture_size)), 0, -1)
+
 
 # Streams of weights: the decoder of SAN-PG must not start as that of SAN, nor shift when the encoder changes.
 _GENERATOR_STREAM, _DECODER_STREAM = 1000, 2000

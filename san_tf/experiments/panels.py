@@ -14,10 +14,10 @@ from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
-from san_tf.experiments.texture_generator import true_textures
+from san_tf.experiments.painting import true_textures
 from san_tf.normalization import texture_to_uint8
-from san_tf.visualization.ranked_lists import ranked_lists
-from san_tf.visualization.textures import texture_panels
+from san_tf.visualization.ranked_list_sheet import ranked_lists
+from san_tf.visualization.texture_panels import texture_panels
 
 _TEXTURES, _QUERIES, _IDENTITIES, _IMAGES, _RANKS = 8, 4, 16, 4, 8
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from san_tf.experiments.chains import WITH_TEXTURES
-from san_tf.experiments.experiment import main as run_experiment
+from san_tf.experiments.experiment import WITH_TEXTURES
 from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe
+from san_tf.experiments.runner import main as run_experiment
 
 RECIPE = Recipe(
     data=DataRecipe(dataset="partial_reid", train=("market1501",), pit="pit/paper"),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from san_tf.experiments.experiment import Stage
-from san_tf.experiments.experiment import main as run_experiment
 from san_tf.experiments.recipe import DataRecipe, GeneratorRecipe, ModelRecipe, Recipe
+from san_tf.experiments.runner import main as run_experiment
 
 RECIPE = Recipe(
     # 929 people instead of the demo's 500, and 1,450 steps: what fewer have not taught shows on photographs.

@@ -1,7 +1,7 @@
 """The recipe of an experiment: every value that decides its result, as frozen dataclasses.
 
 The fields are the command line's flags and the keys of a recipe file. What does not change the result, such
-as folders, is no part of a recipe; see `san_tf.experiments.command_line.Options`.
+as folders, is no part of a recipe; see `san_tf.experiments.flags.Options`.
 """
 
 from __future__ import annotations
@@ -269,9 +269,3 @@ class Recipe:
         """Whether images with their true textures are needed: to train the generator, or in the batches."""
         ready = self.generator.textures or self.generator.generator_weights
         return self.with_decoder and (not ready or self.data.pit_per_batch > 0)
-
-    def check(self) -> None:
-        """Raise `UserError` at the first value that cannot work."""
-        from san_tf.experiments.recipe_checks import check_recipe
-
-        check_recipe(self)

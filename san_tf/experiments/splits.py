@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from san_tf.experiments.experiment import Experiment, Stage, run_stages
+from san_tf.experiments.experiment import Experiment, Stage
+from san_tf.experiments.runner import run_stages
 
 MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from san_tf.experiments.chains import WITH_TEXTURES
-from san_tf.experiments.experiment import main as run_experiment
+from san_tf.experiments.experiment import WITH_TEXTURES
 from san_tf.experiments.recipe import (
     DataRecipe,
     EvaluationRecipe,
@@ -15,6 +14,7 @@ from san_tf.experiments.recipe import (
     Recipe,
     TrainingRecipe,
 )
+from san_tf.experiments.runner import main as run_experiment
 
 # Nothing here is pretrained, so the recipe leaves the paper's where that would need ImageNet weights: a head
 # with batch norm keeps embeddings apart from the first step, so the triplet loss, large on that scale, weighs

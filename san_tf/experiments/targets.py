@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from san_tf.data.records import Records
+from san_tf.experiments.data_preparation import prepared_builder
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own, tested_data
-from san_tf.experiments.preparation import prepared_builder
 from san_tf.experiments.recipe import Recipe
-from san_tf.experiments.records import reid_records
 
 
 @dataclass(frozen=True)

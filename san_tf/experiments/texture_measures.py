@@ -9,8 +9,8 @@ import numpy as np
 from san_tf.evaluation.color_difference import lab_distance
 from san_tf.evaluation.conditions import OCCLUDED, OPPOSITE_SIDES, SAME_SIDE, yaw_difference
 from san_tf.evaluation.texture_scores import detail, gmsd, ssim
-from san_tf.experiments.texture_generator import texel_differences
-from san_tf.synthesis.plans import CropSpec
+from san_tf.experiments.painting import texel_differences
+from san_tf.synthesis.crop_plans import CropSpec
 from san_tf.synthesis.seen_garments import seen_garments
 from san_tf.synthesis.texels import texel_map
 

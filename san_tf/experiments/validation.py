@@ -7,13 +7,13 @@ from typing import Any
 
 import keras
 
+from san_tf.checkpoints import CheckpointFolder, restore
 from san_tf.data.pipeline import inference_dataset
 from san_tf.errors import UserError
 from san_tf.evaluation.embedding import Embedder
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features
-from san_tf.experiments.records import reid_records
-from san_tf.training.checkpoints import CheckpointFolder, restore
 
 
 class Validation(keras.callbacks.Callback):

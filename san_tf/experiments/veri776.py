@@ -20,10 +20,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from san_tf.errors import UserError
-from san_tf.experiments.chains import WITHOUT_TEXTURES
-from san_tf.experiments.experiment import Experiment, Stage, run_stages
-from san_tf.experiments.experiment import main as run_experiment
+from san_tf.experiments.experiment import WITHOUT_TEXTURES, Experiment, Stage
 from san_tf.experiments.recipe import DataRecipe, LossRecipe, ModelRecipe, Recipe
+from san_tf.experiments.runner import main as run_experiment
+from san_tf.experiments.runner import run_stages
 
 RECIPE = Recipe(
     data=DataRecipe(dataset="veri776", image_size=(256, 256), pit_per_batch=0),

@@ -1,4 +1,7 @@
-"""Functions that build networks and remember with what: so that a network can be saved as a preset."""
+"""Functions that build networks, known by name, which note on each network what it was built with.
+
+A preset can then name a builder and its arguments without knowing the function.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,26 @@ from typing import Any, Generic, ParamSpec
 import keras
 
 P = ParamSpec("P")
+
+# What presets are made of, by name: the builders, and the class `SAN`.
+_NAMED: dict[str, Any] = {}
+
+
+def register(name: str, made_by: Callable[..., keras.Model]) -> None:
+    """Let presets name what makes a network: a `Builder`, which registers itself, or a class of models."""
+    _NAMED[name] = made_by
+
+
+def registered(name: str) -> Any:
+    """What was registered under a name: `build_encoder`, `build_decoder` and `SAN`, by `san_tf.models`."""
+    return _NAMED[name]
+
+
+def arguments_taken(name: str) -> Mapping[str, inspect.Parameter]:
+    """The parameters of what was registered under a name."""
+    made_by = _NAMED[name]
+    parameters = inspect.signature(getattr(made_by, "function", made_by)).parameters
+    return {name: one for name, one in parameters.items() if name != "self"}
 
 
 class Builder(Generic[P]):
@@ -29,6 +52,7 @@ class Builder(Generic[P]):
     def __init__(self, function: Callable[P, keras.Model]) -> None:
         self.function = function
         functools.update_wrapper(self, function)
+        register(function.__name__, self)
 
     def __reduce__(self) -> str:
         """Pickle by name, as functions are; other processes import it."""
@@ -42,25 +66,6 @@ class Builder(Generic[P]):
         # Read-only, which also keeps Keras from looking for layers in it.
         model._built_with = MappingProxyType(dict(bound.arguments))
         return model
-
-
-class EncoderBuilder(Builder[P]):
-    """`Builder` of encoders, with `from_preset` beside it."""
-
-    def from_preset(
-        self,
-        preset: str,
-        num_classes: int | None = None,
-        *,
-        load_weights: bool = True,
-        seed: int | None = None,
-        **overrides: Any,
-    ) -> keras.Model:
-        """See `san_tf.models.from_preset.encoder_from_preset`."""
-        # It builds with this builder.
-        from san_tf.models.from_preset import encoder_from_preset
-
-        return encoder_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
 
 
 def arguments_of(model: keras.Model) -> Mapping[str, Any] | None:

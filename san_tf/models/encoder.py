@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import keras
 
 from san_tf.errors import UserError
 from san_tf.models.backbones import BACKBONES
-from san_tf.models.builder import EncoderBuilder
+from san_tf.models.builder import Builder, P
 from san_tf.models.input_adapter import Preprocessing
 from san_tf.models.keras_applications import PREFIX, build_application, check_application, is_application
 from san_tf.models.keras_backbone import keras_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.preset_folder import encoder_from_preset
 from san_tf.models.pretrained import is_of_applications, load_weights
 from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
 from san_tf.models.weights_file import Network
 
 Head = Literal["plain", "fc512", "bnneck"]
 HEADS = ("plain", "fc512", "bnneck")
+
+
+class EncoderBuilder(Builder[P]):
+    """`Builder` of encoders, with `from_preset` beside it."""
+
+    def from_preset(
+        self,
+        preset: str,
+        num_classes: int | None = None,
+        *,
+        load_weights: bool = True,
+        seed: int | None = None,
+        **overrides: Any,
+    ) -> keras.Model:
+        """See `san_tf.models.preset_folder.encoder_from_preset`."""
+        return encoder_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
 
 
 @EncoderBuilder

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import inspect
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from san_tf.errors import UserError
-from san_tf.models.decoder import build_decoder
-from san_tf.models.encoder import build_encoder
+from san_tf.models.builder import arguments_taken
 from san_tf.models.model_card import ModelCard, normalization_config
-from san_tf.models.san import SAN
 from san_tf.version import __version__
 
 # Version 1 had no digest.
 FORMAT, VERSION = "san_tf preset", 2
 CONFIG = "config.json"
 # What an argument may not say in a config: where weights lie, or how something is computed.
-_NOT_KEPT = ("weights", "seed", "preprocessing", "stage_shapes", "encoder", "decoder", "self", "name")
+_NOT_KEPT = ("weights", "seed", "preprocessing", "stage_shapes", "encoder", "decoder", "name")
 # Far above any network, far below what fills a machine's memory.
 _LARGEST = 1_000_000
 _PARTS = ("encoder", "decoder", "san")
@@ -58,17 +55,17 @@ class PresetConfig:
         }
 
 
-def plain_arguments(values: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """Those arguments of a function that a config keeps, as JSON has them: tuples become lists."""
-    names = [name for name in inspect.signature(function).parameters if name not in _not_kept(function)]
+def plain_arguments(values: Mapping[str, Any], maker: str) -> dict[str, Any]:
+    """Those arguments of a builder, or of `SAN`, that a config keeps, as JSON has them (lists for tuples)."""
+    names = [name for name in arguments_taken(maker) if name not in _not_kept(maker)]
     kept: dict[str, Any] = json.loads(json.dumps({name: values[name] for name in names if name in values}))
     return kept
 
 
-def _not_kept(function: Callable[..., Any]) -> tuple[str, ...]:
+def _not_kept(maker: str) -> tuple[str, ...]:
     # Of SAN, `weights` are the four lambdas and `seed` draws the triplets.
     return tuple(
-        name for name in _NOT_KEPT if function is not SAN.__init__ or name not in ("weights", "seed")
+        name for name in _NOT_KEPT if maker != "SAN" or name not in ("weights", "seed")
     )
 
 
@@ -105,9 +102,9 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
         )
     decoder = values.get("decoder")
     config = PresetConfig(
-        _checked(values.get("encoder"), build_encoder.function, f"{path}: encoder"),
-        None if decoder is None else _checked(decoder, build_decoder.function, f"{path}: decoder"),
-        _checked(values.get("san", {}), SAN.__init__, f"{path}: san"),
+        _checked(values.get("encoder"), "build_encoder", f"{path}: encoder"),
+        None if decoder is None else _checked(decoder, "build_decoder", f"{path}: decoder"),
+        _checked(values.get("san", {}), "SAN", f"{path}: san"),
         ModelCard.of(_mapping(values.get("card", {}), f"{path}: card"), f"{path}: card"),
     )
     parts = {name: values.get(name) for name in _PARTS}
@@ -130,12 +127,12 @@ def _mapping(values: Any, source: str) -> dict[str, Any]:
     return values
 
 
-def _checked(values: Any, function: Callable[..., Any], source: str) -> dict[str, Any]:
-    """Hold named values to the names and the types of a function's arguments."""
-    parameters = inspect.signature(function).parameters
+def _checked(values: Any, maker: str, source: str) -> dict[str, Any]:
+    """Hold named values to the names and the types of a builder's arguments, or of `SAN`'s."""
+    parameters = arguments_taken(maker)
     checked = {}
     for name, value in _mapping(values, source).items():
-        if name not in parameters or name in _not_kept(function):
+        if name not in parameters or name in _not_kept(maker):
             raise UserError(f"{source} has no {name!r}.")
         default = parameters[name].default
         if isinstance(default, tuple):

@@ -5,24 +5,22 @@ Files have fixed names, and nothing in the folder is ever run.
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import keras
 
 from san_tf.atomic import atomic_folder
+from san_tf.checkpoints import NonFiniteError, restore, save, shapes
 from san_tf.errors import UserError
-from san_tf.models.builder import arguments_of
-from san_tf.models.decoder import build_decoder
-from san_tf.models.encoder import build_encoder
+from san_tf.models import hub
+from san_tf.models.builder import arguments_of, arguments_taken, registered
 from san_tf.models.model_card import ModelCard, render
-from san_tf.models.preset_config import CONFIG, PresetConfig, plain_arguments
-from san_tf.models.san import SAN
-from san_tf.training.checkpoints import NonFiniteError, restore, save, shapes
+from san_tf.models.preset_config import CONFIG, PresetConfig, plain_arguments, read_config
+from san_tf.models.presets import PRESETS
 
 CARD = "README.md"
 
@@ -55,14 +53,14 @@ def save_to_preset(
         unknown = {"licence": "unknown", "weights": "Not described.", "training_data": "Not described."}
         card = ModelCard.of(unknown | dict(card or {}), "card")
     encoder, decoder, san = model, None, {}
-    if isinstance(model, SAN):
+    if isinstance(model, registered("SAN")):
         encoder, decoder = model.encoder, model.decoder
-        san = plain_arguments(model.get_config(), SAN.__init__)
+        san = plain_arguments(model.get_config(), "SAN")
         # Of the batches it was trained on, which others need not have.
         san.pop("pairs", None)
     config = PresetConfig(
-        _arguments(encoder, build_encoder.function),
-        None if decoder is None else _arguments(decoder, build_decoder.function),
+        _arguments(encoder, "build_encoder"),
+        None if decoder is None else _arguments(decoder, "build_decoder"),
         san,
         card,
     )
@@ -84,11 +82,11 @@ def _save_weights(network: keras.Model, path: Path) -> None:
         raise UserError(f"The weight {error} is not finite; a preset of it would be of no use.") from error
 
 
-def _arguments(network: keras.Model, function: Callable[..., Any]) -> dict[str, Any]:
+def _arguments(network: keras.Model, builder: str) -> dict[str, Any]:
     arguments = arguments_of(network)
     if arguments is None:
         raise UserError(
-            f"{network.name} was not built by {function.__name__} in this process, so a preset could not say "
+            f"{network.name} was not built by {builder} in this process, so a preset could not say "
             "how to build it again; build it so and load its weights."
         )
     if isinstance(arguments.get("backbone"), keras.Model):
@@ -96,7 +94,7 @@ def _arguments(network: keras.Model, function: Callable[..., Any]) -> dict[str, 
             f"The backbone of {network.name} was given as an object, which a preset cannot hold; name it, "
             "such as 'keras:EfficientNetV2B0', or save the model with Keras."
         )
-    return plain_arguments(arguments, function)
+    return plain_arguments(arguments, builder)
 
 
 def check_sizes(
@@ -120,8 +118,7 @@ def check_sizes(
         found = {name.removeprefix("model/"): shape for name, shape in shapes(path).items()}
     except UserError as error:
         raise _misfit(path, part, error) from error
-    function = build_encoder.function if part == "encoder" else build_decoder.function
-    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    defaults = {name: one.default for name, one in arguments_taken(f"build_{part}").items()}
     for layer, axis, what, wanted in _sizes(part, defaults | dict(arguments), encoder or {}):
         shape = found.get(f"{layer}/kernel", ())
         if len(shape) <= axis or shape[axis] != wanted:
@@ -176,3 +173,137 @@ def _weights_of(folder: Path, part: str) -> Path:
 
 def _misfit(path: Path, part: str, reason: object) -> UserError:
     return UserError(f"{path} does not hold the weights of the {part} that {CONFIG} describes: {reason}")
+
+
+# What may be another with the same weights: what is asked for on purpose, or matters in training alone.
+_FREE = ("num_classes", "input_shape", "batch_norm_momentum", "seed")
+
+
+def encoder_from_preset(
+    preset: str,
+    num_classes: int | None = None,
+    *,
+    load_weights: bool = True,
+    seed: int | None = None,
+    **overrides: Any,
+) -> keras.Model:
+    """Build a preset's encoder; also spelt `build_encoder.from_preset`.
+
+    Args:
+        preset: a name of `san_tf.models.presets.PRESETS`, a folder written by `save_to_preset`, or
+            `hf://user/name` (wants the extra `san-tf[hub]`).
+        num_classes: training identities; None takes the preset's. Another number than a folder's gives a new
+            classifier, drawn from `seed`, on weights that are kept.
+        load_weights: False starts from random weights.
+        seed: of what is not loaded.
+        overrides: other arguments of `build_encoder`. With a folder's weights these are `input_shape` and
+            `batch_norm_momentum`; with a name, or without weights, all of them.
+
+    Raises:
+        UserError: there is no such preset, its files are damaged or do not fit, or see `build_encoder`.
+
+    Example:
+        >>> encoder = build_encoder.from_preset("san_light", num_classes=100)
+        >>> encoder = build_encoder.from_preset("presets/mine")
+    """
+    if preset in PRESETS:
+        return _named_encoder(preset, num_classes, load_weights, seed, overrides)
+    folder = _folder_of(preset)
+    config = read_config(folder)
+    return _encoder(folder, config.encoder, overrides, num_classes, load_weights, seed)
+
+
+def san_from_preset(
+    preset: str,
+    num_classes: int | None = None,
+    *,
+    load_weights: bool = True,
+    seed: int | None = None,
+    **overrides: Any,
+) -> keras.Model:
+    """Build a preset's SAN, ready to be compiled; also spelt `SAN.from_preset`.
+
+    Arguments and errors are those of `encoder_from_preset`. A folder that holds an encoder alone gives a SAN
+    without decoder, the baseline.
+    """
+    san = registered("SAN")
+    if preset in PRESETS:
+        encoder = _named_encoder(preset, num_classes, load_weights, seed, overrides)
+        return san(encoder, _decoder(encoder, PRESETS[preset]["decoder"], seed))
+    folder = _folder_of(preset)
+    config = read_config(folder)
+    if config.decoder is not None:
+        check_sizes(folder, "decoder", config.decoder, config.encoder)
+    encoder = _encoder(folder, config.encoder, overrides, num_classes, load_weights, seed)
+    if config.decoder is None:
+        return san(encoder, None, **config.san)
+    decoder = _decoder(encoder, config.decoder, seed)
+    if load_weights:
+        load_part(folder, "decoder", decoder, resized="input_shape" in overrides)
+    return san(encoder, decoder, **config.san)
+
+
+def _folder_of(preset: str) -> Path:
+    if str(preset).startswith(hub.PREFIX):
+        return hub.download(str(preset))
+    folder = Path(preset)
+    if not folder.is_dir():
+        raise UserError(
+            f"There is no preset {str(preset)!r}: no folder of that name, and the named ones are "
+            f"{', '.join(PRESETS)}; one on the hub is written hf://user/name."
+        )
+    return folder
+
+
+def _named_encoder(
+    name: str, num_classes: int | None, load_weights: bool, seed: int | None, overrides: dict[str, Any]
+) -> keras.Model:
+    arguments = dict(PRESETS[name]["encoder"])
+    if num_classes is not None:
+        arguments["num_classes"] = num_classes
+    if not load_weights:
+        arguments["weights"] = None
+    return registered("build_encoder")(**(arguments | {"seed": seed} | overrides))
+
+
+def _encoder(
+    folder: Path,
+    own: dict[str, Any],
+    overrides: dict[str, Any],
+    num_classes: int | None,
+    load_weights: bool,
+    seed: int | None,
+) -> keras.Model:
+    """The encoder that a config describes, with its weights, and with another classifier if asked for."""
+    check_sizes(folder, "encoder", own)
+    build = registered("build_encoder")
+    overrides = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()}
+    if num_classes is not None:
+        overrides["num_classes"] = num_classes
+    stored = own | {"weights": None, "seed": seed}
+    wanted = stored | overrides
+    if not load_weights:
+        return build(**wanted)
+    usual = {name: one.default for name, one in arguments_taken("build_encoder").items()}
+    for name, value in overrides.items():
+        trained = stored.get(name, usual.get(name))
+        if name not in _FREE and trained != value:
+            raise UserError(
+                f"{folder} holds the weights of an encoder with {name}={trained!r}, not {value!r}; leave "
+                f"{name} out, or build without its weights (load_weights=False)."
+            )
+    encoder = build(**stored)
+    load_part(folder, "encoder", encoder)
+    if wanted == stored:
+        return encoder
+    other = build(**wanted)
+    for source, target in zip(encoder.layers, other.layers, strict=True):
+        if target.name != "classifier" or wanted["num_classes"] == own["num_classes"]:
+            target.set_weights(source.get_weights())
+    return other
+
+
+def _decoder(encoder: keras.Model, arguments: dict[str, Any], seed: int | None) -> keras.Model:
+    shapes = [stage.shape for stage in encoder.output["stages"]]
+    decoder: keras.Model = registered("build_decoder")(shapes, seed=seed, **arguments)
+    return decoder

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from san_tf.errors import UserError
-from san_tf.models.decoder import PAPER_WIDTHS, build_decoder
-from san_tf.models.encoder import build_encoder
+from san_tf.models.builder import registered
+from san_tf.models.decoder import PAPER_WIDTHS
 from san_tf.models.model_card import UNTRAINED, ModelCard
 
 # The sizes a decoder comes in; `san_tf.models.backbones` says which goes with a backbone.
@@ -152,11 +152,12 @@ def build_preset(
     """
     _check(name)
     preset = PRESETS[name]
-    encoder = build_encoder(num_classes=num_classes, seed=seed, **(preset["encoder"] | encoder_arguments))
+    arguments = {"num_classes": num_classes, "seed": seed, **preset["encoder"], **encoder_arguments}
+    encoder: keras.Model = registered("build_encoder")(**arguments)
     if not decoder:
         return encoder, None
     shapes = [stage.shape for stage in encoder.output["stages"]]
-    return encoder, build_decoder(shapes, seed=seed, **preset["decoder"])
+    return encoder, registered("build_decoder")(shapes, seed=seed, **preset["decoder"])
 
 
 def _check(name: str) -> None:

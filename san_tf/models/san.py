@@ -17,7 +17,9 @@ from san_tf import addons
 from san_tf.errors import UserError
 from san_tf.keras_compat import apply_gradients, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
+from san_tf.models.builder import register
 from san_tf.models.decoder import decoder_inputs
+from san_tf.models.preset_folder import san_from_preset, save_to_preset
 from san_tf.models.replicas import WholeBatch, summed, whole_on_each_replica
 from san_tf.models.weights_file import KeepsForm
 
@@ -418,20 +420,16 @@ class SAN(_TextureModel):
     ) -> SAN:
         """Build a preset's network: a name, a folder of `save_to_preset`, or an address on the hub.
 
-        See `san_tf.models.from_preset.san_from_preset`.
+        See `san_tf.models.preset_folder.san_from_preset`.
 
         Example:
             >>> san = SAN.from_preset("san_light", num_classes=100)
         """
-        # It builds what this module defines.
-        from san_tf.models.from_preset import san_from_preset
-
-        return san_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
+        san: SAN = san_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
+        return san
 
     def save_to_preset(self, folder: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
         """Write the network as a preset folder; see `san_tf.models.preset_folder.save_to_preset`."""
-        from san_tf.models.preset_folder import save_to_preset
-
         return save_to_preset(self, folder, card)
 
     def get_config(self) -> dict[str, Any]:
@@ -446,6 +444,9 @@ class SAN(_TextureModel):
                 "triplet_warmup": self.triplet_warmup,
             }
         )
+
+
+register("SAN", SAN)
 
 
 @keras.saving.register_keras_serializable(PACKAGE)

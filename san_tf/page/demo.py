@@ -7,13 +7,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from san_tf.evaluation.progress import with_bar
-from san_tf.page.network import ExportedNetwork
+from san_tf.page.page_encoder import ExportedNetwork
+from san_tf.progress import with_bar
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.exact import ExactGallery
 from san_tf.retrieval.gallery import GalleryInfo
-from san_tf.synthesis.generator import Crop, render_crops, synthetic_reid_index
-from san_tf.synthesis.plans import ReidConfig
+from san_tf.synthesis.crop_plans import ReidConfig
+from san_tf.synthesis.crops import Crop
+from san_tf.synthesis.generator import render_crops, synthetic_reid_index
 
 # Other people than those that `saved_models/synthetic/1` was trained on: they follow from the seed.
 PEOPLE = ReidConfig(

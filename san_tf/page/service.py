@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from san_tf.page.network import Network
+from san_tf.page.page_encoder import Network
 from san_tf.page.pictures import for_page, pixels_for_page
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.recent import Recent
@@ -228,7 +228,7 @@ class PageService:
             raise GoneError("The gallery was removed or replaced since the page was started; start it again.")
 
     def _reranked(self, embedding: np.ndarray, hits: list[Hit], first: int) -> list[Hit]:
-        from san_tf.retrieval.reranking import rerank
+        from san_tf.retrieval.hit_reranking import rerank
 
         return [*rerank(self._gallery, embedding, hits[:first]), *hits[first:]]
 

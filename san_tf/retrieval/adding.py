@@ -16,7 +16,7 @@ from san_tf.errors import UserError
 from san_tf.retrieval.checks import checked_entry
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.gallery import Gallery
-from san_tf.retrieval.names import NameReader
+from san_tf.retrieval.name_reader import NameReader
 
 # Photographs that are kept, for good, at a time; keys that are looked up at once.
 PART_SIZE = 256

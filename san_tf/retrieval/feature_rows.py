@@ -15,7 +15,7 @@ from san_tf.errors import UserError
 from san_tf.retrieval.checks import checked_entry
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
-from san_tf.retrieval.names import NameReader
+from san_tf.retrieval.name_reader import NameReader
 
 _NOTES = b"san_tf"
 _ROWS = 4096

@@ -17,7 +17,7 @@ from rich.text import Text
 from san_tf.command_line import printable
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
-from san_tf.retrieval.names import parse_time
+from san_tf.retrieval.name_reader import parse_time
 
 
 def add_filter_flags(parser: argparse.ArgumentParser) -> None:

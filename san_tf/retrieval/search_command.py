@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from san_tf.command_line import Parser, import_tensorflow, printable, run_as_command
+from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Hit
 from san_tf.retrieval.filter_flags import (
@@ -23,8 +23,9 @@ from san_tf.retrieval.filter_flags import (
     whole_number,
 )
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
-from san_tf.retrieval.names import MARKET, NameReader
+from san_tf.retrieval.name_reader import MARKET, NameReader
 from san_tf.retrieval.opening import open_to_search
+from san_tf.start import import_tensorflow
 from san_tf.trusted import remember_export
 
 
@@ -77,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
         queries = _embedded(options.query, contents, model, gallery)
         found = gallery.search(queries, max(options.top, options.rerank), where)
         if options.rerank:
-            from san_tf.retrieval.reranking import rerank
+            from san_tf.retrieval.hit_reranking import rerank
 
             found = [rerank(gallery, *pair) for pair in zip(queries, found, strict=True)]
         found = [hits[: options.top] for hits in found]
@@ -137,7 +138,7 @@ def _answer(path: str, hits: Sequence[Hit]) -> dict[str, Any]:
 def _draw(
     options: argparse.Namespace, contents: Sequence[bytes], found: Sequence[Sequence[Hit]], gallery: Gallery
 ) -> None:
-    from san_tf.visualization.ranked_lists import ranked_lists
+    from san_tf.visualization.ranked_list_sheet import ranked_lists
     from san_tf.visualization.style import save_figure
 
     ranks = min(len(hits) for hits in found)

@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from san_tf.errors import UserError, one_line
-from san_tf.evaluation.progress import with_bar
+from san_tf.progress import with_bar
 from san_tf.serving.outgoing import Image, OutgoingImage, checked_images, good_picture, read_image
 from san_tf.serving.retries import Backoff, GaveUpError, ask
 from san_tf.serving.transport import (

@@ -13,8 +13,8 @@ import tensorflow as tf
 from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
 from san_tf.models.decoder import decoder_inputs
+from san_tf.serving.folded_network import Network
 from san_tf.serving.folding import fold
-from san_tf.serving.network import Network
 
 # How far a folded network may be from the network itself, where embeddings have length 1 and colours 2.
 FOLDING_TOLERANCE = 1e-4

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import import_tensorflow, run_as_command
+from san_tf.command_line import run_as_command
 from san_tf.errors import UserError
 from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.kit_readme import readme
@@ -27,6 +27,7 @@ from san_tf.serving.server_files import (
     models_config,
     monitoring_config,
 )
+from san_tf.start import import_tensorflow
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 # A digest counts as a tag: it pins even more.

@@ -271,12 +271,3 @@ def _mirror_corners(quads: np.ndarray, uv_quads: np.ndarray, mirror: np.ndarray)
     partner = np.array([number[tuple(sorted(q))] for q in mirror[quads].tolist()])
     same = quads[partner][:, None, :] == mirror[quads][:, :, None]
     return np.take_along_axis(uv_quads[partner], same.argmax(2), axis=1)
-
-
-def __getattr__(name: str) -> object:
-    """`texel_map` and `mirror_map` are reached from here; they live in `texels`, which builds on this."""
-    if name in {"texel_map", "mirror_map", "TexelMap"}:
-        from san_tf.synthesis import texels
-
-        return getattr(texels, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,9 @@
 r"""The renderer of data sets: configurations, single crops, all crops on all cores, Market-1501 folders.
 
 Example:
-    >>> from san_tf.synthesis import generator
+    >>> from san_tf.synthesis import crops, generator
     >>> spec = generator.synthetic_reid_index("tiny", "query")[0]
-    >>> crop = generator.render_crop(spec)
+    >>> crop = crops.render_crop(spec)
     >>> crop.pid == spec.pid and crop.image[:2] == b"\xff\xd8"
     True
 """
@@ -14,7 +14,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,16 +22,11 @@ import numpy as np
 
 from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
-from san_tf.synthesis.color_cast import color_cast
+from san_tf.synthesis.crop_plans import CropSpec, PitConfig, ReidConfig, pit_plan, reid_plan
+from san_tf.synthesis.crops import Crop
 from san_tf.synthesis.parallel import render_parallel
-from san_tf.synthesis.people import clothes_texture, dressed_person
+from san_tf.synthesis.people import clothes_texture
 from san_tf.synthesis.photographs import photograph_paths
-from san_tf.synthesis.plans import CropSpec, PitConfig, ReidConfig, pit_plan, reid_plan
-from san_tf.synthesis.scene import draw_shot
-from san_tf.synthesis.sensor import encode_jpeg, encode_png
-
-# Quality of the stored files; the recording's own, lower quality is applied before.
-STORED_QUALITY = 92
 
 SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "tiny": ReidConfig("tiny", 100, 60, 2_400, 240, 600, 100, 60),
@@ -53,55 +48,8 @@ REID_SPLITS, PIT_SPLITS = ("train", "query", "gallery"), ("train", "test")
 _MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 
-@dataclass(frozen=True, eq=False)
-class Crop:
-    """A rendered record.
-
-    Attributes:
-        image: JPEG bytes.
-        pid: identity, 0 for a distractor, -1 for junk.
-        camid: camera, from 0.
-        filename: in the style of Market-1501.
-        yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
-        pose: one of `plans.ACTIONS`.
-        visibility: share of the person's silhouette inside the crop and not hidden, 0..1.
-        texture: PNG bytes of the 256x256 texture, of what the person wears without bags; empty where the
-            record is no image-texture pair.
-        cast: `(3, 4)` float32, see `color_cast.color_cast`; changes nothing where there is no texture.
-    """
-
-    image: bytes
-    pid: int
-    camid: int
-    filename: str
-    yaw: float
-    pose: str
-    visibility: float
-    texture: bytes
-    cast: np.ndarray
 
 
-def render_crop(spec: CropSpec) -> Crop:
-    """Render one record.
-
-    Args:
-        spec: from `synthetic_reid_index` or `pit_index`.
-
-    Returns:
-        A `Crop`; the same spec gives the same bytes in any process and any order.
-
-    Raises:
-        UserError: the spec's folder of photographs cannot be used.
-    """
-    shot = draw_shot(spec)
-    image = encode_jpeg(shot.image, STORED_QUALITY)
-    texture, cast = b"", np.eye(3, 4, dtype=np.float32)
-    if spec.varied:
-        clothes, texture = _clothes(spec.identity_seed, spec.dye)
-        cast = color_cast(dressed_person(spec.identity_seed, spec.dye).texture, clothes, shot)
-    return Crop(
-        image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture, cast
-    )
 
 
 def render_crops(
@@ -127,11 +75,6 @@ def _code_digest() -> str:
     return digest.hexdigest()[:16]
 
 
-@functools.lru_cache(maxsize=4)
-def _clothes(seed: int, dye: float) -> tuple[np.ndarray, bytes]:
-    """The texture to be painted, and the same as PNG."""
-    texture = clothes_texture(seed, dye)
-    return texture, encode_png(texture)
 
 
 Config = TypeVar("Config", ReidConfig, PitConfig)

@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from san_tf.cores import core_count
 from san_tf.errors import UserError
-from san_tf.synthesis.plans import CropSpec
+from san_tf.synthesis.crop_plans import CropSpec
 
 # A worker is handed whole people, until they make at least this many crops.
 CHUNK = 12
@@ -72,7 +72,7 @@ def render_parallel(
         progress: text beside a progress bar, None for no bar.
 
     Yields:
-        A `generator.Crop` for each spec; its bytes do not depend on `processes`.
+        A `crops.Crop` for each spec; its bytes do not depend on `processes`.
 
     Raises:
         UserError: what `render_crop` raises.
@@ -93,7 +93,7 @@ def _progress_bar() -> Progress:
 
 
 def _render(specs: Sequence[CropSpec], processes: int) -> Iterator[Any]:
-    from san_tf.synthesis.generator import render_crop
+    from san_tf.synthesis.crops import render_crop
 
     if processes == 0 or len(specs) <= CHUNK:
         yield from map(render_crop, specs)
@@ -143,7 +143,7 @@ def _chunks(specs: Sequence[CropSpec]) -> list[list[CropSpec]]:
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answer requests until the parent closes the pipe."""
-    from san_tf.synthesis.generator import render_crop
+    from san_tf.synthesis.crops import render_crop
 
     while True:
         try:

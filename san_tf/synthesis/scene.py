@@ -9,12 +9,12 @@ import numpy as np
 
 from san_tf.synthesis.background import render_place
 from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
+from san_tf.synthesis.crop_plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
 from san_tf.synthesis.light import Light, sample_light
 from san_tf.synthesis.occluders import Thing, draw_thing, parked_things, thing_in_front
 from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, dressed_person, place_figure
 from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import Place, is_free, sample_place
-from san_tf.synthesis.plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
 from san_tf.synthesis.seeds import generator_at
 from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
 

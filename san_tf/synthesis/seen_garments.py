@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from san_tf.synthesis.crop_plans import CropSpec
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
-from san_tf.synthesis.plans import CropSpec
 from san_tf.synthesis.scene import Shot, draw_shot
 from san_tf.synthesis.texels import texels_at
 

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from rich.console import Console
 
+from san_tf.checkpoints import CheckpointFolder
 from san_tf.errors import UserError
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.collapse import CollapseWatch
@@ -20,9 +21,8 @@ from san_tf.training.callbacks.early_stopping import EarlyStopping
 from san_tf.training.callbacks.finite_loss import FiniteLoss
 from san_tf.training.callbacks.interruption import Interruption
 from san_tf.training.callbacks.metrics_log import MetricsLog
-from san_tf.training.callbacks.progress import ProgressLine
+from san_tf.training.callbacks.progress_line import ProgressLine
 from san_tf.training.callbacks.saving import RUNNING, SaveCheckpoints
-from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.data_wait import DataWait
 from san_tf.training.distributed_fit import distributed_fit
 from san_tf.training.distribution import Distribution

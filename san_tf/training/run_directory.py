@@ -25,9 +25,9 @@ import numpy as np
 import yaml
 
 from san_tf.atomic import atomic_file
+from san_tf.checkpoints import CheckpointFolder
 from san_tf.errors import UserError
 from san_tf.file_lock import file_lock, holder_of
-from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.metrics_table import MetricsTable
 from san_tf.version import __version__
 

@@ -10,7 +10,7 @@ import numpy as np
 from san_tf.visualization.camera_matrix import camera_matrix
 from san_tf.visualization.curves import cmc_curves
 from san_tf.visualization.style import save_figure
-from san_tf.visualization.verification import reliability_diagram, roc_curves
+from san_tf.visualization.verification_curves import reliability_diagram, roc_curves
 
 if TYPE_CHECKING:
     from san_tf.evaluation.assessment import Assessment

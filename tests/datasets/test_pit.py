@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from san_tf.synthesis import generator
-from san_tf.synthesis.plans import PitConfig
+from san_tf.synthesis.crop_plans import PitConfig
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 sys.path.insert(0, str(DATASETS))

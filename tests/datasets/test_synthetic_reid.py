@@ -15,7 +15,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from san_tf.synthesis import generator
-from san_tf.synthesis.plans import ReidConfig
+from san_tf.synthesis.crop_plans import ReidConfig
 
 DATASETS = Path(__file__).resolve().parents[2] / "datasets"
 sys.path.insert(0, str(DATASETS))

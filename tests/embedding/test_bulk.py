@@ -15,7 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from san_tf.__main__ import main
-from san_tf.benchmarks.files import DamagedFileError
+from san_tf.archives.files import DamagedFileError
 from san_tf.embedding import bulk
 from san_tf.embedding.bulk import embed_photographs
 from san_tf.embedding.exported_encoder import ExportedEncoder

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from san_tf.benchmarks.files import DamagedFileError
+from san_tf.archives.files import DamagedFileError
 from san_tf.embedding.sources import left_out_summary, photographs
 from san_tf.errors import UserError
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from san_tf.evaluation import command as evaluate
+from san_tf.evaluation import evaluate_command as evaluate
 
 
 def people(seed: int, number: int, noise: float = 0.7, cameras: int = 3) -> dict[str, np.ndarray]:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from tiny_runs import DATASETS, LIGHT, MODULES
 
-from san_tf.benchmarks.preparation import open_benchmark
 from san_tf.data.builders import find_builder
 from san_tf.data.records import Records
 from san_tf.experiments import custom, duke, market, synthetic
-from san_tf.experiments.command_line import Options
+from san_tf.experiments.flags import Options
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_files import read_recipe_file
+from san_tf.layouts.benchmark_preparation import open_benchmark
 from san_tf.synthesis.generator import export_market
 
 Run = Callable[..., int]

@@ -15,6 +15,7 @@ import pytest
 from tiny_runs import DATASETS
 
 from san_tf.experiments import cuhk03, custom, duke, market, msmt17, partial_reid, veri776
+from san_tf.experiments.recipe_checks import check_recipe
 
 Run = Callable[..., int]
 
@@ -94,7 +95,7 @@ def test_vehicles_without_decoder(run: Run, tmp_path: Path, capsys: pytest.Captu
     # Its own recipe says so without flags, and takes square images.
     assert not veri776.RECIPE.with_decoder
     assert veri776.RECIPE.data.image_size == (256, 256)
-    veri776.RECIPE.check()
+    check_recipe(veri776.RECIPE)
     assert not {"texture-generator", "pseudo-textures"} & {stage.name for stage in veri776.STAGES}
     decoder = ["--lambda_texture_triplet=1", "--image_size", "64", "32"]
     assert run(veri776, tmp_path / "other", *decoder) == 2

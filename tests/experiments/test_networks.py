@@ -3,7 +3,7 @@
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import parse
+from san_tf.experiments.flags import parse
 from san_tf.experiments.networks import decoder_of, encoder_of
 from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe
 from san_tf.models import DECODERS

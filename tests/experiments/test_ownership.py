@@ -15,14 +15,13 @@ import pytest
 import yaml
 
 from san_tf.errors import UserError
-from san_tf.experiments import experiment as experiment_module
-from san_tf.experiments import ownership
-from san_tf.experiments.chains import WITH_TEXTURES
-from san_tf.experiments.command_line import parse
-from san_tf.experiments.experiment import Experiment, Stage, main
+from san_tf.experiments import ownership, runner
+from san_tf.experiments.experiment import WITH_TEXTURES, Experiment, Stage
+from san_tf.experiments.flags import parse
 from san_tf.experiments.ownership import Owned, differences, is_own
 from san_tf.experiments.recipe import DataRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.recipe_files import updated
+from san_tf.experiments.runner import main
 
 RECIPE = Recipe(data=DataRecipe(dataset="custom/names"), training=TrainingRecipe(epochs=6))
 NAMES = [stage.name for stage in WITH_TEXTURES]
@@ -53,7 +52,7 @@ Command = Callable[..., tuple[int, str, str]]
 def run_command(workdir: Path, *flags: str, name: str = "custom", recipe: Recipe = RECIPE) -> int:
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as leaving:
         patch.setattr("san_tf.experiments.readiness.check_readiness", lambda *_: None)
-        patch.setattr(experiment_module, "import_tensorflow", lambda **_: None)
+        patch.setattr(runner, "import_tensorflow", lambda **_: None)
         main(name, "", recipe, STAGES, [f"--workdir={workdir}", *flags])
     return int(leaving.value.code or 0)
 

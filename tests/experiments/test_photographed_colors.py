@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from san_tf.data.records import Records
 from san_tf.experiments import market
-from san_tf.experiments.records import pit_records
+from san_tf.experiments.data_records import pit_records
+from san_tf.experiments.painting import true_textures
 from san_tf.experiments.stages import texture_generator
-from san_tf.experiments.texture_generator import true_textures
 from san_tf.serving import read_metadata
 from san_tf.serving.runtime_sessions import open_session
 from san_tf.serving.runtimes import export_runtimes

@@ -12,9 +12,9 @@ import pytest
 
 from san_tf.errors import UserError
 from san_tf.experiments import readiness
-from san_tf.experiments.command_line import Options
+from san_tf.experiments.data_preparation import prepared_builder
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.preparation import prepared_builder
+from san_tf.experiments.flags import Options
 from san_tf.experiments.readiness import KnownPeople, check_readiness, tell_readiness
 from san_tf.experiments.recipe import DataRecipe, Recipe
 from san_tf.experiments.recipe_files import updated

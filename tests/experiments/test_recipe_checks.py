@@ -6,6 +6,7 @@ import pytest
 
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import GeneratorRecipe, ModelRecipe, Recipe, TrainingRecipe
+from san_tf.experiments.recipe_checks import check_recipe
 
 
 @pytest.mark.parametrize(
@@ -27,16 +28,16 @@ def test_impossible_averages_are_refused(
     recipe = Recipe(training=TrainingRecipe(**training))
     data = dataclasses.replace(recipe.data, validation_identities=8)
     with pytest.raises(UserError, match=sentence):
-        dataclasses.replace(recipe, data=data).check()
+        check_recipe(dataclasses.replace(recipe, data=data))
 
 
 def test_possible_ones_are_not() -> None:
-    Recipe(training=TrainingRecipe(accumulation=4, ema=0.999)).check()
+    check_recipe(Recipe(training=TrainingRecipe(accumulation=4, ema=0.999)))
 
 
 def test_a_palette_wants_photographed_colours() -> None:
     with pytest.raises(UserError, match="add --texture_colors photographed, or --palette 0"):
-        Recipe(model=ModelRecipe(palette=8)).check()
+        check_recipe(Recipe(model=ModelRecipe(palette=8)))
     photographed = GeneratorRecipe(texture_colors="photographed")
-    Recipe(model=ModelRecipe(palette=8), generator=photographed).check()
-    Recipe(generator=photographed).check()
+    check_recipe(Recipe(model=ModelRecipe(palette=8), generator=photographed))
+    check_recipe(Recipe(generator=photographed))

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import parse
 from san_tf.experiments.features import Features, row_of
-from san_tf.experiments.layouts import mirror_map_of
+from san_tf.experiments.flags import parse
+from san_tf.experiments.networks import mirror_map_of
 from san_tf.experiments.recipe import EvaluationRecipe, Recipe
+from san_tf.experiments.recipe_checks import check_recipe
 from san_tf.experiments.recipe_files import updated
 from san_tf.experiments.splits import MEASURES, mean_rows
 from san_tf.experiments.targets import protocol_of
@@ -97,7 +98,7 @@ def test_textures_of_another_layout_are_not_mirrored():
     recipe = updated(Recipe(), {"image_size": [64, 32]}, "x")
     assert mirror_map_of(recipe) is None
     other = updated(recipe, {"texture_layout": "other", "textures": "t", "pit_per_batch": 0}, "x")
-    other.check()
+    check_recipe(other)
     mirror = mirror_map_of(other)
     assert mirror is not None
     texture = np.arange(64 * 64).reshape(64, 64)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.experiments import ablation
-from san_tf.experiments.chains import WITH_TEXTURES
-from san_tf.experiments.command_line import Options, parse
-from san_tf.experiments.experiment import Experiment, Stage, run_stages
+from san_tf.experiments.ablation import __main__ as ablation
+from san_tf.experiments.experiment import WITH_TEXTURES, Experiment, Stage
+from san_tf.experiments.flags import Options, parse
 from san_tf.experiments.ownership import fingerprint
 from san_tf.experiments.recipe import DataRecipe, EvaluationRecipe, LossRecipe, ModelRecipe, Recipe
+from san_tf.experiments.runner import run_stages
 from san_tf.experiments.workers import check_shares
 from san_tf.training.cluster import Cluster
 from san_tf.training.distribution import Distribution

@@ -62,7 +62,7 @@ def test_results_have_a_row_a_method_and_say_how_they_came_about(finished: Path)
 def test_evaluation_flags_and_a_calibration_reach_results_and_export(
     finished: Path, run_synthetic, tmp_path: Path
 ):
-    from san_tf.evaluation import command as evaluate
+    from san_tf.evaluation import evaluate_command as evaluate
     from san_tf.serving import read_calibration
 
     run = tmp_path / "run"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from san_tf.experiments.texture_generator import texture_l1
+from san_tf.experiments.painting import texture_l1
 from san_tf.experiments.texture_measures import color_scores, texture_scores, views
 from san_tf.synthesis.generator import pit_index
 from san_tf.synthesis.seen_garments import seen_garments

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import Options
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.flags import Options
 from san_tf.experiments.networks import (
     decoder_of,
     encoder_of,
@@ -16,7 +17,7 @@ from san_tf.experiments.networks import (
     texture_generator_of,
 )
 from san_tf.experiments.recipe import DataRecipe, EvaluationRecipe, ModelRecipe, Recipe
-from san_tf.experiments.records import reid_records
+from san_tf.experiments.recipe_checks import check_recipe
 from san_tf.experiments.targets import targets
 from san_tf.training.run_directory import RunDirectory
 
@@ -52,7 +53,7 @@ def test_held_out_identities_are_tested_and_not_trained_on(smoke_data, tmp_path)
 
 def test_validation_without_identities_is_refused():
     with pytest.raises(UserError, match="--validation_identities"):
-        dataclasses.replace(RECIPE, evaluation=EvaluationRecipe(on="validation")).check()
+        check_recipe(dataclasses.replace(RECIPE, evaluation=EvaluationRecipe(on="validation")))
 
 
 def test_both_methods_start_from_the_generator(tmp_path):

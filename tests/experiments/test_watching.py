@@ -16,6 +16,7 @@ from tiny_runs import in_seconds
 from san_tf.errors import UserError
 from san_tf.experiments import synthetic
 from san_tf.experiments.recipe import DataRecipe, Recipe, TrainingRecipe
+from san_tf.experiments.recipe_checks import check_recipe
 
 WITHOUT_DECODER = ("--lambda_reconstruction=0", "--lambda_texture_triplet=0")
 FLAGS = (
@@ -131,7 +132,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run_quickly, tmp_p
 )
 def test_validation_without_what_it_needs_is_refused(data, training, named):
     with pytest.raises(UserError, match=named):
-        Recipe(data=data, training=training).check()
+        check_recipe(Recipe(data=data, training=training))
 
 
 @pytest.mark.parametrize("flag", ["--find_learning_rate", "--save_every=0", "--panels=-1"])

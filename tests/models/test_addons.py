@@ -11,7 +11,7 @@ from test_san import repeated, tiny_batch, tiny_san
 
 from san_tf import addons
 from san_tf.errors import UserError
-from san_tf.experiments.command_line import parse
+from san_tf.experiments.flags import parse
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.stages.train import optimizer_of
 from san_tf.losses import batch_hard_triplet_loss

@@ -12,8 +12,8 @@ from san_tf.models import (
     ModelCard,
     build_decoder,
     build_encoder,
-    from_preset,
     hub,
+    preset_folder,
     save_to_preset,
 )
 from san_tf.models.presets import PRESETS, card_of
@@ -213,7 +213,7 @@ def test_a_config_that_says_what_cannot_be_is_refused(folder, values, word):
 )
 def test_sizes_are_compared_before_a_network_of_gigabytes_is_built(folder, values, word, monkeypatch):
     change(folder, **values)
-    monkeypatch.setattr(from_preset, "build_encoder", lambda **_: pytest.fail("built"))
+    monkeypatch.setattr(preset_folder, "registered", lambda name: lambda **_: pytest.fail(f"{name} built"))
     with pytest.raises(UserError, match=word):
         SAN.from_preset(str(folder), load_weights=False)
     if "encoder__num_classes" in values:

@@ -17,7 +17,7 @@ import pytest
 from plain_people import StandIn, make_gallery
 
 from san_tf.errors import UserError
-from san_tf.page.command import main
+from san_tf.page.page_command import main
 from san_tf.page.server import address_of, is_open_to_others, listen, own_names
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry

@@ -16,10 +16,10 @@ import tensorflow as tf
 from tiny_encoder import SERVED_SIZE, normed_encoder
 
 from san_tf.__main__ import COMMANDS
+from san_tf.embedding.runtime_command import main
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
 from san_tf.serving import export_encoder, runtime_sessions, runtimes
-from san_tf.serving.runtime_command import main
 from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, open_session
 from san_tf.serving.runtimes import export_runtimes
 

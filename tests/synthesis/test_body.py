@@ -11,7 +11,6 @@ import pytest
 
 import san_tf
 from san_tf.errors import UserError
-from san_tf.synthesis import body as bodies
 from san_tf.synthesis.body import PARTS, BodyShape, joints, load_body, shaped, skirt_vertices
 from san_tf.synthesis.mesh import Mesh, triangulate, vertex_normals
 from san_tf.synthesis.texels import mirror_map, texel_map
@@ -171,10 +170,7 @@ def test_mirror_map_leads_to_the_other_side_and_back():
     assert (arrived == "forearm_r").mean() > 0.97
 
 
-def test_maps_are_reached_from_body_and_refuse_tiny_textures():
-    assert bodies.texel_map is texel_map and bodies.mirror_map is mirror_map
-    with pytest.raises(AttributeError):
-        _ = bodies.no_such_thing
+def test_maps_refuse_tiny_textures():
     with pytest.raises(UserError, match="size=4"):
         texel_map(4)
 

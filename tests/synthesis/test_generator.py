@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.synthesis import generator, parallel
-from san_tf.synthesis.plans import PitConfig, ReidConfig, allocate
+from san_tf.synthesis import crops, generator, parallel
+from san_tf.synthesis.crop_plans import PitConfig, ReidConfig, allocate
 from san_tf.synthesis.sensor import decode_rgb
 
 SMALL = ReidConfig(
@@ -102,7 +102,7 @@ def test_bytes_do_not_depend_on_order_or_processes(monkeypatch: pytest.MonkeyPat
         PitConfig("p", 1, 1, 2), "train"
     )
     forward = [crop.image for crop in generator.render_crops(specs, processes=0)]
-    backward = [generator.render_crop(spec).image for spec in reversed(specs)][::-1]
+    backward = [crops.render_crop(spec).image for spec in reversed(specs)][::-1]
     workers = list(generator.render_crops(specs, processes=2))
     assert forward == backward == [crop.image for crop in workers]
     assert [crop.filename for crop in workers] == [spec.filename for spec in specs]
@@ -111,13 +111,13 @@ def test_bytes_do_not_depend_on_order_or_processes(monkeypatch: pytest.MonkeyPat
 
 def test_a_pair_carries_the_texture_it_was_painted_with() -> None:
     spec = generator.pit_index("tiny", "test")[0]
-    crop = generator.render_crop(spec)
+    crop = crops.render_crop(spec)
     texture = decode_rgb(crop.texture)
     assert texture.shape == (256, 256, 3) and decode_rgb(crop.image).shape == (128, 64, 3)
-    np.testing.assert_array_equal(texture, generator.dressed_person(spec.identity_seed, spec.dye).texture)
+    np.testing.assert_array_equal(texture, crops.dressed_person(spec.identity_seed, spec.dye).texture)
     reid = generator.synthetic_reid_index(SMALL, "train")[0]
     truth = generator.identity_texture(SMALL, reid.pid)
-    np.testing.assert_array_equal(truth, generator.dressed_person(reid.identity_seed).texture)
+    np.testing.assert_array_equal(truth, crops.dressed_person(reid.identity_seed).texture)
     with pytest.raises(UserError, match="identities 1 to 6"):
         generator.identity_texture(SMALL, 7)
 
@@ -151,7 +151,7 @@ def test_export_writes_the_market_layout(tmp_path: Path) -> None:
 
 def test_interrupted_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(specs, processes, progress):  # type: ignore[no-untyped-def]
-        yield from (generator.render_crop(spec) for spec in specs[:2])
+        yield from (crops.render_crop(spec) for spec in specs[:2])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(generator, "render_parallel", interrupted)

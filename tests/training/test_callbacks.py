@@ -14,13 +14,13 @@ import tensorflow as tf
 from rich.console import Console
 from tiny_training_model import build
 
+from san_tf.checkpoints import CheckpointFolder
 from san_tf.errors import UserError
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.finite_loss import FiniteLoss
 from san_tf.training.callbacks.interruption import Interruption
-from san_tf.training.callbacks.progress import ProgressLine
+from san_tf.training.callbacks.progress_line import ProgressLine
 from san_tf.training.callbacks.saving import SaveCheckpoints
-from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.data_wait import DataWait
 
 
@@ -123,7 +123,7 @@ def test_the_best_survives_a_restart(tmp_path: Path) -> None:
         clock.on_epoch_begin(start)
         clock.on_train_batch_end(0)
         saving.on_epoch_end(start, {"mAP": value})
-        from san_tf.training.checkpoints import read
+        from san_tf.checkpoints import read
 
         assert read(folder.best).step == best
     saving.on_epoch_end(4, {})  # an epoch without the measurement changes nothing

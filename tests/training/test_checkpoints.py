@@ -17,10 +17,10 @@ from safetensors.numpy import save_file
 from tiny_training_model import TinyModel, build, dataset_at, loss_scale, state
 
 from san_tf import atomic
+from san_tf import checkpoints as module
+from san_tf.checkpoints import CheckpointFolder, DamagedError, NonFiniteError, read, restore, save
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3, model_variables
-from san_tf.training import checkpoints as module
-from san_tf.training.checkpoints import CheckpointFolder, DamagedError, NonFiniteError, read, restore, save
 
 
 def trained(scaled: bool = False, steps: int = 4) -> TinyModel:
@@ -380,7 +380,7 @@ KILLED_WHILE_SAVING = """
 import os, random, signal, sys, time
 import numpy as np
 from tiny_training_model import build
-from san_tf.training.checkpoints import CheckpointFolder, restore
+from san_tf.checkpoints import CheckpointFolder, restore
 
 def child(ready):
     # Each child finds what the one before left, checks all of it, and goes on saving until it is killed.

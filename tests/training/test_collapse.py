@@ -14,7 +14,7 @@ from san_tf.models import SAN, LossWeights
 from san_tf.models.san import spread
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.collapse import CollapseWatch
-from san_tf.training.callbacks.progress import ProgressLine
+from san_tf.training.callbacks.progress_line import ProgressLine
 from san_tf.training.optimizers import build_optimizer
 
 

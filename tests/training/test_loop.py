@@ -167,7 +167,7 @@ def test_best_is_kept_by_a_value_that_a_callback_adds(tmp_path: Path) -> None:
 
     run = RunDirectory(tmp_path)
     train(build(), dataset_at, 3, 2, run, callbacks=[Evaluate()], best="mAP")
-    from san_tf.training.checkpoints import read
+    from san_tf.checkpoints import read
 
     assert read(run.checkpoints("train").best).step == 4
     assert run.metrics.series("train", "mAP") == [(2, 0.5), (4, 0.7), (6, 0.6)]

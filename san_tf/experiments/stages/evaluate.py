@@ -14,11 +14,11 @@ from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
 from san_tf.evaluation.color_histogram import color_histograms
 from san_tf.evaluation.embedding import embed
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features, NewFeatures, row_of
 from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.readiness import KnownPeople
-from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.train import methods_of, weights_path
 from san_tf.experiments.targets import Target, targets
 from san_tf.training.run_directory import environment

@@ -16,9 +16,9 @@ from san_tf.data.pipeline import inference_dataset
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.evaluation.embedding import embed
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
-from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.evaluate import trained_identities
 from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
 from san_tf.serving.export import export_encoder, next_version

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from san_tf.benchmarks.builder import SKIPPED
-from san_tf.benchmarks.preparation import told_of
 from san_tf.errors import UserError
+from san_tf.experiments.data_preparation import prepared_builder
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own
-from san_tf.experiments.preparation import prepared_builder
 from san_tf.experiments.readiness import tell_readiness
+from san_tf.layouts.benchmark_builder import SKIPPED
+from san_tf.layouts.benchmark_preparation import told_of
 from san_tf.synthesis.generator import export_market
 
 

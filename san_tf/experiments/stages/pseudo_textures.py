@@ -10,11 +10,11 @@ import numpy as np
 from san_tf.data.images import decode_image
 from san_tf.data.records import Records
 from san_tf.data.textures import attach_textures, write_textures
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.painting import load_texture_generator, paint
 from san_tf.experiments.ready_generator import input_size
-from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.texture_generator import NO_TEXTURES
-from san_tf.experiments.texture_generator import load_texture_generator, paint
 from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
 

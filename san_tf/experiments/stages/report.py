@@ -13,25 +13,25 @@ from matplotlib.figure import Figure
 from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
 from san_tf.errors import UserError
+from san_tf.experiments.data_records import pit_records, reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features, file_stem
 from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
 from san_tf.experiments.ownership import Owned, differences, told
+from san_tf.experiments.painting import load_texture_generator, paint, true_textures
 from san_tf.experiments.recipe import EvaluationRecipe
 from san_tf.experiments.recipe_files import updated
-from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages.evaluate import table_of, trained_identities
 from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
 from san_tf.experiments.targets import title_of
-from san_tf.experiments.texture_generator import load_texture_generator, paint, true_textures
 from san_tf.models.san import SAN
 from san_tf.visualization.contact_sheet import contact_sheet
 from san_tf.visualization.curves import cmc_curves, loss_curves
 from san_tf.visualization.embedding_map import embedding_map
-from san_tf.visualization.ranked_lists import ranked_lists
+from san_tf.visualization.ranked_list_sheet import ranked_lists
 from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
-from san_tf.visualization.textures import texture_panels
+from san_tf.visualization.texture_panels import texture_panels
 
 # A map of fewer images than that shows nothing.
 _FEWEST_ON_A_MAP = 16

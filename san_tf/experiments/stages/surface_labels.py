@@ -11,13 +11,13 @@ import numpy as np
 from san_tf.atomic import atomic_file
 from san_tf.data.records import Records
 from san_tf.errors import UserError
-from san_tf.evaluation.progress import with_bar
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.records import reid_records
 from san_tf.experiments.stages.true_textures import rendered_config
+from san_tf.progress import with_bar
+from san_tf.synthesis.cell_labels import SurfaceLabels, label_crops
 from san_tf.synthesis.garment_regions import GARMENTS, SIDES, garment_region
 from san_tf.synthesis.generator import REID_SPLITS, identity_texture, synthetic_reid_index
-from san_tf.synthesis.surface_labels import SurfaceLabels, label_crops
 
 # Half of the people train the probe: at least some hundred images for each of the labels that matter.
 _MOST_IMAGES = 1200

@@ -14,16 +14,16 @@ from san_tf.atomic import atomic_file
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import pit_dataset
 from san_tf.data.records import CAST, Records
-from san_tf.evaluation.progress import with_bar
+from san_tf.experiments.data_records import pit_records, pit_specs
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.learning_rate import find_learning_rate
 from san_tf.experiments.networks import save_weights, texture_generator_of
+from san_tf.experiments.painting import paint, texture_l1, true_textures, weights_path
 from san_tf.experiments.panels import Panels
+from san_tf.experiments.rate_sweep import find_learning_rate
 from san_tf.experiments.ready_generator import ready_generator
-from san_tf.experiments.records import pit_records, pit_specs
-from san_tf.experiments.texture_generator import paint, texture_l1, true_textures, weights_path
 from san_tf.experiments.texture_measures import color_scores, texture_scores
 from san_tf.keras_distribution import synchronize_batch_norms
+from san_tf.progress import with_bar
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision

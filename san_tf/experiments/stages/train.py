@@ -14,15 +14,20 @@ from san_tf.data.pipeline import train_dataset
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import attach_textures
+from san_tf.experiments.data_records import pit_records, reid_records
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.layouts import mirror_map_of
-from san_tf.experiments.learning_rate import find_learning_rate
-from san_tf.experiments.networks import decoder_of, encoder_of, save_weights, start_from_generator
+from san_tf.experiments.networks import (
+    decoder_of,
+    encoder_of,
+    mirror_map_of,
+    save_weights,
+    start_from_generator,
+)
+from san_tf.experiments.painting import start_weights
 from san_tf.experiments.panels import Panels
+from san_tf.experiments.rate_sweep import find_learning_rate
 from san_tf.experiments.recipe import Recipe
-from san_tf.experiments.records import pit_records, reid_records
 from san_tf.experiments.stages import pseudo_textures
-from san_tf.experiments.texture_generator import start_weights
 from san_tf.experiments.validation import Validation, take_best
 from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights

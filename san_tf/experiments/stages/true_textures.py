@@ -11,9 +11,9 @@ import numpy as np
 from san_tf.data.records import Records
 from san_tf.data.textures import write_textures
 from san_tf.errors import UserError
-from san_tf.evaluation.progress import with_bar
+from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
-from san_tf.experiments.records import reid_records
+from san_tf.progress import with_bar
 from san_tf.synthesis.generator import identity_texture
 
 

@@ -4,8 +4,10 @@
 thickness and extra meshes of it; `pose_extra` lets those meshes follow a pose.
 """
 
+from san_tf.synthesis.wardrobe.dressing import sample_identity
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, pose_extra
-from san_tf.synthesis.wardrobe.identity import (
+from san_tf.synthesis.wardrobe.outfit import MAX_OFFSET, TEXTURE_SIZE, Outfit, dress, paint_texture
+from san_tf.synthesis.wardrobe.person import (
     Bag,
     Color,
     Face,
@@ -17,8 +19,6 @@ from san_tf.synthesis.wardrobe.identity import (
     Shoes,
     Upper,
 )
-from san_tf.synthesis.wardrobe.outfit import MAX_OFFSET, TEXTURE_SIZE, Outfit, dress, paint_texture
-from san_tf.synthesis.wardrobe.sampling import sample_identity
 
 __all__ = [
     "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, bind, box, fit
 from san_tf.synthesis.wardrobe.face import blend
-from san_tf.synthesis.wardrobe.identity import Bag, Identity
+from san_tf.synthesis.wardrobe.person import Bag, Identity
 
 BAG_KINDS = ("none", "backpack", "shoulder bag", "handbag")
 _SIDE = 48

@@ -14,9 +14,9 @@ from san_tf.synthesis.wardrobe.garments import (
     neck_opening,
     upper_cover,
 )
-from san_tf.synthesis.wardrobe.identity import Lower, Upper
 from san_tf.synthesis.wardrobe.noise import creases, solid_noise
 from san_tf.synthesis.wardrobe.patterns import paint_pattern
+from san_tf.synthesis.wardrobe.person import Lower, Upper
 
 
 def _apply_shade(color: Array, shade: Array) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from san_tf.synthesis.wardrobe.identity import Color
+from san_tf.synthesis.wardrobe.person import Color
 
 RGB: Mapping[str, tuple[int, int, int]] = {
     "black": (28, 28, 31),

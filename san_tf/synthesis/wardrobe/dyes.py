@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from san_tf.synthesis.wardrobe import colors
-from san_tf.synthesis.wardrobe.identity import Color, Identity, Pattern
+from san_tf.synthesis.wardrobe.person import Color, Identity, Pattern
 
 # How high, in metres on the average body, what ends above the knee may end.
 _SHORTEST = {"shorts": 0.74, "skirt": 0.74, "dress": 0.74}

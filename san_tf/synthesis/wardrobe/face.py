@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, Real, bump, ramp
-from san_tf.synthesis.wardrobe.identity import Face, Hair
 from san_tf.synthesis.wardrobe.noise import solid_noise
+from san_tf.synthesis.wardrobe.person import Face, Hair
 
 # Landmarks of the average face at rest, metres.
 EYE_X, EYE_Y, BROW_Y, MOUTH_Y = 0.0290, 1.5485, 1.5655, 1.4815

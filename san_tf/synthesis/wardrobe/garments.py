@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
-from san_tf.synthesis.wardrobe.identity import Lower, Upper
 from san_tf.synthesis.wardrobe.noise import solid_noise
+from san_tf.synthesis.wardrobe.person import Lower, Upper
 
 UPPER_KINDS = (
     "t-shirt", "long sleeve", "polo", "shirt", "tank top", "hoodie", "sweater", "jacket", "coat", "dress",

@@ -9,8 +9,8 @@ import numpy as np
 from san_tf.synthesis.wardrobe import colors
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
 from san_tf.synthesis.wardrobe.face import blend
-from san_tf.synthesis.wardrobe.identity import Color, Hair
 from san_tf.synthesis.wardrobe.noise import creases, solid_noise
+from san_tf.synthesis.wardrobe.person import Color, Hair
 
 HAIR_STYLES = ("bald", "buzz", "short", "quiff", "curly", "bob", "long", "ponytail", "bun")
 HEADWEAR = ("none", "cap", "beanie", "hijab")

@@ -11,7 +11,7 @@ from san_tf.synthesis.body import BodyShape, hair_vertices, load_body
 from san_tf.synthesis.wardrobe.coordinates import Array
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, bind, box, fit, grid_faces
 from san_tf.synthesis.wardrobe.hair import CROWN, hair_shade
-from san_tf.synthesis.wardrobe.identity import Hair, Identity
+from san_tf.synthesis.wardrobe.person import Hair, Identity
 
 _TEXTURE = (48, 48)
 

@@ -6,8 +6,8 @@ import numpy as np
 
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
 from san_tf.synthesis.wardrobe.face import blend
-from san_tf.synthesis.wardrobe.identity import Neckwear
 from san_tf.synthesis.wardrobe.noise import creases
+from san_tf.synthesis.wardrobe.person import Neckwear
 
 NECKWEAR_KINDS = ("none", "scarf", "tie")
 

@@ -19,8 +19,8 @@ from san_tf.synthesis.wardrobe.face import paint_face
 from san_tf.synthesis.wardrobe.garments import lower_cover, lower_offsets, upper_cover, upper_offsets
 from san_tf.synthesis.wardrobe.hair import hair_offsets, paint_hair
 from san_tf.synthesis.wardrobe.hair_meshes import hair_meshes
-from san_tf.synthesis.wardrobe.identity import Identity
 from san_tf.synthesis.wardrobe.neckwear import neckwear_offsets, paint_neckwear
+from san_tf.synthesis.wardrobe.person import Identity
 from san_tf.synthesis.wardrobe.shoes import paint_shoes, paint_socks, shoe_offsets
 from san_tf.synthesis.wardrobe.skin import paint_skin
 from san_tf.synthesis.wardrobe.skirts import skirt_meshes

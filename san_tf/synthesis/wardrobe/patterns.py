@@ -6,8 +6,8 @@ import numpy as np
 
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, ramp
 from san_tf.synthesis.wardrobe.face import blend
-from san_tf.synthesis.wardrobe.identity import Color, Pattern
 from san_tf.synthesis.wardrobe.noise import solid_noise
+from san_tf.synthesis.wardrobe.person import Color, Pattern
 
 PATTERNS = (
     "plain", "horizontal stripes", "vertical stripes", "plaid", "dots", "blocks", "print", "logo", "floral",

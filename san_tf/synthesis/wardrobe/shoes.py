@@ -6,8 +6,8 @@ import numpy as np
 
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
 from san_tf.synthesis.wardrobe.face import blend
-from san_tf.synthesis.wardrobe.identity import Shoes
 from san_tf.synthesis.wardrobe.noise import solid_noise
+from san_tf.synthesis.wardrobe.person import Shoes
 
 SHOE_KINDS = ("sneakers", "leather", "boots", "sandals", "flats")
 _SOLE = {"sneakers": 0.026, "leather": 0.016, "boots": 0.022, "sandals": 0.012, "flats": 0.010}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
-from san_tf.synthesis.wardrobe.identity import Color
 from san_tf.synthesis.wardrobe.noise import solid_noise
+from san_tf.synthesis.wardrobe.person import Color
 
 # sRGB of sunlit skin from palest to darkest, after published tone scales, and how often each is drawn.
 _TONES: tuple[tuple[str, tuple[int, int, int], float], ...] = (

@@ -12,7 +12,7 @@ from san_tf.synthesis.body import PARTS, BodyShape, load_body, skirt_vertices
 from san_tf.synthesis.wardrobe.cloth import skirt_colors
 from san_tf.synthesis.wardrobe.coordinates import Array, body_points
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, grid_faces
-from san_tf.synthesis.wardrobe.identity import Identity
+from san_tf.synthesis.wardrobe.person import Identity
 
 _ROWS = 12
 _TEXTURE = (48, 96)

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
+from san_tf.checkpoints import CheckpointFolder
 from san_tf.errors import UserError
 from san_tf.training.callbacks.clock import Clock
-from san_tf.training.checkpoints import CheckpointFolder
 from san_tf.training.offending_batch import OffendingBatch
 
 

@@ -1,0 +1,1 @@
+"""Files of a folder, a zip or a tar archive, read in place."""

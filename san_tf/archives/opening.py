@@ -1,0 +1,19 @@
+"""Opens an archive by the ending of its name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from san_tf.archives.files import Files
+from san_tf.archives.tar_files import GzipTarFiles, TarFiles
+from san_tf.archives.zip_files import ZipFiles
+
+
+def open_archive(archive: Path) -> Files:
+    """The files of a `.zip`, `.tar`, `.tgz` or `.tar.gz`.
+
+    Raises:
+        UserError: it is truncated, is not an archive, or holds something unsafe.
+    """
+    name = archive.name.lower()
+    return (ZipFiles if name.endswith(".zip") else GzipTarFiles if name.endswith("gz") else TarFiles)(archive)

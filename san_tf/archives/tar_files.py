@@ -1,0 +1,161 @@
+"""Tar archives: plain ones are read at any place, compressed ones from the beginning on."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from san_tf.archives.archive_index import (
+    MAX_RATIO,
+    MAX_TOTAL_BYTES,
+    SMALL,
+    ArchiveIndex,
+    Entry,
+    archive_errors_named,
+)
+from san_tf.archives.archives import ArchiveFiles
+from san_tf.errors import UserError
+
+# A member's headers may claim any size, and tarfile reads them whole.
+_MAX_READ = 2**24
+_CHUNK = 2**20
+
+
+class TarFiles(ArchiveFiles):
+    """Files of an uncompressed tar archive; see `ArchiveFiles`."""
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
+        with archive.open("rb") as file:
+            return _indexed(archive, _Stream(file, archive.stat().st_size, EOFError()))
+
+    def _content(self, entry: Entry) -> bytes:
+        with self.place.open("rb") as file:
+            content = os.pread(file.fileno(), entry.size, entry.offset)
+        if len(content) != entry.size:
+            raise EOFError
+        return content
+
+    def _copy(self, entry: Entry, file: IO[bytes]) -> None:
+        with self.place.open("rb") as archive:
+            _copy_range(archive, entry, file)
+
+
+class GzipTarFiles(ArchiveFiles):
+    """Files of a compressed tar archive; see `ArchiveFiles`. `stream` is the way to read many of them."""
+
+    random_access = False
+
+    @staticmethod
+    @functools.lru_cache(maxsize=4)
+    def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
+        limit = min(MAX_TOTAL_BYTES, max(SMALL, MAX_RATIO * archive.stat().st_size))
+        swollen = UserError(
+            f"The archive {archive} swells to more than {limit:,} bytes (a decompression bomb?); do not use "
+            "it, get the benchmark from its source."
+        )
+        with gzip.open(archive, "rb") as file:
+            stream = _Stream(file, limit, swollen)  # type: ignore[arg-type]
+            entries = _indexed(archive, stream)
+            while stream.read(_CHUNK):  # its checksum comes last
+                pass
+            return entries
+
+    def order(self, paths: Sequence[str]) -> list[int]:
+        """The archive's own order."""
+        return sorted(range(len(paths)), key=lambda index: self._entry(paths[index]).offset)
+
+    def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
+        """Read the archive once and yield what is wanted in the archive's order."""
+        with archive_errors_named(self.place), gzip.open(self.place, "rb") as archive:
+            for index in self.order(paths):
+                entry = self._entry(paths[index])
+                archive.seek(entry.offset)
+                content = archive.read(entry.size)
+                if len(content) != entry.size:
+                    raise EOFError
+                yield index, lambda content=content: content  # type: ignore[misc]
+
+    def _content(self, entry: Entry) -> bytes:
+        with gzip.open(self.place, "rb") as archive:
+            archive.seek(entry.offset)
+            return archive.read(entry.size)
+
+    def _copy(self, entry: Entry, file: IO[bytes]) -> None:
+        with gzip.open(self.place, "rb") as archive:
+            _copy_range(archive, entry, file)  # type: ignore[arg-type]
+
+
+def _copy_range(archive: IO[bytes], entry: Entry, file: IO[bytes]) -> None:
+    archive.seek(entry.offset)
+    left = entry.size
+    while left:
+        chunk = archive.read(min(_CHUNK, left))
+        if not chunk:
+            raise EOFError
+        file.write(chunk)
+        left -= len(chunk)
+
+
+def _indexed(archive: Path, stream: _Stream) -> dict[str, Entry]:
+    index = ArchiveIndex(archive)
+    with tarfile.open(fileobj=stream, mode="r:") as opened:  # type: ignore[call-overload]
+        while (info := opened.next()) is not None:
+            opened.members = []  # half a million of them would fill the memory
+            size = info.size if info.isreg() else 0
+            index.admit(info.name, _kind(info), Entry(info.offset_data, size, size))
+    # tarfile takes a truncated archive, or one with a broken header, for finished; the true end is zeros.
+    if len(stream.last) != tarfile.BLOCKSIZE or any(stream.last):
+        raise EOFError
+    return index.entries
+
+
+def _kind(info: tarfile.TarInfo) -> str:
+    if info.issym() or info.islnk():
+        return "a link"
+    if info.issparse():
+        return "a sparse file"
+    if info.isdir():
+        return "folder"
+    return "file" if info.isreg() else "a special file"
+
+
+class _Stream:
+    """What tarfile reads from: it believes no size beyond reason, and remembers the last block.
+
+    Args:
+        file: the tar archive, uncompressed.
+        limit: bytes that it may have.
+        beyond: what to raise where something lies beyond them.
+    """
+
+    def __init__(self, file: IO[bytes], limit: int, beyond: Exception) -> None:
+        self._file, self._limit, self._beyond = file, limit, beyond
+        self.last = b""
+
+    def read(self, number: int = -1) -> bytes:
+        """Read `number` bytes."""
+        if not 0 <= number <= _MAX_READ:
+            raise tarfile.ReadError(f"a header of {number} bytes")
+        self.last = self._file.read(number)
+        self._check(self._file.tell())
+        return self.last
+
+    def seek(self, position: int) -> int:
+        """Go to a position."""
+        self._check(position)
+        return self._file.seek(position)
+
+    def tell(self) -> int:
+        """The position."""
+        return self._file.tell()
+
+    def _check(self, position: int) -> None:
+        if position > self._limit:
+            raise self._beyond

@@ -1,0 +1,1 @@
+"""`python -m san_tf.check`: what this machine trains with."""

@@ -1,0 +1,46 @@
+"""`python -m san_tf.check`: what this machine trains with, tried out in a minute or two.
+
+Prints versions and devices, then trains a small SAN for three steps in each precision, and with XLA.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rich.console import Console
+
+from san_tf.command_line import run_as_command
+from san_tf.errors import UserError
+from san_tf.start import import_tensorflow
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print what was found and tried; leave with 1 if not even float32 trains."""
+    parser = _Parser(
+        prog="python -m san_tf.check",
+        description="Show versions, devices and processor, and train a small SAN for three steps in float32, "
+        "mixed_float16, mixed_bfloat16 and with XLA: what works here, how fast, how far from float32, and "
+        "what is advised. The exit code is 0 unless float32 fails.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--no_xla", action="store_true", help="leave XLA out: its compiler takes longest")
+    arguments = parser.parse_args(argv)
+    # Before anything else imports it: it is quiet so, and GPUs take memory as they need it.
+    import_tensorflow()
+    from san_tf.check.trial_steps import cases_here, check
+
+    cases = [case for case in cases_here() if not (arguments.no_xla and case.xla)]
+    if not check(Console(highlight=False), cases):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_as_command(main)

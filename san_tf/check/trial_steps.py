@@ -1,0 +1,197 @@
+"""Three training steps of a small SAN in each arithmetic: what works on this machine, and how fast."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from san_tf.check.machine import findings, gpus, has_bfloat16_units
+from san_tf.models.decoder import build_decoder
+from san_tf.models.encoder import build_encoder
+from san_tf.models.san import SAN
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.precision import precision_scope
+
+_STEPS = 3
+_IMAGE, _IDENTITIES, _IMAGES = (64, 32), 4, 2
+
+
+class Case(NamedTuple):
+    """An arithmetic to try."""
+
+    precision: str
+    xla: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.precision}{' + XLA' if self.xla else ''}"
+
+
+class Outcome(NamedTuple):
+    """How a case went.
+
+    Attributes:
+        losses: of each step; the first is that of the initial weights.
+        seconds: of each step; the first compiles.
+        problem: why it failed, in a line; empty where it did not.
+    """
+
+    losses: tuple[float, ...] = ()
+    seconds: tuple[float, ...] = ()
+    problem: str = ""
+
+
+FLOAT32 = Case("float32")
+CASES = (FLOAT32, Case("mixed_float16"), Case("mixed_bfloat16"), Case("float32", xla=True))
+# Worth the minute they take to compile where there are units for 16 bits.
+CASES_OF_GPUS = (Case("mixed_float16", xla=True), Case("mixed_bfloat16", xla=True))
+
+
+class _Timed(keras.callbacks.Callback):
+    """Notes loss and time of each step; an epoch is one step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.losses: list[float] = []
+        self.ends: list[float] = [time.perf_counter()]
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        """Note both."""
+        self.losses.append(float((logs or {})["loss"]))
+        self.ends.append(time.perf_counter())
+
+
+def try_case(case: Case) -> Outcome:
+    """Train a small SAN with all four losses for three steps; the same weights and batch in every case."""
+    try:
+        with precision_scope(case.precision):
+            encoder = build_encoder("thin_resnet", (*_IMAGE, 3), _IDENTITIES, weights=None, seed=0)
+            shapes = [stage.shape for stage in encoder.output["stages"]]
+            decoder = build_decoder(shapes, (16, 8, 8, 4, 4), texture_size=_IMAGE[0], seed=1)
+            model = SAN(encoder, decoder)
+            model.compile(optimizer=build_optimizer(schedule=1e-3), jit_compile=case.xla)
+        timed = _Timed()
+        model.fit(_data(), epochs=_STEPS, steps_per_epoch=1, verbose=0, callbacks=[timed], shuffle=False)
+    except Exception as error:  # whatever a build of TensorFlow cannot do here
+        return Outcome(problem=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}")
+    seconds = tuple(float(value) for value in np.diff(timed.ends))
+    if not np.isfinite(timed.losses).all():
+        return Outcome(tuple(timed.losses), seconds, "the loss is no number")
+    return Outcome(tuple(timed.losses), seconds)
+
+
+def _data() -> tf.data.Dataset:
+    rng = np.random.default_rng(0)
+    rows, size = _IDENTITIES * _IMAGES, _IMAGE[0]
+    batch = {
+        "image": rng.standard_normal((rows, *_IMAGE, 3)).astype(np.float32),
+        "label": np.repeat(np.arange(_IDENTITIES, dtype=np.int32), _IMAGES),
+        "texture": rng.uniform(-1, 1, (rows, size, size, 3)).astype(np.float32),
+        "texture_weight": np.ones(rows, np.float32),
+    }
+    return tf.data.Dataset.from_tensors(batch).repeat()
+
+
+def step_seconds(outcome: Outcome) -> float:
+    """Of a step after the first, the shortest."""
+    return min(outcome.seconds[1:])
+
+
+def difference(outcome: Outcome, reference: Outcome) -> float:
+    """Relative difference of the first loss to that of float32.
+
+    The later ones follow from steps, which grow apart quickly at this size, and which float16 skips until its
+    scale has settled.
+    """
+    return abs(outcome.losses[0] - reference.losses[0]) / abs(reference.losses[0])
+
+
+def advice(outcomes: dict[Case, Outcome]) -> list[str]:
+    """Say in sentences what to train with here, by what the devices are made for and what worked."""
+    works = {case for case, outcome in outcomes.items() if not outcome.problem}
+    lines = []
+    capabilities = [details.get("compute_capability", (0, 0)) for details in gpus()]
+    units = min(capabilities) if capabilities else (0, 0)  # type: ignore[type-var]
+    if not capabilities and not has_bfloat16_units():
+        lines.append("Train with --precision float32: this processor has no units for 16-bit matrices.")
+    elif not capabilities:
+        lines.append(
+            "Train with --precision float32; mixed_bfloat16 is worth a try: the processor has units."
+        )
+    elif units >= (8, 0) and Case("mixed_bfloat16") in works:  # type: ignore[operator]
+        lines.append("Train with --precision mixed_bfloat16: the GPU has units for it, no loss is scaled.")
+    elif units >= (7, 0) and Case("mixed_float16") in works:  # type: ignore[operator]
+        lines.append("Train with --precision mixed_float16: the GPU has units for it.")
+    else:
+        lines.append("Train with --precision float32.")
+    plain, compiled = outcomes.get(FLOAT32), outcomes.get(Case("float32", xla=True))
+    if plain and compiled and not plain.problem and not compiled.problem:
+        gain = step_seconds(plain) / step_seconds(compiled)
+        lines.append(
+            f"--jit_compile took {compiled.seconds[0]:.0f} s to compile and made this small step {gain:.2f} "
+            "times as fast; try it on the network you train before you decide."
+        )
+    if len(capabilities) > 1:
+        lines.append(f"--strategy mirrored trains on all {len(capabilities)} GPUs.")
+    return lines
+
+
+def cases_here() -> tuple[Case, ...]:
+    """What is worth trying on this machine, float32 first."""
+    return CASES + CASES_OF_GPUS if gpus() else CASES
+
+
+def check(console: Console, cases: Sequence[Case]) -> bool:
+    """Print what was found and tried.
+
+    Args:
+        console: where to.
+        cases: to try, float32 first.
+
+    Returns:
+        Whether float32 works.
+    """
+    found = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in findings():
+        found.add_row(Text(name, "bold"), Text(value))
+    console.print(found)
+    console.print(
+        f"\nA SAN with thin_resnet, {_IMAGE[0]} x {_IMAGE[1]} pixels, {_IDENTITIES} x {_IMAGES} images,"
+        " three training steps:"
+    )
+    outcomes: dict[Case, Outcome] = {}
+    for case in cases:
+        with console.status(f"{case} ..."):
+            outcomes[case] = try_case(case)
+    console.print(_table(outcomes))
+    for line in advice(outcomes):
+        console.print(line)
+    return not outcomes[FLOAT32].problem
+
+
+def _table(outcomes: dict[Case, Outcome]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("arithmetic", "first step, s", "a step, ms", "first loss", "off float32", ""):
+        table.add_column(title, justify="left" if title in ("", "arithmetic") else "right")
+    reference = outcomes[FLOAT32]
+    for case, outcome in outcomes.items():
+        if outcome.problem:
+            table.add_row(str(case), "", "", "", "", Text(f"fails: {outcome.problem}"))
+            continue
+        off = "" if case == FLOAT32 or reference.problem else f"{difference(outcome, reference):.1e}"
+        table.add_row(
+            str(case),
+            f"{outcome.seconds[0]:.1f}",
+            f"{1000 * step_seconds(outcome):.0f}",
+            f"{outcome.losses[0]:.4f}",
+            off,
+            "works",
+        )
+    return table

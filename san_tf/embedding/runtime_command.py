@@ -1,0 +1,95 @@
+"""`san-tf export-runtime saved_models/market/1 --out runtimes/market`: an export for LiteRT, ONNX, OpenVINO.
+
+Each file is compared with the SavedModel before the folder appears. int8 wants some hundred training images
+to find ranges on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from san_tf.command_line import Parser, run_as_command
+from san_tf.errors import UserError
+from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS
+from san_tf.start import import_tensorflow
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="san-tf export-runtime", description=__doc__, allow_abbrev=False)
+    required: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
+    parser.add_argument("saved_model", metavar="EXPORT", help="saved_models/market, or one of its versions")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write", **required)
+    parser.add_argument("--to", nargs="+", choices=[*SUFFIXES], default=[*SUFFIXES], help="which runtimes")
+    parser.add_argument(
+        "--weights", nargs="+", choices=WEIGHTS, default=["float32"], help="in which precision"
+    )
+    parser.add_argument(
+        "--calibration", nargs="+", metavar="IMAGES", default=[],
+        help="training images for int8: folders, .csv, .tar, .zip, image files",
+    )  # fmt: skip
+    parser.add_argument("--calibrate_on", type=int, default=200, metavar="N", help="of them, evenly spread")
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    options: argparse.Namespace = parser.parse_args(argv)
+    if options.calibrate_on < 1:
+        raise UserError(f"--calibrate_on is {options.calibrate_on}; give a number from 1.")
+    return options
+
+
+def _calibration(places: Sequence[str], count: int) -> list[Any]:
+    """At most `count` images, evenly spread over all there are, decoded as training decodes them."""
+    from san_tf.embedding.sources import photographs
+
+    found = list(photographs(places))
+    chosen = itertools.islice(found[:: max(1, len(found) // count)], count)
+    contents = [(photograph.name, photograph.read()) for photograph in chosen]
+    import tensorflow as tf
+
+    from san_tf.data.images import decode_image
+
+    images = []
+    for name, content in contents:
+        try:
+            images.append(decode_image(tf.constant(content)).numpy())
+        except tf.errors.InvalidArgumentError as error:
+            raise UserError(f"{name} cannot be decoded; leave it out of --calibration.") from error
+    return images
+
+
+def _run(options: argparse.Namespace) -> None:
+    from san_tf.serving.servable import find_versions
+
+    folder = Path(options.saved_model)
+    if not (folder / "saved_model.pb").is_file():
+        folder = folder / str(find_versions(folder)[-1])
+    import_tensorflow()
+    from san_tf.serving.runtimes import NOTES_FILE, export_runtimes
+
+    images = _calibration(options.calibration, options.calibrate_on) if "int8" in options.weights else []
+    out = export_runtimes(
+        folder, options.out, options.to, options.weights, images, overwrite=options.overwrite
+    )
+    for name, notes in json.loads((out / NOTES_FILE).read_text())["runtimes"]["files"].items():
+        size = sum(file.stat().st_size for file in out.glob(f"{Path(name).stem}.*") if _is_part(file, name))
+        print(
+            f"{out / name} ({size / 1e6:.1f} MB): differs from the SavedModel by {notes['difference']:.0e}, "
+            f"cosine {notes['cosine']:.4f}"
+        )
+
+
+def _is_part(file: Path, name: str) -> bool:
+    """Whether a file belongs to the model `name`: it is it, or OpenVINO's weights of it."""
+    return file.name == name or (name.endswith(".xml") and file.name == name.removesuffix(".xml") + ".bin")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; see `--help`."""
+    run_as_command(lambda: _run(_parse(argv)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""The paper's ablation on rendered people: what each part of SAN gives, and why.
+
+Data, texture generator and textures are made once and shared; each row then trains from the same start, on
+the same batches, once a seed, in `<workdir>/<row>/seed_<n>/`. What is done is skipped. Several processes may
+work in one workdir: each takes the runs that no other is at. `--stage report` gathers whatever is finished;
+`--stage evaluate` and `--stage probe` do these steps of trained runs anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from san_tf.command_line import run_as_command
+from san_tf.errors import UserError
+from san_tf.experiments.ablation.rows import ROWS, rows_named
+from san_tf.experiments.experiment import Experiment, Stage
+from san_tf.experiments.flags import Options, parse
+from san_tf.experiments.recipe import (
+    DataRecipe,
+    EvaluationRecipe,
+    GeneratorRecipe,
+    LossRecipe,
+    ModelRecipe,
+    Recipe,
+    TrainingRecipe,
+)
+from san_tf.experiments.recipe_checks import RANGES
+from san_tf.experiments.recipe_files import shown
+from san_tf.experiments.runner import run_stages
+from san_tf.start import import_tensorflow
+
+# The parts that every row has; `rows.ROWS` says what each leaves out.
+RECIPE = Recipe(
+    data=DataRecipe(
+        dataset="synthetic_reid/ablation",
+        # The people on whom learning rate, loss weights and the like were chosen; no run trains on them.
+        validation_identities=80,
+        pit="pit/paper",
+        image_size=(128, 64),
+        erasing=0.0,
+        jitter=0.5,
+        pit_per_batch=4,
+    ),
+    model=ModelRecipe(backbone="thin_resnet", head="fc512", sketch=256),
+    losses=LossRecipe(
+        lambda_identity=1.0, lambda_triplet=0.3, lambda_reconstruction=1.0, lambda_texture_triplet=0.02
+    ),
+    training=TrainingRecipe(
+        # After 12 the networks had not learnt their training images yet, and no loss of the decoder paid.
+        epochs=20,
+        schedule="cosine",
+        warmup_epochs=0.5,
+        learning_rate=3e-3,
+        weight_decay=1e-2,
+        decay="decoupled",
+    ),
+    generator=GeneratorRecipe(generator_epochs=10, generator_learning_rate=3e-3, pseudo_textures="identity"),
+    evaluation=EvaluationRecipe(flip_average=True),
+)
+
+_DATA, _GENERATOR = ("data",), ("seed", "data", "model", "generator")
+SHARED = (
+    Stage("prepare", _DATA),
+    Stage("texture-generator", _GENERATOR),
+    Stage("pseudo-textures", _GENERATOR),
+    Stage("true-textures", _DATA),
+    Stage("surface-labels", _DATA),
+)
+RUNS, REPORT = "runs", "report"
+# Steps of every run that can be done anew, when they have changed.
+AGAIN = ("evaluate", "probe")
+
+
+@dataclass(frozen=True)
+class AblationOptions(Options):
+    """Where the ablation runs and which part of it; nothing here changes a result."""
+
+    rows: list[str] = field(default_factory=list)
+    """Run these rows only; without it, all of them."""
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """Seeds of the runs of each row; --seed is that of the texture generator, which all share."""
+    threads: int = 0
+    """Cores that an operation of TensorFlow may use, so that runs fit side by side; 0 for all."""
+
+
+def _check(options: AblationOptions) -> None:
+    rows_named(options.rows)
+    low, high = RANGES["seed"]
+    in_range = all(low <= seed <= high for seed in options.seeds)
+    if not options.seeds or not in_range or len(set(options.seeds)) < len(options.seeds):
+        raise UserError(
+            f"--seeds wants different whole numbers from {low:,} to {high:,}, not {shown(options.seeds)}."
+        )
+    if options.strategy:
+        raise UserError("The ablation trains its runs side by side, one device each; leave --strategy out.")
+    if options.threads < 0:
+        raise UserError(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
+
+
+def _do_runs(experiment: Experiment, options: AblationOptions, again: Sequence[str]) -> None:
+    from san_tf.experiments.ablation.row_runs import RowRun
+
+    # Seeds outside, so that a table with all rows is there early.
+    for number in range(len(options.seeds)):
+        for row in rows_named(options.rows):
+            seeds = row.seeds(options.seeds)
+            if number < len(seeds) and not RowRun(experiment, row, seeds[number]).do(again):
+                experiment.console.print(
+                    f"[bold]{row.name}, seed {seeds[number]}[/bold]  [dim]another process is at it[/dim]"
+                )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the ablation; see `--help`."""
+
+    def action() -> None:
+        names = [*(stage.name for stage in SHARED), RUNS, REPORT]
+        stages = [*names, *AGAIN]
+        options, recipe = parse("ablation", __doc__ or "", RECIPE, stages, argv, AblationOptions)
+        _check(options)
+        import_tensorflow(options.threads)
+        from san_tf.training.run_directory import RunDirectory
+
+        experiment = Experiment("ablation", recipe, options, RunDirectory(options.workdir))
+        asked = options.stage or names
+        if any(stage.name in asked for stage in SHARED):
+            # All rows share them: a second process waits until the first has done them.
+            run_stages(experiment, SHARED, wait=True)
+        again = [name for name in AGAIN if name in asked]
+        if RUNS in asked:
+            _do_runs(experiment, options, ())
+        if again:
+            _do_runs(experiment, options, again)
+        if REPORT in asked:
+            from san_tf.experiments.ablation.report import report
+
+            report(experiment, ROWS)
+
+    run_as_command(action)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Linear probes: what can be read off features with one matrix, learnt on some people and tested on others.
+
+A probe adds no knowledge of its own, so its score says what the features hold in plain sight (Alain and
+Bengio, "Understanding intermediate layers using linear classifier probes", ICLR workshop 2017). Two are for
+the cells of an encoder's feature map: which part of the body is seen there (the largest of one least-squares
+answer a part), and which point of the body's surface (of the body at rest). Both are ridge regressions: in
+closed form, so that nothing depends on how long they are trained. The place of the cell in the image tells
+much already (heads are at the top), so scores mean something beside those of `probe_places`; and to ask what
+features add to it, give them `with_places`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from san_tf.errors import UserError
+from san_tf.experiments.ablation.ridge import explained, fit_ridge
+
+
+@dataclass(frozen=True)
+class CellScores:
+    """How well a probe reads body part and surface point off the cells of people it has not seen.
+
+    Attributes:
+        accuracy: share of all cells, the background included, whose label is right.
+        body_accuracy: share of the cells on the body whose part is right, told that it is some part of it.
+        body_recall: the same, averaged over the parts, so that the large torso counts no more than a foot.
+        point_error: metres between predicted and true point of the body at rest, mean over cells on the body.
+        point_r2: share of the points' variance that is explained.
+        side_r2: the same of the left-right axis alone; likewise
+        height_r2: of the height, which the place in the image nearly gives away, and
+        depth_r2: of the front-back axis, which is the person's own front, not the camera's.
+    """
+
+    accuracy: float
+    body_accuracy: float
+    body_recall: float
+    point_error: float
+    point_r2: float
+    side_r2: float
+    height_r2: float
+    depth_r2: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The scores by name."""
+        return asdict(self)
+
+
+def split_people(pids: np.ndarray, seed: int = 0) -> np.ndarray:
+    """`(N,)` bool: images of a random half of the people, to learn a probe from; the others test it.
+
+    Raises:
+        UserError: there are fewer than four people.
+    """
+    people = np.unique(pids)
+    if len(people) < 4:
+        raise UserError(
+            f"A linear probe needs at least four people, two to test it on; here are {len(people)}."
+        )
+    return np.isin(pids, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
+
+
+def probe_cells(
+    features: np.ndarray,
+    part: np.ndarray,
+    position: np.ndarray,
+    on_body: np.ndarray,
+    pids: np.ndarray,
+    learning: np.ndarray,
+) -> tuple[CellScores, np.ndarray]:
+    """Learn both probes of cells on some images and test them on the others.
+
+    Args:
+        features: `(N, h, w, C)`, such as an encoder's last feature map in inference mode.
+        part: `(N, h, w)` int labels.
+        position: `(N, h, w, 3)` metres; read where `on_body`.
+        on_body: `(N, h, w)` bool: cells whose label is a part of the body.
+        pids: `(N,)` the people.
+        learning: `(N,)` bool: images to learn from, such as `split_people` chooses.
+
+    Returns:
+        The scores on the other images, and the labels predicted for all N, `(N, h, w)` of `part`'s type.
+
+    Raises:
+        UserError: shapes do not fit, or nobody is seen on one of the sides.
+    """
+    if features.shape[:3] != part.shape or position.shape != (*part.shape, 3):
+        raise UserError(
+            f"Labels of {part.shape} cells do not fit features of {features.shape[:3]}; label the cells of"
+            " this encoder's feature map."
+        )
+    _check_sides(on_body, learning)
+    rows = features.reshape(-1, features.shape[-1])
+    learnt = np.broadcast_to(learning[:, None, None], part.shape)
+    owner = np.broadcast_to(np.asarray(pids)[:, None, None], part.shape)
+    answers = np.equal(part[learning].reshape(-1, 1), np.unique(part[learning])).astype(np.float64)
+    scores = fit_ridge(rows[learnt.ravel()], answers, owner[learnt]).predict(rows)
+    body = on_body & learnt
+    ridge = fit_ridge(features[body], position[body], owner[body])
+    points = ridge.predict(features[on_body & ~learnt])
+    return _score(scores.reshape(*part.shape, -1), points, part, position, on_body, learning)
+
+
+def with_places(features: np.ndarray) -> np.ndarray:
+    """Features `(N, h, w, C)` that also know the place of their cell: `(N, h, w, C + h * w)` float32."""
+    number, height, width, _ = features.shape
+    cells = np.eye(height * width, dtype=np.float32).reshape(1, height, width, -1)
+    return np.concatenate([features, np.broadcast_to(cells, (number, *cells.shape[1:]))], axis=-1)
+
+
+def probe_places(
+    part: np.ndarray, position: np.ndarray, on_body: np.ndarray, learning: np.ndarray
+) -> tuple[CellScores, np.ndarray]:
+    """The same for a probe that knows the place of a cell in the image, and nothing of what is seen there.
+
+    It answers with what is seen there most often, and with the mean point: where the two regressions on one
+    feature a cell end.
+    """
+    _check_sides(on_body, learning)
+    classes = np.unique(part[learning])
+    counts = np.equal(part[learning][..., None], classes).sum(0)
+    known = np.where(on_body[learning][..., None], position[learning], np.nan).astype(np.float64)
+    seen = np.asarray(np.isfinite(known).all(-1))
+    sums, number = np.where(seen[..., None], known, 0).sum(0), seen.sum(0)[..., None]
+    # A place where nobody was seen to learn from gets the mean over all places.
+    mean = np.where(number > 0, sums / np.maximum(number, 1), sums.sum((0, 1)) / number.sum())
+    points = np.broadcast_to(mean, position.shape)[on_body & ~learning[:, None, None]]
+    scores = np.broadcast_to(counts, (*part.shape, len(classes)))
+    return _score(scores, points, part, position, on_body, learning)
+
+
+def _check_sides(on_body: np.ndarray, learning: np.ndarray) -> None:
+    if not on_body[learning].any() or not on_body[~learning].any():
+        raise UserError("A probe needs cells on the body both to learn from and to test on; add images.")
+
+
+def _score(
+    scores: np.ndarray,
+    points: np.ndarray,
+    part: np.ndarray,
+    position: np.ndarray,
+    on_body: np.ndarray,
+    learning: np.ndarray,
+) -> tuple[CellScores, np.ndarray]:
+    """Compare the scores `(N, h, w, classes)` of the labels learnt, and points on the tested body."""
+    testing, learnt = ~learning, np.broadcast_to(learning[:, None, None], part.shape)
+    classes = np.unique(part[learning])
+    predicted = classes[scores.argmax(-1)]
+    bodily = np.isin(classes, np.unique(part[learnt & on_body]))
+    guess = classes[np.where(bodily, scores, -np.inf).argmax(-1)]
+    tested = on_body & ~learnt
+    right = (guess == part)[tested]
+    _, kind = np.unique(part[tested], return_inverse=True)
+    recall = np.bincount(kind, right) / np.bincount(kind)
+    true = position[tested].astype(np.float64)
+    result = CellScores(
+        accuracy=float((predicted == part)[testing].mean()),
+        body_accuracy=float(right.mean()),
+        body_recall=float(recall.mean()),
+        point_error=float(np.linalg.norm(points - true, axis=1).mean()),
+        point_r2=explained(points, true),
+        **{
+            name: explained(points[:, [axis]], true[:, [axis]])
+            for axis, name in enumerate(("side_r2", "height_r2", "depth_r2"))
+        },
+    )
+    return result, predicted.astype(part.dtype)
+
+
+@dataclass(frozen=True)
+class SideScores:
+    """How much of the clothes' colours an embedding holds, of the side that is seen and the one that is not.
+
+    Attributes:
+        seen_r2: share of the variance of the colours on the seen side that a linear map explains.
+        unseen_r2: likewise of the other side.
+        copied_r2: what a linear map from the *true* colours of the seen side explains of the other: how far
+            one can get by knowing that most clothes are alike on both sides.
+    """
+
+    seen_r2: float
+    unseen_r2: float
+    copied_r2: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The scores by name."""
+        return asdict(self)
+
+
+def probe_sides(
+    features: np.ndarray,
+    front: np.ndarray,
+    back: np.ndarray,
+    yaw: np.ndarray,
+    pids: np.ndarray,
+    learning: np.ndarray,
+) -> SideScores:
+    """Learn a linear map from embeddings to colours of clothes, and test it on people it has not seen.
+
+    Args:
+        features: `(N, D)` embeddings.
+        front: `(N, K)` colours of each image's person on the front, such as CIELAB of both garments.
+        back: `(N, K)` likewise on the back.
+        yaw: `(N,)` degrees; images within 60 degrees of 0 show the front, of 180 the back, the others are
+            left out.
+        pids: `(N,)` the people.
+        learning: `(N,)` bool: images to learn from.
+
+    Raises:
+        UserError: on one of the sides are fewer than two people seen from the front or the back.
+    """
+    turned = np.abs((np.asarray(yaw, np.float64) + 180.0) % 360.0 - 180.0)
+    shown = (turned <= 60.0) | (turned >= 120.0)
+    facing = (turned <= 60.0)[:, None]
+    # One map to both sides' colours cannot know which of them is seen; the map to seen and unseen can.
+    seen, unseen = np.where(facing, front, back), np.where(facing, back, front)
+    learnt, tested = shown & learning, shown & ~learning
+    if len(np.unique(pids[tested])) < 2 or len(np.unique(pids[learnt])) < 2:
+        raise UserError(
+            "A probe of the sides needs two people seen from front or back on each side; add images."
+        )
+
+    def score(source: np.ndarray, target: np.ndarray) -> float:
+        # Each with a strength of its own: what cannot be known would shrink what can.
+        fitted = fit_ridge(source[learnt], target[learnt], pids[learnt])
+        return explained(fitted.predict(source[tested]), target[tested])
+
+    return SideScores(score(features, seen), score(features, unseen), score(seen, unseen))

@@ -1,0 +1,157 @@
+"""The command line of every experiment: flags from the recipe's fields."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from simple_parsing import DashVariant
+
+from san_tf.command_line import Parser
+from san_tf.errors import UserError
+from san_tf.experiments.ownership import Owned, with_absolute_places
+from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe_checks import check_recipe
+from san_tf.experiments.recipe_files import read_recipe_file
+from san_tf.training.cluster import read_cluster
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where an experiment runs and which of its stages; nothing here changes a result."""
+
+    workdir: str
+    """The run directory: recipe, logs, checkpoints, figures and results."""
+    data_dir: str = field(default_factory=lambda: os.environ.get("TFDS_DATA_DIR", "data"))
+    """Where prepared data sets lie or are made."""
+    manual_dir: str | None = None
+    """Where the files of published benchmarks lie, as folders or archives, for the stage `prepare`; none is
+    TFDS's own place, `downloads/manual` in the data_dir."""
+    beam_runner: str | None = None
+    """With the stage `prepare`: build benchmarks with this runner of Apache Beam, such as DirectRunner (wants
+    `pip install "san-tf[tfds]"`); the data set is the same without."""
+    save_every: float = 300.0
+    """Seconds between checkpoints within an epoch; one is always written at its end."""
+    dry_run: bool = False
+    """Print the networks, their parameters, the memory and the time that the recipe will take, from steps
+    that are measured, and write nothing."""
+    find_learning_rate: bool = False
+    """With `--stage train` or `texture-generator`: try learning rates on a network of the recipe, draw the
+    figure `learning_rate` and suggest one; the run's own training is left as it is."""
+    panels: int = 10
+    """How often in a training textures and ranked lists of the same few images are painted for
+    TensorBoard."""
+    stage: list[str] = field(default_factory=list)
+    """Run these stages only, done or not; without it, every stage that is not done yet."""
+    export_folder: str | None = None
+    """With `--stage prepare`: also write the data set there in the Market-1501 layout."""
+    export_texture: bool = False
+    """Export the decoder too, as the signature `texture`, which shows what the network sees of a person."""
+    images: str | None = None
+    """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
+    strategy: Literal["mirrored", "multiworker"] | None = None
+    """Train (stages `texture-generator` and `train`) on several devices: `mirrored`, all GPUs of this
+    machine; `multiworker`, those of all machines in the environment variable TF_CONFIG, where the same
+    command is started on each (on the first: TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
+    "task": {"type": "worker", "index": 0}}', on the second the same with index 1). Batches stay as large as
+    the recipe says: P must be a multiple of the number of devices. None trains on one."""
+
+
+OptionsKind = TypeVar("OptionsKind", bound=Options)
+
+
+def parse(
+    name: str,
+    description: str,
+    recipe: Recipe,
+    stages: Sequence[str],
+    argv: Sequence[str] | None = None,
+    kind: type[OptionsKind] = Options,  # type: ignore[assignment]  # mypy does not take a default for a variable
+) -> tuple[OptionsKind, Recipe]:
+    """Read the command line of the experiment `name`.
+
+    Flags win over the recipe file named by `--config`, which wins over the recipe of the run directory, or
+    over `recipe` where the run directory has none yet.
+
+    Args:
+        name: of the experiment, for `--help` and the default run directory.
+        description: the head of `--help`.
+        recipe: the experiment's own recipe.
+        stages: the stages that `--stage` may name, in order.
+        argv: the arguments; `sys.argv[1:]` where None.
+        kind: the dataclass of the options, for experiments that have more of them.
+
+    Returns:
+        The options and the recipe, checked.
+
+    Raises:
+        UserError: an unknown flag, an impossible value, an unreadable recipe file, or what contradicts the
+            recipe of the run directory.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    known = _known_first(argv)
+    workdir = known.workdir or f"runs/{name}"
+    owned = Owned.read(workdir, recipe)
+    default, own = kind(workdir=f"runs/{name}"), recipe
+    if owned is not None:
+        recipe = owned.recipe
+        if owned.data_dir and "TFDS_DATA_DIR" not in os.environ:
+            default = dataclasses.replace(default, data_dir=owned.data_dir)
+    if known.config:
+        recipe = read_recipe_file(known.config, recipe)
+
+    parser = Parser(
+        prog=f"python -m san_tf.experiments.{name}",
+        description=description,
+        usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config FILE] [flags of the recipe]",
+        add_option_string_dash_variants=DashVariant.UNDERSCORE,
+        allow_abbrev=False,
+        epilog=f"Stages: {', '.join(stages)}.",
+    )
+    parser.add_argument(
+        "--config", metavar="FILE", help="a recipe file (YAML); flags win over it", default=argparse.SUPPRESS
+    )
+    parser.add_arguments(kind, dest="options", default=default)
+    parser.add_arguments(Recipe, dest="recipe", default=recipe)
+    arguments = parser.parse_args(argv)
+    options: OptionsKind = arguments.options
+    recipe = arguments.recipe
+    unknown = [stage for stage in options.stage if stage not in stages]
+    if unknown:
+        raise UserError(f"There is no stage {unknown[0]!r} here; the stages are {', '.join(stages)}.")
+    if options.images and "pseudo-textures" not in options.stage:
+        raise UserError("--images goes with --stage pseudo-textures; add it.")
+    if options.find_learning_rate and not {*options.stage} & {"train", "texture-generator"}:
+        raise UserError("--find_learning_rate goes with --stage train or texture-generator; add it.")
+    # Written so that NaN does not pass.
+    if not 0 < options.save_every < math.inf or not 0 <= options.panels < 2**31:
+        raise UserError("--save_every is a number of seconds above 0, --panels a number from 0 on.")
+    if options.export_folder and "prepare" not in options.stage:
+        raise UserError("--export_folder goes with --stage prepare; add it.")
+    if owned is not None:
+        recipe = owned.asked(recipe, options.stage, name, own)
+    check_recipe(recipe)
+    recipe = with_absolute_places(recipe)
+    if owned is not None:
+        owned.check(recipe, options.stage)
+    if options.strategy == "multiworker":
+        read_cluster()
+    return options, recipe
+
+
+def _known_first(argv: Sequence[str]) -> argparse.Namespace:
+    """`--config` and `--workdir`: the files that the defaults of all other flags come from."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir")
+    try:
+        return parser.parse_known_args(argv)[0]
+    except argparse.ArgumentError as error:
+        what = "a recipe file" if error.argument_name == "--config" else "a folder"
+        raise UserError(f"{error.argument_name} wants the name of {what}; see --help.") from None

@@ -1,0 +1,105 @@
+"""Reads images in parallel and looks at every one, so that a damaged file is met here and not in training."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from san_tf.archives.files import Files
+from san_tf.cores import core_count
+from san_tf.data.headers import read_header
+from san_tf.data.images import decode_image
+from san_tf.image_formats import jpeg_or_png
+from san_tf.layouts.samples import Sample
+
+MAX_SIDE = 4096
+# Images read ahead: enough to keep the threads busy, little enough to keep the memory constant.
+_AHEAD = 64
+
+
+class Checked(NamedTuple):
+    """An image that was read.
+
+    Attributes:
+        sample: which.
+        content: its bytes as they are stored if it is a JPEG or PNG file, else a PNG file of its pixels.
+        problem: half a sentence ("is empty"); None for an image that is well.
+    """
+
+    sample: Sample
+    content: bytes
+    problem: str | None
+
+
+def image_problem(content: bytes) -> str | None:
+    """Look at an image: its header first, then every pixel with the decoder that training uses.
+
+    Args:
+        content: bytes of a file.
+
+    Returns:
+        None if all is well, else half a sentence, such as "is empty".
+
+    Example:
+        >>> image_problem(b"")
+        'is empty'
+    """
+    try:
+        header = read_header(content)
+    except ValueError as error:
+        return str(error)
+    if max(header.height, header.width) > MAX_SIDE:
+        return f"has {header.width}x{header.height} pixels, more than {MAX_SIDE}x{MAX_SIDE}"
+    try:
+        with tf.device("CPU"):
+            decode_image(tf.constant(content))
+    except (tf.errors.InvalidArgumentError, ValueError):
+        return "is damaged: it cannot be decoded"
+    return None
+
+
+def checked_images(files: Files, samples: Sequence[Sample], threads: int | None = None) -> Iterator[Checked]:
+    """Read and look at images, in the order that is cheapest to read.
+
+    Memory holds some tens of images at a time, however many there are.
+
+    Args:
+        files: the copy.
+        samples: which images.
+        threads: how many read and decode; None takes twice the cores, because some wait for the disk.
+
+    Raises:
+        UserError: an archive ends before its end.
+    """
+    number = threads or 2 * core_count()
+    with ThreadPoolExecutor(number) as pool:
+        pending: deque[Future[Checked]] = deque()
+        try:
+            for index, read in files.stream([sample.path for sample in samples]):
+                pending.append(pool.submit(read_checked, samples[index], read))
+                if len(pending) >= _AHEAD + number:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def read_checked(sample: Sample, read: Callable[[], bytes], look: bool = True) -> Checked:
+    """Read an image, bring it to JPEG or PNG if it is neither, and look at it.
+
+    Args:
+        sample: which.
+        read: reads it.
+        look: decode its pixels, to see whether all is well.
+    """
+    try:
+        content = jpeg_or_png(read(), MAX_SIDE**2)
+    except ValueError as error:  # it cannot be read, or not be brought to PNG
+        return Checked(sample, b"", str(error))
+    return Checked(sample, content, image_problem(content) if look else None)

@@ -1,0 +1,146 @@
+"""A web page for a gallery: `san-tf serve-ui --gallery people.gallery --model saved_models/market/1`.
+
+Drop a crop, or choose one of the gallery, and see who is most alike, with camera, time and score, and the
+texture that the encoder's decoder paints of each: what the network sees. `san-tf serve-ui --demo` renders a
+gallery of people who do not exist, to try it at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import socket
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from san_tf.command_line import Parser, run_as_command
+from san_tf.errors import UserError
+from san_tf.start import import_tensorflow
+
+if TYPE_CHECKING:
+    from san_tf.page.service import PageService
+
+PORT = 8642
+_ENCODER = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="san-tf serve-ui", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--gallery", metavar="DB", help="a gallery's path or address; see san-tf gallery --help"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="EXPORT",
+        help="the gallery's encoder, if it has moved or is new here; it is a program, so it must be trusted",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="the folder of the gallery's photographs, if it has moved or comes from elsewhere",
+    )
+    parser.add_argument("--demo", action="store_true", help="render a gallery to try the page with")
+    parser.add_argument("--host", metavar="ADDRESS", help="listen to other machines too; there is no login")
+    parser.add_argument("--port", type=int, metavar="N", default=PORT, help="0 for a free one")
+    parser.add_argument(
+        "--browser",
+        action=argparse.BooleanOptionalAction,
+        help="open the page in this machine's browser, as the demo does",
+    )
+    options: argparse.Namespace = parser.parse_args(argv)
+    if options.demo and options.gallery:
+        raise UserError("--demo renders a gallery of its own; leave out --gallery, or --demo.")
+    if not options.demo and not options.gallery:
+        raise UserError("--gallery is missing; name a gallery, or try the page with --demo.")
+    if options.demo and not options.model:
+        if not _ENCODER.is_dir():
+            raise UserError(
+                "The encoder of the demo comes with the repository, not with the package; give --model."
+            )
+        options.model = str(_ENCODER)
+    if not 0 <= options.port <= 65535:
+        raise UserError(f"--port is {options.port}; give a number from 1 to 65535, or 0 for a free one.")
+    return options
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command; see `--help`."""
+    run_as_command(lambda: _run(_parse(argv)))
+
+
+def _run(options: argparse.Namespace) -> None:
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise UserError("The page wants FastAPI and uvicorn: pip install 'san-tf[page]'.") from error
+    from san_tf.page.server import LOOPBACK, listen
+
+    host = options.host or LOOPBACK
+    # Taken first: a port in use is told before TensorFlow takes its seconds to start.
+    with contextlib.closing(listen(host, options.port)) as server, _service(options) as service:
+        browser = options.demo if options.browser is None else options.browser
+        _serve(service, server, host, browser)
+    print("\nThe page is closed.")
+
+
+@contextlib.contextmanager
+def _service(options: argparse.Namespace) -> Iterator[PageService]:
+    """The gallery and its encoder."""
+    with contextlib.ExitStack() as stack:
+        model, name = options.model, options.gallery
+        if not options.demo:
+            from san_tf.retrieval.opening import open_to_search
+
+            opened = open_to_search(name, model, options.images)
+            gallery, model = stack.enter_context(opened.gallery), opened.model
+            if opened.withheld:
+                print(f"Note: {opened.withheld}", file=sys.stderr, flush=True)
+        import_tensorflow()
+        from san_tf.page.page_encoder import ExportedNetwork
+        from san_tf.page.service import PageService
+
+        network = ExportedNetwork(model)
+        if options.demo:
+            from san_tf.page.demo import demo_gallery
+
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="san_tf_demo_")))
+            gallery = stack.enter_context(demo_gallery(folder, network))
+            name = "rendered people"
+            print(f"Crops to drop on the page: {folder / 'to_drop'}", flush=True)
+        service = PageService(gallery, network, Path(name).name or name)
+        if options.model and not options.demo:
+            from san_tf.trusted import remember_export
+
+            remember_export(network.encoder.folder, network.fingerprint)
+        service.warm_up()
+        yield service
+
+
+def _serve(service: PageService, server: socket.socket, host: str, browser: bool) -> None:
+    from san_tf.page.app import build_app
+    from san_tf.page.server import address_of, is_open_to_others, own_names, serve
+
+    address, others = address_of(server, host), is_open_to_others(server)
+
+    def ready() -> None:
+        facts = service.facts()
+        what = f"{facts['entries']:,} entries, encoder {facts['model']}"
+        print(f"{address}  ·  {what}  ·  Ctrl-C ends it", flush=True)
+        if others:
+            print(
+                "Warning: there is no login: whoever reaches this address over the network sees the gallery.",
+                file=sys.stderr,
+                flush=True,
+            )
+        if browser and (
+            sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+        ):
+            webbrowser.open(address)
+
+    serve(build_app(service, own_names(server, host), others), server, ready)

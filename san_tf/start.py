@@ -1,0 +1,61 @@
+"""Starts TensorFlow without its notes on the screen."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Literal
+
+from san_tf.errors import UserError
+
+if TYPE_CHECKING:
+    from san_tf.training.distribution import Distribution
+
+
+def import_tensorflow(
+    threads: int = 0, strategy: Literal["mirrored", "multiworker"] | None = None
+) -> Distribution | None:
+    """Import TensorFlow and start its devices without its notes on oneDNN and missing GPUs.
+
+    It writes them before any of its settings can silence it, and nobody can act on them; what it writes is
+    shown if the import fails.
+
+    Args:
+        threads: cores that each of TensorFlow's operations may use; 0 for all.
+        strategy: of the options.
+
+    Returns:
+        Who trains together; None for one device.
+
+    Raises:
+        UserError: the strategy cannot be started.
+    """
+    distribution = None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            if threads:
+                tf.config.threading.set_intra_op_parallelism_threads(threads)
+            if strategy is None:
+                from san_tf.training.devices import grow_memory
+
+                grow_memory()
+            else:
+                from san_tf.training.distribution import start
+
+                distribution = start(strategy, lambda text: print(text, flush=True))
+            tf.config.list_logical_devices()
+        except UserError:
+            raise
+        except BaseException:
+            notes.seek(0)
+            os.write(screen, notes.read())
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+    return distribution

@@ -1,0 +1,75 @@
+"""A crop: one photograph of a rendered person, with what is known of it."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from san_tf.synthesis.color_cast import color_cast
+from san_tf.synthesis.crop_plans import CropSpec
+from san_tf.synthesis.people import clothes_texture, dressed_person
+from san_tf.synthesis.scene import draw_shot
+from san_tf.synthesis.sensor import encode_jpeg, encode_png
+
+# Quality of the stored files; the recording's own, lower quality is applied before.
+STORED_QUALITY = 92
+
+
+@dataclass(frozen=True, eq=False)
+class Crop:
+    """A rendered record.
+
+    Attributes:
+        image: JPEG bytes.
+        pid: identity, 0 for a distractor, -1 for junk.
+        camid: camera, from 0.
+        filename: in the style of Market-1501.
+        yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
+        pose: one of `plans.ACTIONS`.
+        visibility: share of the person's silhouette inside the crop and not hidden, 0..1.
+        texture: PNG bytes of the 256x256 texture, of what the person wears without bags; empty where the
+            record is no image-texture pair.
+        cast: `(3, 4)` float32, see `color_cast.color_cast`; changes nothing where there is no texture.
+    """
+
+    image: bytes
+    pid: int
+    camid: int
+    filename: str
+    yaw: float
+    pose: str
+    visibility: float
+    texture: bytes
+    cast: np.ndarray
+
+
+def render_crop(spec: CropSpec) -> Crop:
+    """Render one record.
+
+    Args:
+        spec: from `synthetic_reid_index` or `pit_index`.
+
+    Returns:
+        A `Crop`; the same spec gives the same bytes in any process and any order.
+
+    Raises:
+        UserError: the spec's folder of photographs cannot be used.
+    """
+    shot = draw_shot(spec)
+    image = encode_jpeg(shot.image, STORED_QUALITY)
+    texture, cast = b"", np.eye(3, 4, dtype=np.float32)
+    if spec.varied:
+        clothes, texture = _clothes(spec.identity_seed, spec.dye)
+        cast = color_cast(dressed_person(spec.identity_seed, spec.dye).texture, clothes, shot)
+    return Crop(
+        image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture, cast
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _clothes(seed: int, dye: float) -> tuple[np.ndarray, bytes]:
+    """The texture to be painted, and the same as PNG."""
+    texture = clothes_texture(seed, dye)
+    return texture, encode_png(texture)

@@ -1,0 +1,69 @@
+"""What names and tables say of a photograph."""
+
+from __future__ import annotations
+
+import pytest
+
+from san_tf.errors import UserError
+from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.name_reader import NameReader, parse_time
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("12.5", 12.5),
+        ("-3", -3.0),
+        ("1970-01-02", 86_400.0),
+        ("2026-01-01", 1_767_225_600.0),  # 20,454 days after 1970-01-01
+        ("2026-01-01T01:00:30", 1_767_225_600.0 + 3630),
+        ("2026-01-01T01:00+01:00", 1_767_225_600.0),
+        ("2026-01-01T00:00:00Z", 1_767_225_600.0),
+    ],
+)
+def test_times(text, seconds):
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["monday", "", "nan", "inf", "2026-13-01", "1,5"])
+def test_what_is_no_time(text):
+    with pytest.raises(UserError, match="is no time; write 2026-01-31"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(
+    ("key", "columns", "wanted"),
+    [
+        ("a/0002_c1s1_000451_03.jpg", {}, {"camera": 1, "pid": 2}),
+        ("-1_c3s2_000001_00.jpg", {}, {"camera": 3, "pid": -1}),
+        ("0002_c1s1.jpg", {"pid": "7", "camid": "5"}, {"camera": 5, "pid": 7}),  # a table wins
+        ("0002_c1s1.jpg", {"pids": "7", "camids": " "}, {"camera": 1, "pid": 7}),
+        (
+            "holiday.jpg",
+            {"time": "1970-01-02", "tags": "door day"},
+            {"time": 86_400.0, "tags": ("door", "day")},
+        ),
+        ("0002_c1/holiday.jpg", {}, {}),  # the file's name alone
+    ],
+)
+def test_entries_of_market_names(key, columns, wanted):
+    assert NameReader().entry(key, "x.jpg", columns) == Entry(key, "x.jpg", **wanted)
+
+
+def test_a_pattern_of_ones_own():
+    reader = NameReader(r"cam(?P<camera>\d+)-(?P<time>\d+)", ("shop",))
+    entry = reader.entry("cam12-1700000000.jpg", "", {"tags": "door"})
+    assert entry == Entry("cam12-1700000000.jpg", camera=12, time=1.7e9, tags=("shop", "door"))
+
+
+@pytest.mark.parametrize(
+    ("columns", "told"),
+    [
+        ({"camera": "left"}, "camera of a.jpg is 'left'; it must be a whole number"),
+        ({"pid": "1.5"}, "pid of a.jpg is '1.5'"),
+        ({"time": "noon"}, "'noon' is no time"),
+    ],
+)
+def test_columns_that_say_nothing(columns, told):
+    with pytest.raises(UserError, match=told):
+        NameReader().entry("a.jpg", "", columns)
