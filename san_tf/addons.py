@@ -7,9 +7,8 @@ the end of its life and runs with Keras 2.15 only; `pip install ".[addons]"` set
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from san_tf.errors import UserError
 
@@ -20,8 +19,6 @@ PREFIX = "tfa."
 # Those that need nothing but a learning rate; the wrappers (Lookahead, SWA) and COCOB, which has no rate, do.
 OPTIMIZERS = ("AdaBelief", "AdamW", "LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "SGDW", "Yogi")
 TRIPLET_LOSSES = ("TripletHardLoss", "TripletSemiHardLoss")
-# Their decay is not multiplied by the learning rate, as that of the others is.
-_DECAY_APART = ("AdamW", "SGDW")
 
 
 def check_choice(field: str, value: str, own: str, addons: tuple[str, ...]) -> None:
@@ -51,37 +48,6 @@ def check_choice(field: str, value: str, own: str, addons: tuple[str, ...]) -> N
         )
 
 
-def build_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) -> Any:
-    """Build an optimiser of TensorFlow Addons with its own defaults.
-
-    Args:
-        name: `tfa.` and one of `OPTIMIZERS`.
-        schedule: learning rate, a number or a schedule over steps.
-        weight_decay: decoupled: times the learning rate, and before what else the optimiser does with a step
-            (LAMB's ratio, NovoGrad's momentum). `AdamW` and `SGDW` of TensorFlow Addons leave the rate out;
-            here it is put in, so that `tfa.AdamW` decays as Keras's AdamW.
-
-    Raises:
-        UserError: an unknown name, TensorFlow Addons is not installed, or the optimiser has no weight decay.
-
-    Example:
-        >>> build_optimizer("tfa.LAMB", 1e-3, weight_decay=0.01)
-    """
-    check_choice("optimizer", name, "adam", OPTIMIZERS)
-    import tensorflow_addons as tfa
-
-    kind = name.removeprefix(PREFIX)
-    build = getattr(tfa.optimizers, kind)
-    if kind in _DECAY_APART:
-        from san_tf.training.schedules import Scaled
-
-        decay = Scaled(schedule, weight_decay) if callable(schedule) else schedule * weight_decay
-        return build(weight_decay=decay, learning_rate=schedule)
-    if "weight_decay" in inspect.signature(build).parameters:
-        return build(learning_rate=schedule, weight_decay=weight_decay)
-    if weight_decay:
-        raise UserError(f"{name} has no weight decay; set weight_decay to 0, or choose another optimizer.")
-    return build(learning_rate=schedule)
 
 
 def triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from san_tf.layouts.rendered_builder import RenderedBuilder
 from san_tf.synthesis import generator
 from san_tf.synthesis.crop_plans import ACTIONS, CropSpec, ReidConfig
-from san_tf.synthesis.rendered_builder import RenderedBuilder
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -185,7 +185,7 @@ def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[st
         report["difference"] = as_dict(differences(runs["first"], runs["second"], measures))
     if files.figures:
         say("Drawing")
-        from san_tf.visualization.assessment_figures import draw
+        from san_tf.evaluation.assessment_figures import draw
 
         report["figures"] = draw(runs, report, files.figures)
     return runs, report

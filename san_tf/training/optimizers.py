@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
 
 import keras
 import tensorflow as tf
 
+from san_tf.addons import OPTIMIZERS, PREFIX, check_choice
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
 from san_tf.training.averages import AveragesOnRequest
+from san_tf.training.schedules import Scaled
 
 # Batch-norm gains and shifts, and biases, by the names Keras gives them.
 NOT_DECAYED = ("gamma", "beta", "bias")
@@ -139,3 +142,38 @@ def build_optimizer(
     if skip:
         optimizer.exclude_from_weight_decay(var_names=list(skip))
     return optimizer
+
+
+# Their decay is not multiplied by the learning rate, as that of the others is.
+_DECAY_APART = ("AdamW", "SGDW")
+
+
+def build_addons_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) -> Any:
+    """Build an optimiser of TensorFlow Addons with its own defaults.
+
+    Args:
+        name: `tfa.` and one of `OPTIMIZERS`.
+        schedule: learning rate, a number or a schedule over steps.
+        weight_decay: decoupled: times the learning rate, and before what else the optimiser does with a step
+            (LAMB's ratio, NovoGrad's momentum). `AdamW` and `SGDW` of TensorFlow Addons leave the rate out;
+            here it is put in, so that `tfa.AdamW` decays as Keras's AdamW.
+
+    Raises:
+        UserError: an unknown name, TensorFlow Addons is not installed, or the optimiser has no weight decay.
+
+    Example:
+        >>> build_addons_optimizer("tfa.LAMB", 1e-3, weight_decay=0.01)
+    """
+    check_choice("optimizer", name, "adam", OPTIMIZERS)
+    import tensorflow_addons as tfa
+
+    kind = name.removeprefix(PREFIX)
+    build = getattr(tfa.optimizers, kind)
+    if kind in _DECAY_APART:
+        decay = Scaled(schedule, weight_decay) if callable(schedule) else schedule * weight_decay
+        return build(weight_decay=decay, learning_rate=schedule)
+    if "weight_decay" in inspect.signature(build).parameters:
+        return build(learning_rate=schedule, weight_decay=weight_decay)
+    if weight_decay:
+        raise UserError(f"{name} has no weight decay; set weight_decay to 0, or choose another optimizer.")
+    return build(learning_rate=schedule)

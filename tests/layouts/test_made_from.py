@@ -19,7 +19,7 @@ from san_tf.data.resumable_builder import MADE_FROM, MadeFrom
 from san_tf.errors import UserError
 from san_tf.layouts.benchmark_preparation import open_benchmark, prepare_benchmark, source_note, told_of
 from san_tf.layouts.custom_layout import CustomConfig
-from san_tf.synthesis.rendered_builder import RenderedBuilder
+from san_tf.layouts.rendered_builder import RenderedBuilder
 
 TABLE = CustomConfig(name="mine", place="shop", table="images.csv")
 ROWS = [f"{split}-{pid}-{camera}.png,{pid},{camera},{split}" for split in ("train", "query", "gallery")

@@ -9,8 +9,8 @@ import pytest
 import tiny_training_model
 from tiny_training_model import LossScaleOptimizer, TinyModel, dataset_at, loss_scale, state
 
-from san_tf import addons
 from san_tf.training.loop import train
+from san_tf.training.optimizers import build_addons_optimizer
 from san_tf.training.run_directory import RunDirectory
 from san_tf.training.schedules import WarmupCosine
 
@@ -20,7 +20,7 @@ SCHEDULE = WarmupCosine(0.1, steps=10, warmup_steps=2)
 
 def build(name: str, scaled: bool) -> TinyModel:
     model = tiny_training_model.build()
-    optimizer = addons.build_optimizer(name, SCHEDULE, weight_decay=0.01)
+    optimizer = build_addons_optimizer(name, SCHEDULE, weight_decay=0.01)
     optimizer = LossScaleOptimizer(optimizer, dynamic_growth_steps=3) if scaled else optimizer
     model.compile(optimizer, jit_compile=False)
     return model

@@ -8,7 +8,6 @@ from typing import Any
 
 import tensorflow as tf
 
-from san_tf import addons
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import train_dataset
 from san_tf.data.records import Records
@@ -33,7 +32,7 @@ from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
 from san_tf.training.averages import take_averages
 from san_tf.training.loop import train
-from san_tf.training.optimizers import build_optimizer
+from san_tf.training.optimizers import build_addons_optimizer, build_optimizer
 from san_tf.training.precision import set_precision
 from san_tf.training.schedules import WarmupCosine, WarmupSteps
 
@@ -214,7 +213,7 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  #
     training = recipe.training
     schedule = schedule or _schedule_of(recipe, steps_per_epoch)
     if training.optimizer != "adam":
-        return addons.build_optimizer(training.optimizer, schedule, training.weight_decay)
+        return build_addons_optimizer(training.optimizer, schedule, training.weight_decay)
     return build_optimizer(
         weight_decay=training.weight_decay,
         decay=training.decay,
