@@ -84,7 +84,7 @@ def pytorch_network(network: str, folder: Path) -> Any:
                 own.copy_(value)
 
     class Thin(nn.Module):
-        """`san_tf.models.thin_resnet` with its head."""
+        """`san_tf.models.resnet` with its head."""
 
         def __init__(self) -> None:
             super().__init__()

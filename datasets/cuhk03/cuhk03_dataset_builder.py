@@ -13,8 +13,8 @@ from san_tf.errors import UserError
 from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
 from san_tf.layouts.cuhk03_images import Boxes, Cuhk03Images
 from san_tf.layouts.cuhk03_protocols import classic_split, new_protocol
-from san_tf.layouts.layout import Counts, Layout
-from san_tf.layouts.samples import Source
+from san_tf.layouts.layout import Layout
+from san_tf.layouts.samples import Counts, Source
 
 MAT = "cuhk-03.mat"
 PROTOCOLS = "https://github.com/zhunzhong07/person-re-ranking"

@@ -13,10 +13,9 @@ from san_tf.errors import UserError
 from san_tf.image_formats import is_image_name
 from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
 from san_tf.layouts.file_names import NamePattern
-from san_tf.layouts.layout import Counts, Layout
+from san_tf.layouts.layout import Layout, three_folders
 from san_tf.layouts.manual_folder import find_copy
-from san_tf.layouts.market_layout import three_folders
-from san_tf.layouts.samples import Sample, Source
+from san_tf.layouts.samples import Counts, Sample, Source
 
 HOMEPAGE = "https://zheng-lab.cecs.anu.edu.au/Project/project_reid.html"
 TERMS = "Its authors published it for research and ask for a citation of their paper."

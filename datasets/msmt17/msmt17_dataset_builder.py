@@ -12,8 +12,8 @@ import tensorflow_datasets as tfds
 from san_tf.archives.files import Files
 from san_tf.errors import UserError
 from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
-from san_tf.layouts.layout import Counts, Layout
-from san_tf.layouts.samples import Sample, Source
+from san_tf.layouts.layout import Layout
+from san_tf.layouts.samples import Counts, Sample, Source
 
 CAMERAS = 15
 # 0000/0000_000_01_0303morning_0015_0.jpg 0: identity and number, camera, time, frame, box; and the identity.

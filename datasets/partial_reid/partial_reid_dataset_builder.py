@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from san_tf.archives.files import Files
 from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
 from san_tf.layouts.file_names import NamePattern, samples_in
-from san_tf.layouts.layout import Counts, Layout
-from san_tf.layouts.samples import Source
+from san_tf.layouts.layout import Layout
+from san_tf.layouts.samples import Counts, Source
 
 NAMES = NamePattern(r"(?P<pid>\d{3})_\d{3}\.(jpg|png)", 0, "001_001.jpg")
 

@@ -10,9 +10,8 @@ import tensorflow_datasets as tfds
 from san_tf.archives.files import Files
 from san_tf.layouts.benchmark_builder import BenchmarkBuilder, BenchmarkConfig
 from san_tf.layouts.file_names import NamePattern
-from san_tf.layouts.layout import Counts, Layout
-from san_tf.layouts.market_layout import three_folders
-from san_tf.layouts.samples import Source
+from san_tf.layouts.layout import Layout, three_folders
+from san_tf.layouts.samples import Counts, Source
 
 LAYOUT = Layout(
     name="VeRi-776",

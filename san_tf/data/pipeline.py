@@ -8,6 +8,9 @@ at a time, batch, vary, prefetch.
 
 from __future__ import annotations
 
+import atexit
+import functools
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -18,12 +21,32 @@ from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan
 from san_tf.data.epoch_plans import Part, pair_part, plan_rows
 from san_tf.data.images import decode_image, normalize_images, orientations, resize_image
-from san_tf.data.open_iterators import close_at_exit
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
 from san_tf.data.shards import Shard
 from san_tf.data.texture_loader import TextureLoader
 from san_tf.errors import UserError
+
+
+@functools.cache
+def close_at_exit() -> None:
+    """See to it that a process with open iterators over our data sets comes to its end.
+
+    An iterator that outlives the last line, as one does that a traceback holds, is destroyed while Python
+    takes itself down; TensorFlow then waits for a thread of its own, which waits for Python: for ever
+    (TensorFlow 2.15 and 2.21). Destroyed a moment earlier, such threads still get their turn.
+    """
+    atexit.register(_close)
+
+
+def _close() -> None:
+    for thing in gc.get_objects():
+        kind = type(thing)
+        if str(kind.__module__).startswith("tensorflow.python.data.ops.") and kind.__name__.endswith(
+            "Iterator"
+        ):
+            # TensorFlow has no call for it: with the last reference to its resource goes the iterator.
+            vars(thing).clear()
 
 
 def train_dataset(

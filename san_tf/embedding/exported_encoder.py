@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from san_tf.embedding.photographs import is_decodable
+from san_tf.embedding.sources import is_decodable
 from san_tf.errors import UserError
 from san_tf.serving.export import read_metadata
 from san_tf.serving.fingerprint import fingerprint, verify_export

@@ -11,10 +11,27 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import tensorflow as tf
+
 from san_tf.archives.files import DamagedFileError, is_litter
 from san_tf.archives.opening import open_archive
+from san_tf.data.images import decode_image
+from san_tf.data.upright import MAX_PIXELS, PhotographError, upright
 from san_tf.errors import UserError
 from san_tf.image_formats import is_image_name, read_regular, stamp_of, suffix_of
+
+__all__ = ["MAX_PIXELS", "PhotographError", "is_decodable", "upright"]
+
+
+def is_decodable(content: bytes) -> bool:
+    """Whether the decoder of exported graphs takes the file."""
+    try:
+        with tf.device("CPU"):
+            decode_image(tf.constant(content))
+    except tf.errors.InvalidArgumentError:
+        return False
+    return True
+
 
 _ARCHIVES = (".tar", ".zip")
 _COMPRESSED = (".tgz", ".tar.gz")

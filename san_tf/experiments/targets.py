@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from san_tf.data.records import Records
-from san_tf.experiments.data_preparation import prepared_builder
-from san_tf.experiments.data_records import reid_records
+from san_tf.experiments.data_records import prepared_builder, reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own, tested_data
 from san_tf.experiments.recipe import Recipe

@@ -71,7 +71,7 @@ class _Check(beam.DoFn):
         """Yield keys and examples, and sentences on the side."""
         # TensorFlow starts in the worker, not in the process that only plans.
         from san_tf.layouts.checking import read_checked
-        from san_tf.layouts.image_record import record
+        from san_tf.layouts.samples import record
 
         files, samples = chunk
         for sample in samples:

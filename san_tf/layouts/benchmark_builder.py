@@ -20,10 +20,9 @@ from san_tf.data.parts import Item
 from san_tf.data.resumable_builder import MadeFrom, ResumableBuilder, fingerprint
 from san_tf.image_formats import stamp_of
 from san_tf.layouts.checking import checked_images, read_checked
-from san_tf.layouts.image_record import record, refuse_corrupt
-from san_tf.layouts.layout import Counts, Layout, listed
+from san_tf.layouts.layout import Layout
 from san_tf.layouts.manual_folder import find_copy
-from san_tf.layouts.samples import Sample, Source, check_counts
+from san_tf.layouts.samples import Counts, Sample, Source, check_counts, listed, record, refuse_corrupt
 
 _ADDED, _REMOVED, _CHANGED, _RELABELLED = _CHANGES = ("added", "removed", "changed", "relabelled")
 # In the folder of a data set that was built without its damaged images: their names, one a line.

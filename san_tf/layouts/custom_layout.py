@@ -16,8 +16,7 @@ from san_tf.archives.files import Files, shown
 from san_tf.errors import UserError
 from san_tf.image_formats import image_suffixes, is_image_name, suffix_of
 from san_tf.layouts.benchmark_builder import BenchmarkConfig
-from san_tf.layouts.layout import listed
-from san_tf.layouts.samples import Sample, Source
+from san_tf.layouts.samples import Sample, Source, listed
 
 SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "train": ("train", "bounding_box_train", "image_train"),

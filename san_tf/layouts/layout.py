@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+
+from san_tf.archives.files import Files
+from san_tf.layouts.file_names import NamePattern, refuse_junk, samples_in
+from san_tf.layouts.samples import Counts, Source, listed
+
+SPLITS = ("train", "query", "gallery")
+
+
+def three_folders(
+    files: Files, benchmark: str, folders: Sequence[str], pattern: NamePattern
+) -> dict[str, list[Source]]:
+    """The sources of training set, queries and gallery, a folder each.
+
+    Args:
+        files: the copy.
+        benchmark: its name, for messages.
+        folders: of `train`, `query` and `gallery`, in this order.
+        pattern: of the names of images.
+
+    Raises:
+        UserError: a folder is empty, a file is misplaced or named otherwise, or junk is not in the gallery.
+    """
+    samples = {
+        split: samples_in(files, folder, benchmark, pattern)
+        for split, folder in zip(SPLITS, folders, strict=True)
+    }
+    for split in ("train", "query"):
+        refuse_junk(files, benchmark, split, samples[split])
+    return {split: [Source(files, samples[split])] for split in SPLITS}
+
 
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
-@dataclass(frozen=True)
-class Counts:
-    """Published numbers of a split; None where none is published.
-
-    Attributes:
-        images: all of them, distractors and junk included.
-        identities: different people (or vehicles), distractors (0) and junk (-1) left out.
-    """
-
-    images: int | None = None
-    identities: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,11 +87,3 @@ class Layout:
         return " ".join(filter(None, [f"put {self.expected} {place}.", self.besides, source, self.terms]))
 
 
-def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:
-    """Join words as English does.
-
-    Example:
-        >>> listed(["train", "query", "gallery"])
-        'train, query and gallery'
-    """
-    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

@@ -9,7 +9,8 @@ from pathlib import Path
 from san_tf.archives.files import Files, FolderFiles, is_litter
 from san_tf.archives.opening import open_archive
 from san_tf.errors import UserError
-from san_tf.layouts.layout import ARCHIVE_SUFFIXES, Layout, listed
+from san_tf.layouts.layout import ARCHIVE_SUFFIXES, Layout
+from san_tf.layouts.samples import listed
 
 # How deep a misplaced copy is looked for, and among how many folders.
 _DEPTH = 3

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from san_tf.archives.files import Files
 from san_tf.errors import UserError
-from san_tf.layouts.layout import Counts, listed
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Published numbers of a split; None where none is published.
+
+    Attributes:
+        images: all of them, distractors and junk included.
+        identities: different people (or vehicles), distractors (0) and junk (-1) left out.
+    """
+
+    images: int | None = None
+    identities: int | None = None
+
+
+def record(sample: Sample, content: bytes) -> dict[str, Any]:
+    """The record of an image: `image` (bytes as they are stored), `pid`, `camid` and `filename`."""
+    return {"image": content, "pid": sample.pid, "camid": sample.camid, "filename": sample.filename}
+
+
+def refuse_corrupt(problems: list[str]) -> None:
+    """Raise UserError about images that cannot be used.
+
+    Args:
+        problems: file and half a sentence of each, such as "query/0001.jpg is empty".
+    """
+    if problems:
+        others = f" ({len(problems) - 1} other image(s) have problems too)" if len(problems) > 1 else ""
+        raise UserError(
+            f"The image {problems[0]}{others}; copy it again, or leave such images out with skip_corrupt."
+        )
+
 
 _SHOWN = {"train": "training", "query": "query", "gallery": "gallery"}
 
@@ -64,3 +96,13 @@ def check_counts(name: str, splits: Mapping[str, Sequence[Source]], published: M
             f"The copy of {name} in {files.place} has {listed(wrong)}; copy it again, or switch "
             "check_counts off to take it as it is."
         )
+
+
+def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:
+    """Join words as English does.
+
+    Example:
+        >>> listed(["train", "query", "gallery"])
+        'train, query and gallery'
+    """
+    return f" {last} ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""

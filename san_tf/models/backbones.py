@@ -10,8 +10,7 @@ from san_tf.errors import UserError
 from san_tf.models.efficientnet_lite import efficientnet_lite0_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
 from san_tf.models.osnet import OSNETS, osnet_stages
-from san_tf.models.resnet import DEPTHS, ResNetForm, resnet_stages
-from san_tf.models.thin_resnet import thin_resnet_stages
+from san_tf.models.resnet import DEPTHS, ResNetForm, resnet_stages, thin_resnet_stages
 
 DecoderName = Literal["paper", "light"]
 Stages = Callable[[Tensor, int, ResNetForm, LayerFactory], list[Tensor]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,55 @@ import keras
 from san_tf.atomic import atomic_folder
 from san_tf.checkpoints import NonFiniteError, restore, save, shapes
 from san_tf.errors import UserError
-from san_tf.models import hub
+from san_tf.models import preset_folder as hub
 from san_tf.models.builder import arguments_of, arguments_taken, registered
 from san_tf.models.model_card import ModelCard, render
 from san_tf.models.preset_config import CONFIG, PresetConfig, plain_arguments, read_config
 from san_tf.models.presets import PRESETS
+
+PREFIX = "hf://"
+# The files of a preset, which are all that is fetched.
+FILES = ("config.json", "encoder.safetensors", "decoder.safetensors", "README.md")
+_ADDRESS = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w.-]*))?")
+
+
+def download(address: str) -> Path:
+    """Fetch a preset's files from the hub, or find them in its cache.
+
+    Args:
+        address: `hf://user/name`, with `@branch`, `@tag` or `@commit` for another than the newest version.
+
+    Returns:
+        The folder they lie in.
+
+    Raises:
+        UserError: it is no address, `huggingface_hub` is not installed, or the hub does not give the files.
+
+    Example:
+        >>> download("hf://user/name@main")
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None or ".." in address:
+        raise UserError(
+            f"{address!r} is no address on the hub; write hf://user/name or hf://user/name@revision."
+        )
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise UserError(
+            f"{address} is fetched with huggingface_hub, which is not installed: pip install 'san-tf[hub]', "
+            "or download the folder yourself and pass its path."
+        ) from error
+    name, revision = match.groups()
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
+    except Exception as error:  # of several libraries: the hub's own, its HTTP client's, the disk's
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{address} could not be fetched ({reason}); check the name and the connection, or download the "
+            "folder elsewhere and pass its path."
+        ) from error
+
 
 CARD = "README.md"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.forms import check_form
-from san_tf.models.efficientnet_lite_weights import load_efficientnet_lite0
+from san_tf.models.efficientnet_lite import load_efficientnet_lite0
 from san_tf.models.resnet import ResNetForm
 from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD

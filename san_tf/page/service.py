@@ -6,11 +6,13 @@ import hashlib
 import io
 import math
 import secrets
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -18,11 +20,57 @@ from PIL import Image
 from san_tf.page.page_encoder import Network
 from san_tf.page.pictures import for_page, pixels_for_page
 from san_tf.page.questions import Listing, RefusedError, Search
-from san_tf.page.recent import Recent
 from san_tf.retrieval.embedded import STORE
 from san_tf.retrieval.entries import Entry, Hit
 from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
 from san_tf.retrieval.image_files import ImageFolder
+
+Value = TypeVar("Value")
+
+
+class Recent(Generic[Value]):
+    """A bounded memory that forgets what was not asked for the longest. May be used from several threads.
+
+    Args:
+        capacity: sum of the sizes that it holds at most.
+        size: of a value; each counts 1 if None.
+
+    Example:
+        >>> thumbnails = Recent(64 * 2**20, len)
+        >>> thumbnails.put("a.jpg", content)
+        >>> thumbnails.get("a.jpg") is content
+        True
+    """
+
+    def __init__(self, capacity: int, size: Callable[[Value], int] | None = None) -> None:
+        self._capacity = capacity
+        self._size = size or (lambda value: 1)
+        self._values: OrderedDict[str, Value] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+
+    def get(self, name: str) -> Value | None:
+        """Return a value, or None if it was never here or is forgotten."""
+        with self._lock:
+            if name not in self._values:
+                return None
+            self._values.move_to_end(name)
+            return self._values[name]
+
+    def put(self, name: str, value: Value) -> None:
+        """Remember a value, also one that is larger than everything together: until the next comes."""
+        with self._lock:
+            if name in self._values:
+                self._held -= self._size(self._values.pop(name))
+            self._values[name] = value
+            self._held += self._size(value)
+            while self._held > self._capacity and len(self._values) > 1:
+                _, forgotten = self._values.popitem(last=False)
+                self._held -= self._size(forgotten)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
 
 # Of a gallery's entries, so many tell whether it knows times, identities and pictures.
 _SAMPLE = 500

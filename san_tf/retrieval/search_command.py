@@ -98,7 +98,7 @@ def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: 
     """Embeddings of the queries; `contents` become files that stand upright."""
     import_tensorflow()
     from san_tf.embedding.exported_encoder import ExportedEncoder
-    from san_tf.embedding.photographs import PhotographError, upright
+    from san_tf.embedding.sources import PhotographError, upright
 
     for number, path in enumerate(paths):
         try:
@@ -173,7 +173,7 @@ def _caption(entry: Entry) -> str:
 
 def _image_of(entry: Entry, gallery: Gallery) -> np.ndarray:
     """The photograph of an entry; a grey one where it is not there any more."""
-    from san_tf.embedding.photographs import PhotographError, upright
+    from san_tf.embedding.sources import PhotographError, upright
     from san_tf.retrieval.image_files import read_inside
 
     grey = np.full((128, 64, 3), 225, np.uint8)

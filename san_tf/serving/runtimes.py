@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata as installed
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,168 @@ import tensorflow as tf
 from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
 from san_tf.serving.fingerprint import DIGESTS, runtime_digests
-from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, WEIGHTS, checked_images, open_session
+from san_tf.serving.runtime_sessions import (
+    NOTES_FILE,
+    NOTES_KEY,
+    SUFFIXES,
+    WEIGHTS,
+    checked_images,
+    open_session,
+    package,
+)
 from san_tf.serving.runtime_source import Source, read_source
-from san_tf.serving.runtime_writers import WRITERS
+
+
+def half_weights(model: Any) -> None:
+    """Keep kernels as float16, each turned to float32 by a cast that ONNX Runtime computes once, on loading.
+
+    Float16 arithmetic would be no gain: on CPUs ONNX Runtime has hardly any.
+
+    Args:
+        model: `onnx.ModelProto`, changed.
+    """
+    onnx = package("onnx")
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2:
+            name, value = tensor.name, onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float16), f"{name}/float16"))
+            casts.append(
+                onnx.helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT, name=name)
+            )
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def quantize(model: Any, path: Path, images: Sequence[np.ndarray]) -> None:
+    """Write a model whose network computes in int8; what comes before and behind it stays float32.
+
+    Kernels have a scale a channel, maps one each (quantise-dequantise nodes, which ONNX Runtime joins with
+    what is between them).
+
+    Args:
+        model: `onnx.ModelProto` in float32.
+        path: to write to.
+        images: `(H, W, 3)` uint8, on which the ranges of the maps are found.
+    """
+    onnx, quantization = package("onnx"), package("onnxruntime.quantization")
+    inside = _network(model.graph.node)
+    outside = [node.name for node in model.graph.node if node.name not in inside]
+
+    with tempfile.TemporaryDirectory() as folder:
+        given = Path(folder) / "float32.onnx"
+        onnx.save(model, str(given))
+        quantization.quantize_static(
+            str(given),
+            str(path),
+            _Images(model.graph.input[0].name, images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+            nodes_to_exclude=outside,
+        )
+
+
+class _Images:
+    """What ONNX Runtime calls a `CalibrationDataReader`: gives one image after another, then None."""
+
+    def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
+        self._name, self._rest = name, iter(images)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        image = next(self._rest, None)
+        return None if image is None else {self._name: image[None]}
+
+
+def _network(nodes: Sequence[Any]) -> set[str]:
+    """The names of the nodes from the first convolution to the last product with weights."""
+    weighted = ("Conv", "MatMul", "Gemm")
+    behind: set[str] = set()
+    for node in nodes:  # in the order of their inputs
+        if node.op_type in weighted or behind.intersection(node.input):
+            behind.update(node.output)
+    before: set[str] = set()
+    for node in reversed(nodes):
+        if node.op_type in weighted or before.intersection(node.output):
+            before.update(node.input)
+    names = set()
+    for node in nodes:
+        inner = behind.intersection(node.input) and before.intersection(node.output)
+        if node.op_type in weighted or inner:
+            names.add(node.name)
+    return names
+
+
+_OPSET = 18
+_NOTED = (
+    "image_size", "embedding_size", "channel_order", "resize", "exif_orientation", "l2_normalized",
+    "flip_averaged", "san_tf",
+)  # fmt: skip
+Images = Sequence[np.ndarray]
+
+
+def write_litert(source: Source, path: Path, weights: str, calibration: Images) -> None:
+    """Write a `.tflite` with the signature `serving_default`.
+
+    Args:
+        source: of the graph.
+        path: to write to.
+        weights: "float32"; "float16": half the room, the same arithmetic; "int8": kernels and maps.
+        calibration: `(H, W, 3)` uint8 images that tell the ranges of the maps; for int8 only.
+    """
+    module = tf.Module()
+    module.embed = source.function()
+    with tempfile.TemporaryDirectory() as folder:
+        tf.saved_model.save(module, folder, signatures={"serving_default": module.embed})
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
+        if weights != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if weights == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if weights == "int8":
+            converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration)
+        path.write_bytes(converter.convert())
+    # What LiteRT calls an associated file: an archive behind the model, which the runtime does not look at.
+    # It bears a fixed date, so that the same model makes the same file.
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(NOTES_FILE), _notes(source))
+
+
+def write_onnx(source: Source, path: Path, weights: str, calibration: Images) -> None:
+    """Write an `.onnx` of opset 18; arguments as of `write_litert`."""
+    onnx, tf2onnx = package("onnx"), package("tf2onnx")
+    spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
+    model, _ = tf2onnx.convert.from_function(source.function(), input_signature=spec, opset=_OPSET)
+    if weights == "float16":
+        half_weights(model)
+    if weights == "int8":
+        quantize(model, path, calibration)
+        model = onnx.load(str(path))
+    model.metadata_props.add(key=NOTES_KEY, value=_notes(source))
+    onnx.save(model, str(path))
+
+
+def write_openvino(source: Source, path: Path, weights: str, calibration: Images) -> None:
+    """Write an `.xml`, and beside it a `.bin` with the weights; arguments as of `write_litert`."""
+    openvino = package("openvino")
+    model = openvino.convert_model(source.function().get_concrete_function())
+    if weights == "int8":
+        nncf = package("nncf")
+        data = nncf.Dataset([image[None] for image in calibration])
+        model = nncf.quantize(model, data, subset_size=len(calibration))
+    model.set_rt_info(_notes(source), [NOTES_KEY])
+    openvino.save_model(model, str(path), compress_to_fp16=weights == "float16")
+
+
+def _notes(source: Source) -> str:
+    """What a file must tell wherever it goes: the images it takes, and what its embeddings are."""
+    return json.dumps({key: source.metadata[key] for key in _NOTED if key in source.metadata})
+
+
+WRITERS: Mapping[str, Any] = {"litert": write_litert, "onnx": write_onnx, "openvino": write_openvino}
+
 
 # The largest difference from the SavedModel's embedding, of its length; int8 is held to the angle instead.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}

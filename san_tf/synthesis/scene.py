@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from san_tf.synthesis.background import render_place
 from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
 from san_tf.synthesis.crop_plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
 from san_tf.synthesis.light import Light, sample_light
@@ -17,6 +16,34 @@ from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import Place, is_free, sample_place
 from san_tf.synthesis.seeds import generator_at
 from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
+from san_tf.synthesis.street_kernels import cast
+
+
+def render_place(
+    place: Place, camera: Camera, window: Window, light: Light, size: tuple[int, int]
+) -> np.ndarray:
+    """Draw the empty street in a window of the camera's frame.
+
+    Args:
+        place: what stands there.
+        camera: where the camera hangs.
+        window: the part of the frame to draw.
+        light: sun and sky.
+        size: (height, width) of the result in pixels.
+
+    Returns:
+        `(height, width, 3)` float32 RGB in linear light; 1 is a white surface in full light.
+    """
+    height, width = size
+    out = np.zeros((height, width, 3), np.float32)
+    cast(
+        height, width, np.array([window.left, window.top, window.width, window.height]), camera.focal,
+        camera.rotation(), camera.height, place.street, place.strips, place.grounds, place.ground_params,
+        place.kerbs, place.paint, place.walls, place.wall_planes, place.wall_params, place.far,
+        place.dapple * light.hardness, place.seed, light.direction, light.sun, light.sky, out,
+    )  # fmt: skip
+    return out
+
 
 # Pictures are drawn at this size, above what the cameras resolve, and then lose resolution as theirs would.
 WORKING_SIZE, SMALL_WORKING_SIZE = (256, 128), (192, 96)

@@ -1,6 +1,6 @@
 import numpy as np
 
-from san_tf.data.loans import ArrayLender
+from san_tf.data.transforms import ArrayLender
 
 
 def address(array):

@@ -20,7 +20,7 @@ from san_tf.data.images import decode_image
 from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
 from san_tf.data.upright import PhotographError, upright
-from san_tf.embedding.photographs import is_decodable
+from san_tf.embedding.sources import is_decodable
 
 
 def _picture(height: int = 40, width: int = 24) -> Image.Image:

@@ -8,10 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from san_tf.errors import UserError
-from san_tf.evaluation import expansion
-from san_tf.evaluation.camera_bias import without_camera_bias
-from san_tf.evaluation.embedding_steps import prepared
-from san_tf.evaluation.expansion import augment_database, expand_queries
+from san_tf.evaluation import embedding_steps as expansion
+from san_tf.evaluation.embedding_steps import augment_database, expand_queries, prepared, without_camera_bias
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.fusion import concatenated
 from san_tf.evaluation.options import Preparation
@@ -101,7 +99,7 @@ def test_expansion_and_augmentation_help_where_people_form_clusters():
 def test_camera_means_equal_the_loop_and_unknown_cameras_lose_the_overall_mean(monkeypatch):
     rng = np.random.default_rng(0)
     sets = [FeatureSet(rng.standard_normal((n, 4)), np.zeros(n), rng.choice([-1, 2, 5], n)) for n in (30, 50)]
-    monkeypatch.setattr("san_tf.evaluation.camera_bias._CHUNK", 7)
+    monkeypatch.setattr("san_tf.evaluation.embedding_steps._CHUNK", 7)
     features, camids = (np.concatenate([getattr(s, name) for s in sets]) for name in ("features", "camids"))
     for before, after in zip(sets, without_camera_bias(sets), strict=True):
         for row in range(len(before)):

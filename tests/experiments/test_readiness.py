@@ -12,7 +12,7 @@ import pytest
 
 from san_tf.errors import UserError
 from san_tf.experiments import readiness
-from san_tf.experiments.data_preparation import prepared_builder
+from san_tf.experiments.data_records import prepared_builder
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.flags import Options
 from san_tf.experiments.readiness import KnownPeople, check_readiness, tell_readiness

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from san_tf.experiments.painting import texture_l1
-from san_tf.experiments.texture_measures import color_scores, texture_scores, views
+from san_tf.experiments.stages.texture_generator import color_scores, texture_scores, views
 from san_tf.synthesis.generator import pit_index
 from san_tf.synthesis.seen_garments import seen_garments
 from san_tf.synthesis.texels import texel_map

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf.models.batch_norm import BatchNormalization
+from san_tf.models.layer_factory import BatchNormalization
 
 SHAPE = (4, 6, 5, 8)
 

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from san_tf.errors import UserError
 from san_tf.models import build_decoder
-from san_tf.models.up_conv import UpConv2D
+from san_tf.models.layer_factory import UpConv2D
 from san_tf.training.precision import precision_scope
 
 RESNET = [(64, 32, 256), (32, 16, 512), (16, 8, 1024), (16, 8, 2048)]

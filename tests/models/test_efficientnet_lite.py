@@ -8,8 +8,9 @@ import pytest
 from sklearn.datasets import load_sample_images
 
 from san_tf.errors import UserError
-from san_tf.models import build_decoder, build_encoder, efficientnet_lite_weights
-from san_tf.models.efficientnet_lite_weights import copy_state_dict, packaged_weights
+from san_tf.models import build_decoder, build_encoder
+from san_tf.models import efficientnet_lite as efficientnet_lite_weights
+from san_tf.models.efficientnet_lite import copy_state_dict, packaged_weights
 from san_tf.normalization import normalize
 from san_tf.torch_files import read_state_dict
 

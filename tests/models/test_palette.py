@@ -9,8 +9,7 @@ from test_san import tiny_encoder
 from san_tf.errors import UserError
 from san_tf.keras_compat import optimizer_variables
 from san_tf.models import SAN, SANPG, build_decoder, build_encoder
-from san_tf.models.decoder import decoder_inputs
-from san_tf.models.palette import PaletteMix
+from san_tf.models.decoder import PaletteMix, decoder_inputs
 from san_tf.normalization import normalize, texture_to_uint8
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import precision_scope

@@ -12,9 +12,11 @@ from san_tf.models import (
     ModelCard,
     build_decoder,
     build_encoder,
-    hub,
     preset_folder,
     save_to_preset,
+)
+from san_tf.models import (
+    preset_folder as hub,
 )
 from san_tf.models.presets import PRESETS, card_of
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 
 from san_tf.data.images import decode_image
-from san_tf.embedding.photographs import PhotographError, upright
+from san_tf.embedding.sources import PhotographError, upright
 from san_tf.page.questions import RefusedError
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.exact import ExactGallery

@@ -13,10 +13,8 @@ from PIL import Image
 from plain_people import HOSTILE, ORIGIN, Blind, StandIn, crop, entries, make_gallery, upload
 
 from san_tf.evaluation.reranking import rerank
-from san_tf.page.answers import is_right, written_time
-from san_tf.page.app import build_app, page_files
-from san_tf.page.recent import Recent
-from san_tf.page.service import PageService
+from san_tf.page.app import build_app, is_right, page_files, written_time
+from san_tf.page.service import PageService, Recent
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.exact import ExactGallery
 from san_tf.retrieval.gallery import GalleryInfo

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from plain_people import HOSTILE, ORIGIN, StandIn, crop, make_gallery
 
 from san_tf.errors import UserError
-from san_tf.page.answers import answer_csv
-from san_tf.page.app import build_app
+from san_tf.page.app import answer_csv, build_app
 from san_tf.page.guard import HEADERS, Guard, _name
 from san_tf.page.service import Found, PageService
 from san_tf.retrieval.entries import Entry, Hit

@@ -7,8 +7,7 @@ import pytest
 
 from san_tf.errors import UserError
 from san_tf.synthesis.body import BodyShape, load_body, shaped
-from san_tf.synthesis.gait import leg_angles
-from san_tf.synthesis.pose import ACTIONS, sample_pose, walking
+from san_tf.synthesis.pose import ACTIONS, leg_angles, sample_pose, walking
 from san_tf.synthesis.posture import Arm, Leg, Posture, Trunk, about, rotations
 from san_tf.synthesis.skeleton import Pose, bone_transforms, joints, mirrored, pose_vertices, rest_pose, skin
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.synthesis.background import render_place
 from san_tf.synthesis.body import PARTS, load_body
 from san_tf.synthesis.camera import Window
 from san_tf.synthesis.furniture import KINDS, sprite
@@ -19,7 +18,7 @@ from san_tf.synthesis.occluders import Thing, draw_thing, soften_ground
 from san_tf.synthesis.people import draw_figure, dressed_person, place_figure, window_view
 from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import is_free
-from san_tf.synthesis.scene import draw_shot, station
+from san_tf.synthesis.scene import draw_shot, render_place, station
 
 
 def _window(figure, camera, margin: float = 1.1) -> Window:  # type: ignore[no-untyped-def]

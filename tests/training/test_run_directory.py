@@ -16,8 +16,7 @@ import pytest
 import yaml
 
 from san_tf.errors import UserError
-from san_tf.training.metrics_table import MetricsTable
-from san_tf.training.run_directory import RunDirectory
+from san_tf.training.run_directory import MetricsTable, RunDirectory
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from san_tf.errors import UserError
-from san_tf.experiments.data_preparation import prepared_builder
+from san_tf.experiments.data_records import prepared_builder
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own
 from san_tf.experiments.readiness import tell_readiness

@@ -10,13 +10,15 @@ from sklearn.linear_model import Ridge as SklearnRidge
 
 from san_tf.errors import UserError
 from san_tf.experiments.ablation.linear_probe import (
+    explained,
+    fit_ridge,
     probe_cells,
     probe_places,
     probe_sides,
+    ridges,
     split_people,
     with_places,
 )
-from san_tf.experiments.ablation.ridge import explained, fit_ridge, ridges
 
 GRID = (4, 2)
 
