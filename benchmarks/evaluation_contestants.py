@@ -202,7 +202,7 @@ def loaded(name: str, path: Path) -> ModuleType:
     """Import one file without the package around it, which would want PyTorch."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no module")
+        raise ImportError(f"{path} is not a module")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -179,7 +179,7 @@ def _read_header(path: Path) -> _Header:
         ) from error
     version = re.fullmatch(re.escape(_FORMAT) + r"(\d{1,6})", metadata.get("format", ""))
     if version is None:
-        raise DamagedError(f"{path} is no checkpoint written by this package; name another file.")
+        raise DamagedError(f"{path} is not a checkpoint written by this package; name another file.")
     if int(version[1]) > _VERSION:
         raise UserError(f"{path} was written by a newer san_tf; upgrade san_tf.")
     damaged = DamagedError(f"{path} is damaged: its header is not as it was written; delete it.")

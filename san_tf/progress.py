@@ -17,7 +17,7 @@ def with_bar(items: Iterable[Item], description: str | None, total: int | None) 
     Args:
         items: to pass on.
         description: beside the bar; None for no bar. There is none either if nobody is watching: standard
-            error is no terminal.
+            error is not a terminal.
         total: how many items there are; None if that is not known.
     """
     console = Console(stderr=True)

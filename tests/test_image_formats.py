@@ -38,7 +38,7 @@ def test_suffixes():
     assert {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"} <= (
         image_suffixes()
     )
-    # What Pillow opens besides is no photograph, or a program's input.
+    # What Pillow opens besides is not a photograph, or a program's input.
     assert not {".pdf", ".eps", ".ps", ".h5", ".mpg", ".psd", ".txt", ""} & image_suffixes()
     names = {"a/B.JPG": ".jpg", "a.b/c": "", ".jpg": "", "a\\b.webp": ".webp", "x.tar.gz": ".gz", "x.": "."}
     assert {name: suffix_of(name) for name in names} == names

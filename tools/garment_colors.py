@@ -119,7 +119,7 @@ def _read(path: Path) -> np.ndarray:
         )
     image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR_RGB) if path.stat().st_size else None
     if image is None:
-        raise UserError(f"{path} is no image that can be read; replace it.")
+        raise UserError(f"{path} is not an image that can be read; replace it.")
     return image
 
 

@@ -83,7 +83,7 @@ def try_case(case: Case) -> Outcome:
         return Outcome(problem=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}")
     seconds = tuple(float(value) for value in np.diff(timed.ends))
     if not np.isfinite(timed.losses).all():
-        return Outcome(tuple(timed.losses), seconds, "the loss is no number")
+        return Outcome(tuple(timed.losses), seconds, "the loss is not a number")
     return Outcome(tuple(timed.losses), seconds)
 
 

@@ -63,7 +63,7 @@ def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
         pairs = pairs_of(model, names)
     except KeyError as error:
         raise UserError(
-            f"{model.name} is no network of the public SAN code ({error.args[0][:200]}); only its ResNet "
+            f"{model.name} is not a network of the public SAN code ({error.args[0][:200]}); only its ResNet "
             "encoders and its decoder with skips can be written for PyTorch."
         ) from error
     facts = facts_of(model)

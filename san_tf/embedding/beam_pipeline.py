@@ -87,7 +87,7 @@ def embed_by_beam(
 
     Raises:
         UserError: there are no photographs, or none that can be used, they have different columns, or there
-            is no such runner.
+            is not such a runner.
     """
     from apache_beam.runners import create_runner
 

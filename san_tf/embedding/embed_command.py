@@ -124,7 +124,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _run_beam(options: argparse.Namespace) -> None:
     if Path(options.out).suffix.lower() != ".parquet":
-        raise UserError(f"{options.out} is no name of a Parquet file; let it end in .parquet.")
+        raise UserError(f"{options.out} is not the name of a Parquet file; let it end in .parquet.")
     from san_tf.embedding.feature_table import write_left_out
     from san_tf.embedding.sources import photographs
     from san_tf.serving.servable import find_versions

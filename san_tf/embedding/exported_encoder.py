@@ -32,7 +32,7 @@ class ExportedEncoder:
         signatures: all functions of the export by name, as TensorFlow has them.
 
     Raises:
-        UserError: the folder is no export of this package, or is damaged.
+        UserError: the folder is not an export of this package, or is damaged.
 
     Example:
         >>> encoder = ExportedEncoder("saved_models/market")

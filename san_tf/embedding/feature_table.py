@@ -48,7 +48,7 @@ class FeatureTable:
     def __init__(self, path: str | Path, notes: Mapping[str, Any]) -> None:
         self.path = Path(path)
         if self.path.suffix.lower() != ".parquet":
-            raise UserError(f"{self.path} is no name of a Parquet file; let it end in .parquet.")
+            raise UserError(f"{self.path} is not the name of a Parquet file; let it end in .parquet.")
         try:
             import pyarrow.parquet
         except ImportError as error:
@@ -219,7 +219,7 @@ def whole_number(column: str, name: str, value: str) -> int:
         value: as written.
 
     Raises:
-        UserError: it is no whole number.
+        UserError: it is not a whole number.
     """
     try:
         number = int(value)

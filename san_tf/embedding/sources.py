@@ -213,7 +213,7 @@ def _table(path: Path) -> Iterator[Photograph]:
                 image = path.parent / row[names["path"]].strip()
                 yield _file(image, {key: row[name] for key, name in names.items() if key != "path"})
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file ({error}); write it anew.") from error
+        raise UserError(f"{path} is not a CSV file ({error}); write it anew.") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 

@@ -458,7 +458,7 @@ def _frames(video: Path) -> Iterator[np.ndarray | str]:
     capture = cv2.VideoCapture(str(video))
     try:
         if not capture.isOpened():
-            raise UserError(f"{video} is no video that OpenCV can read; convert it to MP4 (H.264).")
+            raise UserError(f"{video} is not a video that OpenCV can read; convert it to MP4 (H.264).")
         while True:
             fine, frame = capture.read()
             if not fine:

@@ -70,7 +70,7 @@ class Calibration:
             prior: probability of "same person" before looking, in (0, 1); the stored one where None.
 
         Raises:
-            UserError: the prior is no probability.
+            UserError: the prior is not a probability.
 
         Example:
             >>> Calibration("platt", "cosine", True, intercept=6.0, slope=-15.0).probability(0.4)
@@ -115,7 +115,7 @@ class Calibration:
         Raises:
             UserError: it is none, or its values cannot be.
         """
-        problem = f"{source} is no calibration of this package"
+        problem = f"{source} is not a calibration of this package"
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise UserError(f"{problem}; make one with `python -m san_tf.evaluate --calibrate FILE`.")
         if values.get("version") != _VERSION:
@@ -156,7 +156,7 @@ class Calibration:
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}.") from error
         except ValueError as error:
-            raise UserError(f"{path} is no calibration: it is not JSON.") from error
+            raise UserError(f"{path} is not a calibration: it is not JSON.") from error
         return cls.from_dict(values, str(path))
 
 

@@ -185,7 +185,7 @@ def _read_csv(path: Path, beside: Path) -> dict[str, np.ndarray]:
                 raise UserError(f"{path} has no column `pid`; its first line must name the columns.")
             table = [(rows.line_num, row.get(pid), row.get(camid) if camid else UNKNOWN) for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} is no CSV file ({error}); write it anew.") from error
+        raise UserError(f"{path} is not a CSV file ({error}); write it anew.") from error
     values = []
     for line, *cells in table:
         try:

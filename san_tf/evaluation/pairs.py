@@ -56,6 +56,6 @@ def labelled_blocks(
         same &= elsewhere
         if protocol == "cross-camera":
             different &= elsewhere
-        # A junk query is nobody: it is no pair's half.
+        # A junk query is nobody: it is not a pair's half.
         different[query.pids[start:stop] == -1] = False
         yield start, block, same, different

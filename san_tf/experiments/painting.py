@@ -97,7 +97,7 @@ def true_textures(records: Records, size: int) -> np.ndarray:
         UserError: the records have no textures.
     """
     if records.textures is None:
-        raise UserError("These records have no textures; they are no paired data.")
+        raise UserError("These records have no textures; they are not paired data.")
     decoded = (
         cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB) for file in records.texture_files
     )

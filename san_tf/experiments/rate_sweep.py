@@ -28,7 +28,7 @@ def find_learning_rate(
 
     Args:
         experiment: whose run gets the figure.
-        model: with its initial weights; it is no good afterwards.
+        model: with its initial weights; it cannot be used afterwards.
         batches: of its training.
         optimizer: from a schedule to the recipe's optimiser.
         name: of the training, for instance `san`.

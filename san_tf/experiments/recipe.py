@@ -1,7 +1,7 @@
 """The recipe of an experiment: every value that decides its result, as frozen dataclasses.
 
 The fields are the command line's flags and the keys of a recipe file. What does not change the result, such
-as folders, is no part of a recipe; see `san_tf.experiments.flags.Options`.
+as folders, is not part of a recipe; see `san_tf.experiments.flags.Options`.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class EvaluationRecipe:
 
     on: Literal["test", "validation"] = "test"
     """`validation`: test on the identities that `validation_identities` holds out, and leave the test sets
-    alone, for results on which settings are chosen are no results."""
+    alone, for results on which settings are chosen are not results."""
     test: tuple[str, ...] = ()
     """Data sets to test on instead of the experiment's own, each with its own rows in the results."""
     test_folder: str | None = None

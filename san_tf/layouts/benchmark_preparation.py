@@ -44,7 +44,7 @@ def open_benchmark(
         changed = builder.builder_config if config is None else config
         if not hasattr(changed, "check_counts"):
             raise UserError(
-                f"{dataset} is no benchmark that is read from a copy, so its images cannot be left out."
+                f"{dataset} is not a benchmark that is read from a copy, so its images cannot be left out."
             )
         if skip_corrupt:
             changed = changed.without_corrupt()

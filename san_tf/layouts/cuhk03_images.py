@@ -102,7 +102,7 @@ class Cuhk03Images(Files):
                 dataset = file[_cell(file, self.boxes, pair)[shot - 1, person - 1]]
                 elsewhere = dataset.external or dataset.is_virtual
                 if dataset.dtype != np.uint8 or max(dataset.shape) > MAX_SIDE or elsewhere:
-                    raise DamagedFileError(f"is no array of at most {MAX_SIDE}x{MAX_SIDE} bytes")
+                    raise DamagedFileError(f"is not an array of at most {MAX_SIDE}x{MAX_SIDE} bytes")
                 array = _content(dataset, 3 * MAX_SIDE**2)
         except DamagedFileError:
             raise

@@ -178,7 +178,7 @@ def _compiled(config: CustomConfig) -> re.Pattern[str]:
     try:
         pattern = re.compile(config.pattern or "")
     except (re.error, RecursionError, OverflowError) as error:
-        raise UserError(f"The pattern {config.pattern!r} is no regular expression: {error}.") from error
+        raise UserError(f"The pattern {config.pattern!r} is not a regular expression: {error}.") from error
     if "identity" not in pattern.groupindex:
         raise UserError(
             f"The pattern {config.pattern!r} has no group identity; write one as (?P<identity>...)."
@@ -259,7 +259,7 @@ def _table_rows(files: Files, table: str) -> list[tuple[int, dict[str, str]]]:
         columns = {name: name.strip().lower() for name in lines.fieldnames or ()}
         rows = [(lines.line_num, row) for row in lines]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{place} is no CSV file in UTF-8: {error}; save it as one.") from error
+        raise UserError(f"{place} is not a CSV file in UTF-8: {error}; save it as one.") from error
     for name in _COLUMNS:
         number = list(columns.values()).count(name)
         if not number and name in _COLUMNS[:2]:

@@ -30,7 +30,7 @@ class NamePattern:
     example: str
 
     def parse(self, name: str) -> tuple[int, int] | None:
-        """Identity and camera (from 0, -1 if untold) of a file name; None if it is no such name."""
+        """Identity and camera (from 0, -1 if untold) of a file name; None if it is not such a name."""
         match = re.fullmatch(self.expression, name, re.ASCII)
         if match is None:
             return None

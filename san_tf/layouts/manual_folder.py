@@ -98,7 +98,7 @@ def _in_archive(archive: Path, layout: Layout) -> Files:
     root = next((root for root in layout.folders if root in roots), "")
     missing = _missing(files.rooted(root) if root else files, layout)
     raise UserError(
-        f"The archive {archive} has no {listed(missing)}, so it is no complete copy of {layout.name}; copy "
+        f"The archive {archive} has no {listed(missing)}, so it is not all of {layout.name}; copy "
         f"it again, with {listed(layout.parts)}."
     )
 

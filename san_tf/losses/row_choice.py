@@ -54,5 +54,5 @@ def chosen_elements(values: tf.Tensor, columns: tf.Tensor) -> tf.Tensor:
         [2.0, 3.0]
     """
     choice = tf.one_hot(columns, tf.shape(values)[1], on_value=True, off_value=False, dtype=tf.bool)
-    # One element and zeros: the sum is exact. No product, for infinity times 0 is no number.
+    # One element and zeros: the sum is exact. No product, for infinity times 0 is not a number.
     return tf.reduce_sum(tf.where(choice, values, tf.zeros_like(values)), axis=1)

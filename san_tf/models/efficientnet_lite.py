@@ -46,7 +46,7 @@ def load_efficientnet_lite0(encoder: keras.Model) -> None:
     Raises:
         UserError: the package is missing, or its file is not what it was.
     """
-    # The reader is no part of the models; only this wants it.
+    # The reader is not part of the models; only this wants it.
     from san_tf.torch_files import read_state_dict
 
     path = packaged_weights()

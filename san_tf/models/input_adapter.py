@@ -34,7 +34,7 @@ def affine_of(preprocessing: Preprocessing) -> Affine:
             as `keras.applications.resnet.preprocess_input`.
 
     Raises:
-        UserError: it is no such function, or computes something else than an affine map of a pixel.
+        UserError: it is not such a function, or computes something else than an affine map of a pixel.
 
     Example:
         >>> affine_of(lambda pixels: pixels / 127.5 - 1.0).offset

@@ -33,7 +33,7 @@ def config_of(model: keras.Model, image_shape: tuple[int, int, int], factory: La
             and dropout that has none.
 
     Raises:
-        UserError: the model is no such one.
+        UserError: the model is not of that form.
     """
     try:
         # A subclass, such as KerasHub's, describes its arguments; the bare graph describes its layers.

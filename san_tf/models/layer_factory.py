@@ -79,7 +79,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Keras 3 writes the training step's normalisation as some ten operations on whole maps. The fused kernel
     reads a map twice and writes it once, and TensorFlow joins a ReLU behind it with it. Equal up to rounding,
     moving statistics included: these keep Keras 3's variance of the batch, not the fused kernel's unbiased
-    one. Whatever the kernel does not know (masks, synchronised replicas, inputs that are no maps) goes
+    one. Whatever the kernel does not know (masks, synchronised replicas, inputs that are not maps) goes
     Keras's way, as does inference.
 
     Args:

@@ -42,7 +42,7 @@ class ModelCard:
             source: what they come from, for messages.
 
         Raises:
-            UserError: an unknown name, or a statement that is no text.
+            UserError: an unknown name, or a statement that is not text.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         for name, value in values.items():

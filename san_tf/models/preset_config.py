@@ -79,7 +79,7 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is no preset: there is no {CONFIG} in it.") from error
+        raise UserError(f"{folder} is not a preset: there is no {CONFIG} in it.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the preset again.") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:

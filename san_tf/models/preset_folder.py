@@ -39,7 +39,7 @@ def download(address: str) -> Path:
         The folder they lie in.
 
     Raises:
-        UserError: it is no address, `huggingface_hub` is not installed, or the hub does not give the files.
+        UserError: it is not an address, `huggingface_hub` is not installed, or the hub gives no files.
 
     Example:
         >>> download("hf://user/name@main")
@@ -47,7 +47,7 @@ def download(address: str) -> Path:
     match = _ADDRESS.fullmatch(address)
     if match is None or ".." in address:
         raise UserError(
-            f"{address!r} is no address on the hub; write hf://user/name or hf://user/name@revision."
+            f"{address!r} is not an address on the hub; write hf://user/name or hf://user/name@revision."
         )
     try:
         from huggingface_hub import snapshot_download
@@ -93,7 +93,7 @@ def save_to_preset(
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds something that is no preset; choose another folder.")
+        raise UserError(f"{folder} holds something that is not a preset; choose another folder.")
     if not isinstance(card, ModelCard):
         unknown = {"licence": "unknown", "weights": "Not described.", "training_data": "Not described."}
         card = ModelCard.of(unknown | dict(card or {}), "card")

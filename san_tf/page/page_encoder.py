@@ -51,7 +51,7 @@ class ExportedNetwork:
         model: `saved_models/market/1`, or `saved_models/market` for its newest version.
 
     Raises:
-        UserError: the folder is no export of this package, or is damaged.
+        UserError: the folder is not an export of this package, or is damaged.
 
     Example:
         >>> network = ExportedNetwork("saved_models/synthetic/1")

@@ -56,7 +56,7 @@ def listen(host: str, port: int) -> socket.socket:
         server = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError, OverflowError) as error:
         raise UserError(
-            f"{host} is no address of this machine; leave --host out for this machine alone."
+            f"{host} is not an address of this machine; leave --host out for this machine alone."
         ) from error
     try:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -73,7 +73,7 @@ def listen(host: str, port: int) -> socket.socket:
                 f"Port {port} is reserved; give one from 1024 (--port 0 finds a free one)."
             ) from error
         raise UserError(
-            f"{host} is no address of this machine ({error.strerror}); leave --host out to stay on this one."
+            f"{host} is not an address of this machine ({error.strerror}); leave --host out for it alone."
         ) from error
     return server
 

@@ -169,7 +169,7 @@ class PageService:
         """Keep a picture in memory for searches, and return the name to ask for it by.
 
         Raises:
-            RefusedError: it is no picture, is damaged, or has too many pixels.
+            RefusedError: it is not a picture, is damaged, or has too many pixels.
         """
         name = secrets.token_urlsafe(16)
         self._uploads.put(name, Upload(content, self._network.embed(content)))

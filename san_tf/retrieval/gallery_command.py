@@ -139,7 +139,7 @@ def export_rows(gallery: Gallery, path: str | Path, where: Filter = EVERYTHING) 
         UserError: another suffix, the disk is full, or nothing passes the filter.
     """
     if Path(path).suffix.lower() != ".parquet":
-        raise UserError(f"{path} is no name of a Parquet file; let it end in .parquet.")
+        raise UserError(f"{path} is not the name of a Parquet file; let it end in .parquet.")
     pa, parquet = _pyarrow()
     info: GalleryInfo = gallery.info
     notes = {"model": info.model, "fingerprint": info.fingerprint}
@@ -267,7 +267,7 @@ class _Table:
                 elif not key.isprintable():
                     self.odd[ascii(photograph.name)] = "has a name that cannot be printed"
                 else:
-                    # One absurd number in a name is no reason to stop.
+                    # One absurd number in a name is not a reason to stop.
                     try:
                         checked_entry(self._entry(photograph.name, photograph.columns))
                     except UserError as error:

@@ -54,7 +54,7 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
     may_make = create is not None and not read_only
     if "://" not in server:
         if Path(server).suffix != ".db":
-            raise UserError(f"{name} is no name of a file of Milvus; let it end in .db.")
+            raise UserError(f"{name} is not the name of a file of Milvus; let it end in .db.")
         if not Path(server).exists() and not may_make:
             raise UserError(missing)
         if not Path(server).absolute().parent.is_dir():
@@ -72,7 +72,7 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
                 if not may_make or create is None:
                     raise UserError(missing)
                 if client.has_collection(collection):
-                    raise UserError(f"{name} is no gallery, but another collection; name another one.")
+                    raise UserError(f"{name} is not a gallery, but another collection; name another one.")
                 _make_info(client, collection, create)
                 info = create
             if not client.has_collection(collection):  # not even if an earlier try was interrupted
@@ -210,7 +210,7 @@ def _place(address: str) -> tuple[str, str]:
         return address, _DEFAULT
     collection = match[2] or _DEFAULT
     if not re.fullmatch(r"[A-Za-z_]\w*", collection, re.ASCII):
-        raise UserError(f"{collection} is no name of a collection of Milvus; use letters, digits and _.")
+        raise UserError(f"{collection} is not the name of a collection of Milvus; use letters, digits and _.")
     return match[1], collection
 
 

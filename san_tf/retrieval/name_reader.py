@@ -52,7 +52,7 @@ class NameReader:
         tags: of every entry, beside its own.
 
     Raises:
-        UserError: it is no regular expression, or has none of these groups; or a tag is not a word.
+        UserError: it is not a regular expression, or has none of these groups; or a tag is not a word.
 
     Example:
         >>> NameReader().entry("a/0002_c1s1_000451_03.jpg", "0002_c1s1_000451_03.jpg", {"tags": "door day"})
@@ -64,7 +64,7 @@ class NameReader:
         try:
             self._pattern = re.compile(pattern)
         except re.error as error:
-            raise UserError(f"The pattern {pattern!r} is no regular expression: {error}.") from error
+            raise UserError(f"The pattern {pattern!r} is not a regular expression: {error}.") from error
         if not _GROUPS & set(self._pattern.groupindex):
             raise UserError(f"The pattern {pattern!r} has no group; write one as (?P<camera>\\d+).")
         for tag in tags:

@@ -63,7 +63,7 @@ def _open_embedded(
             raise UserError(f"There is no gallery {path}; make one with `san-tf gallery add {path} ...`.")
         EmbeddedGallery.create(path, create)
     elif not (path / STORE).is_file():
-        raise UserError(f"{path} is no gallery, but something else; name another folder.")
+        raise UserError(f"{path} is not a gallery, but something else; name another folder.")
     return EmbeddedGallery(path, read_only, mend)
 
 

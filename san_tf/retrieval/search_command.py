@@ -63,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.rerank and options.rerank < options.top:
         raise UserError(f"--rerank is {options.rerank}; give a number from --top ({options.top}) on.")
     if options.figure and Path(options.figure).suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise UserError(f"{options.figure} is no name of a figure; let it end in .png, .pdf or .svg.")
+        raise UserError(f"{options.figure} is not the name of a figure; let it end in .png, .pdf or .svg.")
     return options
 
 

@@ -604,7 +604,7 @@ class SqliteStore:
             squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
             bad = np.flatnonzero(~(np.abs(squares - 1) < 1e-3))
         if len(bad):
-            raise self._damaged(f"the embedding of {self._key_of(int(ids[bad[0]]))} is no direction")
+            raise self._damaged(f"the embedding of {self._key_of(int(ids[bad[0]]))} has no direction")
 
     def _entry(self, number: int, values: Sequence[Any], digest: bytes | None) -> Entry:
         words = self._words(number, values, digest)

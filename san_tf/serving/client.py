@@ -72,7 +72,7 @@ class Client:
 
     Requests that fail for the moment (no connection, overload, timeout) are asked again with growing pauses.
     Answers are checked: one finite row an image, none of zeros alone, all of one length, all of one model.
-    Nothing is sent that is no JPEG or PNG by its first bytes. A file that the server cannot decode is found
+    Only what is a JPEG or PNG by its first bytes is sent. A file that the server cannot decode is found
     by dividing its batch; batches that are too large for the server are divided, too. If a server refuses a
     plain grey picture as well, its configuration is blamed and no picture.
 
@@ -414,7 +414,7 @@ def _connect(server: str, model: Model, rows: int, most: int) -> Transport:
 
         return GrpcTransport(rest, model, scheme == "grpcs", rows, most)
     raise UserError(
-        f"{one_line(server)} is no address of a server; write grpc://HOST:8500 or http://HOST:8501."
+        f"{one_line(server)} is not an address of a server; write grpc://HOST:8500 or http://HOST:8501."
     )
 
 

@@ -205,13 +205,13 @@ def read_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
         folder: `<path>/<version>` as `export_encoder` returned it.
 
     Raises:
-        UserError: it is no export of this package.
+        UserError: it is not an export of this package.
     """
     path = Path(folder) / METADATA_FILE
     try:
         notes: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{folder} is no export of this package: {path} cannot be read.") from error
+        raise UserError(f"{folder} is not an export of this package: {path} cannot be read.") from error
     return notes
 
 

@@ -197,7 +197,7 @@ def write_kit(
 def _check_values(name: str, image: str, max_batch_size: int, batch_timeout_micros: int) -> None:
     if not _NAME.fullmatch(name):
         raise UserError(
-            f"{name!r} is no name for a model: use letters, digits, '_', '-' and '.'; give one with --name."
+            f"{name!r} is not a name for a model: use letters, digits, '_', '-', '.'; give one with --name."
         )
     if not _PINNED.fullmatch(image):
         raise UserError(f"The image {image!r} is not pinned; name it with its tag, such as {IMAGE}.")

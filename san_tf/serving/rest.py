@@ -65,7 +65,7 @@ class RestTransport:
         plain = url.isprintable() and " " not in url and not (parts.query or parts.fragment)
         if parts.scheme not in ("http", "https") or not parts.hostname or port in (0, -1) or not plain:
             raise UserError(
-                f"{one_line(url)} is no address of a REST server; write it as http://localhost:8501."
+                f"{one_line(url)} is not an address of a REST server; write it as http://localhost:8501."
             )
         if parts.username is not None or parts.password is not None:
             raise UserError(

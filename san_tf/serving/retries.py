@@ -51,7 +51,7 @@ class Backoff:
 
     def pause(self, failures: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after the `failures`-th failure; `draw` gives a number in [0, 1)."""
-        # The exponent is bounded, because 2.0 ** 2000 is no float.
+        # The exponent is bounded, because 2.0 ** 2000 is not a float.
         full = min(self.longest, self.first * 2.0 ** min(failures - 1, 60))
         return full * (1 + draw()) / 2
 

@@ -57,7 +57,7 @@ def read_source(folder: str | os.PathLike[str]) -> Source:
         folder: `<path>/<version>` as `export_encoder` returned it.
 
     Raises:
-        UserError: it is no export of this package, or cannot be loaded.
+        UserError: it is not an export of this package, or cannot be loaded.
     """
     folder = Path(folder)
     metadata = read_metadata(folder)

@@ -35,7 +35,7 @@ from san_tf.serving.runtime_source import Source, read_source
 def half_weights(model: Any) -> None:
     """Keep kernels as float16, each turned to float32 by a cast that ONNX Runtime computes once, on loading.
 
-    Float16 arithmetic would be no gain: on CPUs ONNX Runtime has hardly any.
+    Float16 arithmetic would not be a gain: on CPUs ONNX Runtime has hardly any.
 
     Args:
         model: `onnx.ModelProto`, changed.
@@ -220,7 +220,7 @@ def export_runtimes(
         `out`.
 
     Raises:
-        UserError: `saved_model` is no export, a runtime is unknown or not installed, a file disagrees with
+        UserError: `saved_model` is not an export, a runtime is unknown or missing, a file disagrees with
             the SavedModel (float32 by more than 1e-4, float16 by 1e-2, int8 by a cosine below 0.9), int8 is
             asked for without images, an image is none, or the place cannot be written.
 

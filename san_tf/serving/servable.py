@@ -26,7 +26,7 @@ def find_versions(model: str | os.PathLike[str]) -> list[int]:
     """
     folder = Path(model)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; name the folder of an export, such as saved_models/market.")
+        raise UserError(f"{folder} is not a folder; name that of an export, such as saved_models/market.")
     if (folder / "saved_model.pb").is_file():
         above = f" Name {folder.parent}." if folder.name.isdigit() else ""
         raise UserError(
@@ -73,7 +73,8 @@ def check_export(folder: str | os.PathLike[str]) -> None:
     try:
         saved = saved_model_pb2.SavedModel.FromString((folder / "saved_model.pb").read_bytes())
     except OSError as error:
-        raise UserError(f"{folder} is no SavedModel: {error.strerror} (saved_model.pb); {again}") from error
+        reason = f"{error.strerror} (saved_model.pb)"
+        raise UserError(f"{folder} is not a SavedModel: {reason}; {again}") from error
     except Exception as error:  # protobuf's DecodeError differs between its implementations
         raise UserError(f"{folder}/saved_model.pb cannot be read; {again}") from error
     graphs = [graph for graph in saved.meta_graphs if "serve" in graph.meta_info_def.tags]

@@ -75,7 +75,7 @@ class Transport(Protocol):
             RefusedError: the server refused this request.
             TooLargeError: it might take a smaller one.
             GoneError: `version` is no longer there.
-            WrongAnswerError: what came is no embedding.
+            WrongAnswerError: what came is not an embedding.
             UserError: there is no such model, or the request is not allowed.
         """
 

@@ -30,7 +30,7 @@ class Crop:
         pose: one of `plans.ACTIONS`.
         visibility: share of the person's silhouette inside the crop and not hidden, 0..1.
         texture: PNG bytes of the 256x256 texture, of what the person wears without bags; empty where the
-            record is no image-texture pair.
+            record is not an image-texture pair.
         cast: `(3, 4)` float32, see `color_cast.color_cast`; changes nothing where there is no texture.
     """
 

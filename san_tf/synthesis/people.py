@@ -98,7 +98,7 @@ def dressed_person(seed: int, dye: float = 0.0) -> Person:
 def clothes_texture(seed: int, dye: float = 0.0) -> np.ndarray:
     """Return what the person with this wardrobe seed wears: the texture of `dressed_person`, without bags.
 
-    A rucksack and its straps are drawn on the texture that is rendered, but they are no part of the person;
+    A rucksack and its straps are drawn on the texture that is rendered, but they are not part of the person;
     whoever learns to paint the person's surface shall paint the shirt under them.
 
     Args:

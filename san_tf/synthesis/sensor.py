@@ -160,7 +160,7 @@ def decode_rgb(data: bytes) -> np.ndarray:
     """Decode JPEG or PNG bytes to an `(H, W, 3)` uint8 RGB image."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
-        raise UserError(f"{len(data)} bytes were given that are no JPEG or PNG; check where they come from.")
+        raise UserError(f"{len(data)} bytes were given that are not JPEG or PNG; check where they come from.")
     return np.ascontiguousarray(image[..., ::-1])
 
 

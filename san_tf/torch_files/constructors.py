@@ -63,9 +63,9 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
     Asked before they are copied: a text is a sequence too, and a long one can be handed over very often.
     """
     if not isinstance(sizes, (tuple, list)) or len(sizes) > 128:
-        raise TypeError("sizes that are no sizes")
+        raise TypeError("sizes that are not sizes")
     if any(type(n) is not int or abs(n) >= 1 << 63 for n in sizes):
-        raise TypeError("sizes that are no sizes")
+        raise TypeError("sizes that are not sizes")
     return tuple(sizes)
 
 
@@ -105,9 +105,9 @@ def _mapping(items: Any = ()) -> dict[Any, Any]:
     if isinstance(items, dict):
         return dict(items)
     if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in items):
-        raise TypeError("a dict made of what are no pairs")
+        raise TypeError("a dict made of what are not pairs")
     if any(not isinstance(name, str) for name, _ in items):
-        raise TypeError("a dict whose keys are no names")
+        raise TypeError("a dict whose keys are not names")
     return {name: value for name, value in items}
 
 
@@ -125,7 +125,7 @@ def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
 def _array_type(code: Any, *_: Any) -> _ArrayType:
     # Asked in this order: to hash or print a nest of tuples can take for ever.
     if not isinstance(code, str) or code not in _CODES:
-        raise TypeError("a NumPy type that is no number's")
+        raise TypeError("a NumPy type that is not a number's")
     return _ArrayType(code)
 
 

@@ -27,7 +27,7 @@ from san_tf.errors import UserError
 from san_tf.torch_files.constructors import CONSTRUCTORS, Inert, Named, build_state, inert
 from san_tf.torch_files.tensors import DTYPES, STORAGES, Storage, StorageFile, StoredTensor
 
-# A ResNet-50 with its optimiser's state takes some 40,000; what needs millions is no list of weights.
+# A ResNet-50 with its optimiser's state takes some 40,000; what needs millions is not a list of weights.
 MAX_OPCODES = 2_000_000
 # Bytes that the constructors may go through in all: some times what the longest pickle holds.
 MAX_WORK = 1 << 28
@@ -40,7 +40,7 @@ _KEYS = (str, int, float, bytes, type(None))
 
 
 class MalformedPickle(ValueError):
-    """The bytes are no pickle that PyTorch could have written."""
+    """The bytes are not a pickle that PyTorch could have written."""
 
 
 @dataclasses.dataclass(eq=False)
@@ -150,7 +150,7 @@ class PickleMachine:
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict) or len(items) % 2:
-            raise MalformedPickle("its pickle puts an entry into what is no dict")
+            raise MalformedPickle("its pickle puts an entry into what is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._check_key(key)
             target[key] = value
@@ -169,7 +169,7 @@ class PickleMachine:
     def _set_items_of_set(self, _: object) -> None:
         items = self._since_mark()
         if not isinstance(self._stack[-1], set):
-            raise MalformedPickle("its pickle adds to what is no set")
+            raise MalformedPickle("its pickle adds to what is not a set")
         for item in items:
             self._check_key(item)
             self._stack[-1].add(item)
@@ -177,7 +177,7 @@ class PickleMachine:
     # --- names and what is done with them ---
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise MalformedPickle("its pickle names something by what is no name")
+            raise MalformedPickle("its pickle names something by what is not a name")
         full = f"{module}.{name}"
         if inert(full):
             self._push(Inert(full))
@@ -205,7 +205,7 @@ class PickleMachine:
     def _reduce(self, _: object) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, Named) or not isinstance(arguments, tuple):
-            raise MalformedPickle("its pickle calls what is no function")
+            raise MalformedPickle("its pickle calls what is not a function")
         self._spend(arguments)
         value = CONSTRUCTORS[function.name](*arguments)
         if isinstance(value, StoredTensor):
@@ -264,7 +264,7 @@ class PickleMachine:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise MalformedPickle("its pickle appends to what is no list")
+        raise MalformedPickle("its pickle appends to what is not a list")
     return value
 
 

@@ -55,7 +55,7 @@ def find_state_dict(checkpoint: Any, path: str | Path, key: str | None = None) -
 
 
 def _tensors(value: Any) -> Tensors:
-    """Those of a dict's entries that are tensors; none of what is no dict."""
+    """Those of a dict's entries that are tensors; none of what is not a dict."""
     if not isinstance(value, dict):
         return {}
     return {

@@ -60,7 +60,7 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
     try:
         config = json.loads(text)
     except ValueError as error:
-        raise _wrong(f"is no JSON ({error})") from error
+        raise _wrong(f"is not JSON ({error})") from error
     if not isinstance(config, dict) or not isinstance(config.get("cluster"), dict):
         raise _wrong('has no "cluster" that lists the workers')
     addresses = _addresses(config["cluster"])
@@ -96,7 +96,7 @@ def _index(jobs: dict[str, Any], task: dict[str, Any]) -> int:
     if job not in jobs:
         raise _wrong(f"says that this is a {job!r}, of which its cluster has none")
     if isinstance(index, bool) or not isinstance(index, int):
-        raise _wrong(f"has the task index {index!r}, which is no whole number")
+        raise _wrong(f"has the task index {index!r}, which is not a whole number")
     if not 0 <= index < len(jobs[job]):
         raise _wrong(f"has the task index {index}, but {job} goes from 0 to {len(jobs[job]) - 1}")
     return index + (len(jobs.get("chief", [])) if job == "worker" else 0)

@@ -73,7 +73,7 @@ def sweep_rates(
     """Train a model step by step with rising learning rates until its loss explodes, or the steps are over.
 
     Args:
-        model: compiled with an optimizer that has `rising_rates(lowest, highest, steps)`; it is no good
+        model: compiled with an optimizer that has `rising_rates(lowest, highest, steps)`; it cannot be used
             afterwards.
         dataset: its batches, at least as many as steps.
         lowest: first rate.
@@ -82,7 +82,7 @@ def sweep_rates(
         watch: is given the losses so far after each step.
 
     Raises:
-        UserError: the rates or steps are out of order, or the loss was no number from the start.
+        UserError: the rates or steps are out of order, or the loss was not a number from the start.
 
     Example:
         >>> model.compile(build_optimizer(schedule=rising_rates(1e-6, 1.0, 100)))
@@ -107,6 +107,6 @@ def sweep_rates(
             if len(losses) > steps // 10 and loss > _DIVERGED * min(losses):
                 break
     if len(losses) < 2:
-        raise UserError("The loss was no number at the lowest learning rate; look at data and losses.")
+        raise UserError("The loss was not a number at the lowest learning rate; look at data and losses.")
     rates = lowest * (highest / lowest) ** (np.arange(len(losses)) / (steps - 1))
     return RateSweep(rates, np.array(losses))

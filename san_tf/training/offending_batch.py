@@ -53,7 +53,7 @@ class OffendingBatch:
             steps: more than one where several are done between two looks at the loss.
 
         Returns:
-            The file; None where batches are no dicts, and have nothing to tell.
+            The file; None where batches are not dicts, and have nothing to tell.
         """
         batches = self.dataset_at(step - steps).take(steps)
         if not isinstance(batches.element_spec, dict):

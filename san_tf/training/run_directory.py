@@ -56,7 +56,7 @@ class MetricsTable:
         """The rows of a stage, or all, in order; values as the strings they are in the file.
 
         Raises:
-            UserError: the file is no such table.
+            UserError: the file is not such a table.
         """
         try:
             with self.path.open(newline="") as file:
@@ -67,7 +67,7 @@ class MetricsTable:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{self.path} cannot be read ({error}); move it away.") from error
         if rows and not set(_FIRST_COLUMNS) <= set(rows[0]):
-            raise UserError(f"{self.path} is no table of metrics of this package; move it away.")
+            raise UserError(f"{self.path} is not a table of metrics of this package; move it away.")
         return [row for row in rows if stage is None or row["stage"] == stage]
 
     def series(self, stage: str, name: str) -> list[tuple[int, float]]:

@@ -38,7 +38,7 @@ def camera_matrix(
         The figure with two axes: rank-1 and mAP.
 
     Raises:
-        UserError: If shapes do not fit or values are no shares.
+        UserError: If shapes do not fit or values are not shares.
 
     Example:
         >>> table = np.array([[np.nan, 0.9], [0.7, np.nan]])

@@ -212,5 +212,5 @@ def _read_csv(path: Path, stage: str | None) -> tuple[str, dict[str, dict[str, C
                     x, y = np.array(pairs).T
                     curves.setdefault(name, {})[s] = (x, y)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is no table of metrics: {error}.") from error
+        raise UserError(f"{path} is not a table of metrics: {error}.") from error
     return counter, curves

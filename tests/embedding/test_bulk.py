@@ -103,7 +103,7 @@ def test_an_interrupted_run_goes_on(crops, tmp_path):
     out = tmp_path / "f.parquet"
     undisturbed = tmp_path / "undisturbed.parquet"
     embed_photographs(photographs([crops]), _Counting(), _table(undisturbed), 2, part_size=5)
-    # Parts of five files: two are done when the third breaks off (7.jpg and 11.jpg are no pictures).
+    # Parts of five files: two are done when the third breaks off (7.jpg and 11.jpg are not pictures).
     with pytest.raises(KeyboardInterrupt):
         embed_photographs(photographs([crops]), _Counting(11), _table(out), 2, part_size=5)
     assert not out.exists() and len(list((tmp_path / "f.parquet.parts").iterdir())) == 2
@@ -280,9 +280,9 @@ def test_tables_that_disagree(tmp_path, crops):
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"--out": "features.npz"}, "features.npz is no name of a Parquet file"),
+        ({"--out": "features.npz"}, "features.npz is not the name of a Parquet file"),
         ({"--out": "there.parquet"}, "there.parquet exists already; name another file, or add --overwrite"),
-        ({"--model": "nowhere"}, "nowhere is no folder"),
+        ({"--model": "nowhere"}, "nowhere is not a folder"),
         ({"--batch": "0"}, "--batch is 0; give a number from 1"),
         ({"--batch": "x"}, "--batch: invalid int value"),
         ({"images": "nowhere"}, "nowhere does not exist"),
@@ -304,9 +304,9 @@ def test_wrong_command_lines(model, crops, tmp_path, monkeypatch, capsys, change
 
 def test_a_damaged_or_foreign_model(model, tmp_path):
     for harm, told in {
-        "assets.extra/san_tf.json": "is no export of this package",
+        "assets.extra/san_tf.json": "is not an export of this package",
         "variables/variables.index": "is damaged: variables/variables.index is missing",
-        "saved_model.pb": "holds no version|is no export",
+        "saved_model.pb": "holds no version|is not an export",
     }.items():
         folder = shutil.copytree(model / "1", tmp_path / harm.replace("/", "_") / "1")
         (folder / harm).unlink()

@@ -137,7 +137,7 @@ def test_missing_and_unreadable_files_are_problems_of_their_own(tmp_path):
         ("list.csv", b"file\n1.jpg\n", "has no column `path`"),
         ("list.csv", b"path,camid\n1.jpg\n", "line 2: it has not as many cells as the first line"),
         ("list.csv", b"path\n1.jpg,2\n", "line 2: it has not as many cells"),
-        ("list.csv", b"\xff\xfe\x00", "is no CSV file"),
+        ("list.csv", b"\xff\xfe\x00", "is not a CSV file"),
         ("list.csv", b"path;pid\n1.jpg;2\n", "separates its cells otherwise than by commas"),
         ("list.csv", b"path,pid,PID\n1.jpg,2,3\n", "names a column twice"),
         ("list.csv", b"path,pid,pids\n1.jpg,2,3\n", "names a column twice .pid"),

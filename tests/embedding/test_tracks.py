@@ -234,7 +234,7 @@ def test_frames_that_are_damaged_or_missing_cost_those_frames(videos, tmp_path):
 def test_wrong_videos(videos, tmp_path):
     with pytest.raises(UserError, match=r"nowhere\.mp4 does not exist"):
         embed_tracks(tmp_path / "nowhere.mp4", TRACKS, _Means())
-    with pytest.raises(UserError, match="is no video that OpenCV can read"):
+    with pytest.raises(UserError, match="is not a video that OpenCV can read"):
         embed_tracks(_write(tmp_path / "text.mp4", "hello"), TRACKS, _Means())
     with pytest.raises(UserError, match="has 12 frames, and its tracks go to frame 30"):
         embed_tracks(videos[0], {1: [Box(30, 0, 0, 5, 5)]}, _Means())

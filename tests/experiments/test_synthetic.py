@@ -138,7 +138,7 @@ def test_textures_for_a_folder_of_photographs(finished: Path, run_synthetic, tmp
     painted = cv2.imread(str(finished / "painted" / "crops" / "2.jpg"))
     assert painted.shape == (128, 128, 3)
     assert (finished / "figures" / "painted_crops.png").is_file()
-    # A file that is no image is named, and what was painted before stays.
+    # A file that is not an image is named, and what was painted before stays.
     (photographs / "3.jpg").write_bytes(b"not an image")
     assert run_synthetic(finished, "--stage=pseudo-textures", f"--images={photographs}") == 2
     assert "3.jpg" in capsys.readouterr().err

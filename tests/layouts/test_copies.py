@@ -233,5 +233,5 @@ def test_terms_are_told(name):
 
 
 def test_what_is_no_benchmark_has_nothing_to_leave_out():
-    with pytest.raises(UserError, match="synthetic_reid is no benchmark that is read from a copy"):
+    with pytest.raises(UserError, match="synthetic_reid is not a benchmark that is read from a copy"):
         open_benchmark("synthetic_reid/tiny", skip_corrupt=True)

@@ -111,7 +111,7 @@ def test_images_that_are_none(tmp_path):
         cell[:] = references
     images = Cuhk03Images(mat, "labeled")
     for name in ("1_001_1_01.png", "1_001_1_02.png", "1_001_2_06.png"):
-        with pytest.raises(DamagedFileError, match="is no array of at most 4096x4096 bytes"):
+        with pytest.raises(DamagedFileError, match="is not an array of at most 4096x4096 bytes"):
             images.read(name)
     assert images.read("1_001_2_07.png") == Cuhk03Images(MAT, "labeled").read("1_001_2_07.png")
 
@@ -129,7 +129,7 @@ def test_arrays_of_other_files_and_of_absurd_size(tmp_path):
         references = cell[:]
         references[0, 0] = file.create_virtual_dataset("virtual", elsewhere).ref
         cell[:] = references
-    with pytest.raises(DamagedFileError, match="is no array of at most 4096x4096 bytes"):
+    with pytest.raises(DamagedFileError, match="is not an array of at most 4096x4096 bytes"):
         Cuhk03Images(mat, "labeled").read("1_001_1_01.png")
     for number, (name, shape) in enumerate(
         {"labeled": (2_000_000_000, 1), "testsets": (2_000_000_000, 1), "cell": (10, 200_000_000)}.items()

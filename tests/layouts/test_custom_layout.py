@@ -278,8 +278,8 @@ def test_tables_of_spreadsheets(tmp_path, mark, encoding, end):
             "path,identity,split\n1.jpg,3,exam\n",
             "line 2: there is no split 'exam'; the names of splits are train",
         ),
-        ('path,identity\n"1.jpg,3\n', "is no CSV file in UTF-8"),
-        (b"path,identity\n\xff\xfe,3\n", "is no CSV file in UTF-8"),
+        ('path,identity\n"1.jpg,3\n', "is not a CSV file in UTF-8"),
+        (b"path,identity\n\xff\xfe,3\n", "is not a CSV file in UTF-8"),
     ],
 )
 def test_mistakes_in_a_table(content, message, tmp_path):
@@ -294,7 +294,7 @@ def test_mistakes_in_a_table(content, message, tmp_path):
     [
         (CustomConfig(name="x"), "needs either a pattern or a table; give one"),
         (CustomConfig(name="x", pattern=".*", table="a.csv"), "needs either a pattern or a table"),
-        (CustomConfig(name="x", pattern="("), "is no regular expression: "),
+        (CustomConfig(name="x", pattern="("), "is not a regular expression: "),
         (CustomConfig(name="x", pattern=r"(\d+).*"), r"has no group identity; write one as \(\?P<identity>"),
         (
             CustomConfig(name="x", pattern=r"(?P<identity>\d+)\.jpg"),

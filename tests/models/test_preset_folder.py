@@ -263,7 +263,7 @@ def test_damaged_folders_are_named(folder, tmp_path):
     ):
         SAN.from_preset("san_huge")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty is no preset: there is no config.json"):
+    with pytest.raises(UserError, match=r"empty is not a preset: there is no config.json"):
         build_encoder.from_preset(str(tmp_path / "empty"))
     whole = (folder / "encoder.safetensors").read_bytes()
     (folder / "encoder.safetensors").write_bytes(whole[:1000])

@@ -44,8 +44,8 @@ def _mistake(capsys, *argv: str) -> str:
         (["--gallery", "x", "--demo"], "leave out --gallery, or --demo"),
         (["--demo", "--port", "70000"], "--port is 70000; give a number from 1 to 65535"),
         (["--galery", "x"], "did you mean --gallery?"),
-        (["--demo", "--port", "0", "--host", "no.such.host.invalid"], "is no address of this machine"),
-        (["--demo", "--port", "0", "--host", "203.0.113.1"], "is no address of this machine"),
+        (["--demo", "--port", "0", "--host", "no.such.host.invalid"], "is not an address of this machine"),
+        (["--demo", "--port", "0", "--host", "203.0.113.1"], "is not an address of this machine"),
         (["--gallery", "nowhere", "--model", "m", "--port", "0"], "There is no gallery nowhere"),
     ],
 )

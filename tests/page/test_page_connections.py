@@ -146,7 +146,7 @@ def test_lengths_that_lie(port):
     # Less than was said, and gone.
     with _connect(port) as connection:
         connection.sendall(_upload(b"x" * 10, 1000))
-    # More than was said: what follows is no request.
+    # More than was said: what follows is not a request.
     answer = _asked(port, _upload(crop(1), 5) + b"\r\n")
     assert answer.count(b"HTTP/1.1 ") <= 2 and b" 200 " not in answer
     for length in (b"-1", b"1e3", b"0x10", b"+5", b"5, 6", b"9" * 5000, b""):

@@ -153,7 +153,7 @@ def test_hostile_names_stay_text(client):
     listed = client.post("/api/entries", json={"where": {"cameras": [7]}})
     assert listed.headers["content-type"] == "application/json"
     assert listed.json()["entries"][0]["key"] == HOSTILE
-    # Their formulas are no formulas in the picture either.
+    # Their formulas are not formulas in the picture either.
     assert client.post("/api/export/png", json={"key": HOSTILE}).status_code == 200
 
 

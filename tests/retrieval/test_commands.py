@@ -257,7 +257,7 @@ def test_listing_and_deleting(people, tmp_path, capsys):
     ("argv", "told"),
     [
         (["gallery", "info", "nowhere"], "There is no gallery nowhere; make one with"),
-        (["gallery", "list", "a file.txt"], "a file.txt is no gallery, but something else"),
+        (["gallery", "list", "a file.txt"], "a file.txt is not a gallery, but something else"),
         (["gallery", "add", "g"], "Give --images and --model, or --features"),
         (["gallery", "add", "g", "--images", "nowhere", "--model", "m"], "nowhere does not exist"),
         (["gallery", "add", "g", "--features", "nowhere"], "There is no file nowhere"),
@@ -266,7 +266,7 @@ def test_listing_and_deleting(people, tmp_path, capsys):
             "is broken or no Parquet",
             marks=needs_parquet,
         ),
-        (["gallery", "add", "g", "--features", "x", "--camera_pattern", "("], "is no regular expression"),
+        (["gallery", "add", "g", "--features", "x", "--camera_pattern", "("], "is not a regular expression"),
         (["gallery", "add", "g", "--features", "x", "--camera_pattern", "x"], "has no group"),
         (["gallery", "delete", "g"], "Name the entries to delete"),
         (["gallery", "delete", "g", "--all", "--keys", "a"], "Name the entries to delete"),
@@ -280,7 +280,7 @@ def test_listing_and_deleting(people, tmp_path, capsys):
             "--top: '0' is not a whole number from 1",
         ),
         (["search", "--gallery", "g", "--query", "q", "--rerank", "5"], "--rerank is 5; give a number from"),
-        (["search", "--gallery", "g", "--query", "q", "--figure", "x.doc"], "is no name of a figure"),
+        (["search", "--gallery", "g", "--query", "q", "--figure", "x.doc"], "is not the name of a figure"),
         (["search", "--gallery", "g", "--query", "q", "--top", "9" * 5000], "is not a whole number from 1"),
         (["gallery", "list", "g", "--cameras", "9" * 25], "--cameras: '9999999999999999999999999' is not a"),
         (

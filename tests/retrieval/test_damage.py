@@ -281,8 +281,8 @@ def test_check_gives_digests_to_the_former_format(copy, sound):
             ["UPDATE vectors SET embedding = NULL WHERE 0", "UPDATE vectors SET embedding = 'text'"],
             "has changed",
         ),
-        ([("UPDATE vectors SET embedding = ?", (np.full(SIZE, np.nan, "f4").tobytes(),))], "is no direction"),
-        ([("UPDATE vectors SET embedding = ?", (np.full(SIZE, 9, "f4").tobytes(),))], "is no direction"),
+        ([("UPDATE vectors SET embedding = ?", (np.full(SIZE, np.nan, "f4").tobytes(),))], "no direction"),
+        ([("UPDATE vectors SET embedding = ?", (np.full(SIZE, 9, "f4").tobytes(),))], "has no direction"),
         (["UPDATE entries SET tags = '7'"], "none of this package"),
         (["UPDATE entries SET tags = '[7]'"], "none of this package"),
         (["UPDATE entries SET camera = 'x'"], "none of this package"),
@@ -304,7 +304,7 @@ def test_links_in_a_gallery_are_refused(copy, tmp_path):
         content = path.read_bytes() if path.exists() else None
         path.unlink(missing_ok=True)
         path.symlink_to(tmp_path / "elsewhere")
-        with pytest.raises(UserError, match=f"holds {name}, which is a link|is no gallery"):
+        with pytest.raises(UserError, match=f"holds {name}, which is a link|is not a gallery"):
             open_gallery(copy)
         path.unlink()
         if content is not None:

@@ -226,8 +226,8 @@ def _write(path: Path, content: bytes = b"x") -> None:
     ("make", "told"),
     [
         (lambda path: None, "There is no gallery .*; make one with `san-tf gallery add"),
-        (lambda path: _write(path), "is no gallery, but something else"),
-        (lambda path: _write(path / "photo.jpg"), "is no gallery, but something else"),
+        (lambda path: _write(path), "is not a gallery, but something else"),
+        (lambda path: _write(path / "photo.jpg"), "is not a gallery, but something else"),
         (lambda path: _write(path / "gallery.sqlite"), "is damaged: its tables are none of"),
         (
             lambda path: _write(path / "gallery.sqlite", b""),
@@ -287,7 +287,7 @@ def test_a_gallery_is_made_whole_or_not_at_all(tmp_path, monkeypatch):
         ("milvus:people.gallery", r"let it end in \.db"),
         ("milvus:people.db", "There is no gallery milvus:people.db; make one"),
         ("http://127.0.0.1:1", "Milvus at http://127.0.0.1:1 cannot be opened; is it running"),
-        ("http://127.0.0.1:1/a-b", "a-b is no name of a collection"),
+        ("http://127.0.0.1:1/a-b", "a-b is not the name of a collection"),
     ],
 )
 def test_what_is_no_gallery_in_milvus(tmp_path, monkeypatch, uri, told):

@@ -337,7 +337,7 @@ def test_metadata(exported: Path, tmp_path: Path) -> None:
     assert (notes["san_tf"], notes["git_commit"]) == (__version__, git_commit())
     assert notes["tensorflow"] == tf.__version__
     assert json.loads((exported / "assets.extra" / "san_tf.json").read_text()) == notes
-    with pytest.raises(UserError, match="is no export of this package"):
+    with pytest.raises(UserError, match="is not an export of this package"):
         read_metadata(tmp_path)
 
 

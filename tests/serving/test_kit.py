@@ -186,7 +186,7 @@ def test_a_full_disk_leaves_the_old_file(
 
 
 def test_wrong_folders(served_models: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="absent is no folder"):
+    with pytest.raises(UserError, match="absent is not a folder"):
         find_versions(tmp_path / "absent")
     with pytest.raises(
         UserError, match=r"market/1 is a SavedModel, where the folder above.*Name .*market\.$"
@@ -199,7 +199,7 @@ def test_wrong_folders(served_models: Path, tmp_path: Path) -> None:
         find_versions(tmp_path / "empty")
     assert find_versions(served_models) == [1, 2]
     (tmp_path / "numbers" / "7").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"numbers/7 is no SavedModel: No such file"):
+    with pytest.raises(UserError, match=r"numbers/7 is not a SavedModel: No such file"):
         write_kit(tmp_path / "numbers", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="no version 3 to be canary; there are 1, 2"):
@@ -251,8 +251,8 @@ def test_versions_that_no_server_could_serve(copied: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"name": 'a"b'}, "is no name for a model"),
-        ({"name": ""}, "is no name for a model"),
+        ({"name": 'a"b'}, "is not a name for a model"),
+        ({"name": ""}, "is not a name for a model"),
         ({"image": "tensorflow/serving"}, "is not pinned"),
         ({"image": "tensorflow/serving:latest"}, "is not pinned"),
         ({"image": "localhost:5000/serving"}, "is not pinned"),

@@ -278,8 +278,8 @@ def test_mistakes_are_one_sentence(
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"\xff\xd8\xff")
     cases = [
-        ((tmp_path / "nothing", "--out", out), "is no folder"),
-        ((stranger, "--out", out), "is no export of this package"),
+        ((tmp_path / "nothing", "--out", out), "is not a folder"),
+        ((stranger, "--out", out), "is not an export of this package"),
         ((saved_model, "--out", out, "--weights", "int8"), "int8 wants images"),
         ((saved_model, "--out", out, "--weights", "int8", "--calibration", tmp_path / "x"), "does not exist"),
         ((saved_model, "--out", out, "--weights", "int8", "--calibration", broken), "cannot be decoded"),

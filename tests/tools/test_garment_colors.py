@@ -114,7 +114,7 @@ def test_files_that_cannot_be_read_are_named(files: Path, capsys):
     with pytest.raises(UserError, match="absent"):
         read_boxes(files / "absent.yaml")
     (files / "painted" / "a.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"a\.png is no image"):
+    with pytest.raises(UserError, match=r"a\.png is not an image"):
         measure(read_boxes(files / "boxes.yaml"), files / "images", files / "painted")
     with pytest.raises(SystemExit) as leaving:
         garment_colors.main(["--boxes=x"])

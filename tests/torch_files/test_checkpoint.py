@@ -155,11 +155,11 @@ def test_safetensors(tmp_path):
         read_checkpoint(path)
 
 
-# --- what is no checkpoint ---
+# --- what is not a checkpoint ---
 def test_files_that_are_none_are_named(tmp_path):
     cases = {
         "is empty": b"",
-        "no PyTorch checkpoint": b"hello, this is no checkpoint at all",
+        "no PyTorch checkpoint": b"hello, this is not a checkpoint at all",
         "not of torch.save": pickle.dumps({"a": 1}),
         "no data.pkl": zip_of({"notes.txt": b"hello"}),
         "TorchScript": zip_of({"m/data.pkl": b"N.", "m/constants.pkl": b"N."}),

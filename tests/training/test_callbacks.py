@@ -30,7 +30,7 @@ def test_clock_counts_from_the_middle_of_an_epoch() -> None:
     clock.on_epoch_begin(2)
     clock.on_train_batch_end(0)
     assert (clock.step, clock.epoch_is_complete) == (14, False)
-    assert clock.images_per_second() is None  # the first step compiles and is no measure
+    assert clock.images_per_second() is None  # the first step compiles and is not a measure
     assert clock.seconds_left() is None
     time.sleep(0.02)
     clock.on_train_batch_end(1)

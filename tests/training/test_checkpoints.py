@@ -174,7 +174,7 @@ DAMAGES = {
     "the name of a variable": lambda c: c.replace(b"model/tiny/hidden/kernel", b"model/tiny/hidden/kerneL"),
     "no order": lambda c: c.replace(b'"order"', b'"ordeR"'),
     "no digests": lambda c: c.replace(b'"sha256"', b'"sha25b"'),
-    "bytes that are no text": lambda c: c.replace(b'"extra"', b'"ex\xff\xfea"'),
+    "bytes that are not text": lambda c: c.replace(b'"extra"', b'"ex\xff\xfea"'),
     "another format": lambda c: c.replace(b"checkpoint 2", b"checkpoint x"),
 }
 
@@ -312,7 +312,7 @@ def test_mutated_checkpoints_are_restored_to_the_bit_or_told_in_a_sentence(tmp_p
 
 def test_foreign_and_missing_files_are_refused(tmp_path: Path) -> None:
     save_file({"a": np.zeros(2)}, tmp_path / "foreign.safetensors")
-    with pytest.raises(UserError, match="is no checkpoint written by this package"):
+    with pytest.raises(UserError, match="is not a checkpoint written by this package"):
         read(tmp_path / "foreign.safetensors")
     with pytest.raises(UserError, match=r"missing\.safetensors cannot be read"):
         read(tmp_path / "missing.safetensors")

@@ -35,7 +35,7 @@ def test_a_chief_of_its_own_comes_before_the_workers():
     ("value", "named"),
     [
         ("", "is not set"),
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ([], 'has no "cluster"'),
         ({"cluster": TWO}, 'has no "task"'),
         ({"cluster": TWO, "task": {"type": "worker"}}, 'has no "task" with "type" and "index"'),

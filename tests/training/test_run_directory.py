@@ -236,7 +236,7 @@ def test_rows_are_replaced_and_dropped_not_repeated(tmp_path: Path) -> None:
 
 def test_foreign_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=r"metrics\.csv is no table of metrics"):
+    with pytest.raises(UserError, match=r"metrics\.csv is not a table of metrics"):
         MetricsTable(tmp_path / "metrics.csv").append("train", 1, 1, {})
     (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UserError, match=r"metrics\.csv cannot be read"):

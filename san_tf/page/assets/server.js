@@ -14,7 +14,7 @@ async function ask(path, options = {}) {
   let sentence = `The program behind this page answered ${response.status}.`;
   try {
     sentence = (await response.json()).error ?? sentence;
-  } catch { /* it was no JSON */ }
+  } catch { /* it was not JSON */ }
   throw new Refusal(sentence);
 }
 

@@ -1,4 +1,4 @@
-"""Stop at once when the loss is no number any more."""
+"""Stop at once when the loss is not a number any more."""
 
 from __future__ import annotations
 

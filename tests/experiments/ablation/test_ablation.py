@@ -126,7 +126,7 @@ def test_a_stopped_ablation_goes_on_with_what_is_left(
     # With another recipe the runs are refused, and stay as they are.
     assert ablate(shared, *chosen, "--lambda_triplet=3") == 2
     assert "lambda_triplet" in capsys.readouterr().err
-    # How embeddings are compared is no reason to train again.
+    # How embeddings are compared is not a reason to train again.
     assert ablate(shared, *chosen, "--metric=cosine") == 2
     assert "metric" in capsys.readouterr().err and len(trained) == 4
 
