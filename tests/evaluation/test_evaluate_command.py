@@ -92,7 +92,7 @@ def test_brackets_in_paths_are_no_styles(run, tmp_path):
 def test_help_and_import_are_quick_and_without_tensorflow():
     code = (
         "import sys\n"
-        "from san_tf.evaluation import command as evaluate\n"
+        "from san_tf.evaluation import evaluate_command as evaluate\n"
         "heavy = {'tensorflow', 'keras', 'numba', 'numpy', 'matplotlib'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "try: evaluate.main(['--help'])\n"
@@ -109,7 +109,7 @@ def test_help_and_import_are_quick_and_without_tensorflow():
 def test_everything_at_once_without_tensorflow(files, tmp_path):
     code = (
         "import sys\n"
-        "from san_tf.evaluation import command as evaluate\n"
+        "from san_tf.evaluation import evaluate_command as evaluate\n"
         f"arguments = ['--query', {str(files / 'q.npz')!r}, '--gallery', {str(files / 'g.npz')!r},"
         f" '--rerank', '--roc', '--cameras', '--bootstrap', '200', '--figures', {str(tmp_path)!r}]\n"
         "try: evaluate.main(arguments)\n"
@@ -214,7 +214,7 @@ def test_a_gallery_larger_than_the_memory_allowed(tmp_path):
         )  # fmt: skip
     code = (
         "import resource, sys, threading, time\n"
-        "from san_tf.evaluation import command as evaluate\n"
+        "from san_tf.evaluation import evaluate_command as evaluate\n"
         "def own():\n"
         "    lines = open('/proc/self/status')\n"
         "    return next(int(line.split()[1]) for line in lines if line.startswith('RssAnon'))\n"

@@ -21,8 +21,8 @@ from san_tf.page.app import build_app
 from san_tf.page.demo import demo_gallery, entry_of
 from san_tf.page.page_encoder import ExportedNetwork
 from san_tf.page.service import PageService
+from san_tf.retrieval.adding import add_photographs
 from san_tf.retrieval.gallery import GalleryInfo
-from san_tf.retrieval.gallery_command import add_photographs
 from san_tf.retrieval.name_reader import NameReader
 from san_tf.retrieval.opening import open_gallery
 from san_tf.synthesis.crop_plans import ReidConfig

@@ -131,7 +131,7 @@ def test_reranking_is_that_of_the_evaluation(people, crops, model, capsys):
 
 def test_an_interrupted_addition_goes_on(model, crops, tmp_path, monkeypatch, capsys):
     from san_tf.embedding.exported_encoder import ExportedEncoder
-    from san_tf.retrieval import gallery_command as adding
+    from san_tf.retrieval import adding
 
     monkeypatch.setattr(adding, "PART_SIZE", 5)
     embed, seen = ExportedEncoder.embed_each, []

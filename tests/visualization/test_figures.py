@@ -46,13 +46,15 @@ def shown(axes) -> np.ndarray:
 def test_nothing_touches_pyplot():
     code = """
 import sys, numpy as np
-from san_tf.visualization import contact_sheet, curves, embedding_map, ranked_lists, reposed, textures
-from san_tf.visualization import ablation, assessment_figures, camera_matrix, verification
+from san_tf.evaluation import assessment_figures
+from san_tf.experiments.ablation import figures
+from san_tf.visualization import camera_matrix, contact_sheet, curves, embedding_map, ranked_list_sheet
+from san_tf.visualization import reposed, texture_panels, verification_curves
 crop = np.zeros((32, 16, 3), np.uint8)
 contact_sheet.contact_sheet([[crop]])
 curves.cmc_curves({"a": np.array([0.5, 1.0])})
-ranked_lists.ranked_lists([crop], [[crop]], np.ones((1, 1), bool))
-textures.texture_panels([crop], [crop])
+ranked_list_sheet.ranked_lists([crop], [[crop]], np.ones((1, 1), bool))
+texture_panels.texture_panels([crop], [crop])
 print("pyplot" if "matplotlib.pyplot" in sys.modules else "clean", "tensorflow" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
