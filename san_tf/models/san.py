@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from san_tf import addons
 from san_tf.errors import UserError
-from san_tf.keras_compat import apply_gradients, scale_loss
+from san_tf.keras_compat import KERAS_3, apply_gradients, optimizer_variables, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
 from san_tf.models.builder import register
 from san_tf.models.decoder import decoder_inputs
@@ -192,6 +192,23 @@ class _TextureModel(KeepsForm, keras.Model):
         # Every replica has the layers' penalties whole, and the replicas' gradients are added up.
         losses += [whole_on_each_replica(tf.cast(loss, tf.float32)) for loss in self.losses]
         return tf.add_n(losses)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """What `fit` calls for each batch, as Keras makes it; the optimizer's variables are made before.
+
+        A function that makes variables when it is first called is traced twice, and for a small network that
+        takes longer than hundreds of steps.
+
+        Args:
+            force: make it anew, where there is one already.
+        """
+        inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
+        # In Keras 2 averages begin with the weights of the moment in which they are made, and a callback may
+        # load others before the first step.
+        if self.trainable_variables and (KERAS_3 or not getattr(inner, "use_ema", True)):
+            with self.distribute_strategy.scope():
+                optimizer_variables(self.optimizer, self.trainable_variables)
+        return super().make_train_function(force)
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """One optimiser step on a batch; returns the running means of all metrics.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -12,9 +13,20 @@ import pytest
 import tensorflow as tf
 import yaml
 from safetensors import safe_open
+from tiny_runs import small
 
 from san_tf.experiments import pit, synthetic
 from san_tf.experiments.recipe_checks import RANGES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def four_layers() -> Iterator[None]:
+    """The network of `finished`: to trace the recipe's own takes longer than all the rest of a run.
+
+    `test_the_texture_generator_alone` trains that one.
+    """
+    with small():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +34,9 @@ def finished(smoke_data: Path, smallest: tuple[str, ...], tmp_path_factory: pyte
     """A run in which every stage was done."""
     workdir = tmp_path_factory.mktemp("runs") / "synthetic"
     with pytest.raises(SystemExit) as leaving:
-        synthetic.main([f"--workdir={workdir}", f"--data_dir={smoke_data}", *smallest])
+        synthetic.main(
+            [f"--workdir={workdir}", f"--data_dir={smoke_data}", "--backbone=four_layers", *smallest]
+        )
     assert leaving.value.code == 0
     return workdir
 
@@ -196,7 +210,8 @@ def test_a_workdir_that_cannot_be_written_is_named(run_synthetic, tmp_path, caps
 def test_a_loss_that_is_no_number_stops_the_run(finished: Path, run_synthetic, tmp_path, capsys, monkeypatch):
     # Takes the loss beyond float32.
     monkeypatch.setitem(RANGES, "generator_learning_rate", (0, 1e38))
-    code = run_synthetic(tmp_path / "run", "--stage=texture-generator", "--generator_learning_rate=1e38")
+    flags = ("--backbone=four_layers", "--generator_learning_rate=1e38")
+    code = run_synthetic(tmp_path / "run", "--stage=texture-generator", *flags)
     assert code == 2
     assert "texture-generator" in capsys.readouterr().err
 

@@ -49,11 +49,20 @@ def run_tiny(module: ModuleType, *flags: str) -> int:
 
 
 @contextlib.contextmanager
+def small() -> Iterator[None]:
+    """Offer a network of four layers, and draw small figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BACKBONES, "four_layers", Backbone(four_layers, imagenet=False, decoder="light"))
+        patch.setattr(style, "DPI", 20)
+        yield
+
+
+@contextlib.contextmanager
 def in_seconds() -> Iterator[None]:
-    """Make a run a matter of seconds: a network of four layers, small figures, and no compilation.
+    """Make a run a matter of seconds: small, and without compilation.
 
     Compiling the graph of a single step takes most of the time of such runs. What is exported is compiled as
-    ever, and `test_synthetic` runs the stages as they are.
+    ever, and `test_synthetic` compiles every stage.
     """
     work = Stage.work
 
@@ -64,10 +73,8 @@ def in_seconds() -> Iterator[None]:
         finally:
             tf.config.run_functions_eagerly(False)
 
-    with pytest.MonkeyPatch.context() as patch:
+    with small(), pytest.MonkeyPatch.context() as patch:
         patch.setattr(Stage, "work", eager_work)
-        patch.setitem(BACKBONES, "four_layers", Backbone(four_layers, imagenet=False, decoder="light"))
-        patch.setattr(style, "DPI", 20)
         yield
 
 

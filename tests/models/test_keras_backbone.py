@@ -8,7 +8,6 @@ import tensorflow as tf
 from legacy_h5 import save_weights_to_hdf5_group
 
 from san_tf.errors import UserError
-from san_tf.keras_compat import optimizer_variables
 from san_tf.models import SAN, build_decoder, build_encoder
 from san_tf.models.keras_applications import build_application
 from san_tf.normalization import normalize
@@ -191,7 +190,6 @@ def test_a_san_trains_behind_one():
     assert decoder.output["texture"].shape == (None, 64, 64, 3)
     san = SAN(encoder, decoder)
     san.compile(optimizer=keras.optimizers.Adam(1e-3), jit_compile=False)
-    optimizer_variables(san.optimizer, san.trainable_variables)
     batch = {
         "image": tf.constant(normalize(np.repeat(PIXELS, 2, 0))),
         "label": tf.constant([0, 0, 1, 1]),

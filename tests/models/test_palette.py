@@ -7,7 +7,6 @@ import tensorflow as tf
 from test_san import tiny_encoder
 
 from san_tf.errors import UserError
-from san_tf.keras_compat import optimizer_variables
 from san_tf.models import SAN, SANPG, build_decoder, build_encoder
 from san_tf.models.decoder import PaletteMix, decoder_inputs
 from san_tf.normalization import normalize, texture_to_uint8
@@ -95,7 +94,6 @@ def test_both_models_learn_to_paint_and_every_weight_moves(kind):
     batch |= {"texture": texture, "texture_weight": np.ones(4, np.float32)}
     before = [value.numpy() for value in decoder.trainable_variables]
     model.compile(optimizer=build_optimizer(schedule=1e-2), jit_compile=False)
-    optimizer_variables(model.optimizer, model.trainable_variables)
     data = tf.data.Dataset.from_tensors(batch).repeat()
     # The colours to paint are in the picture, so the loss falls towards 0: no rounding decides this.
     losses = model.fit(data, epochs=2, steps_per_epoch=15, verbose=0).history["rec_loss"]

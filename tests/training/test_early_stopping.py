@@ -40,6 +40,8 @@ def run_of(
     folder: Path, patience: int = 2, crash_in: int | None = None
 ) -> tuple[TrainingResult, keras.Model]:
     model = build()
+    # When it stops is decided between the epochs; to compile the step takes longer than sixteen of them.
+    model.run_eagerly = True
     callbacks = [Measure(crash_in)]
     run = RunDirectory(folder)
     return train(model, dataset_at, 8, 2, run, callbacks=callbacks, best="mAP", patience=patience), model

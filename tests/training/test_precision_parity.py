@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf.keras_compat import optimizer_variables
 from san_tf.models.layer_factory import LayerFactory
 from san_tf.models.san import SAN
 from san_tf.training.optimizers import build_optimizer
@@ -78,7 +77,6 @@ def trained(precision: str, jit_compile: bool) -> tuple[np.ndarray, np.ndarray]:
     with precision_scope(precision):
         model = small_san()
         model.compile(optimizer=build_optimizer(schedule=3e-3), jit_compile=jit_compile)
-        optimizer_variables(model.optimizer, model.trainable_variables)
     data = batches()
     stacked = {name: tf.stack([batch[name] for batch in data]) for name in data[0]}
     # An epoch of one step: what it logs is that step's.
