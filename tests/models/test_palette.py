@@ -96,8 +96,8 @@ def test_both_models_learn_to_paint_and_every_weight_moves(kind):
     model.compile(optimizer=build_optimizer(schedule=1e-2), jit_compile=False)
     data = tf.data.Dataset.from_tensors(batch).repeat()
     # The colours to paint are in the picture, so the loss falls towards 0: no rounding decides this.
-    losses = model.fit(data, epochs=2, steps_per_epoch=15, verbose=0).history["rec_loss"]
-    assert losses[1] < 0.6 * losses[0]
+    losses = model.fit(data, epochs=4, steps_per_epoch=15, verbose=0).history["rec_loss"]
+    assert losses[-1] < 0.6 * losses[0]
     # The sketch starts at 0, and with it the gradient of what feeds it: one step later that moves too.
     moved = [np.any(a != b.numpy()) for a, b in zip(before, decoder.trainable_variables, strict=True)]
     assert all(moved)
