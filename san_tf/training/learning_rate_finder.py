@@ -95,7 +95,7 @@ def sweep_rates(
     # A training step that makes the optimizer's variables is traced twice.
     optimizer_variables(model.optimizer, model.trainable_variables)
     with ordered_sums():
-        step = tf.function(model.train_step, autograph=False, reduce_retracing=True)
+        step = tf.function(model.train_step, reduce_retracing=True)
         for batch in dataset.take(steps):
             for metric in model.metrics:
                 metric.reset_state()
