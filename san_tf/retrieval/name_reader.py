@@ -34,12 +34,12 @@ def parse_time(text: str) -> float:
             moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:
             raise UserError(
-                f"{text!r} is no time; write 2026-01-31, 2026-01-31T08:30 or seconds since 1970."
+                f"{text!r} is not a time; write 2026-01-31, 2026-01-31T08:30 or seconds since 1970."
             ) from None
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         return zoned.timestamp()
     if not math.isfinite(seconds):
-        raise UserError(f"{text!r} is no time; write 2026-01-31, 2026-01-31T08:30 or seconds since 1970.")
+        raise UserError(f"{text!r} is not a time; write 2026-01-31, 2026-01-31T08:30 or seconds since 1970.")
     return seconds
 
 

@@ -196,7 +196,7 @@ def test_data_that_cannot_support_a_rate_say_so():
 @pytest.mark.parametrize(
     ("text", "named"),
     [
-        ("[1]", "no calibration"),
+        ("[1]", "not a calibration"),
         ("{", "not JSON"),
         ('{"format": "san_tf calibration", "version": 2}', "version 2"),
         ('{"format": "san_tf calibration", "version": 1}', "missing or wrong"),
@@ -222,7 +222,7 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path, text, named):
 )  # fmt: skip
 def test_values_that_cannot_be_are_refused(change):
     good = Calibration("platt", "cosine", True, 1.0, -2.0).to_dict()
-    with pytest.raises(UserError, match="no calibration of this package"):
+    with pytest.raises(UserError, match="not a calibration of this package"):
         Calibration.from_dict({**good, **change}, "x.json")
 
 

@@ -127,7 +127,7 @@ def test_saving_replaces_a_preset_and_nothing_else(san, folder, tmp_path):
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "a.jpg").write_bytes(b"x")
-    with pytest.raises(UserError, match="no preset"):
+    with pytest.raises(UserError, match="not a preset"):
         san.save_to_preset(precious)
     assert [path.name for path in precious.iterdir()] == ["a.jpg"]
 
@@ -348,5 +348,5 @@ def test_without_huggingface_hub_the_extra_is_named(monkeypatch):
 )
 def test_what_is_no_address_reaches_nobody(address, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
-    with pytest.raises(UserError, match="no address on the hub"):
+    with pytest.raises(UserError, match="not an address on the hub"):
         SAN.from_preset(address)

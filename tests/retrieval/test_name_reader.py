@@ -27,7 +27,7 @@ def test_times(text, seconds):
 
 @pytest.mark.parametrize("text", ["monday", "", "nan", "inf", "2026-13-01", "1,5"])
 def test_what_is_no_time(text):
-    with pytest.raises(UserError, match="is no time; write 2026-01-31"):
+    with pytest.raises(UserError, match="is not a time; write 2026-01-31"):
         parse_time(text)
 
 
@@ -61,7 +61,7 @@ def test_a_pattern_of_ones_own():
     [
         ({"camera": "left"}, "camera of a.jpg is 'left'; it must be a whole number"),
         ({"pid": "1.5"}, "pid of a.jpg is '1.5'"),
-        ({"time": "noon"}, "'noon' is no time"),
+        ({"time": "noon"}, "'noon' is not a time"),
     ],
 )
 def test_columns_that_say_nothing(columns, told):

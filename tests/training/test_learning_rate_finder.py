@@ -74,7 +74,7 @@ def test_what_cannot_be_swept_is_refused() -> None:
         swept(1.0, 5)
     with pytest.raises(UserError, match="lowest < highest"):
         swept(1e-4, 20)
-    with pytest.raises(UserError, match="no number at the lowest"):
+    with pytest.raises(UserError, match="not a number at the lowest"):
         model = Parabola(float("nan"))
         model.compile(keras.optimizers.SGD(rising_rates(1e-3, 1.0, 20)), jit_compile=False)
         sweep_rates(model, tf.data.Dataset.range(20), 1e-3, 1.0, 20)

@@ -190,7 +190,7 @@ def test_loss_curves_from_the_table_a_run_writes(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         loss_curves(tmp_path / "missing.csv")
     path.write_text("stage,epoch,step,loss\ntrain,1,1,soon\n")
-    with pytest.raises(UserError, match="no table of metrics"):
+    with pytest.raises(UserError, match="not a table of metrics"):
         loss_curves(path)
 
 
