@@ -23,12 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.progress import SpinnerColumn, TextColumn
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import Parser, printable, run_as_command
+from san_tf.command_line import Parser, Terminal, printable, run_as_command
 from san_tf.embedding.bulk import Encoder, NothingEmbeddedError, Progress, embed_photographs
 from san_tf.embedding.feature_table import Embedded
 from san_tf.embedding.sources import Photograph
@@ -205,6 +204,7 @@ def add_photographs(
     reader: NameReader,
     batch_size: int = 32,
     report: Callable[[Progress], None] | None = None,
+    replace: bool = False,
 ) -> tuple[Progress, int]:
     """Embed photographs into a gallery; those of keys that are in it are not embedded again.
 
@@ -217,6 +217,7 @@ def add_photographs(
         reader: tells cameras, identities and times.
         batch_size: files that the encoder gets at once.
         report: called after each batch.
+        replace: embed those of known keys anew too, and put them in the place of the former.
 
     Returns:
         The last progress, and how many were passed over.
@@ -224,7 +225,7 @@ def add_photographs(
     Raises:
         UserError: a photograph lies elsewhere, or nothing can be used; and what the gallery raises.
     """
-    table = _Table(gallery, reader)
+    table = _Table(gallery, reader, replace)
     new = table.new_ones(photographs)
     first = next(new, None)
     if first is None:
@@ -248,8 +249,8 @@ def add_photographs(
 class _Table:
     """A gallery as the bulk embedding sees it."""
 
-    def __init__(self, gallery: Gallery, reader: NameReader) -> None:
-        self._gallery, self._reader = gallery, reader
+    def __init__(self, gallery: Gallery, reader: NameReader, replace: bool) -> None:
+        self._gallery, self._reader, self._replace = gallery, reader, replace
         self.passed_over = 0
         self.odd: dict[str, str] = {}
         self.identities: set[int] = set()
@@ -260,7 +261,7 @@ class _Table:
         source = iter(photographs)
         while some := list(itertools.islice(source, _AT_ONCE)):
             keys = [self._key(photograph.name) for photograph in some]
-            known = self._gallery.known(keys)
+            known = set() if self._replace else self._gallery.known(keys)
             for photograph, key in zip(some, keys, strict=True):
                 if key in known:
                     self.passed_over += 1
@@ -382,6 +383,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="of all that is added")
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="also take what is in the gallery already, in place of the former: files, names or tags changed",
+    )
+    parser.add_argument(
         "--batch", type=whole_number(1, 2**16), metavar="N", default=32, help="pictures embedded at once"
     )
 
@@ -407,7 +413,7 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
     import_tensorflow()
     from san_tf.embedding.exported_encoder import ExportedEncoder
 
-    console, began = Console(), time.monotonic()
+    console, began = Terminal(), time.monotonic()
     encoder = ExportedEncoder(options.model)
     folder = folder_of(options.images)
     info = GalleryInfo(encoder.size, str(encoder.folder.resolve()), encoder.fingerprint, folder)
@@ -426,7 +432,9 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
 
         others: Counter[str] = Counter()
         places = photographs(options.images, others)
-        progress, passed = add_photographs(gallery, places, encoder, reader, options.batch, report)
+        progress, passed = add_photographs(
+            gallery, places, encoder, reader, options.batch, report, options.replace
+        )
         total = len(gallery)
     console.print(
         f"Taken: {progress.embedded:,} photographs, {progress.identities:,} identities, "
@@ -440,7 +448,7 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
 
 def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
 
-    console, began, added, passed = Console(), time.monotonic(), 0, 0
+    console, began, added, passed = Terminal(), time.monotonic(), 0, 0
     left_out: dict[str, str] = {}
     rows = FeatureRows(options.features)
     if options.images and not (len(options.images) == 1 and Path(options.images[0]).is_dir()):
@@ -456,7 +464,7 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
             remember_images(options.gallery, images, images)
         root = gallery.info.images
         for features, entries in rows.batches(reader, None if root is None else Path(root), left_out):
-            known = gallery.known([entry.key for entry in entries.values()])
+            known = set() if options.replace else gallery.known([entry.key for entry in entries.values()])
             new = [number for number, entry in entries.items() if entry.key not in known]
             gallery.add(features[new], [entries[number] for number in new])
             added, passed = added + len(new), passed + len(entries) - len(new)
@@ -468,9 +476,11 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
 
 
 def _tell_added(
-    options: argparse.Namespace, console: Console, added: int, passed: int, total: int, began: float
+    options: argparse.Namespace, console: Terminal, added: int, passed: int, total: int, began: float
 ) -> None:
-    known = f"; {passed:,} were in it already" if passed else ""
+    known = (
+        f"; {passed:,} were in it already and stay as they are (--replace takes them anew)" if passed else ""
+    )
     seconds = time.monotonic() - began
     console.print(
         f"{options.gallery}: {added:,} added{known}; {total:,} entries now, {seconds:.0f} s",
@@ -479,7 +489,7 @@ def _tell_added(
     )
 
 
-def _tell_left_out(gallery: str, console: Console, left_out: Mapping[str, str]) -> None:
+def _tell_left_out(gallery: str, console: Terminal, left_out: Mapping[str, str]) -> None:
     """List what could not be used: beside a gallery on this machine, else on the screen."""
     if not left_out:
         return
@@ -519,7 +529,7 @@ def _info(options: argparse.Namespace) -> None:
         return
     for name, value in facts.items():
         shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{name.replace('_', ' '):15}{'' if shown is None else printable(str(shown))}")
+        print(printable(f"{name.replace('_', ' '):15}{'' if shown is None else shown}"))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -530,7 +540,7 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([as_json(entry) for entry in entries], indent=2))
         return
-    console = Console()
+    console = Terminal()
     print_table(console, entry_table(entries))
     console.print(f"{len(entries):,} of {total:,} entries")
 
@@ -544,7 +554,7 @@ def _delete(options: argparse.Namespace) -> None:
         _refuse_mistyped(gallery, options, where)
         deleted = gallery.delete(options.keys) if options.keys else gallery.delete(where=where)
         left = len(gallery)
-    print(f"{options.gallery}: {deleted:,} deleted, {left:,} entries now")
+    print(printable(f"{options.gallery}: {deleted:,} deleted, {left:,} entries now"))
 
 
 def _refuse_mistyped(gallery: Gallery, options: argparse.Namespace, where: Filter) -> None:
@@ -565,13 +575,13 @@ def _refuse_mistyped(gallery: Gallery, options: argparse.Namespace, where: Filte
 
 
 def _check(options: argparse.Namespace) -> None:
-    console = Console()
+    console = Terminal()
     with console.status("Checking"):
         found = check_gallery(options.gallery, options.drop)
     for what in found.made:
         console.print(f"{what}: made anew")
     if not found.damaged:
-        print(f"{options.gallery}: {found.entries:,} entries, all as they were written")
+        print(printable(f"{options.gallery}: {found.entries:,} entries, all as they were written"))
         return
     listed = Path(f"{options.gallery.rstrip('/')}.damaged.csv")
     _write_table(listed, [("key",), *((key,) for key in found.damaged)])
@@ -581,7 +591,11 @@ def _check(options: argparse.Namespace) -> None:
             f"{number:,} of {found.entries:,} entries of {options.gallery} are damaged, {listed} says which; "
             "take a backup, or delete them with --drop and add them again."
         )
-    print(f"{options.gallery}: {number:,} damaged entries deleted, {listed} says which; add them again")
+    print(
+        printable(
+            f"{options.gallery}: {number:,} damaged entries deleted, {listed} says which; add them again"
+        )
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -591,4 +605,4 @@ def _export(options: argparse.Namespace) -> None:
     where = filter_of(options)
     with open_gallery(options.gallery, read_only=True) as gallery:
         written = export_rows(gallery, options.out, where)
-    print(f"{options.out}: {written:,} entries")
+    print(printable(f"{options.out}: {written:,} entries"))
