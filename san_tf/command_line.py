@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import difflib
 import errno
+import logging
 import os
 import re
 import select
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import simple_parsing
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from san_tf.errors import UserError
-
-if TYPE_CHECKING:
-    pass
-
 
 # Control characters, which terminals obey, and those that turn the direction of writing; tab and newline are
 # what text is made of. A lone surrogate stands for a byte of a path that is not UTF-8, and cannot be encoded.
@@ -40,7 +37,13 @@ def printable(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console on which `printable` holds for all text, in tables and bars too; colours are its own."""
+    """A console on which `printable` holds for all text, in tables and bars too; colours are its own.
+
+    Names stay as they are: `:dog:` in one is no picture of a dog, and its numbers are not coloured.
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"highlight": False, "emoji": False, **settings})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         """Escape the text of every segment; what moves the cursor on purpose are control segments."""
@@ -49,6 +52,14 @@ class Terminal(Console):
                 yield segment
             else:
                 yield Segment(printable(segment.text), segment.style)
+
+
+class _Printable(logging.Formatter):
+    """What is logged is held to `printable` too: it names files."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Escape the text."""
+        return printable(super().format(record))
 
 
 class Parser(simple_parsing.ArgumentParser):
@@ -67,8 +78,6 @@ class Parser(simple_parsing.ArgumentParser):
         raise UserError(message)
 
 
-
-
 def run_as_command(action: Callable[[], None]) -> NoReturn:
     """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2.
 
@@ -79,6 +88,8 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
         # Names of files may be of any bytes, and terminals of any encoding.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Printable())
     try:
         try:
             action()
@@ -93,12 +104,12 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
             _flush_output()
     except UserError as error:
         # One line, whatever a file's name holds.
-        told = printable(str(error)).replace("\n", "\\n")
-        print(f"Error: {told}", file=sys.stderr)
+        told = str(error).replace("\n", "\\n")
+        print(printable(f"Error: {told}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
         told = str(interrupt) or "Stopped; the same command goes on from here."
-        print(f"\n{printable(told)}", file=sys.stderr)
+        print(printable(f"\n{told}"), file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
 

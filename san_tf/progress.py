@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
 from rich.progress import track
+
+from san_tf.command_line import Terminal
 
 Item = TypeVar("Item")
 
@@ -20,7 +21,7 @@ def with_bar(items: Iterable[Item], description: str | None, total: int | None) 
             error is not a terminal.
         total: how many items there are; None if that is not known.
     """
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     if description is None or not console.is_terminal:
         yield from items
     else:

@@ -6,6 +6,7 @@ import os
 import tempfile
 from typing import TYPE_CHECKING, Literal
 
+from san_tf.command_line import printable
 from san_tf.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def import_tensorflow(
             else:
                 from san_tf.training.distribution import start
 
-                distribution = start(strategy, lambda text: print(text, flush=True))
+                distribution = start(strategy, lambda text: print(printable(text), flush=True))
             tf.config.list_logical_devices()
         except UserError:
             raise

@@ -144,12 +144,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = measure(read_boxes(arguments.boxes), Path(arguments.images), Path(arguments.textures))
         for name, by_garment in result["errors"].items():
             values = (f"{garment} {error:.1f}" for garment, error in by_garment.items())
-            print(f"{printable(name)}  " + "  ".join(values))
-        print("mean  " + "  ".join(f"{garment} {error:.1f}" for garment, error in result["mean"].items()))
-        print(
-            "within  " + "  ".join(f"{limit}: {count}" for limit, count in result["within"].items())
-            + f"  of {result['boxes']}"
-        )  # fmt: skip
+            print(printable(f"{name}  " + "  ".join(values)))
+        means = (f"{garment} {error:.1f}" for garment, error in result["mean"].items())
+        print(printable("mean  " + "  ".join(means)))
+        counts = "  ".join(f"{limit}: {count}" for limit, count in result["within"].items())
+        print(printable(f"within  {counts}  of {result['boxes']}"))
         if arguments.json:
             with atomic_file(arguments.json) as temporary:
                 temporary.write_text(json.dumps(result, indent=2) + "\n")

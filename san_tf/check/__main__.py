@@ -10,9 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from rich.console import Console
-
-from san_tf.command_line import run_as_command
+from san_tf.command_line import Terminal, run_as_command
 from san_tf.errors import UserError
 from san_tf.start import import_tensorflow
 
@@ -38,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from san_tf.check.trial_steps import cases_here, check
 
     cases = [case for case in cases_here() if not (arguments.no_xla and case.xla)]
-    if not check(Console(highlight=False), cases):
+    if not check(Terminal(), cases):
         sys.exit(1)
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from san_tf.command_line import run_as_command
+from san_tf.command_line import printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.start import import_tensorflow
 
@@ -110,32 +110,37 @@ def _forth(arguments: argparse.Namespace) -> None:
         arguments.backbone_only,
         _facts(arguments),
     )
-    print(f"Recognised: {done.title}.")
-    print(f"Converted: {done.parameters} arrays, {done.numbers:,} numbers, each to exactly one place.")
+    _say(f"Recognised: {done.title}.")
+    _say(f"Converted: {done.parameters} arrays, {done.numbers:,} numbers, each to exactly one place.")
     if done.dropped:
-        print(f"Left out as asked: {', '.join(done.dropped)}; what stands in their place is untrained.")
-    print(
+        _say(f"Left out as asked: {', '.join(done.dropped)}; what stands in their place is untrained.")
+    _say(
         f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of "
         f"{done.parameters} arrays bit by bit. Outputs were not compared: that needs the model's own code; "
         "the tests of san_tf do it."
     )
     for other in done.others:
-        print(f"The checkpoint also holds {other}: convert it with --key {other}.")
-    print(f"Use: {done.load}")
+        _say(f"The checkpoint also holds {other}: convert it with --key {other}.")
+    _say(f"Use: {done.load}")
 
 
 def _back(arguments: argparse.Namespace) -> None:
     from san_tf.convert.to_pytorch import convert_weights
 
     done = convert_weights(arguments.checkpoint, arguments.to, _facts(arguments))
-    print(f"Recognised: {done.network}.")
-    print(
+    _say(f"Recognised: {done.network}.")
+    _say(
         f"Converted: {done.arrays} arrays under the names of the public SAN code, for "
         "load_state_dict(strict=True)."
     )
     if done.last_stride is not None:
-        print(f"Build: the PyTorch network must have last_stride={done.last_stride}; its weights do not say.")
-    print(f"Use: model.load_state_dict(safetensors.torch.load_file({arguments.to!r}))")
+        _say(f"Build: the PyTorch network must have last_stride={done.last_stride}; its weights do not say.")
+    _say(f"Use: model.load_state_dict(safetensors.torch.load_file({arguments.to!r}))")
+
+
+def _say(text: str) -> None:
+    # Keys of a checkpoint are somebody else's.
+    print(printable(text))
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:

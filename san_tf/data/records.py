@@ -17,6 +17,7 @@ from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
 from san_tf.errors import UserError
 from san_tf.image_formats import image_suffixes, is_image_name, jpeg_or_png, read_regular
+from san_tf.whole_numbers import WholeNumbers
 
 
 def first_problem(encoded: np.ndarray, names: np.ndarray, kind: str) -> str | None:
@@ -238,7 +239,8 @@ class Records:
             verify: as in `from_columns`.
 
         Raises:
-            UserError: the folder is missing or holds no image, or an image is empty or damaged.
+            UserError: the folder is missing or holds no image, an image is empty or damaged, or an identity
+                is written in two ways, such as `7` and `007`.
         """
         folder = Path(folder)
         if not folder.is_dir():
@@ -252,6 +254,10 @@ class Records:
         with ThreadPoolExecutor(8) as threads:
             images = list(threads.map(read_image, paths))
         pids, camids = zip(*(parse_market_name(path.name) for path in paths), strict=True)
+        numbers = WholeNumbers()
+        for path in paths:
+            if match := _MARKET_NAME.match(path.name):
+                numbers.check("identity", match[1], str(path))
         return cls.from_columns(images, pids, camids, [path.name for path in paths], verify=verify)
 
     def __len__(self) -> int:

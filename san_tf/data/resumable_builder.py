@@ -16,6 +16,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.utils import tqdm_utils
 
 from san_tf.atomic import atomic_file
+from san_tf.command_line import printable
 from san_tf.data.builders import damage_of, set_aside
 from san_tf.data.parts import Parts
 from san_tf.errors import UserError
@@ -132,7 +133,7 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 super().download_and_prepare(**kwargs)  # TFDS decides whether that will do
                 return
             reason = damage or f"{changed} {self.info.full_name}"
-            print(f"  {reason}; it is made anew", flush=True)
+            print(printable(f"  {reason}; it is made anew"), flush=True)
             self.made_anew = True
             made_from = MadeFrom.read(self.data_path)
             if named is None and made_from is not None and made_from.manual_dir:
@@ -207,7 +208,7 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _log_download_bytes(self) -> None:
         """Say what begins: TFDS's own line speaks of a download of unknown size, and there is none."""
-        print(f"  building {self.info.full_name} in {self.data_path.parent} ...", flush=True)
+        print(printable(f"  building {self.info.full_name} in {self.data_path.parent} ..."), flush=True)
 
     def _log_download_done(self) -> None:
         """Nothing: who builds says what there is now, and nothing was downloaded."""

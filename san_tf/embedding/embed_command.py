@@ -15,10 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from san_tf.command_line import Parser, run_as_command
+from san_tf.command_line import Parser, Terminal, run_as_command
 from san_tf.errors import UserError
 from san_tf.start import import_tensorflow
 
@@ -97,7 +96,7 @@ def _run(options: argparse.Namespace) -> None:
     from san_tf.embedding.feature_table import FeatureTable
     from san_tf.trusted import remember_export
 
-    console, began = Console(), time.monotonic()
+    console, began = Terminal(), time.monotonic()
     what = "tracks" if options.tracks else "photographs"
     encoder = ExportedEncoder(options.model)
     remember_export(encoder.folder, encoder.fingerprint)
@@ -143,12 +142,12 @@ def _run_beam(options: argparse.Namespace) -> None:
     places = photographs(options.images, others)
     embedded, left_out = embed_by_beam(places, model, options.out, options.runner, flags, options.batch)
     write_left_out(options.out, left_out)
-    _tell(options, Console(), embedded, left_out, others)
+    _tell(options, Terminal(), embedded, left_out, others)
 
 
 def _tell(
     options: argparse.Namespace,
-    console: Console,
+    console: Terminal,
     embedded: int,
     left_out: Mapping[str, str],
     others: Mapping[str, int],

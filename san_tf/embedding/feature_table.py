@@ -14,6 +14,7 @@ import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
+from san_tf.whole_numbers import WholeNumbers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -221,12 +222,4 @@ def whole_number(column: str, name: str, value: str) -> int:
     Raises:
         UserError: it is not a whole number.
     """
-    try:
-        number = int(value)
-        if -(2**63) <= number < 2**63:
-            return number
-        raise ValueError
-    except ValueError:
-        raise UserError(
-            f"{column} of {name} is {value!r}; identities and cameras are whole numbers, -1 where unknown."
-        ) from None
+    return WholeNumbers().read(column, value, name)

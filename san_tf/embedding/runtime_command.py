@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from san_tf.command_line import Parser, run_as_command
+from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS
 from san_tf.start import import_tensorflow
@@ -75,10 +75,8 @@ def _run(options: argparse.Namespace) -> None:
     )
     for name, notes in json.loads((out / NOTES_FILE).read_text())["runtimes"]["files"].items():
         size = sum(file.stat().st_size for file in out.glob(f"{Path(name).stem}.*") if _is_part(file, name))
-        print(
-            f"{out / name} ({size / 1e6:.1f} MB): differs from the SavedModel by {notes['difference']:.0e}, "
-            f"cosine {notes['cosine']:.4f}"
-        )
+        told = f"differs from the SavedModel by {notes['difference']:.0e}, cosine {notes['cosine']:.4f}"
+        print(printable(f"{out / name} ({size / 1e6:.1f} MB): {told}"))
 
 
 def _is_part(file: Path, name: str) -> bool:

@@ -11,20 +11,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import tensorflow as tf
-
 from san_tf.archives.files import DamagedFileError, is_litter
 from san_tf.archives.opening import open_archive
-from san_tf.data.images import decode_image
 from san_tf.data.upright import MAX_PIXELS, PhotographError, upright
 from san_tf.errors import UserError
 from san_tf.image_formats import is_image_name, read_regular, stamp_of, suffix_of
+from san_tf.whole_numbers import WholeNumbers
 
 __all__ = ["MAX_PIXELS", "PhotographError", "is_decodable", "upright"]
 
 
 def is_decodable(content: bytes) -> bool:
     """Whether the decoder of exported graphs takes the file."""
+    # Commands tell wrong flags and places before TensorFlow takes its seconds to start.
+    import tensorflow as tf
+
+    from san_tf.data.images import decode_image
+
     try:
         with tf.device("CPU"):
             decode_image(tf.constant(content))
@@ -41,6 +44,13 @@ _MAX_BYTES = 256 * 2**20
 _MAX_FOLDERS = 1_000_000
 # Names of a table that mean the same column.
 _SAME = {"pids": "pid", "camids": "camid"}
+_IDENTIFYING = {
+    "pid": "identity",
+    "pids": "identity",
+    "camid": "camera",
+    "camids": "camera",
+    "camera": "camera",
+}
 _HINTS = {suffix: "pip install pillow-heif reads them" for suffix in (".heic", ".heif")}
 
 
@@ -205,11 +215,15 @@ def _table(path: Path) -> Iterator[Photograph]:
                 )
             if "features" in names:
                 raise UserError(f"{path} has a column `features`, the name of the embeddings; rename it.")
+            numbers = WholeNumbers()
             for row in rows:
                 if None in row or None in row.values():
                     raise UserError(
                         f"{path}, line {rows.line_num}: it has not as many cells as the first line."
                     )
+                for key, name in names.items():
+                    if what := _IDENTIFYING.get(key):
+                        numbers.check(what, row[name], f"{path}, line {rows.line_num}")
                 image = path.parent / row[names["path"]].strip()
                 yield _file(image, {key: row[name] for key, name in names.items() if key != "path"})
     except (UnicodeDecodeError, csv.Error) as error:

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from simple_parsing import DashVariant
 
-from san_tf.command_line import Parser, run_as_command
+from san_tf.command_line import Parser, Terminal, run_as_command
 from san_tf.errors import UserError
 from san_tf.evaluation.options import CalibrationOptions, Measures, Preparation
 
@@ -228,11 +227,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     def action() -> None:
         options = parse(argv)
         # What is going on belongs to the screen, not to the result that may be piped on; as the bars do.
-        screen = Console(stderr=True)
+        screen = Terminal(stderr=True)
 
         def say(text: str) -> None:
             if screen.is_terminal:
-                screen.print(f"[dim]{text} ...[/dim]")
+                screen.print(f"{text} ...", style="dim", markup=False)
 
         try:
             runs, report = evaluate(options, say)
@@ -243,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             from san_tf.evaluation.tables import show
 
-            show(runs, report, options.measures, Console(highlight=False))
+            show(runs, report, options.measures, Terminal())
 
     run_as_command(action)
 

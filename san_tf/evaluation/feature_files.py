@@ -18,6 +18,7 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.evaluation.feature_set import UNKNOWN, FeatureSet
 from san_tf.evaluation.inputs import checked_features, checked_ids
+from san_tf.whole_numbers import WholeNumbers
 
 SUFFIXES = (".npz", ".npy", ".parquet")
 # What the readers of archives and arrays raise at bytes that nobody wrote on purpose.
@@ -186,17 +187,14 @@ def _read_csv(path: Path, beside: Path) -> dict[str, np.ndarray]:
             table = [(rows.line_num, row.get(pid), row.get(camid) if camid else UNKNOWN) for row in rows]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file ({error}); write it anew.") from error
-    values = []
-    for line, *cells in table:
-        try:
-            ids = [int(str(cell)) for cell in cells]
-            if not all(-(2**63) <= number < 2**63 for number in ids):
-                raise ValueError
-            values.append(ids)
-        except ValueError:
-            raise UserError(
-                f"{path}, line {line}: identities and cameras are whole numbers, not {cells!r}."
-            ) from None
+    numbers = WholeNumbers()
+    values = [
+        [
+            numbers.read(what, str(cell), f"{path}, line {line}")
+            for what, cell in zip(("identity", "camera"), cells, strict=True)
+        ]
+        for line, *cells in table
+    ]
     both = np.array(values, np.int64).reshape(-1, 2)
     return {"pids": both[:, 0], "camids": both[:, 1]}
 

@@ -12,9 +12,11 @@ from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
 from san_tf.models.backbones import decoder_for
 from san_tf.models.decoder import build_decoder
-from san_tf.models.encoder import build_encoder
+from san_tf.models.encoder import Head, build_encoder
 from san_tf.models.presets import DECODERS
+from san_tf.models.pretrained import is_of_applications, load_body
 from san_tf.models.san import SANPG
+from san_tf.models.weights_file import SUFFIX, read_record
 
 
 def mirror_map_of(recipe: Recipe) -> np.ndarray | None:
@@ -38,6 +40,8 @@ _GENERATOR_STREAM, _DECODER_STREAM = 1000, 2000
 def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.Model:
     """The recipe's encoder with its initial weights; SAN and its baseline start from the same.
 
+    Those of another run's encoder are taken without its classifier, which is of other identities.
+
     Args:
         recipe: of the experiment.
         num_classes: training identities.
@@ -46,17 +50,37 @@ def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.
     Raises:
         UserError: a value that no encoder can have, or weights that are not to be had.
     """
-    return build_encoder(
+    return _encoder(recipe, num_classes, recipe.model.head, recipe.seed, weights)
+
+
+def _encoder(recipe: Recipe, num_classes: int, head: Head, seed: int, weights: bool) -> keras.Model:
+    start = encoder_to_start_from(recipe) if weights else None
+    encoder = build_encoder(
         recipe.model.backbone,
         (*recipe.data.image_size, 3),
         num_classes,
-        head=recipe.model.head,
+        head=head,
         last_stride=recipe.model.last_stride,
         stride_on=recipe.model.stride_on,
         pool_padding=recipe.model.pool_padding,
-        weights=recipe.model.weights if weights else None,
-        seed=recipe.seed,
+        weights=recipe.model.weights if weights and start is None else None,
+        seed=seed,
     )
+    if start is not None:
+        load_body(encoder, start)
+    return encoder
+
+
+def encoder_to_start_from(recipe: Recipe) -> Path | None:
+    """The file of another run's encoder that the recipe's `weights` names; None where they are others.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    named = recipe.model.weights
+    if named in (None, "imagenet") or is_of_applications(named) or not named.endswith(SUFFIX):
+        return None
+    return None if read_record(named).trunk else Path(named)
 
 
 def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
@@ -70,17 +94,8 @@ def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
 
 def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
     """SAN-PG: encoder and decoder of the recipe, for reconstruction alone."""
-    encoder = build_encoder(
-        recipe.model.backbone,
-        (*recipe.data.image_size, 3),
-        # It has no identities to tell apart; the classifier is there because an encoder has one.
-        num_classes=1,
-        last_stride=recipe.model.last_stride,
-        stride_on=recipe.model.stride_on,
-        pool_padding=recipe.model.pool_padding,
-        weights=recipe.model.weights if weights else None,
-        seed=recipe.seed + _GENERATOR_STREAM,
-    )
+    # It has no identities to tell apart; the classifier is there because an encoder has one.
+    encoder = _encoder(recipe, 1, "plain", recipe.seed + _GENERATOR_STREAM, weights)
     return SANPG(encoder, decoder_of(recipe, encoder))
 
 

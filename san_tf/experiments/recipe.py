@@ -81,7 +81,8 @@ class ModelRecipe:
     decoder: Literal["paper", "light"] | None = None
     """Size of the decoder, see `san_tf.models.presets`; none takes the one that goes with the backbone."""
     weights: str | None = None
-    """`imagenet`, a Keras `.weights.h5` file of the backbone, or none for random weights."""
+    """`imagenet`, a Keras `.weights.h5` file of the backbone, another run's `weights/*_encoder.weights.h5` to
+    go on from with other people (all of it but the classifier), or none for random weights."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
     """Arithmetic of the layers; weights and losses stay float32. `auto`: 16 bits on a GPU that has units for
     them, float32 on a CPU."""

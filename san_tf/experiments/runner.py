@@ -47,20 +47,19 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage], wait: bool = Fal
     if not experiment.distribution.is_chief:
         follow(experiment, chosen)
         return
-    # It was read before, but only who holds the run can rely on it.
-    if experiment.options.images or experiment.options.find_learning_rate:
-        # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of learning
-        # rates: it changes no stage.
-        _owned(experiment)
-        for stage in chosen:
-            stage.work(experiment)
-        return
 
     def waiting(holder: str) -> None:
         experiment.say(f"waiting for {holder}")
 
     with experiment.run.held(wait, waiting):
-        _run(experiment, stages, chosen)
+        if experiment.options.images or experiment.options.find_learning_rate:
+            # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of
+            # learning rates: it changes no stage.
+            _owned(experiment)
+            for stage in chosen:
+                stage.work(experiment)
+        else:
+            _run(experiment, stages, chosen)
 
 
 def _owned(experiment: Experiment) -> tuple[Owned | None, bool]:

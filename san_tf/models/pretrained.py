@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,7 @@ from san_tf.errors import UserError
 from san_tf.forms import check_form
 from san_tf.models.efficientnet_lite import load_efficientnet_lite0
 from san_tf.models.resnet import ResNetForm
-from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record
+from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record, reason_of
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
@@ -65,6 +66,37 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
     except LOADING_ERRORS as error:
         raise UserError(
             f"{path} does not hold the stages of a {backbone}; use a file of the same one."
+        ) from error
+
+
+def load_body(encoder: keras.Model, path: str | os.PathLike[str]) -> None:
+    """Load all of an encoder's file but its classifier, whose identities may be others.
+
+    Args:
+        encoder: from `build_encoder`; its layer `classifier` keeps what it has.
+        path: a `.weights.h5` file of an encoder of the same backbone and head, for any number of identities;
+            the size of its images and its last stride may be others.
+
+    Raises:
+        UserError: the file is missing, damaged or of another backbone or head.
+    """
+    record = read_record(path)
+    body = keras.Model(encoder.input, {name: out for name, out in encoder.output.items() if name != "logits"})
+    check_form(path, record.form, body, start=True)
+    # Keras may pass over what it does not find: what is not a number afterwards was not in the file.
+    body.set_weights([np.full_like(values, np.nan) for values in body.get_weights()])
+    try:
+        with warnings.catch_warnings():
+            # Keras 3.15 warns of lists of the file's network that are not this one's.
+            warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
+            body.load_weights(path)
+        missing = [layer.name for layer in body.layers if any(np.isnan(w).any() for w in layer.get_weights())]
+        if missing:
+            raise ValueError(f"it has no weights for the layer {missing[0]}, or they are not numbers")
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"{path} does not fit {encoder.name}: {reason_of(error)}; start from a file of the same backbone "
+            "and head."
         ) from error
 
 

@@ -171,12 +171,12 @@ class KeepsForm:
             return super().load_weights(filepath, *args, **kwargs)  # type: ignore[misc]
         except LOADING_ERRORS as error:
             raise UserError(
-                f"{filepath} does not fit {self.name}: {_reason(error)}; use a file of the same backbone, "
+                f"{filepath} does not fit {self.name}: {reason_of(error)}; use a file of the same backbone, "
                 "head and number of identities."
             ) from error
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """What Keras says in a page, in some words."""
     text = " ".join(str(error).split())
     layer = re.search(r"object <\w+ name=([^,>]+)", text)

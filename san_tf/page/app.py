@@ -343,7 +343,7 @@ def _told(sentence: str, status: int, headers: Mapping[str, str] | None = None) 
 
 async def _for_the_terminal(_: Request, error: Exception) -> Response:
     # It names paths of this machine, which the page may not show.
-    print(f"Error: {printable(str(error))}", file=sys.stderr, flush=True)
+    print(printable(f"Error: {error}"), file=sys.stderr, flush=True)
     return _told("The gallery cannot answer now; the terminal of the page says why.", 503)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from san_tf.command_line import Parser, run_as_command
+from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.start import import_tensorflow
 
@@ -100,7 +100,7 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
             opened = open_to_search(name, model, options.images)
             gallery, model = stack.enter_context(opened.gallery), opened.model
             if opened.withheld:
-                print(f"Note: {opened.withheld}", file=sys.stderr, flush=True)
+                print(printable(f"Note: {opened.withheld}"), file=sys.stderr, flush=True)
         import_tensorflow()
         from san_tf.page.page_encoder import ExportedNetwork
         from san_tf.page.service import PageService
@@ -112,7 +112,7 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="san_tf_demo_")))
             gallery = stack.enter_context(demo_gallery(folder, network))
             name = "rendered people"
-            print(f"Crops to drop on the page: {folder / 'to_drop'}", flush=True)
+            print(printable(f"Crops to drop on the page: {folder / 'to_drop'}"), flush=True)
         service = PageService(gallery, network, Path(name).name or name)
         if options.model and not options.demo:
             from san_tf.trusted import remember_export
@@ -131,7 +131,7 @@ def _serve(service: PageService, server: socket.socket, host: str, browser: bool
     def ready() -> None:
         facts = service.facts()
         what = f"{facts['entries']:,} entries, encoder {facts['model']}"
-        print(f"{address}  ·  {what}  ·  Ctrl-C ends it", flush=True)
+        print(printable(f"{address}  ·  {what}  ·  Ctrl-C ends it"), flush=True)
         if others:
             print(
                 "Warning: there is no login: whoever reaches this address over the network sees the gallery.",

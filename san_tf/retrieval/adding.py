@@ -30,6 +30,7 @@ def add_photographs(
     reader: NameReader,
     batch_size: int = 32,
     report: Callable[[Progress], None] | None = None,
+    replace: bool = False,
 ) -> tuple[Progress, int]:
     """Embed photographs into a gallery; those of keys that are in it are not embedded again.
 
@@ -42,6 +43,7 @@ def add_photographs(
         reader: tells cameras, identities and times.
         batch_size: files that the encoder gets at once.
         report: called after each batch.
+        replace: embed those of known keys anew too, and put them in the place of the former.
 
     Returns:
         The last progress, and how many were passed over.
@@ -49,7 +51,7 @@ def add_photographs(
     Raises:
         UserError: a photograph lies elsewhere, or nothing can be used; and what the gallery raises.
     """
-    table = _Table(gallery, reader)
+    table = _Table(gallery, reader, replace)
     new = table.new_ones(photographs)
     first = next(new, None)
     if first is None:
@@ -73,8 +75,8 @@ def add_photographs(
 class _Table:
     """A gallery as the bulk embedding sees it."""
 
-    def __init__(self, gallery: Gallery, reader: NameReader) -> None:
-        self._gallery, self._reader = gallery, reader
+    def __init__(self, gallery: Gallery, reader: NameReader, replace: bool) -> None:
+        self._gallery, self._reader, self._replace = gallery, reader, replace
         self.passed_over = 0
         self.odd: dict[str, str] = {}
         self.identities: set[int] = set()
@@ -85,7 +87,7 @@ class _Table:
         source = iter(photographs)
         while some := list(itertools.islice(source, _AT_ONCE)):
             keys = [self._key(photograph.name) for photograph in some]
-            known = self._gallery.known(keys)
+            known = set() if self._replace else self._gallery.known(keys)
             for photograph, key in zip(some, keys, strict=True):
                 if key in known:
                     self.passed_over += 1

@@ -58,7 +58,8 @@ class EmbeddedGallery(Gallery):
     in memory.
 
     What is answered is held against digests: the index as a whole when it is opened, rows when they are
-    answered or come into memory, and all entries at the first search with a filter. Damaged rows are refused
+    answered or come into memory, all entries at the first search or list with a filter, and SQLite's indexes
+    before keys are looked for. Damaged rows are refused
     with a sentence; an index that is damaged or missing is done without, more slowly, and made anew when the
     gallery is written. What is deleted leaves the disk before `delete` returns, for which the index is
     written anew: seconds, where it has a million entries.
@@ -89,7 +90,8 @@ class EmbeddedGallery(Gallery):
         self._tail_ids, self._tail = _NOTHING, np.empty((0, self.info.size), np.float32)
         self._passing: dict[Filter, np.ndarray] = {}
         self._facts = _Facts()
-        self._counted = False
+        self._counted = self._ordered = False
+        self._facts_version = -1
 
     @staticmethod
     def create(folder: str | os.PathLike[str], info: GalleryInfo) -> None:
@@ -175,12 +177,12 @@ class EmbeddedGallery(Gallery):
     def cameras(self) -> list[int]:
         """Return the numbers of all known cameras, ascending."""
         with self._lock:
-            return self._store.cameras()
+            return self._facts_now().cameras()
 
     def tags(self) -> list[str]:
         """Return all tags, sorted."""
         with self._lock:
-            return self._store.tags()
+            return self._facts_now().tags()
 
     def __len__(self) -> int:
         with self._lock:
@@ -194,10 +196,33 @@ class EmbeddedGallery(Gallery):
 
     def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
         with self._lock:
+            self._check_structure()
+            if where != EVERYTHING:
+                passing = self._facts_now().passing(where)
+                if not np.array_equal(passing, self._store.ids_where(where)):
+                    raise self._store.lacking()
             return self._store.entries(where, start, limit)
+
+    def _check_structure(self) -> None:
+        """Before keys are looked for: once, as long as the gallery is open."""
+        if not self._ordered:
+            self._store.check_counts()
+            self._store.check_structure()
+            self._ordered = True
+
+    def _facts_now(self) -> _Facts:
+        """What filters ask of all entries that there are now; no embedding is read."""
+        version = self._store.state().version
+        if version != self._facts_version:
+            self._store.check_counts()
+            self._facts.remove_buried(self._store)
+            self._facts.read(self._store)
+            self._facts_version = version
+        return self._facts
 
     def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
         with self._lock, self._writing():
+            self._check_structure()
             self._store.remove(list(self._store.ids_of(entry.key for entry in entries).values()))
             self._store.insert(rows, entries)
         # The entries are safe; an index that could not be extended only makes searches slower.
@@ -206,6 +231,7 @@ class EmbeddedGallery(Gallery):
 
     def _delete(self, keys: list[str]) -> int:
         with self._lock, self._writing():
+            self._check_structure()
             ids = list(self._store.ids_of(keys).values())
             self._store.remove(ids)
         self._purge(ids)
@@ -253,10 +279,12 @@ class EmbeddedGallery(Gallery):
 
     def _known(self, keys: list[str]) -> set[str]:
         with self._lock:
+            self._check_structure()
             return set(self._store.ids_of(keys))
 
     def _lookup(self, keys: list[str]) -> dict[str, Candidate]:
         with self._lock:
+            self._check_structure()
             found = self._store.candidates(self._store.ids_of(keys).values())
         return {candidate.entry.key: candidate for candidate in found.values()}
 
@@ -476,6 +504,18 @@ class _Facts:
     def _keep(self, kept: np.ndarray) -> None:
         if not kept.all():
             self._ids, self._cameras, self._times = self._ids[kept], self._cameras[kept], self._times[kept]
+
+    def cameras(self) -> list[int]:
+        """Return the numbers of all known cameras, ascending."""
+        return np.unique(self._cameras[self._cameras >= 0]).tolist()
+
+    def tags(self) -> list[str]:
+        """Return all tags of entries that are there, sorted."""
+        return sorted(tag for tag, ids in self._tagged.items() if self._has_any(ids))
+
+    def _has_any(self, ids: np.ndarray) -> bool:
+        places = np.searchsorted(self._ids, ids).clip(max=max(len(self._ids) - 1, 0))
+        return len(self._ids) > 0 and bool((self._ids[places] == ids).any())
 
     def passing(self, where: Filter) -> np.ndarray:
         """Return the ids of the entries that pass, ascending int64."""

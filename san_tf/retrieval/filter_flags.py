@@ -9,12 +9,11 @@ from datetime import datetime, timezone
 from typing import Any
 
 from rich import box
-from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from san_tf.command_line import printable
+from san_tf.command_line import Terminal, printable
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.name_reader import parse_time
@@ -82,11 +81,11 @@ def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None)
     return table
 
 
-def print_table(console: Console, table: Table) -> None:
+def print_table(console: Terminal, table: Table) -> None:
     """Print a table; into a file or a pipe as wide as it is, so that no key is broken over lines."""
     if not console.is_terminal:
         wide = console.options.update(max_width=2**20)
-        console = Console(file=console.file, width=Measurement.get(console, wide, table).maximum)
+        console = Terminal(file=console.file, width=Measurement.get(console, wide, table).maximum)
     console.print(table)
 
 

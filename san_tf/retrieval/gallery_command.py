@@ -21,11 +21,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import Parser, printable, run_as_command
+from san_tf.command_line import Parser, Terminal, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Filter
 from san_tf.retrieval.filter_flags import (
@@ -113,6 +112,11 @@ def _add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="of all that is added")
     parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="also take what is in the gallery already, in place of the former: files, names or tags changed",
+    )
+    parser.add_argument(
         "--batch", type=whole_number(1, 2**16), metavar="N", default=32, help="pictures embedded at once"
     )
 
@@ -139,7 +143,7 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
     from san_tf.embedding.exported_encoder import ExportedEncoder
     from san_tf.retrieval.adding import add_photographs, folder_of
 
-    console, began = Console(), time.monotonic()
+    console, began = Terminal(), time.monotonic()
     encoder = ExportedEncoder(options.model)
     folder = folder_of(options.images)
     info = GalleryInfo(encoder.size, str(encoder.folder.resolve()), encoder.fingerprint, folder)
@@ -158,7 +162,9 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
 
         others: Counter[str] = Counter()
         places = photographs(options.images, others)
-        progress, passed = add_photographs(gallery, places, encoder, reader, options.batch, report)
+        progress, passed = add_photographs(
+            gallery, places, encoder, reader, options.batch, report, options.replace
+        )
         total = len(gallery)
     console.print(
         f"Taken: {progress.embedded:,} photographs, {progress.identities:,} identities, "
@@ -173,7 +179,7 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
 def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
     from san_tf.retrieval.feature_rows import FeatureRows
 
-    console, began, added, passed = Console(), time.monotonic(), 0, 0
+    console, began, added, passed = Terminal(), time.monotonic(), 0, 0
     left_out: dict[str, str] = {}
     rows = FeatureRows(options.features)
     if options.images and not (len(options.images) == 1 and Path(options.images[0]).is_dir()):
@@ -189,7 +195,7 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
             remember_images(options.gallery, images, images)
         root = gallery.info.images
         for features, entries in rows.batches(reader, None if root is None else Path(root), left_out):
-            known = gallery.known([entry.key for entry in entries.values()])
+            known = set() if options.replace else gallery.known([entry.key for entry in entries.values()])
             new = [number for number, entry in entries.items() if entry.key not in known]
             gallery.add(features[new], [entries[number] for number in new])
             added, passed = added + len(new), passed + len(entries) - len(new)
@@ -201,9 +207,11 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
 
 
 def _tell_added(
-    options: argparse.Namespace, console: Console, added: int, passed: int, total: int, began: float
+    options: argparse.Namespace, console: Terminal, added: int, passed: int, total: int, began: float
 ) -> None:
-    known = f"; {passed:,} were in it already" if passed else ""
+    known = (
+        f"; {passed:,} were in it already and stay as they are (--replace takes them anew)" if passed else ""
+    )
     seconds = time.monotonic() - began
     console.print(
         f"{options.gallery}: {added:,} added{known}; {total:,} entries now, {seconds:.0f} s",
@@ -212,7 +220,7 @@ def _tell_added(
     )
 
 
-def _tell_left_out(gallery: str, console: Console, left_out: Mapping[str, str]) -> None:
+def _tell_left_out(gallery: str, console: Terminal, left_out: Mapping[str, str]) -> None:
     """List what could not be used: beside a gallery on this machine, else on the screen."""
     if not left_out:
         return
@@ -252,7 +260,7 @@ def _info(options: argparse.Namespace) -> None:
         return
     for name, value in facts.items():
         shown = " ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"{name.replace('_', ' '):15}{'' if shown is None else printable(str(shown))}")
+        print(printable(f"{name.replace('_', ' '):15}{'' if shown is None else shown}"))
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -263,7 +271,7 @@ def _list(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps([as_json(entry) for entry in entries], indent=2))
         return
-    console = Console()
+    console = Terminal()
     print_table(console, entry_table(entries))
     console.print(f"{len(entries):,} of {total:,} entries")
 
@@ -277,7 +285,7 @@ def _delete(options: argparse.Namespace) -> None:
         _refuse_mistyped(gallery, options, where)
         deleted = gallery.delete(options.keys) if options.keys else gallery.delete(where=where)
         left = len(gallery)
-    print(f"{options.gallery}: {deleted:,} deleted, {left:,} entries now")
+    print(printable(f"{options.gallery}: {deleted:,} deleted, {left:,} entries now"))
 
 
 def _refuse_mistyped(gallery: Gallery, options: argparse.Namespace, where: Filter) -> None:
@@ -298,13 +306,13 @@ def _refuse_mistyped(gallery: Gallery, options: argparse.Namespace, where: Filte
 
 
 def _check(options: argparse.Namespace) -> None:
-    console = Console()
+    console = Terminal()
     with console.status("Checking"):
         found = check_gallery(options.gallery, options.drop)
     for what in found.made:
         console.print(f"{what}: made anew")
     if not found.damaged:
-        print(f"{options.gallery}: {found.entries:,} entries, all as they were written")
+        print(printable(f"{options.gallery}: {found.entries:,} entries, all as they were written"))
         return
     listed = Path(f"{options.gallery.rstrip('/')}.damaged.csv")
     _write_table(listed, [("key",), *((key,) for key in found.damaged)])
@@ -314,15 +322,20 @@ def _check(options: argparse.Namespace) -> None:
             f"{number:,} of {found.entries:,} entries of {options.gallery} are damaged, {listed} says which; "
             "take a backup, or delete them with --drop and add them again."
         )
-    print(f"{options.gallery}: {number:,} damaged entries deleted, {listed} says which; add them again")
+    print(
+        printable(
+            f"{options.gallery}: {number:,} damaged entries deleted, {listed} says which; add them again"
+        )
+    )
 
 
 def _export(options: argparse.Namespace) -> None:
-    from san_tf.retrieval.feature_rows import export_rows
 
     if Path(options.out).exists() and not options.overwrite:
         raise UserError(f"{options.out} exists already; name another file, or add --overwrite.")
+    from san_tf.retrieval.feature_rows import export_rows
+
     where = filter_of(options)
     with open_gallery(options.gallery, read_only=True) as gallery:
         written = export_rows(gallery, options.out, where)
-    print(f"{options.out}: {written:,} entries")
+    print(printable(f"{options.out}: {written:,} entries"))

@@ -97,6 +97,8 @@ def _close(client: Any, server: str) -> None:
 class MilvusGallery(Gallery):
     """A collection of Milvus, from `open_milvus`.
 
+    Entries have no digests here: what changes on Milvus's disks is answered as it is.
+
     Milvus itself sees to its index and to several clients at once; milvus-lite serves one process at a time,
     and refuses a second. Entries that are added are sent in portions of 1,000: if the disk fills up, the
     portions before are in the gallery.

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry
+from san_tf.whole_numbers import WholeNumbers
 
 # Market-1501 and its kin: 0002_c1s1_000451_03.jpg. Other names match nothing and tell nothing.
 MARKET = r"(?P<pid>-?\d+)_c(?P<camera>\d+)"
@@ -71,6 +72,7 @@ class NameReader:
             if not tag.isprintable() or tag.split() != [tag]:
                 raise UserError(f"The tag {tag[:60]!a} is not a word; write others.")
         self._tags = tags
+        self._numbers = WholeNumbers()
 
     def entry(self, key: str, image: str, columns: Mapping[str, str]) -> Entry:
         """Return the entry of a photograph.
@@ -81,11 +83,13 @@ class NameReader:
             columns: what a table says: `pid`, `camid` or `camera`, `time`, `tags` (words).
 
         Raises:
-            UserError: a value is none of its kind.
+            UserError: a value is none of its kind, or one number was written in another way before.
         """
         match = self._pattern.search(PurePosixPath(key).name)
         told = {name: value for name, value in (match.groupdict() if match else {}).items() if value}
         told |= {_singular(name): value for name, value in columns.items() if value.strip()}
+        for what, name in (("identity", "pid"), ("camera", "camera")):
+            self._numbers.check(what, told.get(name, ""), key)
         camera = told.get("camera")
         return Entry(
             key,
@@ -103,7 +107,9 @@ def _singular(name: str) -> str:
 
 def _whole(what: str, key: str, value: str) -> int:
     try:
-        # Python itself refuses to read some thousands of digits, with another sentence.
+        # Python itself refuses to read some thousands of digits, with another sentence, and reads 1_000.
+        if "_" in value:
+            raise ValueError
         return int(value) if len(value) < 40 else 10**40
     except ValueError:
         raise UserError(f"The {what} of {key} is {value[:40]!r}; it must be a whole number.") from None

@@ -79,7 +79,10 @@ def check_gallery(uri: str | os.PathLike[str], drop: bool = False) -> Checked:
     """
     text = os.fspath(uri)
     if text.startswith((*_SERVERS, _FILE)):
-        raise UserError(f"Milvus itself looks after its files; {text} cannot be checked from here.")
+        raise UserError(
+            f"{text} lies in Milvus, where entries have no digests, so it is not checked: what changes on its"
+            " disks is answered as it is; `san-tf gallery export` keeps a copy."
+        )
     gallery = _open_embedded(Path(text), None, read_only=False, mend=True)
     with gallery:
         return gallery.check(drop)

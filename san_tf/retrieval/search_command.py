@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from san_tf.command_line import Parser, printable, run_as_command
+from san_tf.command_line import Parser, Terminal, run_as_command
 from san_tf.errors import UserError
+from san_tf.image_formats import read_regular
 from san_tf.retrieval.entries import Entry, Hit
 from san_tf.retrieval.filter_flags import (
     add_filter_flags,
@@ -23,6 +23,7 @@ from san_tf.retrieval.filter_flags import (
     whole_number,
 )
 from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.retrieval.image_files import MAX_BYTES
 from san_tf.retrieval.name_reader import MARKET, NameReader
 from san_tf.retrieval.opening import open_to_search
 from san_tf.start import import_tensorflow
@@ -89,9 +90,11 @@ def _run(options: argparse.Namespace) -> None:
 
 def _content(path: str) -> bytes:
     try:
-        return Path(path).read_bytes()
+        return read_regular(path, MAX_BYTES)
     except OSError as error:
         raise UserError(f"The query {path} cannot be read ({error.strerror}); name an image file.") from error
+    except ValueError as error:
+        raise UserError(f"The query {path} {error}; name an image file.") from error
 
 
 def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: Gallery) -> np.ndarray:
@@ -120,10 +123,10 @@ def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]]) -> None:
     if options.json:
         print(json.dumps([_answer(*pair) for pair in zip(options.query, found, strict=True)], indent=2))
         return
-    console = Console()
+    console = Terminal()
     for path, hits in zip(options.query, found, strict=True):
         reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
-        console.print(f"{printable(path)}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
+        console.print(f"{path}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
         if hits:
             print_table(console, entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
 
@@ -164,7 +167,7 @@ def _draw(
     )
     save_figure(figure, options.figure)
     if not options.json:
-        Console().print(f"{options.figure}: the ranked lists", soft_wrap=True)
+        Terminal().print(f"{options.figure}: the ranked lists", markup=False, soft_wrap=True)
 
 
 def _caption(entry: Entry) -> str:

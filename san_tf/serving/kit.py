@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import run_as_command
+from san_tf.command_line import printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.servable import check_version, find_versions
@@ -266,8 +266,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     find_versions(arguments["model"])
     import_tensorflow()
     folder = write_kit(**arguments)
-    print(f"{folder}: docker-compose.yml, models.config, batching.config, monitoring.config, README.md")
-    print(f"Start the server with: docker compose --project-directory {shlex.quote(str(folder))} up -d")
+    files = "docker-compose.yml, models.config, batching.config, monitoring.config, README.md"
+    print(printable(f"{folder}: {files}"))
+    start = f"docker compose --project-directory {shlex.quote(str(folder))} up -d"
+    print(printable(f"Start the server with: {start}"))
 
 
 if __name__ == "__main__":

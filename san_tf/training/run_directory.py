@@ -248,7 +248,10 @@ class RunDirectory:
     def note_in_environment(self, **facts: Any) -> None:
         """Add facts to `environment.json`, such as `peak_memory_gb`; former ones of their names go."""
         path = self.environment_path
-        known = json.loads(path.read_text()) if path.is_file() else {}
+        try:
+            known = dict(json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError):
+            known = {}  # missing or damaged; what is known now is noted all the same
         _write(path, json.dumps(known | plain(facts), indent=2) + "\n")
 
     def write_results(self, results: Mapping[str, Any]) -> Path:
@@ -259,6 +262,23 @@ class RunDirectory:
         """
         _write(self.results_path, json.dumps(plain(results), indent=2) + "\n")
         return self.results_path
+
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds; empty where there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        try:
+            values = json.loads(self.results_path.read_bytes())
+            values["rows"][0]["mAP"]
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise UserError(
+                f"{self.results_path} is damaged ({error!r}); run --stage evaluate again."
+            ) from error
+        return dict(values)
 
     @contextlib.contextmanager
     def held(self, wait: bool = False, waiting: Callable[[str], None] | None = None) -> Iterator[None]:

@@ -273,7 +273,7 @@ def test_tables_that_disagree(tmp_path, crops):
         with pytest.raises(UserError, match="columns"):
             source = photographs([tmp_path / "list.csv", crops / "01.jpg"])
             embed_photographs(source, _Counting(), _table(tmp_path / f"{size}.parquet"), part_size=size)
-    with pytest.raises(UserError, match=r"camid of .* is 'one'; identities and cameras are whole numbers"):
+    with pytest.raises(UserError, match=r"the camid is 'one'; identities and cameras are whole numbers"):
         embed_photographs(photographs([tmp_path / "odd.csv"]), _Counting(), _table(tmp_path / "f.parquet"))
 
 

@@ -1,12 +1,17 @@
 """The networks that a recipe asks for."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+from tiny_runs import four_layers
 
 from san_tf.errors import UserError
 from san_tf.experiments.flags import parse
-from san_tf.experiments.networks import decoder_of, encoder_of
+from san_tf.experiments.networks import decoder_of, encoder_of, encoder_to_start_from, texture_generator_of
 from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe
 from san_tf.models import DECODERS
+from san_tf.models.backbones import BACKBONES, Backbone
 
 
 def networks(**model):
@@ -43,3 +48,60 @@ def test_size_and_backbone_are_flags():
     assert recipe.model.decoder is None
     with pytest.raises(UserError, match="medium"):
         parse("x", "x", Recipe(), ["train"], ["--decoder=medium"])
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch):
+    """Recipes of a network of four layers."""
+    monkeypatch.setitem(BACKBONES, "four_layers", Backbone(four_layers, imagenet=False, decoder="light"))
+
+    def recipe(size=(64, 32), **model):
+        return Recipe(data=DataRecipe(image_size=size), model=ModelRecipe(backbone="four_layers", **model))
+
+    return recipe
+
+
+@pytest.mark.parametrize("head", ["plain", "fc512", "bnneck"])
+def test_an_encoder_starts_from_that_of_another_run_but_for_its_classifier(small, tmp_path: Path, head: str):
+    path = str(tmp_path / "baseline_encoder.weights.h5")
+    source = encoder_of(small(head=head), 8)
+    source.set_weights(
+        [np.random.default_rng(n).normal(size=w.shape) for n, w in enumerate(source.get_weights())]
+    )
+    source.save_weights(path)
+    # As many identities say nothing of who they are; the size of the images may be another.
+    for people, size in ((12, (64, 32)), (8, (64, 32)), (8, (128, 64))):
+        recipe = small(head=head, weights=path, size=size)
+        assert encoder_to_start_from(recipe) == Path(path)
+        encoder, anew = encoder_of(recipe, people), encoder_of(small(head=head, size=size), people)
+        for layer in encoder.layers:
+            origin = anew if layer.name == "classifier" else source
+            for mine, theirs in zip(
+                layer.get_weights(), origin.get_layer(layer.name).get_weights(), strict=True
+            ):
+                np.testing.assert_array_equal(mine, theirs, err_msg=layer.name)
+    generator = texture_generator_of(small(head=head, weights=path))
+    kernel = "stage4_conv" if any(layer.name == "stage4_conv" for layer in source.layers) else "stage4"
+    np.testing.assert_array_equal(
+        generator.encoder.get_layer(kernel).get_weights()[0], source.get_layer(kernel).get_weights()[0]
+    )
+
+
+def test_what_an_encoder_cannot_start_from_is_told(small, tmp_path: Path):
+    path = tmp_path / "baseline_encoder.weights.h5"
+    source = encoder_of(small(), 8)
+    source.save_weights(path)
+    with pytest.raises(UserError, match=r"does not fit encoder_four_layers.*same backbone and head"):
+        encoder_of(small(head="bnneck", weights=str(path)), 8)
+    with pytest.raises(UserError, match="does not fit encoder_thin_resnet"):
+        encoder_of(
+            Recipe(data=DataRecipe(image_size=(64, 32)), model=ModelRecipe("thin_resnet", weights=str(path))),
+            8,
+        )
+    content = bytearray(path.read_bytes())
+    content[content.index(source.get_weights()[0].tobytes())] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged: its array"):
+        encoder_of(small(weights=str(path)), 8)
+    with pytest.raises(UserError, match="does not exist"):
+        encoder_of(small(weights=str(tmp_path / "none.weights.h5")), 8)

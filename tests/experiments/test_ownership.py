@@ -17,11 +17,14 @@ import yaml
 from san_tf.errors import UserError
 from san_tf.experiments import ownership, runner
 from san_tf.experiments.experiment import WITH_TEXTURES, Experiment, Stage
-from san_tf.experiments.flags import parse
+from san_tf.experiments.flags import Options, parse
 from san_tf.experiments.ownership import Owned, differences, is_own
-from san_tf.experiments.recipe import DataRecipe, Recipe, TrainingRecipe
+from san_tf.experiments.recipe import DataRecipe, EvaluationRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.recipe_files import updated
 from san_tf.experiments.runner import main
+from san_tf.experiments.stages.evaluate import evaluations, write_results
+from san_tf.file_lock import file_lock
+from san_tf.training.run_directory import RunDirectory
 
 RECIPE = Recipe(data=DataRecipe(dataset="custom/names"), training=TrainingRecipe(epochs=6))
 NAMES = [stage.name for stage in WITH_TEXTURES]
@@ -239,6 +242,18 @@ def test_a_later_command_that_fails_changes_nothing(again: Command, tmp_path: Pa
             assert contents(tmp_path / "run") == before, stage
 
 
+@pytest.mark.parametrize(
+    "flags", [(), ("--stage=pseudo-textures", "--images=/crops"), ("--stage=train", "--find_learning_rate")]
+)
+def test_whatever_works_in_a_run_keeps_the_others_out(again: Command, tmp_path: Path, flags: tuple[str, ...]):
+    # The lock is of the open file, so that one process can stand for two.
+    with file_lock(tmp_path / "run" / ".lock") as mine:
+        before = contents(tmp_path / "run")
+        code, out, err = again(*flags)
+        assert mine and contents(tmp_path / "run") == before
+    assert (code, out) == (2, "") and "run is in use by process" in err and "--workdir" in err
+
+
 def test_the_folder_of_data_sets_is_remembered(command: Command, tmp_path: Path, monkeypatch):
     monkeypatch.delenv("TFDS_DATA_DIR", raising=False)
     assert command("--folder=a", "--data_dir=sets")[0] == 0
@@ -313,3 +328,36 @@ def test_tested_data_and_differences_by_hand():
     averaged = TrainingRecipe(epochs=2, ema=0.9)
     assert differences(former, {"training": averaged}) == {"training.ema": (0.0, 0.9)}
     assert differences({"a": 1}, {"a": 2, "b": None}) == {"a": (1, 2)}
+
+
+def test_every_evaluation_of_the_weights_is_kept_with_its_settings(tmp_path: Path):
+    run = RunDirectory(tmp_path / "run")
+    weights = tmp_path / "run" / "weights"
+    weights.mkdir()
+
+    def evaluated(score: float, **settings: Any) -> list[tuple[str, list[Any]]]:
+        recipe = dataclasses.replace(RECIPE, evaluation=EvaluationRecipe(**settings))
+        write_results(Experiment("custom", recipe, Options(str(run.path)), run), [{"mAP": score}])
+        return list(evaluations(json.loads(run.results_path.read_text())))
+
+    (weights / "san_encoder.weights.h5").write_text("weights")
+    assert evaluated(0.1) == [("as by default", [{"mAP": 0.1}])]
+    assert evaluated(0.2, flip_average=True)[1:] == [("as by default", [{"mAP": 0.1}])]
+    # The newest of the same settings, and nothing of the rest is lost.
+    assert evaluated(0.3, test=("custom/names",), test_folder="/b") == [
+        ("with --test custom/names --test_folder /b", [{"mAP": 0.3}]),
+        ("with --flip_average True", [{"mAP": 0.2}]),
+        ("as by default", [{"mAP": 0.1}]),
+    ]
+    kept = evaluated(0.4)
+    assert [rows[0]["mAP"] for _, rows in kept] == [0.4, 0.3, 0.2]
+    # What a version before has left is of the trainings that it names.
+    former = json.loads(run.results_path.read_text())
+    run.results_path.write_text(json.dumps({key: former[key] for key in ("recipe", "rows", "trained_with")}))
+    assert [rows[0]["mAP"] for _, rows in evaluated(0.5, normalize=False)] == [0.5, 0.4]
+    # Other weights: what was measured on the former ones is not theirs.
+    (weights / "san_encoder.weights.h5").write_text("trained longer")
+    assert evaluated(0.6, flip_average=True) == [("with --flip_average True", [{"mAP": 0.6}])]
+    run.results_path.write_text("{")
+    assert evaluated(0.7) == [("as by default", [{"mAP": 0.7}])]
+    assert (run.path / "results.damaged.json").read_text() == "{"

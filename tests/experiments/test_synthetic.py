@@ -81,7 +81,8 @@ def test_evaluation_flags_and_a_calibration_reach_results_and_export(
 
     run = tmp_path / "run"
     shutil.copytree(finished, run)
-    before = json.loads((run / "results.json").read_text())["rows"]
+    first = json.loads((run / "results.json").read_text())
+    before = first["rows"]
     flags = [
         "--metric=cosine",
         "--rerank",
@@ -91,7 +92,11 @@ def test_evaluation_flags_and_a_calibration_reach_results_and_export(
         "--query_expansion=2",
     ]
     assert run_synthetic(run, "--stage=evaluate", *flags) == 0
-    rows = json.loads((run / "results.json").read_text())["rows"]
+    results = json.loads((run / "results.json").read_text())
+    rows = results["rows"]
+    assert first["earlier"] == [] and results["weights"] == first["weights"] != {}
+    (earlier,) = results["earlier"]
+    assert earlier["rows"] == before and earlier["evaluation"] == first["recipe"]["evaluation"]
     plain = [row["method"] for row in before]
     assert [row["method"] for row in rows] == [n for name in plain for n in (name, f"{name}, re-ranked")]
     assert [row["mAP"] for row in rows[::2]] != [row["mAP"] for row in before]

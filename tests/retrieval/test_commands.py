@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -150,9 +151,39 @@ def test_an_interrupted_addition_goes_on(model, crops, tmp_path, monkeypatch, ca
         assert len(gallery) == 5 and gallery.info.model.endswith("market/2")
     seen[:] = [0, 0, 0]
     assert _run(*command) == 0
-    assert sum(seen) == 7 and "7 added; 5 were in it already; 12 entries now" in capsys.readouterr().out
+    told = "7 added; 5 were in it already and stay as they are (--replace takes them anew); 12 entries now"
+    assert sum(seen) == 7 and told in capsys.readouterr().out
     assert _run(*command) == 0
     assert "0 added; 12 were in it already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_a_query_that_is_not_a_file_neither_hangs_nor_fills_the_memory(tmp_path, capsys, kind):
+    query = tmp_path / "query.jpg"
+    if kind == "pipe":
+        os.mkfifo(query)
+    elif kind == "link":
+        query.symlink_to("/dev/zero")
+    query = "/dev/zero" if kind == "device" else query
+    assert _run("search", "--gallery", tmp_path / "g", "--query", query) == 2
+    assert "is a pipe or a device, not a file; name an image file" in capsys.readouterr().err
+
+
+def test_a_photograph_that_was_written_over_is_taken_anew_if_asked(model, crops, tmp_path):
+    images = shutil.copytree(crops / "gallery", tmp_path / "images")
+    first, second, *_ = sorted(images.iterdir())
+    command = ["gallery", "add", tmp_path / "g", "--images", images, "--model", model / "market"]
+    assert _run(*command) == 0
+    with open_gallery(tmp_path / "g") as gallery:
+        before = gallery.embeddings([first.name, second.name])
+    first.write_bytes(second.read_bytes())
+    assert _run(*command, "--tags", "door") == 0
+    with open_gallery(tmp_path / "g") as gallery:
+        np.testing.assert_array_equal(gallery.embeddings([first.name, second.name]), before)
+    assert _run(*command, "--tags", "door", "--replace") == 0
+    with open_gallery(tmp_path / "g") as gallery:
+        assert len(gallery) == 12 and gallery.tags() == ["door"]
+        np.testing.assert_allclose(gallery.embeddings([first.name, second.name]), before[[1, 1]], atol=1e-5)
 
 
 def test_bad_photographs_are_left_out_and_listed(model, crops, tmp_path, capsys):
@@ -293,7 +324,7 @@ def test_listing_and_deleting(people, tmp_path, capsys):
         (["gallery", "list", "g", "--since", "\udcff"], "'\\udcff' is not a time"),
         (["gallery", "add", "g", "--features", "x", "--tags", "\udcff"], "The tag '\\udcff' is not a word"),
         (["gallery", "check", "nowhere"], "There is no gallery nowhere"),
-        (["gallery", "check", "milvus:x.db"], "Milvus itself looks after its files"),
+        (["gallery", "check", "milvus:x.db"], "where entries have no digests, so it is not checked"),
         (["search", "--galery", "g"], "arguments are required|no flag"),
     ],
 )

@@ -241,3 +241,17 @@ def test_foreign_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(UserError, match=r"metrics\.csv cannot be read"):
         MetricsTable(tmp_path / "metrics.csv").rows()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"rows": []}', '{"rows": 3}', "null"])
+def test_damaged_results_are_told_and_a_damaged_environment_begins_anew(tmp_path: Path, content: str) -> None:
+    run = RunDirectory(tmp_path / "run")
+    assert run.results() == {}
+    run.write_results({"rows": [{"mAP": 0.5}]})
+    assert run.results() == {"rows": [{"mAP": 0.5}]}
+    run.results_path.write_text(content)
+    with pytest.raises(UserError, match=r"results.json is damaged .*; run --stage evaluate again"):
+        run.results()
+    run.environment_path.write_text(content if content != "{}" else "{,")
+    run.note_in_environment(peak_memory_gb=1.5)
+    assert json.loads(run.environment_path.read_text())["peak_memory_gb"] == 1.5

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import keras
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
+from san_tf.command_line import printable
 from san_tf.data.pipeline import inference_dataset
 from san_tf.data.records import Records
+from san_tf.errors import UserError
 from san_tf.evaluation.color_histogram import color_histograms
 from san_tf.evaluation.embedding import embed
 from san_tf.experiments.data_records import reid_records
@@ -19,9 +24,10 @@ from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.features import Features, NewFeatures, row_of
 from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.readiness import KnownPeople
+from san_tf.experiments.recipe import EvaluationRecipe
 from san_tf.experiments.stages.train import methods_of, weights_path
 from san_tf.experiments.targets import Target, targets
-from san_tf.training.run_directory import environment
+from san_tf.training.run_directory import environment, plain
 
 UNTRAINED, HISTOGRAM = "untrained", "colour histogram"
 
@@ -35,7 +41,15 @@ def run(experiment: Experiment) -> None:
     recipe = experiment.recipe
     classes = trained_identities(experiment)
     methods = (*methods_of(recipe), UNTRAINED, HISTOGRAM)
-    encoders = {method: encoder_for(experiment, method, classes) for method in methods}
+    encoders: dict[str, keras.Model | None] = {}
+    for method in methods:
+        try:
+            encoders[method] = encoder_for(experiment, method, classes)
+        except UserError as error:
+            if method != UNTRAINED:
+                raise
+            # What the training started from need not be there for ever.
+            experiment.say(f"NOTE: {method} is left out: {error}")
     rows: list[dict[str, Any]] = []
     known = KnownPeople(experiment)
     with NewFeatures(experiment) as new:
@@ -109,26 +123,85 @@ def _histograms(experiment: Experiment, records: Records) -> np.ndarray:
 
 
 def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Write `results.json`: the rows, how they came about, and what else is given."""
-    run = experiment.run
+    """Write `results.json`: the rows, how they came about, and what else is given.
+
+    Evaluations of the same weights by other settings, or of other test sets, stay beside it under `earlier`,
+    the newest first.
+    """
+    run, recipe = experiment.run, experiment.recipe
     generator = run.path / "texture_generator.json"
-    experiment.run.write_results(
-        {
-            "experiment": experiment.name,
-            "rows": rows,
-            "texture_generator": json.loads(generator.read_text()) if generator.is_file() else None,
-            "seed": experiment.recipe.seed,
-            "recipe": asdict(experiment.recipe),
-            # Of this evaluation, and of the trainings that it speaks of.
-            "versions": {**environment(), "seed": experiment.recipe.seed},
-            "trained_with": run.environments("train"),
-            "seconds": {
-                marker.stem: run.seconds(marker.stem)
-                for marker in sorted((run.path / "stages").glob("*.json"))
+    results = {
+        "experiment": experiment.name,
+        "rows": rows,
+        "texture_generator": json.loads(generator.read_text()) if generator.is_file() else None,
+        "seed": recipe.seed,
+        "recipe": asdict(recipe),
+        # Of this evaluation, and of the trainings that it speaks of.
+        "versions": {**environment(), "seed": recipe.seed},
+        "trained_with": run.environments("train"),
+        "weights": _digests_of_weights(experiment),
+        "seconds": {
+            marker.stem: run.seconds(marker.stem) for marker in sorted((run.path / "stages").glob("*.json"))
+        },
+        **more,
+    }
+    run.write_results(results | {"earlier": _earlier(experiment, plain(results))})
+
+
+def evaluations(results: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """What `results.json` holds of each evaluation: its settings as flags, and its rows; the newest first."""
+    newest = {"evaluation": results.get("recipe", {}).get("evaluation", {}), "rows": results["rows"]}
+    for one in (newest, *results.get("earlier", ())):
+        usual = plain(EvaluationRecipe())
+        other = {name: value for name, value in one["evaluation"].items() if value != usual.get(name)}
+        flags = (
+            f"--{name} {' '.join(map(str, value)) if isinstance(value, list) else str(value)}"
+            for name, value in other.items()
+        )
+        yield f"with {' '.join(flags)}" if other else "as by default", one["rows"]
+
+
+def _earlier(experiment: Experiment, now: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The evaluations of `results.json`, without those of the same settings and those of other weights."""
+    path = experiment.run.results_path
+    if not path.is_file():
+        return []
+    try:
+        former = json.loads(path.read_bytes())
+        known = [
+            {
+                "evaluation": former["recipe"]["evaluation"],
+                # Results of former versions do not tell of which weights they are.
+                "weights": former.get("weights") or (now["weights"] if _trained_alike(former, now) else {}),
+                "rows": former["rows"],
+                "versions": former.get("versions"),
             },
-            **more,
-        }
-    )
+            *former.get("earlier", ()),
+        ]
+        return [
+            one
+            for one in known
+            if one["weights"] == now["weights"] and one["evaluation"] != now["recipe"]["evaluation"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        aside = path.with_name("results.damaged.json")
+        path.replace(aside)
+        experiment.say(f"NOTE: {path} was damaged and is {aside.name} now; what it held is not taken over")
+        return []
+
+
+def _trained_alike(former: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    return bool(former.get("trained_with") == now["trained_with"])
+
+
+def _digests_of_weights(experiment: Experiment) -> dict[str, str]:
+    """By method, a digest of the weights that were evaluated."""
+    found = {}
+    for method in methods_of(experiment.recipe):
+        path = weights_path(experiment, method)
+        if path.is_file():
+            found[method] = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return found
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
@@ -145,7 +218,8 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
     if matches := all("queries" in row for row in rows):  # results of older versions do not say
         table.add_column("queries", justify="right", no_wrap=True)
     for row in rows:
-        names = [row["test"], row["method"]] if several else [row["method"]]
+        # As text: brackets in the name of a folder are no style.
+        names = [Text(printable(row["test"])), row["method"]] if several else [row["method"]]
         counts = [f"{row['queries_with_match']}/{row['queries']}"] if matches else []
         table.add_row(*names, *(f"{100 * row[key]:.1f}" for key in columns), *counts)
     if matches:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -102,7 +101,4 @@ def _compared(experiment: Experiment, encoder: keras.Model, folder: Path) -> str
 
 def _evaluated(experiment: Experiment) -> dict[str, Any]:
     """The evaluation settings of `results.json`; nothing where there is none."""
-    path = experiment.run.results_path
-    if not path.is_file():
-        return {}
-    return dict(json.loads(path.read_text()).get("recipe", {}).get("evaluation", {}))
+    return dict(experiment.run.results().get("recipe", {}).get("evaluation", {}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,7 +20,7 @@ from san_tf.experiments.ownership import Owned, differences, told
 from san_tf.experiments.painting import load_texture_generator, paint, true_textures
 from san_tf.experiments.recipe import EvaluationRecipe
 from san_tf.experiments.recipe_files import updated
-from san_tf.experiments.stages.evaluate import table_of, trained_identities
+from san_tf.experiments.stages.evaluate import evaluations, table_of, trained_identities
 from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
 from san_tf.experiments.targets import title_of
 from san_tf.models.san import SAN
@@ -48,8 +47,12 @@ def run(experiment: Experiment) -> None:
         path = experiment.run.figures / f"{name}.png"
         save_figure(figure, path)
         experiment.say(str(path))
-    if experiment.run.results_path.is_file():
-        experiment.console.print(table_of(json.loads(experiment.run.results_path.read_text())["rows"]))
+    if results := experiment.run.results():
+        found = list(evaluations(results))
+        for settings, rows in found:
+            if len(found) > 1:
+                experiment.say(f"evaluated {settings}:")
+            experiment.console.print(table_of(rows))
 
 
 def _as_evaluated(experiment: Experiment) -> Experiment:
@@ -61,9 +64,10 @@ def _as_evaluated(experiment: Experiment) -> Experiment:
     recipe, run = experiment.recipe, experiment.run
     if not recipe.test_sets:
         return experiment
-    if not run.results_path.is_file():
+    results = run.results()
+    if not results:
         raise UserError(f"There are no results at {run.results_path}; run --stage evaluate first.")
-    values = json.loads(run.results_path.read_text()).get("recipe", {}).get("evaluation")
+    values = results.get("recipe", {}).get("evaluation")
     if values is None:
         return experiment
     plain = dataclasses.replace(recipe, evaluation=EvaluationRecipe())
@@ -88,8 +92,7 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
         return
     method = methods_of(recipe)[0]
     query, gallery = reid_records(experiment, "query"), reid_records(experiment, "gallery")
-    results = json.loads(experiment.run.results_path.read_text())
-    yield from _cmc(results["rows"])
+    yield from _cmc(experiment.run.results()["rows"])
     yield "people", _people(experiment)
     features = Features.load(experiment, method, title_of(recipe, recipe.test_sets[0]))
     yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)

@@ -24,6 +24,7 @@ from san_tf.experiments.features import Features
 from san_tf.experiments.networks import (
     decoder_of,
     encoder_of,
+    encoder_to_start_from,
     mirror_map_of,
     save_weights,
     start_from_generator,
@@ -127,6 +128,12 @@ def run(experiment: Experiment) -> None:
     records = reid_records(experiment, "train")
     if not experiment.recipe.with_decoder:
         experiment.say(NO_DECODER)
+    start = encoder_to_start_from(experiment.recipe)
+    if start is not None:
+        experiment.say(
+            f"the encoder starts from {start}, but for the layer classifier, which starts anew: its"
+            " identities are others"
+        )
     methods = methods_of(experiment.recipe)
     for method in methods[:1] if experiment.options.find_learning_rate else methods:
         train_method(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from san_tf.command_line import Terminal
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.collapse import CollapseWatch
 
@@ -39,7 +40,7 @@ class ProgressLine(keras.callbacks.Callback):
         self.clock = clock
         self.stage = stage
         self.watch = watch
-        self.console = console or Console()
+        self.console = console or Terminal()
         self._bar: Progress | None = None
         self._updated = 0.0
 
