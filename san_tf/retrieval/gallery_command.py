@@ -330,11 +330,10 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from san_tf.retrieval.feature_rows import export_rows
 
     if Path(options.out).exists() and not options.overwrite:
         raise UserError(f"{options.out} exists already; name another file, or add --overwrite.")
-    from san_tf.retrieval.feature_rows import export_rows
-
     where = filter_of(options)
     with open_gallery(options.gallery, read_only=True) as gallery:
         written = export_rows(gallery, options.out, where)
