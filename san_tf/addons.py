@@ -18,36 +18,39 @@ if TYPE_CHECKING:
 PREFIX = "tfa."
 # Those that need nothing but a learning rate; the wrappers (Lookahead, SWA) and COCOB, which has no rate, do.
 OPTIMIZERS = ("AdaBelief", "AdamW", "LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "SGDW", "Yogi")
+# Those of this package, which need no TensorFlow Addons.
+OWN_OPTIMIZERS = ("adam", "sgd")
+OWN_TRIPLET_LOSSES = ("batch-hard", "soft-margin")
 TRIPLET_LOSSES = ("TripletHardLoss", "TripletSemiHardLoss")
 
 
-def check_choice(field: str, value: str, own: str, addons: tuple[str, ...]) -> None:
+def check_choice(field: str, value: str, own: tuple[str, ...], addons: tuple[str, ...]) -> None:
     """Check a recipe's choice between our own and what TensorFlow Addons has; imports nothing.
 
     Args:
         field: the recipe's, for the message.
         value: ours, or `tfa.` and a name.
-        own: the name of ours.
+        own: the names of ours.
         addons: what may follow `tfa.`.
 
     Raises:
         UserError: there is no such thing, or TensorFlow Addons is not installed.
 
     Example:
-        >>> check_choice("optimizer", "adam", "adam", OPTIMIZERS)
+        >>> check_choice("optimizer", "adam", OWN_OPTIMIZERS, OPTIMIZERS)
     """
-    if value == own:
+    if value in own:
         return
     if value.removeprefix(PREFIX) not in addons or not value.startswith(PREFIX):
         names = ", ".join(PREFIX + name for name in addons)
-        raise UserError(f"There is no {field} {value!r}; choose {own} or, of TensorFlow Addons, {names}.")
+        raise UserError(
+            f"There is no {field} {value!r}; choose {', '.join(own)} or, of TensorFlow Addons, {names}."
+        )
     if importlib.util.find_spec("tensorflow_addons") is None:
         raise UserError(
             f"The {field} {value} needs TensorFlow Addons, which is not installed; install this package with "
-            f"`pip install '.[addons]'` in an environment of Python 3.10 or 3.11, or choose {own}."
+            f"`pip install '.[addons]'` in an environment of Python 3.10 or 3.11, or choose {own[0]}."
         )
-
-
 
 
 def triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:
@@ -71,7 +74,7 @@ def triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor
     Raises:
         UserError: an unknown name, or TensorFlow Addons is not installed.
     """
-    check_choice("triplet", name, "batch-hard", TRIPLET_LOSSES)
+    check_choice("triplet", name, OWN_TRIPLET_LOSSES, TRIPLET_LOSSES)
     import tensorflow as tf
     import tensorflow_addons as tfa
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import errno
 import logging
@@ -9,7 +10,7 @@ import os
 import re
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import simple_parsing
@@ -62,15 +63,109 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
+# What other toolkits call the flags of this one: several where one number there is two here.
+_SYNONYMS = {
+    ("lr", "base_lr", "init_lr"): ("learning_rate",),
+    ("wd",): ("weight_decay",),
+    ("bs", "batch", "batch_size", "ims_per_batch"): ("identities_per_batch", "images_per_identity"),
+    ("p", "num_ids"): ("identities_per_batch",),
+    ("k", "num_instances", "num_instance"): ("images_per_identity",),
+    ("gpu", "gpus", "num_gpus", "devices", "gpu_devices", "n_gpu", "distributed", "ddp"): ("strategy",),
+    ("optim", "opt", "solver"): ("optimizer",),
+    ("arch", "model", "net", "network", "architecture", "encoder"): ("backbone",),
+    ("num_epochs", "max_epoch", "max_epochs", "n_epochs", "ep"): ("epochs",),
+    ("out", "output", "output_dir", "save_dir", "log_dir", "logdir", "run_dir", "logs", "dir"): ("workdir",),
+    ("root", "data_root", "data_path", "datasets_dir"): ("data_dir", "manual_dir"),
+    ("data", "source", "sources", "train_set"): ("dataset",),
+    ("target", "targets", "test_set"): ("test",),
+    ("height", "width", "size", "img_size", "imgsz", "input_size", "resolution"): ("image_size",),
+    ("cfg", "config_file", "recipe", "yaml"): ("config",),
+    ("fp16", "bf16", "amp", "half", "mixed_precision", "dtype"): ("precision",),
+    ("xla", "jit"): ("jit_compile",),
+    ("label_smoothing", "label_smooth", "ls"): ("smoothing",),
+    ("random_erasing", "random_erase", "rea", "reprob"): ("erasing",),
+    ("color_jitter", "colour_jitter"): ("jitter",),
+    ("triplet_margin",): ("margin",),
+    ("tta", "flip_test", "test_flip"): ("flip_average",),
+    ("scheduler", "lr_scheduler", "sched"): ("schedule",),
+    ("warmup", "warm_up", "warmup_steps"): ("warmup_epochs",),
+    ("steps", "stepsize", "lr_steps"): ("milestones",),
+    ("gamma", "lr_decay"): ("milestone_factor",),
+    ("pretrained", "checkpoint", "load_weights", "init"): ("weights",),
+    ("dist_metric", "distance", "dist"): ("metric",),
+    ("eval", "evaluate", "eval_only", "evaluate_only", "test_only", "mode", "only"): ("stage",),
+    ("re_ranking", "reranking", "re_rank"): ("rerank",),
+    ("ema_decay", "momentum_ema"): ("ema",),
+    ("grad_accum", "accumulate", "gradient_accumulation"): ("accumulation",),
+    ("sync_bn", "syncbn"): ("synchronized_batch_norm",),
+    ("neck", "bnneck"): ("head",),
+    ("resnet50", "resnet101", "thin_resnet", "osnet", "osnet_x1_0", "efficientnet_lite0"): ("backbone",),
+    ("random_state", "rng"): ("seed",),
+}
+# How much of a name has to be the same (difflib's ratio) for a slip of the keyboard.
+_SLIP = 0.75
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names that a name was meant for, at most three; none where nothing is near.
+
+    Other toolkits' names come first (`lr` is `learning_rate`), then slips of the keyboard, then names that
+    have it as a part.
+
+    Args:
+        name: as it was written; capitals and dashes do not matter.
+        known: the names there are.
+
+    Example:
+        >>> nearest("lr", ["folder", "learning_rate"]), nearest("rate", ["learning_rate", "epochs"])
+        (['learning_rate'], ['learning_rate'])
+    """
+    plain = {item.lower().replace("-", "_"): item for item in known}
+    asked = name.lower().replace("-", "_").strip("_")
+    if asked in plain:
+        return [plain[asked]]
+    for names, meant in _SYNONYMS.items():
+        if asked in names and (found := [plain[item] for item in meant if item in plain]):
+            return found
+    if len(asked) < 3:
+        return []
+    if near := difflib.get_close_matches(asked, plain, 1, _SLIP):
+        return [plain[near[0]]]
+    within = [item for item in plain if f"_{asked}_" in f"_{item}_" or f"_{item}_" in f"_{asked}_"]
+    if not within:
+        # A word of several, with a slip in it, or begun only.
+        words = {word for item in plain for word in item.split("_") if len(word) > 2}
+        begun = [word for word in words if word.startswith(asked)]
+        meant_words = begun or difflib.get_close_matches(asked, sorted(words), 1, _SLIP)
+        within = [item for item in plain if set(item.split("_")) & set(meant_words)]
+    return [plain[item] for item in within[:3]]
+
+
 class Parser(simple_parsing.ArgumentParser):
     """An argument parser whose errors are one sentence with the next step, not a page of usage."""
+
+    def format_help(self) -> str:
+        """The help, each group under the plain name of its part: `data`, not `DataRecipe ['recipe.data']`.
+
+        Options, which say where and how a command runs, are the group `run`.
+        """
+        for group in self._action_groups:
+            if found := re.fullmatch(r"\w+ \['(?:\w+\.)*(\w+)'\]", group.title or ""):
+                group.title = "run" if found[1] == "options" else found[1]
+        return super().format_help()
 
     def error(self, message: str) -> NoReturn:
         """Raise `UserError` in place of printing the usage."""
         if message.startswith("unrecognized arguments: "):
             flag = message.removeprefix("unrecognized arguments: ").split()[0]
-            near = difflib.get_close_matches(flag.split("=")[0], self._option_string_actions, n=1)
-            hint = f"did you mean {near[0]}?" if near else "see --help for all of them."
+            shown = [
+                option
+                for option, action in self._option_string_actions.items()
+                if option.startswith("--") and action.help != argparse.SUPPRESS
+            ]
+            near = nearest(flag.split("=")[0].lstrip("-"), [option[2:] for option in shown])
+            meant = " or ".join(f"--{name}" for name in near)
+            hint = f"did you mean {meant}?" if near else "see --help for all of them."
             message = f"There is no flag {flag}; {hint}"
         else:
             message = re.sub(r"'([^']{50})[^']{10,}'", r"'\1...'", message)

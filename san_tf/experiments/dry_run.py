@@ -144,7 +144,7 @@ def _trainings(experiment: Experiment, stages: Sequence[str]) -> Iterator[Traini
     pairs = images = None
     if recipe.needs_pairs:
         pairs = _found(lambda: pit_records(experiment, "train"))
-    if "texture-generator" in stages and recipe.with_decoder and not ready:
+    if "texture-generator" in stages and recipe.with_generator and not ready:
         batch = recipe.generator.generator_batch
         steps = max(1, len(pairs) // batch) if pairs is not None else None
         model = texture_generator_of(recipe, weights=False)

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from simple_parsing import DashVariant
 
@@ -18,7 +18,7 @@ from san_tf.errors import UserError
 from san_tf.experiments.ownership import Owned, with_absolute_places
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_checks import check_recipe
-from san_tf.experiments.recipe_files import read_recipe_file
+from san_tf.experiments.recipe_files import read_recipe_file, shipped_recipes, updated
 from san_tf.training.cluster import read_cluster
 
 
@@ -103,25 +103,47 @@ def parse(
         recipe = owned.recipe
         if owned.data_dir and "TFDS_DATA_DIR" not in os.environ:
             default = dataclasses.replace(default, data_dir=owned.data_dir)
+    if known.config == "list":
+        for title, about in shipped_recipes().items():
+            print(f"{title:12s} {about}")
+        raise SystemExit(0)
     if known.config:
         recipe = read_recipe_file(known.config, recipe)
 
+    default_method = recipe.training.method
     parser = Parser(
         prog=f"python -m san_tf.experiments.{name}",
         description=description,
-        usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config FILE] [flags of the recipe]",
+        usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config NAME | FILE] [flags of the recipe]",
         add_option_string_dash_variants=DashVariant.UNDERSCORE,
         allow_abbrev=False,
         epilog=f"Stages: {', '.join(stages)}.",
     )
     parser.add_argument(
-        "--config", metavar="FILE", help="a recipe file (YAML); flags win over it", default=argparse.SUPPRESS
+        "--config",
+        metavar="NAME | FILE",
+        help=f"a recipe of this package ({', '.join(shipped_recipes())}; `--config list` says what they are)"
+        " or a recipe file (YAML); flags win over it",
+        default=argparse.SUPPRESS,
     )
-    parser.add_arguments(kind, dest="options", default=default)
+    # What `--method` was in older versions.
+    former: dict[str, Any] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "dest": "baseline"}
+    parser.add_argument(
+        "--baseline", nargs="?", const="true", choices=("true", "false"), type=str.lower, **former
+    )
+    parser.add_argument("--nobaseline", action="store_const", const="false", **former)
     parser.add_arguments(Recipe, dest="recipe", default=recipe)
+    parser.add_arguments(kind, dest="options", default=default)
     arguments = parser.parse_args(argv)
     options: OptionsKind = arguments.options
     recipe = arguments.recipe
+    if hasattr(arguments, "baseline"):
+        if recipe.training.method != default_method:
+            raise UserError("--baseline is what --method was in older versions; give --method alone.")
+        weights = {
+            name: getattr(recipe.losses, name) for name in ("lambda_reconstruction", "lambda_texture_triplet")
+        }
+        recipe = updated(recipe, {"baseline": arguments.baseline == "true", **weights}, "--baseline")
     unknown = [stage for stage in options.stage if stage not in stages]
     if unknown:
         raise UserError(f"There is no stage {unknown[0]!r} here; the stages are {', '.join(stages)}.")

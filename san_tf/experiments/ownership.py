@@ -22,7 +22,14 @@ from typing import Any
 
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import DataRecipe, Recipe
-from san_tf.experiments.recipe_files import owners, read_yaml, shown, updated, with_value
+from san_tf.experiments.recipe_files import (
+    owners,
+    read_yaml,
+    shown,
+    updated,
+    with_current_names,
+    with_value,
+)
 
 # Values that are places on this machine: `a` and `/home/me/a` may be one folder.
 _PLACES = ("folder", "backgrounds", "textures", "generator_weights", "weights")
@@ -228,7 +235,7 @@ def differences(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
         before: a marker's `fields`.
         fields: parts of a recipe, or single values by `part.name`.
     """
-    former, found = _flat(before), {}
+    former, found = with_current_names(_flat(before)), {}
     for name, now in _flat(json.loads(json.dumps(fields, default=dataclasses.asdict))).items():
         bare = name.rpartition(".")[2]
         # What a version before did not have, it did as the recipe's own defaults do.
@@ -261,7 +268,8 @@ def _grows(recipe: Recipe, epochs: int) -> bool:
     """Whether a longer training of a recipe begins with just the steps of the shorter one."""
     training = recipe.training
     measured_alike = not training.validate_every or epochs % training.validate_every == 0
-    return training.schedule == "steps" and measured_alike
+    # A cosine is planned for its end; the other schedules are not.
+    return training.schedule != "cosine" and measured_alike
 
 
 def _values_used(folder: Path) -> dict[str, Any]:
@@ -281,7 +289,7 @@ def _values_used(folder: Path) -> dict[str, Any]:
         if not done and not (folder / CHECKPOINTS / stage).exists():
             # Begun, and ended before it left anything.
             continue
-        for name, value in flat.items():
+        for name, value in with_current_names(flat).items():
             part, _, name = name.rpartition(".")
             if owners().get(name) == part and part != "evaluation":
                 used.setdefault(name, value)

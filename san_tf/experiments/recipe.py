@@ -120,19 +120,26 @@ class LossRecipe:
 class TrainingRecipe:
     """The optimiser and its schedule."""
 
+    method: Literal["both", "san", "baseline"] = "both"
+    """What is trained: `san`; `baseline`, the same encoder without the decoder, which needs no textures; or
+    `both`, to compare them. Where both of the decoder's losses weigh 0, `both` is the baseline."""
     optimizer: str = "adam"
-    """`adam`, or one of TensorFlow Addons, such as `tfa.LAMB`, whose weight decay is always `decoupled`."""
+    """`adam`, `sgd` (momentum 0.9), or one of TensorFlow Addons, such as `tfa.LAMB`, whose weight decay is
+    always `decoupled`."""
     epochs: int = 320
     """Passes over the training identities, warm-up included."""
     start: Literal["weights", "texture-generator"] = "weights"
     """What networks start from: `weights`, those of the model; `texture-generator`: encoder and decoder from
     the trained texture generator, which has seen no identity, so the baseline starts from it as well."""
-    baseline: bool = True
-    """Also train the same encoder without the decoder, to compare; `--baseline false` saves its time."""
     steps_per_epoch: int = 0
     """Steps an epoch; 0 for as many as show each image about once."""
-    schedule: Literal["steps", "cosine"] = "steps"
-    """`steps`: exponential warm-up, then halved every 40 epochs; `cosine`: linear warm-up, cosine to zero."""
+    schedule: Literal["steps", "cosine", "milestones"] = "steps"
+    """`steps`: exponential warm-up, then halved every 40 epochs; `cosine`: linear warm-up, cosine to zero;
+    `milestones`: linear warm-up, then times `milestone_factor` at each of `milestones`."""
+    milestones: tuple[int, ...] = (40, 70)
+    """Of the schedule `milestones`: the epochs, counted from the start, at which the rate falls."""
+    milestone_factor: float = 0.1
+    """Of the schedule `milestones`: what the rate is multiplied by at each."""
     warmup_epochs: float = 20.0
     """Length of the warm-up in epochs."""
     learning_rate: float = 8e-4
@@ -262,11 +269,18 @@ class Recipe:
 
     @property
     def with_decoder(self) -> bool:
-        """Whether there is anything for a decoder to learn: one of its losses has a weight."""
-        return self.losses.lambda_reconstruction > 0 or self.losses.lambda_texture_triplet > 0
+        """Whether a decoder is trained: the method has one, and one of its losses has a weight."""
+        weighs = self.losses.lambda_reconstruction > 0 or self.losses.lambda_texture_triplet > 0
+        return weighs and self.training.method != "baseline"
+
+    @property
+    def with_generator(self) -> bool:
+        """Whether a texture generator is needed: to paint, to start from, or as all that is trained."""
+        starts = self.training.start == "texture-generator"
+        return self.with_decoder or starts or not self.training_sets
 
     @property
     def needs_pairs(self) -> bool:
         """Whether images with their true textures are needed: to train the generator, or in the batches."""
         ready = self.generator.textures or self.generator.generator_weights
-        return self.with_decoder and (not ready or self.data.pit_per_batch > 0)
+        return (self.with_generator and not ready) or (self.with_decoder and self.data.pit_per_batch > 0)

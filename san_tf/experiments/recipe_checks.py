@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from san_tf.addons import OPTIMIZERS, TRIPLET_LOSSES, check_choice
+from san_tf.addons import (
+    OPTIMIZERS,
+    OWN_OPTIMIZERS,
+    OWN_TRIPLET_LOSSES,
+    TRIPLET_LOSSES,
+    check_choice,
+)
 from san_tf.errors import UserError
 from san_tf.experiments.recipe_files import owners, shown, typed
 
@@ -40,6 +46,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "epochs": (1, 1_000_000),
     "steps_per_epoch": (0, 100_000_000),
     "warmup_epochs": (0, 1_000_000),
+    "milestone_factor": (0, 1),
     "learning_rate": (0, 1e6),
     "weight_decay": (0, 1e6),
     "validate_every": (0, 1_000_000),
@@ -62,9 +69,9 @@ RANGES: dict[str, tuple[float, float]] = {
 def check_recipe(recipe: Recipe) -> None:
     """Raise `UserError` at the first value that cannot work."""
     _check_values(recipe)
-    check_choice("optimizer", recipe.training.optimizer, "adam", OPTIMIZERS)
-    if recipe.losses.triplet != "soft-margin":
-        check_choice("triplet", recipe.losses.triplet, "batch-hard", TRIPLET_LOSSES)
+    check_choice("optimizer", recipe.training.optimizer, OWN_OPTIMIZERS, OPTIMIZERS)
+    check_choice("triplet", recipe.losses.triplet, OWN_TRIPLET_LOSSES, TRIPLET_LOSSES)
+    _check_method(recipe)
     _check_size(recipe)
     _check_validation(recipe)
     _check_textures(recipe)
@@ -76,9 +83,10 @@ def check_recipe(recipe: Recipe) -> None:
             "ema and validate_every exclude each other: the one keeps the average of the last weights, the"
             " other the weights with the highest mAP; leave one out."
         )
-    if recipe.training.optimizer != "adam" and (recipe.training.accumulation > 1 or recipe.training.ema):
+    averages = recipe.training.accumulation > 1 or recipe.training.ema
+    if averages and recipe.training.optimizer not in OWN_OPTIMIZERS:
         raise UserError(
-            "accumulation and ema are of the optimizer adam; leave them out with"
+            f"accumulation and ema are of the optimizers {' and '.join(OWN_OPTIMIZERS)}; leave them out with"
             f" {recipe.training.optimizer}."
         )
     if recipe.evaluation.protocol == "vehicleid" and recipe.evaluation.rerank:
@@ -100,13 +108,30 @@ def _check_values(recipe: Recipe) -> None:
                 raise UserError(f"{name} is {shown(value)}, but it must be {bounds}.")
 
 
+def _check_method(recipe: Recipe) -> None:
+    training = recipe.training
+    if training.method == "san" and not recipe.with_decoder:
+        raise UserError(
+            "method is san, but both of its decoder's losses weigh 0; give lambda_reconstruction or"
+            " lambda_texture_triplet a weight, or take --method baseline."
+        )
+    if training.start == "texture-generator" and recipe.generator.textures:
+        raise UserError(
+            "--start texture-generator wants a texture generator, and with --textures none is trained; leave"
+            " one of the two out."
+        )
+    rising = list(training.milestones) == sorted(set(training.milestones))
+    if not rising or any(epoch < 1 for epoch in training.milestones):
+        told = " ".join(map(str, training.milestones))
+        raise UserError(f"milestones are {told}, but they must be rising epochs from 1 on, such as 40 70.")
+
+
 def _check_size(recipe: Recipe) -> None:
     height, width = recipe.data.image_size
-    if recipe.with_decoder and (height != 2 * width or height % 32):
+    if recipe.with_generator and (height != 2 * width or height % 32):
         raise UserError(
             f"image_size {height} {width} does not fit a decoder: the height must be twice the width and"
-            " a multiple of 32, such as 256 128; or leave the decoder out with --lambda_reconstruction 0"
-            " --lambda_texture_triplet 0."
+            " a multiple of 32, such as 256 128; or leave the decoder out with --method baseline."
         )
     if min(height, width) < 32 or height % 32 or width % 32 or max(height, width) > _LARGEST:
         raise UserError(

@@ -1,4 +1,7 @@
-"""Recipe files: YAML that names some values of a recipe, and the recipe with these values."""
+"""Recipe files: YAML that names some values of a recipe, and the recipe with these values.
+
+Those in the folder `recipes` are shipped with the package, and are taken by name: `--config bot`.
+"""
 
 from __future__ import annotations
 
@@ -6,29 +9,63 @@ import dataclasses
 import functools
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from san_tf.command_line import nearest
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
 
+# Recipes by name, as `--config` takes them.
 # Far above any file that a person writes: the bundled ones have less than 1 kB, 40 values and a depth of 3.
+_SHIPPED = Path(__file__).parent / "recipes"
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 200_000, 20
 
 
-def read_recipe_file(path: str, recipe: Recipe) -> Recipe:
+def read_recipe_file(name: str, recipe: Recipe) -> Recipe:
     """Return `recipe` with the values of a file.
 
+    Args:
+        name: of a shipped recipe, such as `bot`, or the path of a file. A file in this folder that has the
+            name of a shipped recipe is given as `./bot`.
+        recipe: the recipe to start from.
+
     Raises:
-        UserError: the file cannot be read, is not YAML, or see `updated`.
+        UserError: there is neither, the file cannot be read, is not YAML, or see `updated`.
     """
+    path = _recipe_path(name)
     values = read_yaml(path, "recipe file")
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold named values, such as `epochs: 30`.")
     return updated(recipe, values, path)
+
+
+def _recipe_path(name: str) -> str:
+    shipped = {path.stem: path for path in _SHIPPED.glob("*.yaml")}
+    if name in shipped:
+        if Path(name).is_file():
+            raise UserError(
+                f"{name} is a recipe of this package and a file in this folder; give the file as ./{name}, or"
+                " call the command in another folder."
+            )
+        return str(shipped[name])
+    path = Path(name)
+    # A word alone, or with the ending that shipped recipes have: not the path of a file that should be there.
+    if not path.exists() and path.name == name and path.suffix in ("", ".yaml", ".yml"):
+        near = nearest(path.stem, shipped)
+        names = ", ".join(sorted(shipped))
+        hint = f"did you mean {near[0]}?" if near else f"those of this package are {names}."
+        raise UserError(f"There is no recipe file {name}, and no recipe of that name in this package; {hint}")
+    return name
+
+
+def shipped_recipes() -> dict[str, str]:
+    """What each recipe of this package is, by its name: the first sentence of its file."""
+    files = sorted(_SHIPPED.glob("*.yaml"))
+    return {file.stem: file.read_text().partition("\n")[0].removeprefix("# ") for file in files}
 
 
 def read_yaml(path: str | os.PathLike[str], kind: str) -> Any:
@@ -140,14 +177,16 @@ def updated(recipe: Recipe, values: Mapping[Any, Any], source: str) -> Recipe:
         >>> updated(Recipe(), {"epochs": 3}, "recipe.yaml").training.epochs
         3
     """
-    owner = owners()
+    owner = owners() | dict.fromkeys(_FORMER, "training")
     parts = set(owner.values()) - {""}
     flat: dict[str, Any] = {}
 
     def take(name: Any, value: Any) -> None:
         if name in flat:
             raise UserError(f"{source} names {name} twice; leave one out.")
-        flat[name] = typed(name, value, source)
+        if name in _FORMER and not isinstance(value, bool):
+            raise UserError(f"{source}: {name} must be true or false, but it is {shown(value)}.")
+        flat[name] = value if name in _FORMER else typed(name, value, source)
 
     for key, value in values.items():
         # Keys may be anything that YAML knows: numbers, dates, lists as tuples.
@@ -156,17 +195,44 @@ def updated(recipe: Recipe, values: Mapping[Any, Any], source: str) -> Recipe:
                 raise UserError(f"{source}: {key} must hold named values, but it is {shown(value)}.")
             for name, entry in value.items():
                 if not isinstance(name, str) or owner.get(name) != key:
-                    raise UserError(
-                        f"{source}: {key} has no value named {shown(name)}; --help lists the names."
-                    )
+                    near = nearest(str(name), [known for known in owner if owner[known] == key])
+                    raise UserError(f"{source}: {key} has no value named {shown(name)}; {_meant(near)}")
                 take(name, entry)
         elif isinstance(key, str) and key in owner:
             take(key, value)
         else:
-            raise UserError(f"{source}: a recipe has no value named {shown(key)}; --help lists the names.")
-    for name, value in flat.items():
+            near = nearest(str(key), [*owners(), *parts])
+            raise UserError(f"{source}: a recipe has no value named {shown(key)}; {_meant(near)}")
+    if _FORMER & flat.keys() and "method" in flat:
+        raise UserError(f"{source} names method and baseline, its name of older versions; leave one out.")
+    for name, value in with_current_names(flat).items():
         recipe = with_value(recipe, name, value)
     return recipe
+
+
+def _meant(near: Sequence[str]) -> str:
+    return f"did you mean {' or '.join(near)}?" if near else "--help lists the names."
+
+
+# Names that older versions wrote into recipes and markers, and that recipe files may still have.
+_FORMER = frozenset({"baseline"})
+
+
+def with_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Values by name (`epochs` or `training.epochs`), with those of older versions under the names of today.
+
+    `baseline: true` is `method: both`. `false` is `san`, or, where the same values say that no decoder has
+    anything to learn, the baseline, which is what was trained then.
+    """
+    values = dict(flat)
+    for part, losses in (("training.", "losses."), ("", "")):
+        if f"{part}baseline" not in values:
+            continue
+        both = values.pop(f"{part}baseline")
+        of_decoder = ("lambda_reconstruction", "lambda_texture_triplet")
+        weights = [values.get(losses + name, 1.0) for name in of_decoder]
+        values[f"{part}method"] = "both" if both else "san" if any(weights) else "baseline"
+    return values
 
 
 def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
@@ -174,9 +240,7 @@ def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
     part = owners()[name]
     if not part:
         return dataclasses.replace(recipe, **{name: value})
-    return dataclasses.replace(
-        recipe, **{part: dataclasses.replace(getattr(recipe, part), **{name: value})}
-    )
+    return dataclasses.replace(recipe, **{part: dataclasses.replace(getattr(recipe, part), **{name: value})})
 
 
 @functools.cache
@@ -234,8 +298,10 @@ def _fitting(value: Any, hint: Any) -> tuple[Any, str]:
         return (value if fits else _UNFIT), f"one of {', '.join(map(str, kinds))}"
     if get_origin(hint) is tuple and Ellipsis in kinds:
         entries = value if isinstance(value, (list, tuple)) else [value]
-        fits = all(isinstance(entry, str) for entry in entries)
-        return (tuple(entries) if fits else _UNFIT), "names of data sets"
+        fits = all(type(entry) is kinds[0] for entry in entries)
+        return (tuple(entries) if fits else _UNFIT), (
+            "names of data sets" if kinds[0] is str else "whole numbers"
+        )
     if get_origin(hint) is tuple:
         fits = isinstance(value, (list, tuple)) and len(value) == len(kinds)
         fits = fits and all(type(entry) is int for entry in value)

@@ -41,8 +41,8 @@ def run(experiment: Experiment, stages: Sequence[Stage]) -> None:
     """
     if experiment.recipe.with_decoder and not experiment.recipe.generator.textures:
         raise UserError(
-            "Vehicles have no human body whose texture a decoder could learn; add --lambda_reconstruction 0"
-            " --lambda_texture_triplet 0, or bring --textures of your own."
+            "Vehicles have no human body whose texture a decoder could learn; add --method baseline, or bring"
+            " --textures of your own."
         )
     if not experiment.recipe.with_decoder:
         experiment.say("vehicles have no human body to paint: no texture stages, no decoder")

@@ -38,7 +38,7 @@ def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
     if "train" in stages:
         shares["identities_per_batch"] = recipe.data.identities_per_batch
         shares["pit_per_batch"] = recipe.data.pit_per_batch if recipe.with_decoder else 0
-    if "texture-generator" in stages and recipe.with_decoder and trains_generator:
+    if "texture-generator" in stages and recipe.with_generator and trains_generator:
         shares["generator_batch"] = recipe.generator.generator_batch
     if shares:
         experiment.distribution.check(recipe.model.jit_compile, **shares)

@@ -1,4 +1,4 @@
-"""Optimisers of the recipes: Adam with AMSGrad, and weight decay as PyTorch's Adam (L2) or as AdamW."""
+"""Optimisers of the recipes: Adam with AMSGrad, SGD with momentum, and weight decay as L2 or decoupled."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import keras
 import tensorflow as tf
 
-from san_tf.addons import OPTIMIZERS, PREFIX, check_choice
+from san_tf.addons import OPTIMIZERS, OWN_OPTIMIZERS, PREFIX, check_choice
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
 from san_tf.training.averages import AveragesOnRequest
@@ -18,8 +18,34 @@ from san_tf.training.schedules import Scaled
 NOT_DECAYED = ("gamma", "beta", "bias")
 
 
+class _L2Penalty:
+    """Adds the gradient of an L2 penalty, l2 w, to each gradient; stands before a Keras optimiser."""
+
+    def __init__(
+        self, learning_rate: Any = 1e-3, l2: float = 0.0, skip: tuple[str, ...] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(learning_rate=learning_rate, **kwargs)  # type: ignore[call-arg]
+        self.l2 = l2
+        self.skip = tuple(skip)
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, *learning_rate: Any) -> None:
+        """The optimiser's update of one variable with the penalty's gradient added.
+
+        Keras 3 hands the learning rate over; Keras 2 looks it up.
+        """
+        if self.l2 and _own_name(variable) not in self.skip:
+            value = tf.convert_to_tensor(variable)
+            gradient = tf.cast(gradient, value.dtype) + self.l2 * value
+        super().update_step(gradient, variable, *learning_rate)  # type: ignore[misc]
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return config | {"l2": self.l2, "skip": list(self.skip)}
+
+
 @keras.saving.register_keras_serializable("san_tf")
-class AdamL2(AveragesOnRequest, keras.optimizers.Adam):
+class AdamL2(_L2Penalty, AveragesOnRequest, keras.optimizers.Adam):
     """Adam whose gradient carries the L2 penalty's: g + l2 w, as the `weight_decay` of PyTorch's Adam.
 
     Keras's own `weight_decay` is the decoupled one of AdamW; with Adam's normalisation the two differ.
@@ -34,26 +60,25 @@ class AdamL2(AveragesOnRequest, keras.optimizers.Adam):
     Source: Kingma and Ba 2015; AMSGrad by Reddi et al. 2018.
     """
 
-    def __init__(
-        self, learning_rate: Any = 1e-3, l2: float = 0.0, skip: tuple[str, ...] = (), **kwargs: Any
-    ) -> None:
-        super().__init__(learning_rate=learning_rate, **kwargs)
-        self.l2 = l2
-        self.skip = tuple(skip)
 
-    def update_step(self, gradient: tf.Tensor, variable: Any, *learning_rate: Any) -> None:
-        """Adam's update of one variable with the penalty's gradient added.
+@keras.saving.register_keras_serializable("san_tf")
+class SGDL2(_L2Penalty, AveragesOnRequest, keras.optimizers.SGD):
+    """SGD whose gradient carries the L2 penalty's before the momentum: g + l2 w, as PyTorch's SGD.
 
-        Keras 3 hands the learning rate over; Keras 2 looks it up.
-        """
-        if self.l2 and _own_name(variable) not in self.skip:
-            value = tf.convert_to_tensor(variable)
-            gradient = tf.cast(gradient, value.dtype) + self.l2 * value
-        super().update_step(gradient, variable, *learning_rate)
+    The velocity is Keras's, v = momentum v - rate g, and holds the rates of its time. PyTorch's holds
+    gradients and is multiplied by the rate of now. The two are the same while the rate stays.
 
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments."""
-        return super().get_config() | {"l2": self.l2, "skip": list(self.skip)}
+    Args:
+        learning_rate: number or schedule.
+        l2: factor of the weights in the gradient.
+        skip: names of variables that are left alone, e.g. ("gamma", "beta", "bias").
+        kwargs: of `keras.optimizers.SGD`.
+    """
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class SGDW(AveragesOnRequest, keras.optimizers.SGD):
+    """Keras's SGD, whose `weight_decay` is decoupled, with averages on request as `AdamW`."""
 
 
 @keras.saving.register_keras_serializable("san_tf")
@@ -67,7 +92,7 @@ def _own_name(variable: Any) -> str:
 
 
 def build_optimizer(
-    name: Literal["adam"] = "adam",
+    name: str = "adam",
     amsgrad: bool = True,
     weight_decay: float = 5e-4,
     decay: Literal["l2", "decoupled"] = "l2",
@@ -79,27 +104,29 @@ def build_optimizer(
     epsilon: float = 1e-8,
     accumulation: int = 1,
     ema: float = 0.0,
+    momentum: float = 0.9,
 ) -> keras.optimizers.Optimizer:
     """Build the optimiser of a recipe.
 
     Args:
-        name: "adam".
-        amsgrad: use the largest second moment so far.
+        name: "adam" or "sgd".
+        amsgrad: Adam: use the largest second moment so far.
         weight_decay: 5e-4 in the paper. With decay "decoupled" it is multiplied by the learning rate, as in
             AdamW, so useful values are larger there (1e-2 to 5e-2).
-        decay: "l2" adds weight_decay * w to the gradient (PyTorch's Adam, the public code); "decoupled"
+        decay: "l2" adds weight_decay * w to the gradient (as PyTorch, the public code); "decoupled"
             subtracts learning_rate * weight_decay * w from the weight (AdamW).
         schedule: learning rate, a number or a schedule over steps.
         clipnorm: largest norm of all gradients together, or None.
         decay_norm_and_bias: False spares batch norms and biases; the public code decays everything.
-        beta_1: decay of the first moment.
-        beta_2: decay of the second moment.
-        epsilon: beside the square root of the second moment.
+        beta_1: Adam: decay of the first moment.
+        beta_2: Adam: decay of the second moment.
+        epsilon: Adam: beside the square root of the second moment.
         accumulation: training steps whose gradients are averaged before the weights move once. It spares the
             memory of a large batch and is not the same: batch norms, and the triplets that are searched,
             still see one small batch at a time. A schedule goes on counting training steps. Needs Keras 3.
         ema: share of the old average kept each step in an exponential moving average of the weights, such as
             0.999; 0 for none. `averages.take_averages` puts it into the model.
+        momentum: SGD: share of the velocity that is kept each step; without Nesterov's look ahead.
 
     Raises:
         UserError: an unknown name, a value out of range, or `accumulation` with Keras 2.
@@ -107,8 +134,8 @@ def build_optimizer(
     Example:
         >>> build_optimizer(schedule=WarmupCosine(1e-3, steps=1000, warmup_steps=50))
     """
-    if name != "adam":
-        raise UserError(f"Unknown optimizer {name!r}; choose adam.")
+    if name not in OWN_OPTIMIZERS:
+        raise UserError(f"Unknown optimizer {name!r}; choose {' or '.join(OWN_OPTIMIZERS)}.")
     if decay not in ("l2", "decoupled"):
         raise UserError(f"Unknown kind of weight decay {decay!r}; choose l2 or decoupled.")
     if weight_decay < 0:
@@ -125,20 +152,21 @@ def build_optimizer(
             "package without [addons]."
         )
     skip = () if decay_norm_and_bias else NOT_DECAYED
-    shared: dict[str, Any] = {
-        "beta_1": beta_1,
-        "beta_2": beta_2,
-        "epsilon": epsilon,
-        "amsgrad": amsgrad,
-        "global_clipnorm": clipnorm,
-    }
+    shared: dict[str, Any] = {"global_clipnorm": clipnorm}
+    if name == "adam":
+        shared |= {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon, "amsgrad": amsgrad}
+    else:
+        if not 0.0 <= momentum < 1.0:
+            raise UserError(f"momentum must be in [0, 1), but is {momentum!r}.")
+        shared |= {"momentum": momentum, "nesterov": False}
     if accumulation > 1:
         shared["gradient_accumulation_steps"] = accumulation
     if ema:
         shared |= {"use_ema": True, "ema_momentum": ema}
     if decay == "l2":
-        return AdamL2(schedule, l2=weight_decay, skip=skip, **shared)
-    optimizer = AdamW(schedule, weight_decay=weight_decay, **shared)
+        penalised = AdamL2 if name == "adam" else SGDL2
+        return penalised(schedule, l2=weight_decay, skip=skip, **shared)
+    optimizer = (AdamW if name == "adam" else SGDW)(schedule, weight_decay=weight_decay, **shared)
     if skip:
         optimizer.exclude_from_weight_decay(var_names=list(skip))
     return optimizer
@@ -164,7 +192,7 @@ def build_addons_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) 
     Example:
         >>> build_addons_optimizer("tfa.LAMB", 1e-3, weight_decay=0.01)
     """
-    check_choice("optimizer", name, "adam", OPTIMIZERS)
+    check_choice("optimizer", name, OWN_OPTIMIZERS, OPTIMIZERS)
     import tensorflow_addons as tfa
 
     kind = name.removeprefix(PREFIX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -62,6 +63,64 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
         halvings = tf.maximum(epoch - self.warmup_epochs, 0) // self.decay_epochs
         late = self.peak * self.decay ** tf.cast(halvings, tf.float32)
         return tf.where(epoch < self.warmup_epochs, warm, late)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return dict(vars(self))
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class WarmupMilestones(keras.optimizers.schedules.LearningRateSchedule):
+    """The field's: linear over the warm-up, then the peak, multiplied by `factor` at each milestone.
+
+    Step s (from 0) gets `peak (s + 1) / warmup_steps` while s < warmup_steps, then
+    `peak * factor ** n`, with n the number of milestones that are not later than its epoch (from 0).
+
+    Args:
+        steps_per_epoch: optimiser steps an epoch.
+        peak: rate after the warm-up.
+        milestones: epochs, counted from the start of the training and rising.
+        factor: of each milestone.
+        warmup_epochs: may be 0, and need not be whole.
+
+    Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPRW 2019,
+    equation 1.
+
+    Example:
+        >>> schedule = WarmupMilestones(steps_per_epoch=10, peak=1.0, milestones=(4, 7), warmup_epochs=1)
+        >>> [round(float(schedule(step)), 3) for step in (0, 9, 10, 39, 40, 70)]
+        [0.1, 1.0, 1.0, 1.0, 0.1, 0.01]
+    """
+
+    def __init__(
+        self,
+        steps_per_epoch: int,
+        peak: float,
+        milestones: Sequence[int] = (40, 70),
+        factor: float = 0.1,
+        warmup_epochs: float = 10.0,
+    ) -> None:
+        milestones = list(milestones)
+        if steps_per_epoch < 1 or warmup_epochs < 0:
+            raise UserError("steps_per_epoch must be at least 1, warmup_epochs at least 0.")
+        if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
+            raise UserError(f"milestones must be rising epochs from 1 on, such as 40 70, not {milestones}.")
+        self.steps_per_epoch = steps_per_epoch
+        self.peak = peak
+        self.milestones = milestones
+        self.factor = factor
+        self.warmup_epochs = warmup_epochs
+
+    def __call__(self, step: Any) -> tf.Tensor:
+        """Learning rate of a step (from 0), float32."""
+        # In integers: float32 division of a large step by its epoch length can fall short of it.
+        step = tf.cast(step, tf.int64)
+        starts = tf.constant([epoch * self.steps_per_epoch for epoch in self.milestones], tf.int64)
+        passed = tf.reduce_sum(tf.cast(starts <= step, tf.float32))
+        late = self.peak * self.factor**passed
+        warmup = round(self.warmup_epochs * self.steps_per_epoch)
+        warm = self.peak * tf.cast(step + 1, tf.float32) / max(warmup, 1)
+        return tf.where(step < warmup, warm, late)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments."""

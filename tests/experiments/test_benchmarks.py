@@ -56,7 +56,7 @@ def generator(market_run: Path) -> str:
 def test_people_with_the_generator_of_another_run(
     run: Run, generator: str, tmp_path: Path, module: ModuleType, dataset: str, protocol: str
 ):
-    assert run(module, tmp_path, generator, "--baseline=false") == 0
+    assert run(module, tmp_path, generator, "--method=san") == 0
     rows = rows_of(tmp_path)
     assert [row["method"] for row in rows] == ["SAN", "untrained", "colour histogram"]
     assert {(row["test"], row["protocol"]) for row in rows} == {(dataset, protocol)}
@@ -70,7 +70,7 @@ def test_people_with_ready_textures(
 ):
     folder = tmp_path / "textures"
     folder.mkdir()
-    flags = [f"--textures={folder}", "--texture_layout=other", "--pit_per_batch=0", "--baseline=false"]
+    flags = [f"--textures={folder}", "--texture_layout=other", "--pit_per_batch=0", "--method=san"]
     # The folder is there, its textures are not.
     asked = ["--stage", "prepare", "texture-generator", "pseudo-textures"]
     assert run(module, tmp_path / "run", *flags, *asked) == 2
@@ -86,6 +86,15 @@ def test_people_with_ready_textures(
     assert not figures & {"textures", "reposed"}
 
 
+def test_the_baseline_alone_started_from_the_generator(run: Run, tmp_path: Path):
+    stages = ["--stage", "prepare", "texture-generator", "train", "evaluate"]
+    flags = ["--method=baseline", "--start=texture-generator", "--optimizer=sgd"]
+    assert run(market, tmp_path, *flags, *stages) == 0
+    assert [row["method"] for row in rows_of(tmp_path)] == ["baseline", "untrained", "colour histogram"]
+    weights = sorted(path.name for path in (tmp_path / "weights").iterdir())
+    assert weights == ["baseline_encoder.weights.h5", "texture_generator.weights.h5"]
+
+
 def test_vehicles_without_decoder(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(veri776, tmp_path) == 0
     assert "no human body to paint" in " ".join(capsys.readouterr().out.split())
@@ -99,7 +108,7 @@ def test_vehicles_without_decoder(run: Run, tmp_path: Path, capsys: pytest.Captu
     assert not {"texture-generator", "pseudo-textures"} & {stage.name for stage in veri776.STAGES}
     decoder = ["--lambda_texture_triplet=1", "--image_size", "64", "32"]
     assert run(veri776, tmp_path / "other", *decoder) == 2
-    assert "--lambda_texture_triplet 0" in capsys.readouterr().err
+    assert "--method baseline" in capsys.readouterr().err
 
 
 def test_images_of_ones_own(run: Run, generator: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,20 +8,21 @@ import math
 import subprocess
 import sys
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 from rich.markup import escape
 from rich.table import Table
 
-from san_tf.command_line import Terminal, run_as_command
+from san_tf import command_line
+from san_tf.command_line import Terminal, nearest, run_as_command
 from san_tf.errors import UserError
 from san_tf.experiments import synthetic
 from san_tf.experiments.flags import parse
-from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe import ModelRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.recipe_checks import RANGES, check_recipe
-from san_tf.experiments.recipe_files import hints, updated
+from san_tf.experiments.recipe_files import hints, read_recipe_file, shipped_recipes, updated
 
 STAGES = ("prepare", "pseudo-textures", "train")
 # Ten lists, each nine times the one before: a billion values in some hundred bytes.
@@ -258,3 +259,146 @@ def test_the_papers_recipe_file_holds_the_papers_values():
     assert (recipe.model.backbone, recipe.model.head, recipe.model.sketch) == ("resnet50", "plain", 0)
     assert recipe.data.image_size == (256, 128)
     assert recipe.generator.pseudo_textures == "image"
+
+
+def test_the_shipped_recipes_are_taken_by_name(capsys, tmp_path: Path, monkeypatch):
+    assert set(shipped_recipes()) == {"baseline", "bot", "photographs", "san"}
+    bot = parsed("--config", "bot", "--epochs", "60")
+    assert (bot.model.head, bot.training.schedule, bot.training.milestones) == (
+        "bnneck",
+        "milestones",
+        (40, 70),
+    )
+    assert bot.training.epochs == 60 and bot.training.method == "baseline" and not bot.with_decoder
+    with pytest.raises(SystemExit) as leaving:
+        parsed("--config", "list")
+    assert leaving.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(shipped_recipes())
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "san").mkdir()  # a folder of that name is no recipe
+    assert parsed("--config", "san").training.method == "san"
+    (tmp_path / "bot").write_text("epochs: 3")
+    with pytest.raises(UserError, match=r"give the file as \./bot"):
+        parsed("--config", "bot")
+    assert parsed("--config", "./bot").training.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("bott", "did you mean bot"), ("bot.yaml", "did you mean bot"), ("xyzzy", "are baseline, bot, phot")],
+)
+def test_an_unknown_recipe_name_is_told_the_nearest(name: str, told: str):
+    with pytest.raises(UserError, match=told):
+        parsed("--config", name)
+
+
+@pytest.mark.parametrize("base", [Recipe(), synthetic.RECIPE])
+def test_shipped_recipes_decide_alike_whatever_experiment_takes_them(base: Recipe):
+    """Losses, training and the network's head do not depend on the experiment's own recipe."""
+    for name in shipped_recipes():
+        recipe, plain = read_recipe_file(name, base), read_recipe_file(name, Recipe())
+        check_recipe(recipe)
+        assert recipe.training == plain.training, name
+        weights = ("lambda_identity", "lambda_triplet", "margin", "smoothing", "triplet")
+        assert [getattr(recipe.losses, value) for value in weights] == [
+            getattr(plain.losses, value) for value in weights
+        ]
+        model = ("backbone", "head", "last_stride", "weights")
+        assert [getattr(recipe.model, value) for value in model] == [
+            getattr(plain.model, value) for value in model
+        ]
+        for value in ("image_size", "flip", "translation", "erasing", "jitter"):
+            assert getattr(recipe.data, value) == getattr(plain.data, value), (name, value)
+        if name == "san":
+            assert recipe.losses == plain.losses and recipe.generator == plain.generator
+
+
+def test_the_shipped_san_is_the_papers_and_the_baseline_its_own():
+    san, baseline = (read_recipe_file(name, Recipe()) for name in ("san", "baseline"))
+    own = Recipe(model=ModelRecipe(weights="imagenet"), training=TrainingRecipe(method="san"))
+    assert san == own
+    assert baseline == replace(own, training=TrainingRecipe(method="baseline"))
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("--lr", "--learning_rate?"),
+        ("--bs", "--identities_per_batch or --images_per_identity?"),
+        ("--batch-size", "--identities_per_batch or --images_per_identity?"),
+        ("--wd", "--weight_decay?"),
+        ("--gpus", "--strategy?"),
+        ("--optim", "--optimizer?"),
+        ("--arch", "--backbone?"),
+        ("--resnet50", "--backbone?"),
+        ("--Learning-Rate=3", "--learning_rate?"),
+        ("--learnin_rate", "--learning_rate?"),
+        ("--identity", "--lambda_identity"),
+        ("--xyzzy", "see --help"),
+        ("--q", "see --help"),
+    ],
+)
+def test_did_you_mean_means_it(flag: str, meant: str):
+    with pytest.raises(UserError) as error:
+        parsed(flag, "3")
+    assert str(error.value).startswith(f"There is no flag {flag}; ") and meant in str(error.value)
+
+
+def test_every_synonym_means_something_of_a_recipe_or_a_run(tmp_path: Path):
+    known = {*hints(), "workdir", "data_dir", "manual_dir", "strategy", "stage", "config"}
+    for names, meant in command_line._SYNONYMS.items():
+        assert set(meant) <= known and not set(names) & known, names
+        assert nearest(names[0], known) == list(meant)
+    file = tmp_path / "mine.yaml"
+    file.write_text("training: {lr: 3}")
+    with pytest.raises(UserError, match="did you mean learning_rate"):
+        parsed("--config", str(file))
+
+
+def test_flags_stand_in_groups(capsys):
+    with pytest.raises(SystemExit):
+        parse("synthetic", "", Recipe(), STAGES, ["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    groups = [line[:-1] for line in lines if line.endswith(":") and line[:1].isalpha()]
+    assert groups[-7:] == ["data", "model", "losses", "training", "generator", "evaluation", "run"]
+    assert "--baseline" not in "".join(lines)
+
+
+def test_what_is_trained_is_chosen_by_one_flag():
+    assert Recipe().training.method == "both" and Recipe().with_decoder
+    alone = parsed("--method", "baseline")
+    assert not alone.with_decoder and not alone.needs_pairs and not alone.with_generator
+    # Square images go with an encoder alone.
+    parsed("--method", "baseline", "--image_size", "256", "256")
+    started = parsed("--method", "baseline", "--start", "texture-generator")
+    assert started.with_generator and started.needs_pairs and not started.with_decoder
+    with pytest.raises(UserError, match="take --method baseline"):
+        parsed("--method", "san", "--lambda_reconstruction", "0", "--lambda_texture_triplet", "0")
+    with pytest.raises(UserError, match="leave one of the two out"):
+        parsed("--start", "texture-generator", "--textures", "folder")
+    with pytest.raises(UserError, match="milestones are 70 40"):
+        parsed("--milestones", "70", "40")
+
+
+@pytest.mark.parametrize(
+    ("flags", "method"),
+    [
+        (["--baseline", "false"], "san"),
+        (["--baseline=False"], "san"),
+        (["--nobaseline"], "san"),
+        (["--baseline", "true"], "both"),
+        (["--baseline=false", "--lambda_reconstruction=0", "--lambda_texture_triplet=0"], "baseline"),
+    ],
+)
+def test_the_flag_of_older_versions_still_counts(flags, method, tmp_path: Path):
+    assert parsed(*flags).training.method == method
+    file = tmp_path / "old.yaml"
+    file.write_text("training: {baseline: false, epochs: 3}")
+    assert parsed("--config", str(file)).training.method == "san"
+    file.write_text("baseline: 3")
+    with pytest.raises(UserError, match="baseline must be true or false"):
+        parsed("--config", str(file))
+    file.write_text("{baseline: true, method: san}")
+    with pytest.raises(UserError, match="leave one out"):
+        parsed("--config", str(file))

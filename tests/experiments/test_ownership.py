@@ -296,6 +296,25 @@ def test_a_run_of_an_older_version_lacks_new_values(again: Command, tmp_path: Pa
     assert code == 0 and out.count("done already") == len(STAGES)
 
 
+@pytest.mark.parametrize(("baseline", "method", "other"), [(True, "both", "san"), (False, "san", "both")])
+def test_the_method_of_a_run_of_an_older_version_is_its_baseline(
+    again: Command, tmp_path: Path, baseline: bool, method: str, other: str
+):
+    old = recipe_in(tmp_path / "run")
+    old["training"]["baseline"] = baseline
+    del old["training"]["method"]
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(old))
+    for path in (tmp_path / "run" / "stages").iterdir():
+        marker = json.loads(path.read_text())
+        if marker["fields"].get("training", {}).pop("method", None):
+            marker["fields"]["training"]["baseline"] = baseline
+        path.write_text(json.dumps(marker))
+    code, out, _ = again(f"--method={method}")
+    assert code == 0 and out.count("done already") == len(STAGES)
+    code, _, error = again(f"--method={other}")
+    assert code == 2 and f"--method was {method} and is now {other}" in error
+
+
 @pytest.mark.parametrize(
     ("name", "text", "named"),
     [

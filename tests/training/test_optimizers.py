@@ -110,7 +110,7 @@ def test_config_goes_round():
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        ({"name": "sgd"}, "sgd"),
+        ({"name": "rmsprop"}, "adam or sgd"),
         ({"decay": "l1"}, "l1"),
         ({"weight_decay": -1}, "-1"),
         ({"clipnorm": 0}, "clipnorm"),
@@ -119,3 +119,54 @@ def test_config_goes_round():
 def test_impossible_values_are_named(arguments, word):
     with pytest.raises(UserError, match=word):
         build_optimizer(**arguments)
+
+
+def naive_sgd(w, grads, rates, l2=0.0, decoupled=0.0, momentum=0.9):
+    """SGD with momentum, the velocity as Keras keeps it, in float64."""
+    w, v = w.astype(np.float64), 0.0
+    for g, rate in zip(grads, rates, strict=True):
+        w = w - rate * decoupled * w
+        v = momentum * v - rate * (g + l2 * w)
+        w = w + v
+    return w
+
+
+@pytest.mark.parametrize(("decay", "l2", "decoupled"), [("l2", 0.3, 0.0), ("decoupled", 0.0, 0.3)])
+def test_sgd_equals_the_definition_and_torchs_while_the_rate_stays(start, decay, l2, decoupled):
+    grads = gradients(start.shape)
+    optimizer = build_optimizer("sgd", weight_decay=0.3, decay=decay, schedule=0.01)
+    expected = naive_sgd(start, grads, [0.01] * STEPS, l2, decoupled)
+    moved = run(optimizer, start, grads)
+    np.testing.assert_allclose(moved, expected, atol=2e-6)
+    if decay == "l2":  # PyTorch's: b = 0.9 b + (g + l2 w); w = w - rate b
+        w, b = start.astype(np.float64), 0.0
+        for g in grads:
+            b = 0.9 * b + (g + l2 * w)
+            w = w - 0.01 * b
+        np.testing.assert_allclose(moved, w, atol=2e-6)
+    nesterov = keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)
+    assert (
+        np.abs(
+            run(nesterov, start, grads)
+            - run(build_optimizer("sgd", weight_decay=0, schedule=0.01), start, grads)
+        ).max()
+        > 1e-4
+    )
+
+
+def test_sgd_follows_a_schedule_and_comes_back_from_its_config(start):
+    grads = gradients(start.shape)
+    schedule = WarmupCosine(0.02, steps=STEPS, warmup_steps=3)
+    optimizer = build_optimizer("sgd", weight_decay=0.1, schedule=schedule, decay_norm_and_bias=False)
+    rates = [float(schedule(step)) for step in range(STEPS)]
+    again = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    for one in (optimizer, again):
+        np.testing.assert_allclose(run(one, start, grads), naive_sgd(start, grads, rates, 0.1), atol=2e-6)
+    spared = build_optimizer("sgd", weight_decay=0.1, schedule=schedule, decay_norm_and_bias=False)
+    expected = naive_sgd(start, grads, rates)
+    np.testing.assert_allclose(run(spared, start, grads, name="gamma"), expected, atol=2e-6)
+
+
+def test_a_momentum_of_one_is_refused():
+    with pytest.raises(UserError, match="momentum must be in"):
+        build_optimizer("sgd", momentum=1.0)

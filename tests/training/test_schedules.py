@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
-from san_tf.training.schedules import WarmupCosine, WarmupSteps
+from san_tf.training.schedules import WarmupCosine, WarmupMilestones, WarmupSteps
 
 
 @pytest.mark.parametrize(
@@ -62,3 +62,20 @@ def test_impossible_values_are_named():
         WarmupCosine(0.1, steps=5, warmup_steps=5)
     with pytest.raises(UserError, match="steps_per_epoch"):
         WarmupSteps(0)
+
+
+def test_milestones_are_bag_of_tricks_equation():
+    schedule = WarmupMilestones(steps_per_epoch=3, peak=3.5e-4, milestones=(40, 70), warmup_epochs=10)
+    for step in range(360):
+        epoch = step // 3
+        warm = 3.5e-4 * (step + 1) / 30
+        late = 3.5e-4 if epoch < 40 else 3.5e-5 if epoch < 70 else 3.5e-6
+        assert float(schedule(step)) == pytest.approx(warm if step < 30 else late, rel=1e-5), step
+    # The end of each epoch of the warm-up is the paper's 3.5e-5 t.
+    assert float(schedule(2)) == pytest.approx(3.5e-5, rel=1e-5)
+    again = WarmupMilestones.from_config(schedule.get_config())
+    assert float(again(150)) == float(schedule(150))
+    for wrong in ((70, 40), (0, 3), (4, 4)):
+        with pytest.raises(UserError, match="rising epochs"):
+            WarmupMilestones(3, 1e-3, wrong)
+    assert float(WarmupMilestones(3, 1e-3, ())(10**6)) == pytest.approx(1e-3)

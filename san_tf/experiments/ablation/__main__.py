@@ -84,8 +84,10 @@ class AblationOptions(Options):
     """Cores that an operation of TensorFlow may use, so that runs fit side by side; 0 for all."""
 
 
-def _check(options: AblationOptions) -> None:
+def _check(options: AblationOptions, recipe: Recipe) -> None:
     rows_named(options.rows)
+    if recipe.training.method != "both":
+        raise UserError("The ablation's rows say what each trains; leave --method out and choose --rows.")
     low, high = RANGES["seed"]
     in_range = all(low <= seed <= high for seed in options.seeds)
     if not options.seeds or not in_range or len(set(options.seeds)) < len(options.seeds):
@@ -118,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = [*(stage.name for stage in SHARED), RUNS, REPORT]
         stages = [*names, *AGAIN]
         options, recipe = parse("ablation", __doc__ or "", RECIPE, stages, argv, AblationOptions)
-        _check(options)
+        _check(options, recipe)
         import_tensorflow(options.threads)
         from san_tf.training.run_directory import RunDirectory
 

@@ -85,8 +85,9 @@ def _as_evaluated(experiment: Experiment) -> Experiment:
 def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     yield "losses", loss_curves(experiment.run.metrics.path, title="Losses")
     recipe = experiment.recipe
-    ours = recipe.with_decoder and recipe.generator.texture_layout == "san_tf"
-    if ours and not (recipe.generator.textures or recipe.generator.generator_weights):
+    ours = recipe.generator.texture_layout == "san_tf"
+    ready = recipe.generator.textures or recipe.generator.generator_weights
+    if ours and recipe.with_generator and not ready:
         yield "textures", _textures(experiment)
     if not recipe.test_sets:
         return
@@ -96,7 +97,7 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     yield "people", _people(experiment)
     features = Features.load(experiment, method, title_of(recipe, recipe.test_sets[0]))
     yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)
-    if ours:
+    if ours and recipe.with_decoder:
         # Puts textures on this package's body.
         yield "reposed", _reposed(experiment, query)
     if np.count_nonzero(gallery.pids > 0) >= _FEWEST_ON_A_MAP:

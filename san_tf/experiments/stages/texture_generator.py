@@ -135,7 +135,7 @@ def run(experiment: Experiment) -> None:
         UserError: the paired data are not prepared, the loss became NaN, or ready weights do not fit.
     """
     recipe = experiment.recipe
-    if not recipe.with_decoder:
+    if not recipe.with_generator:
         experiment.say(NO_TEXTURES)
     elif recipe.generator.textures:
         experiment.say(f"not needed: the textures of {recipe.generator.textures} are ready")

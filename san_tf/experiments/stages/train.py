@@ -10,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from san_tf.addons import OWN_OPTIMIZERS
 from san_tf.checkpoints import CheckpointFolder, restore
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset, train_dataset
@@ -40,7 +41,7 @@ from san_tf.training.averages import take_averages
 from san_tf.training.loop import train
 from san_tf.training.optimizers import build_addons_optimizer, build_optimizer
 from san_tf.training.precision import set_precision
-from san_tf.training.schedules import WarmupCosine, WarmupSteps
+from san_tf.training.schedules import WarmupCosine, WarmupMilestones, WarmupSteps
 
 
 class Validation(keras.callbacks.Callback):
@@ -108,10 +109,10 @@ NO_DECODER = (
 
 
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
-    """The methods that a recipe trains, the exported one first: without decoder the baseline alone."""
+    """The methods that a recipe trains, the exported one first; see `TrainingRecipe.method`."""
     if not recipe.with_decoder:
         return METHODS[1:]
-    return METHODS if recipe.training.baseline else METHODS[:1]
+    return METHODS[:1] if recipe.training.method == "san" else METHODS
 
 
 def weights_path(experiment: Experiment, method: str, part: str = "encoder") -> Path:
@@ -120,13 +121,13 @@ def weights_path(experiment: Experiment, method: str, part: str = "encoder") -> 
 
 
 def run(experiment: Experiment) -> None:
-    """Train SAN and the baseline: same encoder, same start, same batches of identities, same number of steps.
+    """Train SAN, the baseline, or both: same encoder, start, batches of identities, and number of steps.
 
     Raises:
         UserError: data or pseudo textures are missing, too few identities for a batch, or a NaN loss.
     """
     records = reid_records(experiment, "train")
-    if not experiment.recipe.with_decoder:
+    if not experiment.recipe.with_decoder and experiment.recipe.training.method != "baseline":
         experiment.say(NO_DECODER)
     start = encoder_to_start_from(experiment.recipe)
     if start is not None:
@@ -273,7 +274,7 @@ def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool =
 
 
 def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]
-    """AMSGrad Adam, or the recipe's of TensorFlow Addons: a keras.Optimizer.
+    """The recipe's optimiser, a keras.Optimizer: AMSGrad Adam, SGD, or one of TensorFlow Addons.
 
     Args:
         recipe: of the experiment.
@@ -282,9 +283,10 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  #
     """
     training = recipe.training
     schedule = schedule or _schedule_of(recipe, steps_per_epoch)
-    if training.optimizer != "adam":
+    if training.optimizer not in OWN_OPTIMIZERS:
         return build_addons_optimizer(training.optimizer, schedule, training.weight_decay)
     return build_optimizer(
+        training.optimizer,
         weight_decay=training.weight_decay,
         decay=training.decay,
         schedule=schedule,
@@ -293,8 +295,16 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  #
     )
 
 
-def _schedule_of(recipe: Recipe, steps_per_epoch: int) -> WarmupCosine | WarmupSteps:
+def _schedule_of(recipe: Recipe, steps_per_epoch: int) -> WarmupCosine | WarmupMilestones | WarmupSteps:
     training = recipe.training
+    if training.schedule == "milestones":
+        return WarmupMilestones(
+            steps_per_epoch,
+            training.learning_rate,
+            training.milestones,
+            training.milestone_factor,
+            training.warmup_epochs,
+        )
     if training.schedule == "cosine":
         total = training.epochs * steps_per_epoch
         warmup = min(round(training.warmup_epochs * steps_per_epoch), total - 1)
