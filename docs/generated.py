@@ -89,18 +89,18 @@ def notebook_as_page(path: Path) -> str:
         parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
     title, rest = parts[0].split("\n", 1)
     run = (
-        f"\nThe notebook is `notebooks/{path.name}` in the repository. It runs as it is: install the package with "
-        "`pip install . jupyterlab`, then start `jupyter lab notebooks`.\n"
+        f"\nThe notebook is `notebooks/{path.name}` in the repository. It runs as it is: install the package"
+        " with `pip install . jupyterlab`, then start `jupyter lab notebooks`.\n"
     )
     return "\n\n".join([title, run, rest.strip(), *parts[1:]]) + "\n"
 
 
 def flags_page() -> str:
-    """All flags with meaning and default, from the dataclasses' source, so that nothing has to be imported."""
+    """All flags with meaning and default, from the dataclasses' source: nothing has to be imported."""
     lines = [
         "# Every flag",
         "",
-        "A flag has the name of its field: `--erasing 0.3`. A key of a recipe file has the same name. The lists",
+        "A flag and its key in a recipe file have the same name: `--erasing 0.3`, `erasing: 0.3`. The lists",
         "are made from the source when this site is built. `--help` prints them, with the defaults of the",
         "experiment at hand, which may differ from those below.",
     ]
