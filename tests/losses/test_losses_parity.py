@@ -1,6 +1,5 @@
 """Values and gradients against numbers of the public PyTorch implementations, and against naive loops."""
 
-
 import numpy as np
 import pytest
 import tensorflow as tf
