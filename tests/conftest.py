@@ -1,4 +1,4 @@
-"""What every test shares: quiet TensorFlow, and the folder of reference data where there is one."""
+"""What every test shares: quiet TensorFlow, and the reference data."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], True)
 
 @pytest.fixture(scope="session")
 def shared() -> Path | None:
-    """The folder `shared` beside the checkout, with reference numbers and photographs; None where absent."""
+    """The folder `shared` beside the checkout, with photographs and large arrays; None where absent."""
     folder = Path(__file__).resolve().parents[2] / "shared"
     return folder if (folder / "parity").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def parity() -> Path:
+    """The folder of numbers that the public implementations computed; its README says how."""
+    return Path(__file__).parent / "parity"

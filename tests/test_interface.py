@@ -43,6 +43,40 @@ def test_every_public_function_has_a_docstring_with_an_example_and_types():
             assert "return" in function.__annotations__, name
 
 
+FOLDERS = [
+    "convert", "data", "evaluation", "losses", "models", "retrieval", "serving", "synthesis", "training",
+    "visualization",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_folder_lists_a_few_names_that_no_module_hides(folder):
+    assert f"`san_tf.{folder}`" in " ".join(san_tf.__doc__.split())
+    package = importlib.import_module(f"san_tf.{folder}")
+    assert 3 <= len(package.__all__) <= 15 and set(package.__all__) <= set(dir(package))
+    # A module of the same name would take the name's place once it is imported.
+    assert not {path.stem for path in Path(package.__file__).parent.iterdir()} & set(package.__all__)
+    for name in package.__all__:
+        thing = getattr(package, name)
+        assert name.isupper() or inspect.getdoc(thing), name
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        package.nonsense  # noqa: B018
+
+
+def test_folders_that_need_no_tensorflow_bring_none():
+    code = (
+        "import sys\n"
+        "from san_tf.evaluation import evaluate_protocol, read_features, rerank\n"
+        "from san_tf.retrieval import Entry, Filter, open_gallery\n"
+        "from san_tf.synthesis import export_market\n"
+        "from san_tf.visualization import cmc_curves\n"
+        "import san_tf.data, san_tf.training, san_tf.convert, san_tf.serving\n"
+        "sys.exit('TensorFlow was imported' if 'tensorflow' in sys.modules else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_the_package_is_quick_and_brings_nothing_heavy():
     code = (
         "import sys, san_tf\n"

@@ -128,7 +128,7 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
 
     Example:
         >>> load_encoder("synthetic").embed("crop.jpg").shape
-        (1, 192)
+        (1, 512)
     """
     if isinstance(model, keras.Model):
         return _of_model(model.name, getattr(model, "encoder", model))

@@ -1,1 +1,42 @@
 """Embedding, distances, rankings by every protocol of the field, verification and calibration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from san_tf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from san_tf.evaluation.feature_files import read_features
+    from san_tf.evaluation.feature_set import FeatureSet
+    from san_tf.evaluation.protocols import PROTOCOLS, ProtocolResult, evaluate_protocol
+    from san_tf.evaluation.reranking import rerank
+    from san_tf.evaluation.roc import roc_curve
+    from san_tf.evaluation.significance import compare, confidence_intervals
+
+__all__ = [
+    "PROTOCOLS",
+    "FeatureSet",
+    "ProtocolResult",
+    "compare",
+    "confidence_intervals",
+    "evaluate_protocol",
+    "read_features",
+    "rerank",
+    "roc_curve",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "PROTOCOLS": "protocols",
+        "FeatureSet": "feature_set",
+        "ProtocolResult": "protocols",
+        "compare": "significance",
+        "confidence_intervals": "significance",
+        "evaluate_protocol": "protocols",
+        "read_features": "feature_files",
+        "rerank": "reranking",
+        "roc_curve": "roc",
+    },
+)

@@ -1,1 +1,33 @@
 """Galleries: embeddings with who, where and when, searched, filtered and kept on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from san_tf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from san_tf.retrieval.entries import Entry, Filter, Hit
+    from san_tf.retrieval.gallery import Gallery, GalleryInfo
+    from san_tf.retrieval.opening import open_gallery
+
+__all__ = [
+    "Entry",
+    "Filter",
+    "Gallery",
+    "GalleryInfo",
+    "Hit",
+    "open_gallery",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "Entry": "entries",
+        "Filter": "entries",
+        "Gallery": "gallery",
+        "GalleryInfo": "gallery",
+        "Hit": "entries",
+        "open_gallery": "opening",
+    },
+)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from san_tf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from san_tf.serving.export import export_encoder, next_version, read_calibration, read_metadata
 
 __all__ = ["export_encoder", "next_version", "read_calibration", "read_metadata"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import the export, and with it TensorFlow, when it is asked for; the other modules do without."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from san_tf.serving import export
-
-    return getattr(export, name)
+__getattr__, __dir__ = lazy_names(__name__, dict.fromkeys(__all__, "export"))

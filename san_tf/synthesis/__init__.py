@@ -2,3 +2,34 @@
 
 `body` (shape), `skeleton` and `pose` (motion), `rasterizer` (pixels); nothing here imports TensorFlow.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from san_tf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from san_tf.synthesis.crop_plans import PitConfig, ReidConfig
+    from san_tf.synthesis.generator import PIT, SYNTHETIC_REID, export_market, identity_texture
+
+__all__ = [
+    "PIT",
+    "SYNTHETIC_REID",
+    "PitConfig",
+    "ReidConfig",
+    "export_market",
+    "identity_texture",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "PIT": "generator",
+        "SYNTHETIC_REID": "generator",
+        "PitConfig": "crop_plans",
+        "ReidConfig": "crop_plans",
+        "export_market": "generator",
+        "identity_texture": "generator",
+    },
+)

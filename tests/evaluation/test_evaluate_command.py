@@ -14,13 +14,11 @@ import pytest
 from san_tf.evaluation.calibration import Calibration
 
 ROOT = Path(__file__).resolve().parents[2]
-PARITY = ROOT.parent / "shared" / "parity" / "ranking.npz"
 
 
-@pytest.mark.skipif(not PARITY.is_file(), reason="the reference numbers are not beside this checkout")
-def test_the_numbers_of_the_public_implementations(tmp_path):
+def test_the_numbers_of_the_public_implementations(parity, tmp_path):
     # Computed by the reference implementations of CMC, mAP, mINP and of k-reciprocal re-ranking.
-    with np.load(PARITY) as reference:
+    with np.load(parity / "ranking.npz") as reference:
         data = dict(reference)
     for name in ("q", "g"):
         np.savez(

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +7,6 @@ from san_tf.errors import UserError
 from san_tf.evaluation import distances as distances_module
 from san_tf.evaluation.distances import distance_blocks
 from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking, top_matches
-
-PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "ranking.npz"
 
 
 def naive(distances, q_pids, q_camids, g_pids, g_camids):
@@ -218,9 +214,8 @@ def test_any_block_size_gives_the_same(block):
     assert evaluate_ranking(q, *labels, block=block).row("") == evaluate_ranking(q, *labels).row("")
 
 
-@pytest.mark.skipif(not PARITY.is_file(), reason="the reference numbers are not beside this checkout")
-def test_equals_the_reference_implementation():
-    data = np.load(PARITY)
+def test_equals_the_reference_implementation(parity):
+    data = np.load(parity / "ranking.npz")
     result = evaluate_ranking(
         data["q_features"], data["q_pids"], data["q_camids"],
         data["g_features"], data["g_pids"], data["g_camids"], block=17,

@@ -1,5 +1,4 @@
 import tracemalloc
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from san_tf.evaluation.neighbours import nearest_neighbours
 from san_tf.evaluation.ranked_lists import top_of_distances
 from san_tf.evaluation.ranking import evaluate_distances
 from san_tf.evaluation.reranking import Reranking, rerank
-
-PARITY = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "ranking.npz"
 
 
 def dense(query, gallery, k1, k2, share):
@@ -74,9 +71,8 @@ def test_equals_the_dense_definition(seed, queries, images, k1, k2, share, whole
     np.testing.assert_allclose(got, dense(features[:queries], features[queries:], k1, k2, share), atol=1e-5)
 
 
-@pytest.mark.skipif(not PARITY.is_file(), reason="the reference numbers are not beside this checkout")
-def test_equals_the_reference_implementation():
-    data = np.load(PARITY)
+def test_equals_the_reference_implementation(parity):
+    data = np.load(parity / "ranking.npz")
     reranking = Reranking.of(data["q_features"], data["g_features"], k1=20, k2=6, lambda_value=0.3)
     matrix = reranking.matrix()
     np.testing.assert_allclose(matrix, data["reranked"], atol=1e-5)

@@ -1,7 +1,5 @@
 """Values and gradients against numbers of the public PyTorch implementations, and against naive loops."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,8 +12,6 @@ from san_tf.losses import (
     texture_triplet_loss,
 )
 
-FIXTURE = Path(__file__).resolve().parents[2].parent / "shared" / "parity" / "losses.npz"
-
 
 def value_and_gradient(function, tensor):
     tensor = tf.convert_to_tensor(tensor)
@@ -26,10 +22,8 @@ def value_and_gradient(function, tensor):
 
 
 @pytest.fixture(scope="module")
-def reference():
-    if not FIXTURE.exists():
-        pytest.skip(f"{FIXTURE} is not beside this checkout; the naive loops below test the same equations")
-    return dict(np.load(FIXTURE))
+def reference(parity):
+    return dict(np.load(parity / "losses.npz"))
 
 
 def test_identity_loss_equals_the_public_code(reference):

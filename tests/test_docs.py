@@ -1,0 +1,103 @@
+"""The guides tell the truth: examples compile, modules, names and flags exist, templates work."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import pkgutil
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from san_tf.archives.files import FolderFiles
+from san_tf.models.layer_factory import LayerFactory
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
+SOURCE = "\n".join(path.read_text() for path in (ROOT / "san_tf").rglob("*.py"))
+# Of other programs.
+FOREIGN = {"--project-directory"}
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def named(page: str, start: str) -> str:
+    """The example that starts so."""
+    (block,) = (block for block in blocks(ROOT / "docs" / page, "python") if block.startswith(start))
+    return block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_examples_compile_and_import_what_exists(page):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "san_tf":
+                module = importlib.import_module(node.module)
+                assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
+    # In the text: names of modules, and of what is in them.
+    for name in set(re.findall(r"`(san_tf(?:\.\w+)+)[`(]", page.read_text())):
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_flags_exist(page):
+    text = page.read_text()
+    for name in set(re.findall(r"python -m (san_tf[\w.]*\w)(?![\w.]*<)", text)):
+        assert importlib.util.find_spec(name) is not None, name
+    for flag in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - FOREIGN:
+        field = flag[2:].replace("-", "_")
+        known = f'"{flag}"' in SOURCE or re.search(rf"^    {field}: .*$", SOURCE, re.MULTILINE)
+        assert known, f"{flag} in {page.name}"
+    for folder in set(re.findall(r"`((?:san_tf|tests|datasets|docs|experiments|benchmarks)/[\w./]+)`", text)):
+        assert (ROOT / folder).exists(), folder
+
+
+def test_the_template_of_a_loss():
+    room: dict = {}
+    exec(named("extend.md", '"""Centre loss'), room)
+    rng = np.random.default_rng(0)
+    label, embedding = [0, 0, 1, 1, -1], rng.normal(size=(5, 3))
+    total = 0.0
+    for row in range(4):
+        centre = embedding[[i for i in range(5) if label[i] == label[row]]].mean(axis=0)
+        total += ((embedding[row] - centre) ** 2).sum()
+    got = room["centre_loss"](tf.constant(label), tf.constant(embedding, tf.float32))
+    assert float(got) == pytest.approx(total / 4, rel=1e-5)
+    assert float(room["centre_loss"](tf.constant([-1, -1]), tf.ones((2, 3)))) == 0.0
+
+
+def test_the_templates_of_a_backbone():
+    room: dict = {}
+    exec(named("extend.md", "import keras"), room)
+    maps = [tuple(stage.shape[1:]) for stage in room["encoder"].output["stages"]]
+    assert [size[:2] for size in maps[:3]] == [(32, 16), (16, 8), (8, 4)]
+    stages = named("extend.md", "def plain_stages").split("BACKBONES", 1)[0]
+    exec(stages, room)
+    for last_stride, last in ((2, (4, 2)), (1, (8, 4))):
+        made = room["plain_stages"](keras.Input((128, 64, 3)), last_stride, LayerFactory(seed=0))
+        assert [tuple(stage.shape[1:3]) for stage in made] == [(32, 16), (16, 8), (8, 4), last]
+
+
+def test_the_template_of_a_data_set(tmp_path):
+    room: dict = {"__name__": "mybench_dataset_builder"}
+    exec(named("extend.md", '"""mybench'), room)
+    names, layout = room["NAMES"], room["LAYOUT"]
+    assert names.parse(names.example) == (2, 0) and names.parse("-1_c4_000001.jpg") == (-1, 3)
+    assert "MyBench" in layout.instructions
+    for folder, name in zip(layout.parts, ("0001_c1_0.jpg", "0002_c1_0.jpg", "0002_c2_0.jpg"), strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).touch()
+    # What TFDS hands to a builder is not needed to list its images.
+    splits = room["Builder"]._sources(None, FolderFiles(tmp_path), tmp_path)
+    found = {
+        split: [(sample.pid, sample.camid) for source in sources for sample in source.samples]
+        for split, sources in splits.items()
+    }
+    assert found == {"train": [(1, 0)], "query": [(2, 0)], "gallery": [(2, 1)]}
