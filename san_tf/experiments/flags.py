@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 
 from simple_parsing import DashVariant
 
-from san_tf.command_line import Parser
+from san_tf.command_line import Parser, printable
 from san_tf.errors import UserError
 from san_tf.experiments.ownership import Owned, with_absolute_places
 from san_tf.experiments.recipe import Recipe
@@ -105,7 +105,7 @@ def parse(
             default = dataclasses.replace(default, data_dir=owned.data_dir)
     if known.config == "list":
         for title, about in shipped_recipes().items():
-            print(f"{title:12s} {about}")
+            print(printable(f"{title:12s} {about}"))
         raise SystemExit(0)
     if known.config:
         recipe = read_recipe_file(known.config, recipe)
