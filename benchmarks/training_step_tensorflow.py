@@ -65,7 +65,7 @@ class TensorFlowStep:
             "resnet50", shape, classes, head="fc512", stride_on="3x3", weights=None, seed=0
         )
         decoder = build_decoder([stage.shape for stage in encoder.output["stages"]], skips=True, seed=0)
-        self.model = SAN(encoder, decoder, weights=(1.0, 1.0, 1.0, 1.0))
+        self.model = SAN(encoder, decoder, loss_weights=(1.0, 1.0, 1.0, 1.0))
         self.model.compile(optimizer=build_optimizer(), jit_compile=jit_compile)
         self.model.optimizer.build(self.model.trainable_variables)
         dataset = tf.data.Dataset.from_tensors({key: tf.constant(value) for key, value in batch.items()})

@@ -17,6 +17,7 @@ from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
 from san_tf.errors import UserError
 from san_tf.image_formats import image_suffixes, is_image_name, jpeg_or_png, read_regular
+from san_tf.short_repr import ShortRepr
 from san_tf.whole_numbers import WholeNumbers
 
 
@@ -81,8 +82,8 @@ CAST = "cast"
 _NO_TEXTURES = np.empty(0, np.int64)
 
 
-@dataclass(frozen=True)
-class Records:
+@dataclass(frozen=True, repr=False)
+class Records(ShortRepr):
     """The images of one split, encoded, and what is known about each of them.
 
     Images stay encoded (a whole benchmark then takes tens of megabytes) and are decoded by the pipelines.

@@ -17,6 +17,7 @@ from san_tf.embedding.exported_encoder import ExportedEncoder
 from san_tf.errors import UserError, one_line
 from san_tf.image_formats import read_regular
 from san_tf.models.encoder import build_encoder
+from san_tf.models.presets import PRESETS
 from san_tf.serving.inference import inference_endpoints
 from san_tf.serving.runtime_sessions import checked_images
 
@@ -147,7 +148,9 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
             lambda pixels: export.signatures["serving_default"](images=pixels),
             export,
         )
-    return _of_model(text, build_encoder.from_preset(text))
+    # Of a named preset the classifier answers nothing here, whatever its size.
+    classes = 1 if text in PRESETS else None
+    return _of_model(text, build_encoder.from_preset(text, classes))
 
 
 def _of_model(name: str, encoder: keras.Model) -> LoadedEncoder:

@@ -10,10 +10,11 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.evaluation.feature_set import UNKNOWN, FeatureSet
 from san_tf.evaluation.ranking import evaluate_ranking
+from san_tf.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class CameraPairs:
+@dataclass(frozen=True, repr=False)
+class CameraPairs(ShortRepr):
     """Scores of each pair of cameras: queries of one, ranked against the images of the other alone.
 
     Attributes:

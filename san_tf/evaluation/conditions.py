@@ -17,6 +17,7 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.evaluation.ranking import RankingResult, score_matches
 from san_tf.evaluation.true_matches import TrueMatches
+from san_tf.short_repr import ShortRepr
 
 SAME_SIDE, OPPOSITE_SIDES = 60.0, 120.0
 # Below 0.85 lies a twentieth of the test images of synthetic_reid/tiny, and a quarter of its queries have a
@@ -24,8 +25,8 @@ SAME_SIDE, OPPOSITE_SIDES = 60.0, 120.0
 WHOLE, OCCLUDED = 0.9, 0.85
 
 
-@dataclass(frozen=True)
-class Seen:
+@dataclass(frozen=True, repr=False)
+class Seen(ShortRepr):
     """How N images show their person.
 
     Attributes:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from san_tf.short_repr import ShortRepr
+
 UNKNOWN = -1
 
 # Distances block by block, as often as asked: pairs of the first query's index and `(rows, G)` distances.
@@ -16,8 +18,8 @@ Distances = Callable[[], Iterable[tuple[int, np.ndarray]]]
 _VALUES_PER_BLOCK = 2**26
 
 
-@dataclass(frozen=True)
-class FeatureSet:
+@dataclass(frozen=True, repr=False)
+class FeatureSet(ShortRepr):
     """Images as an encoder describes them.
 
     Attributes:

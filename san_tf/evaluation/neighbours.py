@@ -17,6 +17,7 @@ from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import FeatureRows, feature_rows
 from san_tf.evaluation.threads import finish_blocks, ranges, run_blocks
 from san_tf.progress import with_bar
+from san_tf.short_repr import ShortRepr
 
 # Images a side of a tile: 4 MB of float32.
 _TILE = 1024
@@ -24,8 +25,8 @@ _TILE = 1024
 _SPARE = 4
 
 
-@dataclass(frozen=True)
-class Neighbours:
+@dataclass(frozen=True, repr=False)
+class Neighbours(ShortRepr):
     """What k-reciprocal encoding needs of all-pairs distances. Images are Q queries, then G gallery images.
 
     Args:

@@ -68,6 +68,12 @@ class ProtocolResult:
     pids: np.ndarray
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.protocol}: rank-1 {self.cmc[0]:.1%}, mAP {self.mAP:.1%}, "
+            f"mINP {self.mINP:.1%}, {self.num_valid:,} of {self.num_queries:,} queries have a true match)"
+        )
+
     @classmethod
     def of(cls, protocol: str, ranking: RankingResult, pids: np.ndarray) -> ProtocolResult:
         """The result of one ranking."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from san_tf.evaluation.ranking import RankingResult
+from san_tf.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class QueryScores:
+@dataclass(frozen=True, repr=False)
+class QueryScores(ShortRepr):
     """Scores of each query, `(Q,)` float64 in [0, 1]; NaN where a query has no true match.
 
     The names are those of their means, as `results.json` has them.

@@ -13,13 +13,14 @@ from san_tf.evaluation.distances import distance_blocks, feature_rows
 from san_tf.evaluation.inputs import checked_distances
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
+from san_tf.short_repr import ShortRepr
 
 # Images beyond the k wanted that are measured again: rounding may have put them just behind.
 _SPARE = 8
 
 
-@dataclass(frozen=True)
-class TopMatches:
+@dataclass(frozen=True, repr=False)
+class TopMatches(ShortRepr):
     """The first k gallery images of each query, for ranked-list figures.
 
     Args:

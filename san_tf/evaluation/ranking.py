@@ -56,6 +56,12 @@ class RankingResult:
     inverse_penalties: np.ndarray
     first_ranks: np.ndarray
 
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(rank-1 {self.cmc[0]:.1%}, mAP {self.mAP:.1%}, mINP {self.mINP:.1%}, "
+            f"{self.num_valid:,} of {self.num_queries:,} queries have a true match)"
+        )
+
     @classmethod
     def of_queries(
         cls, average_precisions: np.ndarray, inverse_penalties: np.ndarray, first_ranks: np.ndarray

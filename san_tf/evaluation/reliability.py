@@ -11,13 +11,14 @@ from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.pairs import labelled_blocks
+from san_tf.short_repr import ShortRepr
 
 # Probabilities are float64: a block's worth of them at once would be twice a block.
 _CHUNK = 2**20
 
 
-@dataclass(frozen=True)
-class Reliability:
+@dataclass(frozen=True, repr=False)
+class Reliability(ShortRepr):
     """Predicted and observed probabilities, by bins of equal width of the predicted one.
 
     Attributes:

@@ -19,13 +19,14 @@ from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.ranking_kernels import count_others
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
+from san_tf.short_repr import ShortRepr
 
 # Cells that the range of thresholds is cut into.
 _CELLS = 2**16
 
 
-@dataclass(frozen=True)
-class RocCurve:
+@dataclass(frozen=True, repr=False)
+class RocCurve(ShortRepr):
     """Accepting pairs up to a distance: who is let in rightly, and who wrongly.
 
     Attributes:

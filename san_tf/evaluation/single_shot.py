@@ -9,10 +9,11 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.evaluation.ranking import MAX_RANK
+from san_tf.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class SingleShotHits:
+@dataclass(frozen=True, repr=False)
+class SingleShotHits(ShortRepr):
     """What the draws gave.
 
     Attributes:

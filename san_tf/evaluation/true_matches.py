@@ -9,10 +9,11 @@ import numpy as np
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.feature_set import told_apart
 from san_tf.evaluation.inputs import checked_ids
+from san_tf.short_repr import ShortRepr
 
 
-@dataclass(frozen=True)
-class TrueMatches:
+@dataclass(frozen=True, repr=False)
+class TrueMatches(ShortRepr):
     """The true matches of every query and what is counted of them, for `ranking_kernels`.
 
     Queries are `Q`, gallery images `G`, pairs of a query and one of its matches `M`.

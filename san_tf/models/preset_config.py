@@ -63,10 +63,8 @@ def plain_arguments(values: Mapping[str, Any], maker: str) -> dict[str, Any]:
 
 
 def _not_kept(maker: str) -> tuple[str, ...]:
-    # Of SAN, `weights` are the four lambdas and `seed` draws the triplets.
-    return tuple(
-        name for name in _NOT_KEPT if maker != "SAN" or name not in ("weights", "seed")
-    )
+    # Of SAN, `seed` draws the triplets.
+    return tuple(name for name in _NOT_KEPT if maker != "SAN" or name != "seed")
 
 
 def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
@@ -104,7 +102,7 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
     config = PresetConfig(
         _checked(values.get("encoder"), "build_encoder", f"{path}: encoder"),
         None if decoder is None else _checked(decoder, "build_decoder", f"{path}: decoder"),
-        _checked(values.get("san", {}), "SAN", f"{path}: san"),
+        _checked(_renamed(values.get("san", {})), "SAN", f"{path}: san"),
         ModelCard.of(_mapping(values.get("card", {}), f"{path}: card"), f"{path}: card"),
     )
     parts = {name: values.get(name) for name in _PARTS}
@@ -114,6 +112,13 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
             "preset again, or take the entry sha256 out if the change is yours."
         )
     return config
+
+
+def _renamed(san: Any) -> Any:
+    """SAN's arguments of older versions, whose `weights` are the `loss_weights` of today."""
+    if not isinstance(san, dict) or "weights" not in san or "loss_weights" in san:
+        return san
+    return {"loss_weights" if name == "weights" else name: value for name, value in san.items()}
 
 
 def _digest(parts: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,8 @@ def encoder_from_preset(
     Args:
         preset: a name of `san_tf.models.presets.PRESETS`, a folder written by `save_to_preset`, or
             `hf://user/name` (wants the extra `san-tf[hub]`).
-        num_classes: training identities; None takes the preset's. Another number than a folder's gives a new
+        num_classes: training identities; None takes the folder's, and with a name 751, those of Market-1501,
+            with a warning that says so. Another number than a folder's gives a new
             classifier, drawn from `seed`, on weights that are kept.
         load_weights: False starts from random weights.
         seed: of what is not loaded.
@@ -306,6 +308,13 @@ def _named_encoder(
     arguments = dict(PRESETS[name]["encoder"])
     if num_classes is not None:
         arguments["num_classes"] = num_classes
+    elif "num_classes" not in overrides:
+        usual = arguments_taken("build_encoder")["num_classes"].default
+        warnings.warn(
+            f"The preset {name} was not told how many identities to tell apart, so its classifier takes"
+            f" {usual}, those of Market-1501; give num_classes to train on others.",
+            stacklevel=4,
+        )
     if not load_weights:
         arguments["weights"] = None
     return registered("build_encoder")(**(arguments | {"seed": seed} | overrides))

@@ -29,13 +29,16 @@ PACKAGE = "san_tf"
 _step = threading.local()
 OWN_TRIPLETS = ("batch-hard", "soft-margin")
 _LABEL = "label out of range"
+# The largest absolute values: images by ImageNet's mean and deviation lie in [-2.2, 2.7], and augmentation of
+# one's own may widen that; textures have a bound, and a margin for rounding in 16 bits.
+_LARGEST = {"image": 10.0, "texture": 1.01}
 
 
 class LossWeights(NamedTuple):
     """The lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; the defaults are the paper's.
 
     Example:
-        >>> SAN(encoder, decoder, weights=LossWeights(identity=1.0, triplet=0.1))
+        >>> SAN(encoder, decoder, loss_weights=LossWeights(identity=1.0, triplet=0.1))
     """
 
     identity: float = 0.5
@@ -210,6 +213,21 @@ class _TextureModel(KeepsForm, keras.Model):
                 optimizer_variables(self.optimizer, self.trainable_variables)
         return super().make_train_function(force)
 
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `fit`.
+
+        Raises:
+            UserError: images or textures are not on the scale that the networks take, or a label is neither
+                -1 nor one of the classifier's identities.
+        """
+        with _values_told():
+            return super().fit(*args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Keras's `evaluate`; see `fit`."""
+        with _values_told():
+            return super().evaluate(*args, **kwargs)
+
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """One optimiser step on a batch; returns the running means of all metrics.
 
@@ -218,6 +236,7 @@ class _TextureModel(KeepsForm, keras.Model):
         are those of the whole batch and the gradients add up, see `san_tf.models.replicas`.
         """
         check_batch(data, self)
+        data = _on_scale(data, self.decoder is not None)
         variables = self.trainable_variables
         if not variables:
             raise UserError(
@@ -235,6 +254,7 @@ class _TextureModel(KeepsForm, keras.Model):
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """The losses of a batch in inference mode, for `evaluate` and `validation_data`."""
         check_batch(data, self)
+        data = _on_scale(data, self.decoder is not None)
         _step.terms = {}
         outputs = self(data["image"], training=False)
         loss = self.compute_loss(x=data["image"], y=data, y_pred=outputs, training=False)
@@ -293,7 +313,7 @@ class SAN(_TextureModel):
     Args:
         encoder: from `build_encoder`.
         decoder: from `build_decoder`, or None: the baseline, trained on L_ID and L_Triplet alone.
-        weights: the four lambdas.
+        loss_weights: the four lambdas.
         margin: of both triplet losses.
         smoothing: of the labels, in [0, 1).
         triplet: L_Triplet: "batch-hard" with the margin, "soft-margin" (batch-hard without one), or one of
@@ -305,6 +325,10 @@ class SAN(_TextureModel):
             in training too: people of another kind (rendered ones) in the statistics of a batch shift
             those of all others, and the embedding learns later or never.
         seed: with the optimiser's step count, all the randomness of a step (the triplets of L_TR).
+        weights: refused; what `loss_weights` was called in older versions.
+
+    Raises:
+        UserError: a value out of range, an unknown triplet loss, or `weights`.
 
     Source: Jin et al., "Semantics-Aligned Representation Learning for Person Re-identification", AAAI 2020.
 
@@ -323,7 +347,7 @@ class SAN(_TextureModel):
         self,
         encoder: keras.Model,
         decoder: keras.Model | None = None,
-        weights: LossWeights | tuple[float, float, float, float] = LossWeights(),  # noqa: B008  # immutable
+        loss_weights: LossWeights | tuple[float, float, float, float] = LossWeights(),  # noqa: B008  # immutable
         margin: float = 0.3,
         smoothing: float = 0.1,
         seed: int = 0,
@@ -331,13 +355,19 @@ class SAN(_TextureModel):
         triplet: str = "batch-hard",
         pairs: int = 0,
         triplet_warmup: int = 0,
+        weights: None = None,
     ) -> None:
+        if weights is not None:
+            raise UserError(
+                "SAN takes no weights: the four lambdas are loss_weights=LossWeights(...), and pretrained"
+                " weights are loaded by build_encoder(weights=...)."
+            )
         if decoder is None:
             self.metric_names = tuple(key for key in self.metric_names if key not in ("rec_loss", "tr_loss"))
         super().__init__(encoder, decoder, name)
         if not 0 <= smoothing < 1:
             raise UserError(f"smoothing must lie in [0, 1), not {smoothing!r}.")
-        self.terms_weight = LossWeights(*weights)
+        self.loss_weights = LossWeights(*loss_weights)
         self.margin = margin
         self.smoothing = smoothing
         self.triplet = triplet
@@ -368,7 +398,7 @@ class SAN(_TextureModel):
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
         """The four losses (two without decoder); rows are those with an identity, or with a texture."""
         batch = {**batch, "label": _in_range(batch["label"], outputs["logits"].shape[-1])}
-        whole, weights = WholeBatch(batch), self.terms_weight
+        whole, weights = WholeBatch(batch), self.loss_weights
         known = tf.reduce_sum(tf.cast(batch["label"] >= 0, tf.float32))
         identity = whole.mean(identity_loss(batch["label"], outputs["logits"], self.smoothing), known)
         # Triplets are mined and drawn over the whole batch, wherever its rows are.
@@ -394,20 +424,6 @@ class SAN(_TextureModel):
             return 1.0
         done = tf.cast(self._steps_done() + 1, tf.float32)
         return tf.minimum(done / float(self.triplet_warmup), 1.0)
-
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `fit`.
-
-        Raises:
-            UserError: a label is neither -1 nor one of the classifier's identities.
-        """
-        with _labels_told():
-            return super().fit(*args, **kwargs)
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`; see `fit`."""
-        with _labels_told():
-            return super().evaluate(*args, **kwargs)
 
     def _steps_done(self) -> tf.Tensor:
         """The optimiser's step count, int32; 0 for a model that was never compiled."""
@@ -456,11 +472,20 @@ class SAN(_TextureModel):
             super().get_config()
             | own
             | {
-                "weights": list(self.terms_weight),
+                "loss_weights": list(self.loss_weights),
                 "triplet": self.triplet,
                 "triplet_warmup": self.triplet_warmup,
             }
         )
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> SAN:
+        """Rebuild from `get_config`, of this version or an older one."""
+        config = dict(config)
+        if "weights" in config:
+            config["loss_weights"] = config.pop("weights")
+        san: SAN = super().from_config(config, custom_objects)  # type: ignore[assignment]
+        return san
 
 
 register("SAN", SAN)
@@ -582,20 +607,58 @@ def _in_range(label: tf.Tensor, classes: int) -> tf.Tensor:
         return tf.identity(label)
 
 
+def _on_scale(batch: Batch, painted: bool) -> Batch:
+    """The batch, once its images are seen to be normalised, and its textures to lie in [-1, 1].
+
+    Every eighth pixel of every eighth row is looked at: what is on the scale of 0 to 255 shows there, and a
+    step pays next to nothing. Values that are not numbers are left to those who watch the loss.
+    """
+    checked = dict(batch)
+    for name, largest in _LARGEST.items():
+        if name == "texture" and not painted:  # a baseline may be given more than it takes
+            continue
+        values = tf.abs(tf.cast(batch[name][:, ::8, ::8], tf.float32))
+        if name == "texture":
+            # What a row of weight 0 holds is not looked at.
+            values = tf.where(batch["texture_weight"][:, None, None, None] > 0, values, 0.0)
+        worst = tf.reduce_max(values)
+        # Written so that NaN, and the -inf of no rows, pass.
+        check = tf.debugging.Assert(tf.logical_not(worst > largest), [f"{name} out of scale", worst, largest])
+        with tf.control_dependencies([check]):
+            checked[name] = tf.identity(batch[name])
+    return checked
+
+
 @contextlib.contextmanager
-def _labels_told() -> Iterator[None]:
-    """Turn the failure of `_in_range` into a sentence."""
+def _values_told() -> Iterator[None]:
+    """Turn the failures of `_in_range` and `_on_scale` into a sentence."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        found = re.search(rf"\[{_LABEL}\] \[(-?\d+)\] \[(\d+)\]", str(error))
+        # In a graph `[name] [worst] [limit]`; run eagerly, the three stand in lines of their own.
+        number = r"[^-\d]+([-\w.+]+)"
+        found = re.search(rf"({_LABEL}|\w+ out of scale){number}{number}", str(error))
         if found is None:
             raise
-        raise UserError(
-            f"A label is {found[1]}, and the encoder has {found[2]} identities: labels are 0 to "
-            f"{int(found[2]) - 1}, and -1 for none; number the identities so, or build the encoder with more "
+        raise UserError(_sentence(*found.groups())) from None
+
+
+def _sentence(what: str, worst: str, limit: str) -> str:
+    if what == _LABEL:
+        return (
+            f"A label is {worst}, and the encoder has {limit} identities: labels are 0 to "
+            f"{int(limit) - 1}, and -1 for none; number the identities so, or build the encoder with more "
             "num_classes."
-        ) from None
+        )
+    if what.startswith("texture"):
+        return (
+            f"The batch's texture has values up to {float(worst):g}, but textures lie in [-1, 1]; give"
+            " pixels / 127.5 - 1."
+        )
+    return (
+        f"The batch's image has values up to {float(worst):g}, so it is not normalised; give"
+        " san_tf.normalization.normalize(pixels), with pixels from 0 to 255."
+    )
 
 
 def _reconstruction(batch: Batch, painted: tf.Tensor, whole: WholeBatch, weight: float) -> Term:

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from san_tf.errors import UserError
 from san_tf.evaluation import distances as distances_module
 from san_tf.evaluation.distances import distance_blocks
+from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking, top_matches
 
 
@@ -261,3 +262,14 @@ def test_images_of_unknown_cameras_are_not_taken_for_images_of_one_camera(known)
     assert result.mAP == pytest.approx(1 / 2 if known else 5 / 6)
     top = top_matches(np.zeros((1, 1)), *ids, k=3)
     assert top.indices.tolist() == [[1, 2, -1] if known else [0, 1, 2]]
+
+
+def test_results_are_shown_in_one_line():
+    rng = np.random.default_rng(0)
+    features, pids, camids = rng.normal(size=(2000, 4)), np.arange(2000) // 4, np.arange(2000) % 2
+    result = evaluate_ranking(features, pids, camids, features, pids, camids)
+    text = f"rank-1 {result.rank1:.1%}, mAP {result.mAP:.1%}"
+    assert text in repr(result) and "2,000 of 2,000 queries" in repr(result)
+    shown = [result, FeatureSet(features, pids, camids)]
+    assert all("\n" not in repr(one) and len(repr(one)) < 200 for one in shown)
+    assert repr(shown[1]).startswith("FeatureSet(features=(2000, 4) float")

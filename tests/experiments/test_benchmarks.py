@@ -86,15 +86,6 @@ def test_people_with_ready_textures(
     assert not figures & {"textures", "reposed"}
 
 
-def test_the_baseline_alone_started_from_the_generator(run: Run, tmp_path: Path):
-    stages = ["--stage", "prepare", "texture-generator", "train", "evaluate"]
-    flags = ["--method=baseline", "--start=texture-generator", "--optimizer=sgd"]
-    assert run(market, tmp_path, *flags, *stages) == 0
-    assert [row["method"] for row in rows_of(tmp_path)] == ["baseline", "untrained", "colour histogram"]
-    weights = sorted(path.name for path in (tmp_path / "weights").iterdir())
-    assert weights == ["baseline_encoder.weights.h5", "texture_generator.weights.h5"]
-
-
 def test_vehicles_without_decoder(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert run(veri776, tmp_path) == 0
     assert "no human body to paint" in " ".join(capsys.readouterr().out.split())

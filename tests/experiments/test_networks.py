@@ -7,11 +7,14 @@ import pytest
 from tiny_runs import four_layers
 
 from san_tf.errors import UserError
-from san_tf.experiments.flags import parse
+from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.flags import Options, parse
 from san_tf.experiments.networks import decoder_of, encoder_of, encoder_to_start_from, texture_generator_of
-from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe
+from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
+from san_tf.experiments.stages import texture_generator
 from san_tf.models import DECODERS
 from san_tf.models.backbones import BACKBONES, Backbone
+from san_tf.training.run_directory import RunDirectory
 
 
 def networks(**model):
@@ -105,3 +108,13 @@ def test_what_an_encoder_cannot_start_from_is_told(small, tmp_path: Path):
         encoder_of(small(weights=str(path)), 8)
     with pytest.raises(UserError, match="does not exist"):
         encoder_of(small(weights=str(tmp_path / "none.weights.h5")), 8)
+
+
+def test_a_baseline_that_starts_from_the_generator_trains_one(monkeypatch, tmp_path):
+    trained = []
+    monkeypatch.setattr(texture_generator, "_train", lambda experiment: trained.append(experiment.recipe))
+    for start, number in (("weights", 0), ("texture-generator", 1)):
+        recipe = Recipe(training=TrainingRecipe(method="baseline", start=start))
+        options = Options(workdir=str(tmp_path))
+        texture_generator.run(Experiment("market", recipe, options, RunDirectory(tmp_path)))
+        assert len(trained) == number

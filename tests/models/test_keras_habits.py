@@ -159,9 +159,9 @@ def test_save_and_load_go_on_training(tmp_path):
 
 @pytest.mark.skipif(keras.__version__.startswith("2."), reason="Keras 2 clones functional models only")
 def test_clone_model_gives_the_same_form():
-    san = tiny_san(weights=LossWeights(1.0, 2.0, 3.0, 4.0), margin=0.7)
+    san = tiny_san(loss_weights=LossWeights(1.0, 2.0, 3.0, 4.0), margin=0.7)
     clone = keras.models.clone_model(san)
-    assert clone.terms_weight == san.terms_weight and clone.margin == 0.7
+    assert clone.loss_weights == san.loss_weights and clone.margin == 0.7
     assert [w.shape for w in clone.get_weights()] == [w.shape for w in san.get_weights()]
 
 
@@ -213,3 +213,58 @@ def test_a_batch_that_does_not_fit_is_told_in_one_sentence(batch, sentence):
         with pytest.raises(UserError, match=sentence) as caught:
             step(batch)
         assert "\n" not in str(caught.value)
+
+
+def test_lambdas_have_a_name_of_their_own_and_older_configs_are_read():
+    san = tiny_san(loss_weights=LossWeights(1.0, 2.0, 3.0, 4.0))
+    config = san.get_config()
+    assert config["loss_weights"] == [1.0, 2.0, 3.0, 4.0] and "weights" not in config
+    config["weights"] = config.pop("loss_weights")
+    assert SAN.from_config(config).loss_weights == (1.0, 2.0, 3.0, 4.0)
+    for wrong in (LossWeights(), "imagenet"):
+        with pytest.raises(UserError, match="loss_weights=LossWeights") as caught:
+            tiny_san(weights=wrong)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "sentence"),
+    [
+        ("image", lambda rng, shape: rng.uniform(0, 255, shape), "image has values up to 2.*normalize"),
+        ("texture", lambda rng, shape: rng.uniform(0, 255, shape), r"texture has values up to 2.*\[-1, 1\]"),
+        ("texture", lambda rng, shape: rng.uniform(-2, 2, shape), r"texture has values up to 1\.9"),
+    ],
+)
+def test_images_and_textures_on_another_scale_are_told(name, values, sentence):
+    batch = tiny_batch()
+    pixels = values(np.random.default_rng(0), batch[name].shape)
+    batch = batch | {name: tf.constant(pixels, tf.float32)}
+    san = tiny_san()
+    san.compile(optimizer="sgd", run_eagerly=True)
+    before = san.get_weights()
+    for call in (
+        lambda: san.fit(repeated(batch), steps_per_epoch=1, verbose=0),
+        lambda: san.evaluate(repeated(batch), steps=1, verbose=0),
+    ):
+        with pytest.raises(UserError, match=sentence) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    for one, other in zip(before, san.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_label_out_of_range_is_told_when_run_eagerly_too():
+    batch = tiny_batch()
+    san = tiny_san()
+    san.compile(optimizer="sgd", run_eagerly=True)
+    with pytest.raises(UserError, match="A label is 99"):
+        san.fit(repeated(batch | {"label": batch["label"] * 0 + 99}), steps_per_epoch=1, verbose=0)
+
+
+def test_the_generators_batch_is_held_to_the_scale_as_well():
+    batch = tiny_batch()
+    generator = SANPG(tiny_san().encoder, tiny_san().decoder)
+    generator.compile(optimizer="sgd")
+    for name, sentence in (("image", "normalize"), ("texture", r"textures lie in \[-1, 1\]")):
+        with pytest.raises(UserError, match=sentence):
+            generator.fit(repeated(batch | {name: batch[name] * 100}), steps_per_epoch=1, verbose=0)

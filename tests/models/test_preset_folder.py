@@ -1,5 +1,6 @@
 import inspect
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -350,3 +351,22 @@ def test_what_is_no_address_reaches_nobody(address, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(UserError, match="not an address on the hub"):
         SAN.from_preset(address)
+
+
+def test_a_preset_of_an_older_version_calls_the_lambdas_weights(san, folder):
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["san"]["weights"] = config["san"].pop("loss_weights")
+    del config["sha256"]
+    path.write_text(json.dumps(config))
+    assert SAN.from_preset(str(folder), load_weights=False).loss_weights == san.loss_weights
+
+
+def test_a_named_preset_says_how_many_identities_it_takes():
+    with pytest.warns(UserWarning, match="takes 751, those of Market-1501; give num_classes") as told:
+        encoder = build_encoder.from_preset("san_light", seed=0)
+    assert encoder.output["logits"].shape == (None, 751)
+    assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_encoder.from_preset("san_light", num_classes=3)

@@ -59,7 +59,7 @@ def repeated(batch):
 
 def test_total_is_the_weighted_sum_of_the_four_losses():
     weights = LossWeights(0.7, 1.3, 2.0, 0.4)
-    san, batch = tiny_san(weights=weights), tiny_batch()
+    san, batch = tiny_san(loss_weights=weights), tiny_batch()
     outputs = san(batch["image"], training=True)
     expected = {
         "id_loss": identity_loss(batch["label"], outputs["logits"]),
@@ -78,7 +78,7 @@ def test_total_is_the_weighted_sum_of_the_four_losses():
 
 def test_defaults_are_the_papers():
     san = tiny_san()
-    assert tuple(san.terms_weight) == (0.5, 1.5, 1.0, 1.0) and san.margin == 0.3 and san.smoothing == 0.1
+    assert tuple(san.loss_weights) == (0.5, 1.5, 1.0, 1.0) and san.margin == 0.3 and san.smoothing == 0.1
 
 
 # XLA takes half a minute for these networks; `test_precision_parity` trains a smaller SAN by it.
@@ -146,7 +146,7 @@ def test_decoder_losses_reach_the_encoder_through_stage_4_alone_unless_there_are
 
 
 def test_the_classifier_gets_no_gradient_from_the_decoder():
-    san, batch = tiny_san(weights=(0.0, 0.0, 1.0, 1.0)), tiny_batch()
+    san, batch = tiny_san(loss_weights=(0.0, 0.0, 1.0, 1.0)), tiny_batch()
     before = [np.array(v) for v in san.encoder.get_layer("classifier").trainable_variables]
     trunk = np.array(san.encoder.get_layer("stage1_conv").trainable_variables[0])
     san.train_step(batch)
@@ -284,7 +284,7 @@ def test_models_go_round_through_a_keras_file(kind, tmp_path):
     key = "embedding" if kind == "baseline" else "texture"
     np.testing.assert_allclose(again(image)[key], model(image)[key], atol=1e-6)
     if kind != "sanpg":
-        assert (again.terms_weight, again.margin, again.smoothing, again.seed) == ((1, 2, 3, 4), 0.2, 0.0, 5)
+        assert (again.loss_weights, again.margin, again.smoothing, again.seed) == ((1, 2, 3, 4), 0.2, 0.0, 5)
 
 
 def test_smoothing_out_of_range_is_refused():
