@@ -120,8 +120,18 @@ def _fields(node: ast.ClassDef) -> Iterator[str]:
         if not (isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)):
             continue
         meaning = " ".join(str(text.value.value).split()).replace("|", "\\|")
-        default = field.value
-        shown = "" if default is None or isinstance(default, ast.Call) else f"`{ast.unparse(default)}`"
-        if shown in ("`None`", "`()`"):
-            shown = "none"
-        yield f"| `--{field.target.id}` | {shown} | {meaning} |"
+        yield f"| `--{field.target.id}` | {_shown(field.value)} | {meaning} |"
+
+
+def _shown(default: ast.expr | None) -> str:
+    """A default as a recipe file would have it; nothing where it is computed."""
+    try:
+        value = ast.literal_eval(default) if default is not None else ""
+    except ValueError:
+        return ""
+    if value is None or value == ():
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    values = value if isinstance(value, tuple) else (value,)
+    return f"`{' '.join(map(str, values))}`" if value != "" else ""

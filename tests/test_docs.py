@@ -53,7 +53,9 @@ def test_commands_and_flags_exist(page):
         assert importlib.util.find_spec(name) is not None, name
     for flag in set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)) - FOREIGN:
         field = flag[2:].replace("-", "_")
-        known = f'"{flag}"' in SOURCE or re.search(rf"^    {field}: .*$", SOURCE, re.MULTILINE)
+        # A field of a dataclass: with a default, or with its meaning below.
+        of_recipe = rf'^    {field}: [^\n]+( = |\n    """)'
+        known = f'"{flag}"' in SOURCE or re.search(of_recipe, SOURCE, re.MULTILINE)
         assert known, f"{flag} in {page.name}"
     for folder in set(re.findall(r"`((?:san_tf|tests|datasets|docs|experiments|benchmarks)/[\w./]+)`", text)):
         assert (ROOT / folder).exists(), folder
