@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from san_tf.models.decoder import build_decoder
     from san_tf.models.encoder import build_encoder
     from san_tf.models.san import SAN, SANPG, LossWeights
+    from san_tf.registry import register_backbone, register_loss
     from san_tf.retrieval.gallery import Gallery
     from san_tf.retrieval.opening import open_gallery
     from san_tf.training.fitting import train
@@ -40,6 +41,8 @@ _HOMES = {
     "evaluate": "san_tf.evaluation.encoder_scores",
     "Gallery": "san_tf.retrieval.gallery",
     "open_gallery": "san_tf.retrieval.opening",
+    "register_backbone": "san_tf.registry",
+    "register_loss": "san_tf.registry",
     "UserError": "san_tf.errors",
 }
 
@@ -57,6 +60,8 @@ __all__ = [
     "load_dataset",
     "load_encoder",
     "open_gallery",
+    "register_backbone",
+    "register_loss",
     "train",
 ]
 

@@ -30,7 +30,7 @@ def check_choice(field: str, value: str, own: tuple[str, ...], addons: tuple[str
     Args:
         field: the recipe's, for the message.
         value: ours, or `tfa.` and a name.
-        own: the names of ours.
+        own: the names of ours, and those that are registered.
         addons: what may follow `tfa.`.
 
     Raises:
@@ -43,8 +43,9 @@ def check_choice(field: str, value: str, own: tuple[str, ...], addons: tuple[str
         return
     if value.removeprefix(PREFIX) not in addons or not value.startswith(PREFIX):
         names = ", ".join(PREFIX + name for name in addons)
+        yours = ", or your own from a module that --imports names" if field == "triplet" else ""
         raise UserError(
-            f"There is no {field} {value!r}; choose {', '.join(own)} or, of TensorFlow Addons, {names}."
+            f"There is no {field} {value!r}; choose {', '.join(own)}, of TensorFlow Addons {names}{yours}."
         )
     if importlib.util.find_spec("tensorflow_addons") is None:
         raise UserError(

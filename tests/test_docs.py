@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from san_tf import registry
 from san_tf.archives.files import FolderFiles
 from san_tf.models.layer_factory import LayerFactory
 
@@ -28,9 +29,10 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
 
 
-def named(page: str, start: str) -> str:
+def named(page: str, start: str, holding: str = "") -> str:
     """The example that starts so."""
-    (block,) = (block for block in blocks(ROOT / "docs" / page, "python") if block.startswith(start))
+    all_blocks = blocks(ROOT / "docs" / page, "python")
+    (block,) = (block for block in all_blocks if block.startswith(start) and holding in block)
     return block
 
 
@@ -75,9 +77,24 @@ def test_the_template_of_a_loss():
     assert float(room["centre_loss"](tf.constant([-1, -1]), tf.ones((2, 3)))) == 0.0
 
 
+def test_the_templates_of_what_is_registered(monkeypatch):
+    monkeypatch.setattr(registry, "LOSSES", {})
+    monkeypatch.setattr(registry, "BACKBONES", {})
+    room: dict = {}
+    exec(named("extend.md", '"""my_losses'), room)
+    # Lengths 5 and 1, the third row unknown: (5 - 1)^2 and 0.
+    told = registry.LOSSES["norm-penalty"](
+        tf.constant([0, 1, -1]), tf.constant([[3.0, 4.0], [0.0, 1.0], [9.0, 9.0]]), 1.0
+    )
+    assert float(told) == pytest.approx(8.0)
+    exec(named("extend.md", "import keras", "register_backbone"), room)
+    maps = [tuple(stage.shape[1:3]) for stage in room["encoder"].output["stages"]]
+    assert maps == [(32, 16), (16, 8), (8, 4), (8, 4)]
+
+
 def test_the_templates_of_a_backbone():
     room: dict = {}
-    exec(named("extend.md", "import keras"), room)
+    exec(named("extend.md", "import keras", "Rescaling"), room)
     maps = [tuple(stage.shape[1:]) for stage in room["encoder"].output["stages"]]
     assert [size[:2] for size in maps[:3]] == [(32, 16), (16, 8), (8, 4)]
     stages = named("extend.md", "def plain_stages").split("BACKBONES", 1)[0]

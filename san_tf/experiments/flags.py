@@ -19,6 +19,7 @@ from san_tf.experiments.ownership import Owned, with_absolute_places
 from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.recipe_checks import check_recipe
 from san_tf.experiments.recipe_files import read_recipe_file, shipped_recipes, updated
+from san_tf.registry import import_modules
 from san_tf.training.cluster import read_cluster
 
 
@@ -55,6 +56,9 @@ class Options:
     """Export the decoder too, as the signature `texture`, which shows what the network sees of a person."""
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
+    imports: list[str] = field(default_factory=list)
+    """Modules of yours that are imported first, because they register a loss or a backbone that the recipe
+    names: `--imports my_losses` for `my_losses.py` in the folder you are in."""
     strategy: Literal["mirrored", "multiworker"] | None = None
     """Train (stages `texture-generator` and `train`) on several devices: `mirrored`, all GPUs of this
     machine; `multiworker`, those of all machines in the environment variable TF_CONFIG, where the same
@@ -158,6 +162,7 @@ def parse(
         raise UserError("--export_folder goes with --stage prepare; add it.")
     if owned is not None:
         recipe = owned.asked(recipe, options.stage, name, own)
+    import_modules(options.imports)
     check_recipe(recipe)
     recipe = with_absolute_places(recipe)
     if owned is not None:

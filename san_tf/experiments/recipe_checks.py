@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from san_tf import registry
 from san_tf.addons import (
     OPTIMIZERS,
     OWN_OPTIMIZERS,
@@ -70,7 +71,7 @@ def check_recipe(recipe: Recipe) -> None:
     """Raise `UserError` at the first value that cannot work."""
     _check_values(recipe)
     check_choice("optimizer", recipe.training.optimizer, OWN_OPTIMIZERS, OPTIMIZERS)
-    check_choice("triplet", recipe.losses.triplet, OWN_TRIPLET_LOSSES, TRIPLET_LOSSES)
+    check_choice("triplet", recipe.losses.triplet, (*OWN_TRIPLET_LOSSES, *registry.LOSSES), TRIPLET_LOSSES)
     _check_method(recipe)
     _check_size(recipe)
     _check_validation(recipe)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from san_tf import registry
 from san_tf.errors import UserError
 from san_tf.models.efficientnet_lite import efficientnet_lite0_stages
 from san_tf.models.layer_factory import LayerFactory, Tensor
@@ -64,6 +65,30 @@ BACKBONES: dict[str, Backbone] = {
 }
 
 
+def backbone_named(name: str) -> Backbone | None:
+    """The backbone of a name, of this package or registered; None where there is none."""
+    if name in BACKBONES:
+        if name in registry.BACKBONES:
+            raise UserError(f"A backbone was registered as {name}, which is this package's; rename it.")
+        return BACKBONES[name]
+    if name not in registry.BACKBONES:
+        return None
+    own = registry.BACKBONES[name]
+
+    def stages(image: Tensor, last_stride: int, _: ResNetForm, __: LayerFactory) -> list[Tensor]:
+        maps = list(own.stages(image, last_stride))
+        sides = [(image.shape[1] // s, image.shape[2] // s) for s in (4, 8, 16, 16 * last_stride)]
+        found = [tuple(one.shape[1:3]) for one in maps]
+        if found != sides:
+            raise UserError(
+                f"The backbone {name} gives maps of {found} for images of {tuple(image.shape[1:3])}; with "
+                f"last_stride={last_stride} they must be {sides}."
+            )
+        return maps
+
+    return Backbone(stages, imagenet=False, decoder=own.decoder)
+
+
 def decoder_for(backbone: str) -> DecoderName:
     """The decoder that goes with a backbone; with one of another library, the paper's.
 
@@ -71,4 +96,5 @@ def decoder_for(backbone: str) -> DecoderName:
         >>> decoder_for("thin_resnet"), decoder_for("keras:ConvNeXtTiny")
         ('light', 'paper')
     """
-    return BACKBONES[backbone].decoder if backbone in BACKBONES else "paper"
+    found = backbone_named(backbone)
+    return "paper" if found is None else found.decoder

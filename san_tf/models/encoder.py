@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import keras
 
+from san_tf import registry
 from san_tf.errors import UserError
-from san_tf.models.backbones import BACKBONES
+from san_tf.models.backbones import BACKBONES, Backbone, backbone_named
 from san_tf.models.builder import Builder, P
 from san_tf.models.input_adapter import Preprocessing
 from san_tf.models.keras_applications import PREFIX, build_application, check_application, is_application
@@ -112,7 +113,7 @@ def build_encoder(
     elif isinstance(backbone, keras.Model):
         stages = keras_stages(image, backbone, last_stride, preprocessing, factory)
     else:
-        stages = BACKBONES[backbone].stages(image, last_stride, form, factory)
+        stages = _named(name).stages(image, last_stride, form, factory)
 
     # --- head ---
     embedding = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(stages[-1])
@@ -134,6 +135,17 @@ def build_encoder(
     return encoder
 
 
+def _named(name: str) -> Backbone:
+    found = backbone_named(name)
+    if found is None:
+        known = ", ".join([*BACKBONES, *registry.BACKBONES])
+        raise UserError(
+            f"Unknown backbone {name!r}; choose one of {known}, name a "
+            f"network of keras.applications, such as {PREFIX}EfficientNetV2B0, or register your own."
+        )
+    return found
+
+
 def _check(
     backbone: str | keras.Model,
     input_shape: tuple[int, int, int],
@@ -146,11 +158,8 @@ def _check(
 ) -> None:
     if is_application(backbone):
         check_application(str(backbone))
-    elif not isinstance(backbone, keras.Model) and backbone not in BACKBONES:
-        raise UserError(
-            f"Unknown backbone {backbone!r}; choose one of {', '.join(BACKBONES)}, or name a network of "
-            f"keras.applications, such as {PREFIX}EfficientNetV2B0."
-        )
+    elif not isinstance(backbone, keras.Model):
+        _named(str(backbone))
     if head not in HEADS:
         raise UserError(f"Unknown head {head!r}; choose one of {', '.join(HEADS)}.")
     if last_stride not in (1, 2):
@@ -172,5 +181,6 @@ def _check(
         raise UserError(
             f"input_shape must be (height, width, 3), both sides multiples of {multiple}, not {input_shape}."
         )
-    if weights == "imagenet" and backbone in BACKBONES and not BACKBONES[str(backbone)].imagenet:
+    given = isinstance(backbone, keras.Model) or is_application(backbone)
+    if weights == "imagenet" and not given and not _named(str(backbone)).imagenet:
         raise UserError(f"There are no ImageNet weights for {backbone}; use weights=None or a local file.")

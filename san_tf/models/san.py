@@ -6,14 +6,14 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
-from san_tf import addons
+from san_tf import addons, registry
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3, apply_gradients, optimizer_variables, scale_loss
 from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
@@ -301,6 +301,13 @@ class _TextureModel(KeepsForm, keras.Model):
         return cls(**config)
 
 
+def _triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]:
+    """Find a loss on label, embedding and margin: of this package, registered, or of TensorFlow Addons."""
+    if name in OWN_TRIPLETS:
+        return batch_hard_triplet_loss
+    return registry.LOSSES[name] if name in registry.LOSSES else addons.triplet_loss(name)
+
+
 @keras.saving.register_keras_serializable(PACKAGE)
 class SAN(_TextureModel):
     """Semantics-aligned re-ID network: L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR.
@@ -373,8 +380,7 @@ class SAN(_TextureModel):
         self.triplet = triplet
         self.pairs = pairs
         self.triplet_warmup = triplet_warmup
-        own = triplet in OWN_TRIPLETS
-        self._triplet_loss = batch_hard_triplet_loss if own else addons.triplet_loss(triplet)
+        self._triplet_loss = _triplet_loss(triplet)
         # The losses of TensorFlow Addons have no soft margin.
         self._margin: Any = None if triplet == "soft-margin" else margin
         self.seed = seed
