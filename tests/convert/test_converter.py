@@ -193,7 +193,7 @@ def test_mistakes_on_the_command_line_are_sentences(weights, tmp_path):
     path = save({"a": np.ones(2, np.float32)}, tmp_path / "a.pth")
     cases = {
         r"must be named \*\.weights\.h5": [path, "--to", tmp_path / "a.h5"],
-        "no network known here": [path, "--to", tmp_path / "a.weights.h5"],
+        "not of a known network": [path, "--to", tmp_path / "a.weights.h5"],
         "--to; see --help": [path],
         "has no state dict called 'b'": [path, "--to", tmp_path / "a.weights.h5", "--key", "b"],
         "takes --to alone": ["a.weights.h5", "--to", "b.safetensors", "--key", "x"],
