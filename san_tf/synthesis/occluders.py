@@ -13,7 +13,7 @@ from san_tf.synthesis.light import Light
 from san_tf.synthesis.places import Place, is_free
 from san_tf.synthesis.seeds import generator_at
 
-# Kinds that stand along streets, and kinds that hide a part of a person but not all of it.
+# Kinds that stand along streets, and kinds that hide a part of a person.
 PARKED = (
     *("bicycle", "bicycle", "bicycle", "car", "pole", "bin", "plant", "tree", "bench"),
     *("bollards", "railing", "boxes", "scooter"),
