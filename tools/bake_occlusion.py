@@ -1,4 +1,7 @@
-"""How much of the sky each vertex of a mesh sees, found by looking at the mesh from many sides."""
+"""Computes the share of the sky that each vertex of a mesh sees.
+
+It looks at the mesh from many directions.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ import numpy as np
 from san_tf.synthesis import raster_kernels as kernels
 from san_tf.synthesis.mesh import vertex_normals
 
+# Side of the depth map in pixels.
 SIZE = 512
 
 
 def directions(count: int) -> np.ndarray:
-    """Evenly spread unit vectors (count, 3): a Fibonacci sphere."""
+    """Return evenly spread unit vectors (count, 3): a Fibonacci sphere."""
     i = np.arange(count) + 0.5
     y, turn = 1 - 2 * i / count, np.pi * (1 + 5**0.5) * i
     radius = np.sqrt(1 - y**2)
@@ -19,7 +23,16 @@ def directions(count: int) -> np.ndarray:
 
 
 def open_share(vertices: np.ndarray, faces: np.ndarray, count: int = 256) -> np.ndarray:
-    """Cosine-weighted share (V,) in 0..1 of the directions above each vertex that nothing blocks."""
+    """Return the cosine-weighted share of free directions above each vertex.
+
+    Args:
+        vertices: (V, 3) float metres.
+        faces: (F, 3) int32.
+        count: number of directions.
+
+    Returns:
+        (V,) float64 in 0..1.
+    """
     normals = vertex_normals(vertices, faces)
     seen, total = np.zeros(len(vertices)), np.zeros(len(vertices))
     for toward in directions(count):
@@ -42,7 +55,7 @@ def open_share(vertices: np.ndarray, faces: np.ndarray, count: int = 256) -> np.
             np.full(nearness.shape, -1, np.int16),
         )
         cosine = np.maximum(normals @ toward, 0)
-        # look from a little off the surface
+        # start a little off the surface, so that it does not block itself
         off = points + 0.01 * (normals @ axes.T) * [scale, scale, 1]
         column, row = np.clip(off[:, :2], 0, SIZE - 1).astype(int).T
         free = nearness[row, column] <= off[:, 2] + 0.006

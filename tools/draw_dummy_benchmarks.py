@@ -1,7 +1,7 @@
 """Draws the dummy data of the benchmark builders: `python tools/draw_dummy_benchmarks.py`.
 
-Every folder `datasets/<name>/dummy_data` is written anew, in the exact layout of the benchmark, with some
-drawn images of 16x8 pixels. No photograph, no person.
+It writes every folder `datasets/<name>/dummy_data` anew, in the exact layout of the benchmark, with a few
+drawn images of 16x8 pixels. They show no real people.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ DATASETS = Path(__file__).resolve().parents[1] / "datasets"
 
 
 def figure(pid: int, camera: int, height: int = 16, width: int = 8) -> np.ndarray:
-    """A pin figure in the colours of its identity, in the light of its camera.
+    """Draw a figure in the colours of its identity on a camera's grey.
+
+    Args:
+        pid: identity; sets shirt and trousers.
+        camera: camera id; sets the grey of the background.
+        height: pixels.
+        width: pixels.
 
     Returns:
         `(height, width, 3)` uint8.
@@ -34,7 +40,7 @@ def figure(pid: int, camera: int, height: int = 16, width: int = 8) -> np.ndarra
 
 
 def encoded(image: np.ndarray, suffix: str = ".jpg") -> bytes:
-    """The bytes of an image file."""
+    """Return an image as the bytes of a file."""
     quality = [cv2.IMWRITE_JPEG_QUALITY, 70] if suffix == ".jpg" else []
     return cv2.imencode(suffix, image[..., ::-1], quality)[1].tobytes()
 
@@ -43,8 +49,8 @@ def write_images(folder: Path, names: Iterable[tuple[str, int, int]]) -> None:
     """Write drawn images.
 
     Args:
-        folder: where.
-        names: path in it, identity and camera of each.
+        folder: where to write.
+        names: path in the folder, identity and camera of each image.
     """
     for name, pid, camera in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +58,7 @@ def write_images(folder: Path, names: Iterable[tuple[str, int, int]]) -> None:
 
 
 def market1501(folder: Path) -> None:
-    """Two training and two test identities, a distractor, junk; and two of the 500,000 distractors."""
+    """Write two training and two test identities, distractors and junk."""
     name = "{:04d}_c{}s1_{:06d}_{:02d}.jpg".format
     root = folder / "Market-1501-v15.09.15"
     people = [(pid, camera) for pid in (2, 7) for camera in (1, 2)]
@@ -65,7 +71,7 @@ def market1501(folder: Path) -> None:
 
 
 def dukemtmc_reid(folder: Path) -> None:
-    """Two training identities, a test identity, and one in the gallery alone."""
+    """Write two training identities, a test identity, and one in the gallery only."""
     name = "{:04d}_c{}_f{:07d}.jpg".format
     root = folder / "DukeMTMC-reID"
     write_images(root / "bounding_box_train", ((name(p, c, 46182), p, c) for p in (1, 3) for c in (2, 5)))
@@ -74,7 +80,7 @@ def dukemtmc_reid(folder: Path) -> None:
 
 
 def veri776(folder: Path) -> None:
-    """Two training and two test identities; queries are in the gallery too."""
+    """Write two training and two test identities; queries are in the gallery too."""
     name = "{:04d}_c{:03d}_{:08d}_0.jpg".format
     root = folder / "VeRi"
     write_images(root / "image_train", ((name(p, c, 16450), p, c) for p in (1, 3) for c in (1, 14)))
@@ -83,7 +89,7 @@ def veri776(folder: Path) -> None:
 
 
 def msmt17(folder: Path) -> None:
-    """Two training and two test identities, numbered from 0 each, in both versions."""
+    """Write two training and two test identities, each from 0, in both versions."""
     name = "{0:04d}/{0:04d}_{1:03d}_{2:02d}_0303morning_0015_{1}.jpg".format
     lists = {
         "train": [(0, 0, 1), (0, 1, 2), (1, 0, 1)],
@@ -101,18 +107,18 @@ def msmt17(folder: Path) -> None:
 
 
 def partial_reid(folder: Path) -> None:
-    """Two identities, whole, partial and occluded."""
+    """Write two identities, whole, partial and occluded."""
     for camera, kind in enumerate(("whole", "partial", "occluded")):
         names = ((f"{p:03d}_{number:03d}.jpg", p, camera) for p in (1, 2) for number in (1, 2))
         write_images(folder / "Partial_REID" / f"{kind}_body_images", names)
 
 
 def cuhk03(folder: Path) -> None:
-    """Five camera pairs of a few people each, two of whom are tested by the protocols."""
+    """Write five camera pairs; two of their people are test identities."""
     people = {1: 3, 2: 2, 3: 1, 4: 1, 5: 1}
     (folder / "cuhk03_release").mkdir(parents=True)
     names = []
-    # MATLAB puts a page of text before the HDF5 part.
+    # MATLAB writes a block of text before the HDF5 part.
     with h5py.File(
         folder / "cuhk03_release" / "cuhk-03.mat", "w", libver="latest", userblock_size=512
     ) as file:
@@ -160,7 +166,7 @@ def cuhk03(folder: Path) -> None:
 
 
 def custom(folder: Path) -> None:
-    """Two training identities and a test identity, named in each of the three ways."""
+    """Write two training and two test identities in each of the three layouts."""
     images = [(split, p, c) for split, people in (("train", (2, 7)), ("query", (5,)), ("gallery", (5, 8)))
               for p in people for c in (1, 3)]  # fmt: skip
     write_images(folder / "names", ((f"{split}/{p:04d}_c{c}_{split}.jpg", p, c) for split, p, c in images))
@@ -174,7 +180,7 @@ BENCHMARKS = (market1501, dukemtmc_reid, veri776, msmt17, partial_reid, cuhk03, 
 
 
 def main() -> None:
-    """Write all of them."""
+    """Write the dummy data of all benchmarks."""
     for draw in BENCHMARKS:
         folder = DATASETS / draw.__name__ / "dummy_data"
         shutil.rmtree(folder, ignore_errors=True)

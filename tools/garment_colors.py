@@ -1,8 +1,8 @@
-"""Colours of clothes painted from photographs, against the photographs' own.
+"""Compares the colours of painted clothes with those of their photographs.
 
-Nobody knows the true texture of a person in a photograph, but everybody can see the colour of the shirt.
-Given boxes drawn by hand on the upper and lower garment, the median colour in each box is compared with the
-median colour painted on torso and thighs, as the distance in CIELAB: about 2 is just visible, 100 is black on
+The true texture of a person in a photograph is unknown, but the colour of the shirt is visible. The tool
+takes hand-drawn boxes on the upper and the lower garment. It compares the median colour in each box with the
+median colour painted on torso or thighs, as a distance in CIELAB: about 2 is just visible, 100 is black on
 white.
 """
 
@@ -24,16 +24,17 @@ from san_tf.evaluation.color_difference import lab_distance
 from san_tf.experiments.recipe_files import read_yaml, shown
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
 
+# Distances in CIELAB within which boxes are counted.
 LIMITS = (10, 15, 20)
 Boxes = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 def color_error(image: np.ndarray, box: Sequence[int], texture: np.ndarray, garment: str) -> float:
-    """Distance in CIELAB between a garment's median colour in a photograph and in a texture.
+    """Return the CIELAB distance of a garment's median colours in photograph and texture.
 
     Args:
         image: `(H, W, 3)` uint8 RGB.
-        box: top, bottom, left, right in pixels; bottom and right are the first outside.
+        box: top, bottom, left, right in pixels; bottom and right are exclusive.
         texture: `(T, T, 3)` uint8 RGB.
         garment: "upper" or "lower".
 
@@ -53,19 +54,19 @@ def color_error(image: np.ndarray, box: Sequence[int], texture: np.ndarray, garm
 
 
 def measure(boxes: Boxes, images: Path, textures: Path) -> dict[str, Any]:
-    """Measure every box.
+    """Measure the colour error of every box.
 
     Args:
-        boxes: file name of a photograph to its boxes by garment.
+        boxes: file name of a photograph -> garment -> box.
         images: folder of the photographs.
-        textures: folder of the textures painted from them, files of the same stem.
+        textures: folder of the textures painted from them, with the same file stems.
 
     Returns:
-        `errors` by file and garment; `mean` by garment and over all; `within`, how many of all boxes lie
-        within each limit; `boxes`, how many there are.
+        `errors` by file and garment; `mean` by garment and over all; `within`, the number of boxes within
+        each limit; `boxes`, the number of all boxes.
 
     Raises:
-        UserError: a file is missing or no image, or a box does not fit.
+        UserError: a file is missing or is not an image, or a box does not fit.
     """
     errors: dict[str, dict[str, float]] = {}
     for name, by_garment in boxes.items():
@@ -89,10 +90,12 @@ def measure(boxes: Boxes, images: Path, textures: Path) -> dict[str, Any]:
 
 
 def read_boxes(path: str | Path) -> Boxes:
-    """Read a YAML or JSON file: `{file name: {upper: [top, bottom, left, right], lower: [...]}}`.
+    """Read a YAML or JSON file of boxes.
+
+    Its form is `{file name: {upper: [top, bottom, left, right], lower: [...]}}`.
 
     Raises:
-        UserError: the file cannot be read or does not hold that.
+        UserError: the file cannot be read or has another form.
     """
     boxes = read_yaml(path, "file of boxes")
     if not isinstance(boxes, dict) or not boxes:
@@ -124,7 +127,7 @@ def _read(path: Path) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure; see `--help`."""
+    """Run the tool; see `--help`."""
 
     def action() -> None:
         parser = Parser(
@@ -137,9 +140,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         parser.add_argument("--images", required=True, metavar="DIR", help="folder of the photographs")
         parser.add_argument(
-            "--textures", required=True, metavar="DIR", help="what was painted: <workdir>/painted/<folder>"
+            "--textures", required=True, metavar="DIR", help="painted textures: <workdir>/painted/<folder>"
         )
-        parser.add_argument("--json", metavar="FILE", help="also write the result there")
+        parser.add_argument("--json", metavar="FILE", help="also write the result to this file")
         arguments = parser.parse_args(argv)
         result = measure(read_boxes(arguments.boxes), Path(arguments.images), Path(arguments.textures))
         for name, by_garment in result["errors"].items():

@@ -1,4 +1,4 @@
-"""Readers of MakeHuman's files: mesh, targets, rig and weights, as NumPy arrays in decimetres."""
+"""Readers of MakeHuman's mesh, targets, rig and weights; lengths are decimetres."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ LEVELS = ("min", "average", "max")
 
 
 def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Vertices (N, 3) in decimetres, UVs (M, 2), and group -> quads (Q, 4, 2) of (vertex, uv) indices."""
+    """Read a mesh.
+
+    Returns:
+        Vertices (N, 3) in decimetres, UVs (M, 2), and group -> quads (Q, 4, 2) of (vertex, uv) indices.
+    """
     vertices, uvs, groups, group = [], [], {}, ""
     for line in path.read_text().splitlines():
         word = line.split()
@@ -34,7 +38,7 @@ def read_obj(path: Path) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
 def read_target(path: Path, count: int) -> np.ndarray:
-    """Offsets (count, 3) in decimetres of one sparse target file."""
+    """Read the offsets (count, 3) in decimetres of one sparse target file."""
     offsets = np.zeros((count, 3))
     with gzip.open(path, "rt") as lines:
         for line in lines:
@@ -46,7 +50,11 @@ def read_target(path: Path, count: int) -> np.ndarray:
 
 
 def adult_targets(folder: Path, count: int) -> np.ndarray:
-    """Offsets (2 sexes * 2 ages * 3 muscles * 3 weights, count, 3): mean ancestry plus universal target."""
+    """Read the offsets of adults, mean ancestry plus universal target.
+
+    Returns:
+        (2 sexes * 2 ages * 3 muscles * 3 weights, count, 3) decimetres.
+    """
     ancestry = {
         (sex, age): sum(read_target(folder / f"{a}-{sex}-{age}.target.gz", count) for a in ANCESTRIES) / 3
         for sex, age in itertools.product(SEXES, AGES)
@@ -61,7 +69,7 @@ def adult_targets(folder: Path, count: int) -> np.ndarray:
 
 
 def middle_body(macro: Path, count: int) -> np.ndarray:
-    """Offsets of the body that part labels are drawn on: a young adult between the sexes."""
+    """Read the offsets (count, 3) of a young adult between the sexes, for part labels."""
     return sum(
         read_target(macro / f"universal-{s}-young-averagemuscle-averageweight.target.gz", count)
         + sum(read_target(macro / f"{a}-{s}-young.target.gz", count) for a in ANCESTRIES) / 3
@@ -70,9 +78,16 @@ def middle_body(macro: Path, count: int) -> np.ndarray:
 
 
 def read_rig(rigs: Path, cubes: dict, count: int) -> tuple[list[str], list[int], np.ndarray, np.ndarray]:
-    """Bone names (parents first), parents, joint matrix (2 * bones, count), dense weights (count, bones).
+    """Read bones and weights.
 
-    Row b of the joint matrix averages the vertices that give bone b's head, row bones + b its tail's.
+    Args:
+        rigs: folder of the rig's files.
+        cubes: vertex groups of the joints, by name.
+        count: number of vertices.
+
+    Returns:
+        Bone names (parents first), parents, joint matrix (2 * bones, count), dense weights (count, bones).
+        Row b of the joint matrix averages the vertices around bone b's head, row bones + b around its tail.
     """
     rig = json.loads((rigs / "rig.cmu_mb.json").read_text())
     order: list[str] = []

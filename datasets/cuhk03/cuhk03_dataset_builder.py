@@ -1,4 +1,4 @@
-"""cuhk03: CUHK03 with either kind of boxes and either protocol, from the files a user has."""
+"""cuhk03: CUHK03, both kinds of boxes and both protocols, from a user's copy."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAYOUT = Layout(
     folders=("cuhk03_release",),
     parts=(MAT,),
     homepage="http://www.ee.cuhk.edu.hk/~xgwang/CUHK_identification.html",
-    terms="The page of its authors tells the terms.",
+    terms="The page of its authors states the terms.",
     besides=(
         "For the 767/700 protocol put cuhk03_new_protocol_config_labeled.mat and "
         f"cuhk03_new_protocol_config_detected.mat of {PROTOCOLS} beside it."
@@ -87,7 +87,7 @@ class Builder(BenchmarkBuilder):
         return CLASSIC_COUNTS if self.builder_config.split else COUNTS[self.builder_config.boxes]
 
     def _stamps(self, files: Files, manual_dir: Path) -> list[str]:
-        # Of the two files that say everything: the larger one may have to be unpacked to be looked into.
+        # These files determine all records. They are not opened here, because the large one may be packed.
         protocols = () if self.builder_config.split else self._protocols(files, manual_dir)
         return [files.stamp(MAT), *(place.stamp(self._protocol) for place in protocols)]
 
@@ -96,7 +96,7 @@ class Builder(BenchmarkBuilder):
         return f"cuhk03_new_protocol_config_{self.builder_config.boxes}.mat"
 
     def _protocols(self, files: Files, manual_dir: Path) -> list[Files]:
-        """Where the 767/700 protocol lies: beside the benchmark, or in it."""
+        """The place of the 767/700 protocol, beside the benchmark or in it; empty if there is none."""
         return [place for place in (FolderFiles(manual_dir), files) if place.has(self._protocol)][:1]
 
     def _sources(self, files: Files, manual_dir: Path) -> Mapping[str, Sequence[Source]]:
@@ -106,4 +106,4 @@ class Builder(BenchmarkBuilder):
             return classic_split(images, config.split)
         for place in self._protocols(files, manual_dir):
             return new_protocol(images, place, self._protocol)
-        raise UserError(f"{manual_dir} holds no {self._protocol}; put it there, it is found at {PROTOCOLS} .")
+        raise UserError(f"{manual_dir} holds no {self._protocol}; put it there, it is at {PROTOCOLS} .")

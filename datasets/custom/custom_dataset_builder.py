@@ -1,4 +1,4 @@
-"""custom: images of one's own, told apart by their paths or by a table."""
+"""custom: your own images, labelled by their paths or by a table."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ LAYOUT = Layout(
     folders=("custom",),
     parts=(),
     homepage="",
-    terms="Whether its people agreed to being searched is for you to know.",
+    terms="You must know whether its people agreed to being searched.",
 )
 
 
 class Builder(BenchmarkBuilder):
-    """Builder of images of one's own."""
+    """Builder of your own images."""
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012  # TFDS wants a plain class attribute
@@ -33,17 +33,17 @@ class Builder(BenchmarkBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         CustomConfig(
             name="names",
-            description="train/0002_c1_anything.jpg: identity and camera in the name, as Market-1501 has it.",
+            description="train/0002_c1_anything.jpg: identity and camera in the name, as in Market-1501.",
             pattern=NAMES,
         ),
         CustomConfig(
             name="folders",
-            description="train/anybody/1.jpg: a folder an identity; cameras unknown, or folders like cam1.",
+            description="train/anybody/1.jpg: a folder per identity; cameras unknown, or folders like cam1.",
             pattern=FOLDERS,
         ),
         CustomConfig(
             name="table",
-            description="images.csv with the columns path, identity and, where known, camera and split.",
+            description="images.csv with the columns path, identity and, if known, camera and split.",
             table="images.csv",
         ),
     ]

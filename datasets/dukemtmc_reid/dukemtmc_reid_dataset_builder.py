@@ -1,4 +1,4 @@
-"""dukemtmc_reid: DukeMTMC-reID, from a copy that a user still has; the benchmark was withdrawn."""
+"""dukemtmc_reid: DukeMTMC-reID, withdrawn by its authors, from a user's copy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ LAYOUT = Layout(
     parts=("bounding_box_train", "query", "bounding_box_test"),
     homepage="",
     terms=(
-        "DukeMTMC was withdrawn by its authors over the consent of the people filmed, so it cannot be asked"
-        " for any more: this reads a copy you already hold. It was released for academic research only, under"
-        " a licence that asks for a citation of both papers."
+        "DukeMTMC was withdrawn by its authors over the consent of the people filmed, so nobody gives it out"
+        " any more: this reads a copy you already hold. It was released for academic research only, under a"
+        " licence that asks for a citation of both papers."
     ),
     counts={
         "train": Counts(16_522, 702),
         "query": Counts(2_228, 702),
-        "gallery": Counts(17_661, 1_110),  # 408 of them are of no query's identity
+        "gallery": Counts(17_661, 1_110),  # 408 of the identities have no query
     },
 )
 NAMES = NamePattern(r"(?P<pid>\d{4})_c(?P<camera>\d)_f\d{7}\.(jpg|png)", 8, "0005_c2_f0046985.jpg")

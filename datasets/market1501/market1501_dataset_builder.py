@@ -1,4 +1,4 @@
-"""market1501: Market-1501, from the copy a user has, with or without the 500,000 distractors."""
+"""market1501: Market-1501, with or without the 500,000 distractors, from a user's copy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LAYOUT = Layout(
     counts={
         "train": Counts(12_936, 751),
         "query": Counts(3_368, 750),
-        "gallery": Counts(19_732, 750),  # 3,819 of them are junk
+        "gallery": Counts(19_732, 750),  # 3,819 of the images are junk
     },
 )
 DISTRACTORS = Layout(
@@ -46,7 +46,7 @@ class Market1501Config(BenchmarkConfig):
     """Builder configuration of Market-1501.
 
     Attributes:
-        distractors: whether the images of `distractors_500k` join the gallery.
+        distractors: whether the gallery has the images of `distractors_500k` too.
     """
 
     distractors: bool = False
@@ -62,7 +62,7 @@ class Builder(BenchmarkBuilder):
         Market1501Config(name="standard", description="The benchmark as published."),
         Market1501Config(
             name="distractors_500k",
-            description="The benchmark, its gallery joined by the 500,000 distractors (identity 0).",
+            description="The benchmark with the 500,000 distractors (identity 0) in its gallery.",
             distractors=True,
         ),
     ]
@@ -78,7 +78,7 @@ class Builder(BenchmarkBuilder):
 
 
 def _distractors(files: Files) -> Source:
-    """All images, as identity 0; which camera took them never matters, because they match nobody."""
+    """All images, as identity 0; their cameras do not matter, because they match nobody."""
     paths = [path for path in files.paths() if is_image_name(path)]
     if not paths:
         raise UserError(f"{files.place} holds no images; copy {DISTRACTORS.name} there again.")

@@ -1,4 +1,4 @@
-"""msmt17: MSMT17, in both of its versions, from the copy a user has."""
+"""msmt17: MSMT17, both versions, from a user's copy."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from san_tf.layouts.layout import Layout
 from san_tf.layouts.samples import Counts, Sample, Source
 
 CAMERAS = 15
-# 0000/0000_000_01_0303morning_0015_0.jpg 0: identity and number, camera, time, frame, box; and the identity.
+# 0000/0000_000_01_0303morning_0015_0.jpg 0: identity, number, camera, time, frame, box; then the identity.
 _LINE = re.compile(r"(?P<path>\S+/\d+_\d+_(?P<camera>\d+)_\S+\.(jpg|png)) (?P<pid>\d+)", re.ASCII)
 
 
@@ -25,7 +25,7 @@ class Msmt17Config(BenchmarkConfig):
     """Builder configuration of MSMT17.
 
     Attributes:
-        layout: of the version.
+        layout: layout of the version.
     """
 
     layout: Layout
@@ -40,7 +40,7 @@ def _config(name: str, folder: str, train: str, test: str, description: str) -> 
         homepage="http://www.pkuvmc.com/publications/msmt17.html",
         terms="Its authors give it out on request; the terms that you agreed to there apply.",
         counts={
-            "train": Counts(32_621, 1_041),  # 30,248 and 2,373 of validation
+            "train": Counts(32_621, 1_041),  # 30,248 of training and 2,373 of validation
             "query": Counts(11_659, 3_060),
             "gallery": Counts(82_161, 3_060),
         },
@@ -81,7 +81,7 @@ class Builder(BenchmarkBuilder):
 
 
 def _listed(files: Files, name: str, folder: str) -> list[Sample]:
-    """The images that a list names. Identities begin at 0 there, which is a distractor here: 1 is added."""
+    """The images of a list. Its identities begin at 0, which means distractor here, so 1 is added."""
     samples = []
     for number, line in enumerate(files.require(name).decode("utf-8-sig", "replace").splitlines(), 1):
         match = _LINE.fullmatch(line.strip())

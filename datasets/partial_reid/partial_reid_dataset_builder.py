@@ -1,4 +1,4 @@
-"""partial_reid: Partial-REID, parts of people searched among whole ones, from the copy a user has."""
+"""partial_reid: Partial-REID, partial queries and whole-body gallery, from a user's copy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _layout(queries: str) -> Layout:
         parts=(queries, "whole_body_images"),
         homepage="https://www.cv-foundation.org/openaccess/content_iccv_2015/html/"
         "Zheng_Partial_Person_Re-Identification_ICCV_2015_paper.html",
-        terms="It was published with this paper; its authors tell the terms.",
+        terms="It was published with this paper; its authors state the terms.",
         counts={"query": Counts(300, 60), "gallery": Counts(300, 60)},
     )
 
@@ -34,7 +34,7 @@ class PartialReidConfig(BenchmarkConfig):
     """Builder configuration of Partial-REID.
 
     Attributes:
-        queries: the folder of the queries.
+        queries: folder of the queries.
     """
 
     queries: str
@@ -49,12 +49,12 @@ class Builder(BenchmarkBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         PartialReidConfig(
             name="standard",
-            description="Crops of parts of bodies as queries, whole bodies as gallery.",
+            description="Partial bodies as queries, whole bodies as gallery.",
             queries="partial_body_images",
         ),
         PartialReidConfig(
             name="occluded",
-            description="Bodies behind something as queries, whole bodies as gallery.",
+            description="Occluded bodies as queries, whole bodies as gallery.",
             queries="occluded_body_images",
         ),
     ]

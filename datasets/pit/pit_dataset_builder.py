@@ -1,4 +1,4 @@
-"""pit: paired image-texture data, rendered, not downloaded."""
+"""pit: rendered paired image-texture data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from san_tf.synthesis.crop_plans import CropSpec, PitConfig
 
 @dataclasses.dataclass(kw_only=True)
 class PitBuilderConfig(tfds.core.BuilderConfig):
-    """Builder configuration that carries the sizes and the seed of what is rendered.
+    """Builder configuration with sizes and seed of the rendering.
 
     Attributes:
         rendering: what to render; for photographs as backgrounds, as in the paper, give
@@ -31,9 +31,9 @@ class Builder(RenderedBuilder):
 
     VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES = {  # noqa: RUF012  # TFDS wants a plain class attribute
-        "1.2.0": "The colour cast of each picture, so that textures can be had in its colours. Textures "
+        "1.2.0": "The colour cast of each picture, which maps a texture to the picture's colours. Textures "
         "without bags. Shorts, skirts and dresses of any length.",
-        "1.1.0": "Half of the clothes in any colour there is, instead of the street's.",
+        "1.1.0": "Half of the clothes in arbitrary colours.",
         "1.0.0": "First release.",
     }
     BUILDER_CONFIGS = [  # noqa: RUF012

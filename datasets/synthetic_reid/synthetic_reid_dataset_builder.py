@@ -1,4 +1,4 @@
-"""synthetic_reid: a re-identification data set that is rendered, not downloaded."""
+"""synthetic_reid: a rendered re-identification data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from san_tf.synthesis.crop_plans import ACTIONS, CropSpec, ReidConfig
 
 @dataclasses.dataclass(kw_only=True)
 class SyntheticReidConfig(tfds.core.BuilderConfig):
-    """Builder configuration that carries the sizes and the seed of what is rendered.
+    """Builder configuration with sizes and seed of the rendering.
 
     Attributes:
         rendering: what to render; for photographs as backgrounds give

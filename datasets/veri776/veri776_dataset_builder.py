@@ -1,4 +1,4 @@
-"""veri776: VeRi-776, vehicles in place of people, from the copy a user has."""
+"""veri776: VeRi-776, vehicles instead of people, from a user's copy."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LAYOUT = Layout(
     parts=("image_train", "image_query", "image_test"),
     homepage="https://github.com/JDAI-CV/VeRidataset",
     terms=(
-        "Its authors send it to who writes them a full name and affiliation, for non-commercial purposes, "
-        "and it must not be passed on."
+        "Its authors send it to people who state their full name and affiliation, for non-commercial "
+        "purposes, and it must not be passed on."
     ),
     counts={
         "train": Counts(37_778, 576),

@@ -1,4 +1,4 @@
-"""Checkpoints of the field's PyTorch code to Keras weights and back."""
+"""Converts checkpoints of PyTorch re-ID code to Keras weights and back."""
 
 from __future__ import annotations
 

@@ -11,11 +11,11 @@ from san_tf.errors import UserError
 from san_tf.start import import_tensorflow
 
 DESCRIPTION = """\
-Convert a PyTorch checkpoint to Keras weights for build_encoder, or a SAN's Keras weights to a PyTorch
+Convert a PyTorch checkpoint to Keras weights for build_encoder, or Keras weights of a SAN to a PyTorch
 state dict.
 
 Known checkpoints: ResNet-50/101 of torchvision, ResNet-50, ResNet-50-fc512 and OSNet of torchreid, BoT
-ResNet-50 of fast-reid, encoder and decoder of the public SAN code. PyTorch is not needed, and nothing in a
+ResNet-50 of fast-reid, encoder and decoder of the public SAN code. PyTorch is not needed, and no code in a
 checkpoint is run.
 """
 
@@ -35,13 +35,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a .pth, .pth.tar, .pt or .safetensors file; or a SAN's .weights.h5, to go back",
+        help="a .pth, .pth.tar, .pt or .safetensors file; or a SAN's .weights.h5, to convert it to PyTorch",
     )
     parser.add_argument(
         "--to",
         metavar="WEIGHTS",
         required=True,
-        help="the file to write: .weights.h5, or going back .safetensors",
+        help="the file to write: .weights.h5, or .safetensors for PyTorch",
     )
     parser.add_argument(
         "--key",
@@ -51,7 +51,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--drop_classifier",
         "--drop-classifier",
         action="store_true",
-        help="leave the identity classifier out; the network keeps a new, untrained one",
+        help="leave out the identity classifier; the network gets a new, untrained one",
     )
     parser.add_argument(
         "--num_classes", "--num-classes", type=int, metavar="N", help="identities of that new classifier"
@@ -60,36 +60,36 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--backbone_only",
         "--backbone-only",
         action="store_true",
-        help="leave out all behind the last feature map: the file then serves encoders of any head and "
-        "number of identities, as pretrained weights of an experiment (--weights)",
+        help="leave out everything behind the last feature map; the file then fits encoders with any head "
+        "and number of identities, as pretrained weights of an experiment (--weights)",
     )
     parser.add_argument(
         "--stride_on",
         "--stride-on",
         choices=("1x1", "3x3"),
-        help="of a ResNet: which convolution of a block has its stride, where the file does not say; a "
-        "PyTorch checkpoint's is taken as 3x3, as in torchvision",
+        help="for a ResNet: the convolution of a block that has the stride, if the file does not say; the "
+        "default for a PyTorch checkpoint is 3x3, as in torchvision",
     )
     parser.add_argument(
         "--last_stride",
         "--last-stride",
         type=int,
         choices=(1, 2),
-        help="of a ResNet's last stage, where the file does not say; a PyTorch checkpoint's is taken as "
-        "that of the code it comes from",
+        help="for a ResNet: the stride of the last stage, if the file does not say; the default for a "
+        "PyTorch checkpoint is that of the code it comes from",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert as the command line says and tell what was done."""
+    """Run the conversion that the command line asks for and report it."""
     arguments = _parse(argv)
     back = arguments.checkpoint.endswith(".weights.h5")
     others = (arguments.key, arguments.drop_classifier, arguments.num_classes, arguments.backbone_only)
     if back and any(others):
         raise UserError(
-            "Going back to PyTorch takes --to alone, and where the file does not say them --stride_on and "
-            "--last_stride; leave the other flags out."
+            "Converting to PyTorch takes --to alone, or with --stride_on and --last_stride if the file does "
+            "not say them; leave the other flags out."
         )
     import_tensorflow()
     if back:
@@ -113,11 +113,11 @@ def _forth(arguments: argparse.Namespace) -> None:
     _say(f"Recognised: {done.title}.")
     _say(f"Converted: {done.parameters} arrays, {done.numbers:,} numbers, each to exactly one place.")
     if done.dropped:
-        _say(f"Left out as asked: {', '.join(done.dropped)}; what stands in their place is untrained.")
+        _say(f"Left out as asked: {', '.join(done.dropped)}; new layers in their place are untrained.")
     _say(
-        f"Agreement: {arguments.to}, read into an emptied network, gives back {done.equal} of "
-        f"{done.parameters} arrays bit by bit. Outputs were not compared: that needs the model's own code; "
-        "the tests of san_tf do it."
+        f"Agreement: {arguments.to}, read into an empty network, gives back {done.equal} of "
+        f"{done.parameters} arrays bit by bit. Outputs were not compared, because that needs the model's own "
+        "code; the tests of san_tf compare them."
     )
     for other in done.others:
         _say(f"The checkpoint also holds {other}: convert it with --key {other}.")
@@ -139,12 +139,12 @@ def _back(arguments: argparse.Namespace) -> None:
 
 
 def _say(text: str) -> None:
-    # Keys of a checkpoint are somebody else's.
+    # Keys of a checkpoint come from others and may hold control characters.
     print(printable(text))
 
 
 def _facts(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What the command line says of the network."""
+    """The facts about the network that the command line states."""
     named = {"stride_on": arguments.stride_on, "last_stride": arguments.last_stride}
     return {name: value for name, value in named.items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""Which network a state dict belongs to, told by its names and shapes."""
+"""Recognises the network of a state dict by names and shapes."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from san_tf.models.presets import PRESETS
 from san_tf.torch_files.state_dict import Tensors
 
 TORCHVISION_DEPTHS = {(3, 4, 6, 3): "resnet50", (3, 4, 23, 3): "resnet101"}
-# fast-reid keeps its normalisation beside the weights: that of san_tf.normalization, of pixels of 0-255.
+# fast-reid stores its normalisation beside the weights: that of san_tf.normalization, for pixels in 0-255.
 PIXELS = {"pixel_mean": (123.675, 116.28, 103.53), "pixel_std": (58.395, 57.12, 57.375)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
-    """A network that both sides have.
+    """A network that exists in PyTorch and in Keras.
 
     Args:
-        title: what the checkpoint is, for people.
-        encoder: arguments of `build_encoder` but for classes and weights; None for the decoder.
-        names: what PyTorch calls each Keras layer.
-        num_classes: of the classifier; 0 for the decoder.
+        title: readable name of the network.
+        encoder: arguments of `build_encoder` without classes and weights; None for the decoder.
+        names: PyTorch's name of each Keras layer.
+        num_classes: number of classes of the classifier; 0 for the decoder.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Architecture:
     num_classes: int = 0
 
     def build(self, num_classes: int | None = None, seed: int | None = 0) -> keras.Model:
-        """The Keras network, with initial weights, for images of 256x128 pixels."""
+        """Build the Keras network, with initial weights, for images of 256x128 pixels."""
         if self.encoder is None:
             shapes = [(64, 32, 256), (32, 16, 512), (16, 8, 1024), (16, 8, 2048)]
             return build_decoder(shapes, **PRESETS["san_resnet50_official"]["decoder"])
@@ -55,18 +55,18 @@ class Architecture:
         return build_encoder(**self.encoder, num_classes=classes, weights=None, seed=seed)
 
     def pairs(self, model: keras.Model) -> list[Pair]:
-        """The pairs of a network from `build`."""
+        """Return the pairs of a network from `build`."""
         return pairs_of(model, self.names)
 
     @property
     def classifier_names(self) -> tuple[str, ...]:
-        """What PyTorch may call the classifier's parameters."""
+        """Names that the classifier's parameters may have in PyTorch."""
         prefix = self.names.get("classifier")
         return (f"{prefix}.weight", f"{prefix}.bias") if prefix else ()
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """What PyTorch calls all parameters behind stage 4."""
+        """Names that parameters behind stage 4 may have in PyTorch."""
         heads = [
             self.names[layer] for layer in ("fc", "fc_bn", "neck_bn", "classifier") if layer in self.names
         ]
@@ -77,14 +77,14 @@ DECODER = Architecture("decoder of the public SAN code", None, decoder_names())
 
 
 def recognise(tensors: Tensors, path: str | Path) -> Architecture:
-    """Tell the architecture of a state dict.
+    """Return the architecture of a state dict.
 
     Args:
         tensors: from `find_state_dict`.
-        path: of the file, for messages.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: it is none of those that can be converted.
+        UserError: the network is not known here.
     """
     if "reduce_dim.0.weight" in tensors and "final_layer.1.weight" in tensors:
         return DECODER
@@ -96,9 +96,8 @@ def recognise(tensors: Tensors, path: str | Path) -> Architecture:
         return _resnet(tensors, path)
     first = ", ".join(list(tensors)[:4])
     raise UserError(
-        f"{path} is of no network known here (it begins with {first}); known are ResNet-50/101 of "
-        "torchvision, ResNet-50 and OSNet of torchreid, fast-reid's BoT ResNet-50, the public SAN's encoder "
-        "and decoder."
+        f"{path} is not of a known network (it begins with {first}); known are ResNet-50/101 of torchvision, "
+        "ResNet-50 and OSNet of torchreid, fast-reid's BoT ResNet-50, the public SAN's encoder and decoder."
     )
 
 
@@ -124,7 +123,7 @@ def _fastreid(tensors: Tensors, path: str | Path) -> Architecture:
             raise UserError(
                 f"{path} was trained with another normalisation ({name}); it cannot be converted."
             )
-    # Names of the first versions.
+    # Parameter names of fast-reid's first versions.
     for old, new in (("heads.classifier.weight", "heads.weight"), ("heads.bnneck.", "heads.bottleneck.")):
         for name in [name for name in tensors if name.startswith(old)]:
             tensors[name.replace(old, new, 1)] = tensors.pop(name)
@@ -149,7 +148,10 @@ def _osnet(tensors: Tensors, path: str | Path) -> Architecture:
 def _encoder(
     title: str, form: dict[str, Any], names: Names, tensors: Tensors, path: str | Path
 ) -> Architecture:
-    """With as many classes as the classifier has; 1 where there is none, and what misses is told later."""
+    """The architecture with the classifier's number of classes.
+
+    Without a classifier the number is 1, and `assign` reports the missing parameters later.
+    """
     classifier = f"{names['classifier']}.weight"
     shape = tensors[classifier].shape if classifier in tensors else (1,)
     if not shape or not 0 < shape[0] < 10**7:

@@ -1,4 +1,4 @@
-"""One checkpoint of PyTorch to one file of Keras weights, checked after it is written."""
+"""Converts a PyTorch checkpoint to a file of Keras weights and checks the file."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from san_tf.models.weights_file import write_record
 from san_tf.torch_files.checkpoint import read_checkpoint
 from san_tf.torch_files.state_dict import WRAPPERS, Tensors, find_state_dict
 
-# What a safetensors file may state of a ResNet, see `to_pytorch.STATED`.
+# Facts about a ResNet that a safetensors file may state, see `to_pytorch.STATED`.
 _LEGAL = {"stride_on": ("1x1", "3x3"), "pool_padding": ("both", "end"), "last_stride": ("1", "2")}
 
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What a conversion did.
+    """The result of a conversion.
 
     Attributes:
-        title: what the checkpoint was recognised as.
-        parameters: arrays copied.
-        numbers: numbers in them.
-        equal: arrays that the written file, read into the emptied network, gives back bit by bit.
-        dropped: names not copied because the caller said so.
+        title: the network that was recognised.
+        parameters: number of copied arrays.
+        numbers: number of values in them.
+        equal: number of arrays that the written file, read into an empty network, gives back bit by bit.
+        dropped: names that were left out as requested.
         others: keys of other state dicts in the same file.
         load: the call that builds the network with these weights.
     """
@@ -61,19 +61,19 @@ def convert_checkpoint(
 
     Args:
         checkpoint: a `.pth`, `.pth.tar`, `.pt` or `.safetensors` file of a network known to `recognise`.
-        to: the `.weights.h5` file to write, whole or not at all.
-        key: of the state dict in the checkpoint, where it holds several.
-        drop_classifier: leave the identity classifier out; the network keeps a new, untrained one.
-        num_classes: identities of that new classifier; the checkpoint's number where None.
-        backbone_only: leave out all that comes behind stage 4; the file then serves encoders of any head and
+        to: the `.weights.h5` file to write; it appears complete or not at all.
+        key: key of the state dict, if the checkpoint holds several.
+        drop_classifier: leave out the identity classifier; the network gets a new, untrained one.
+        num_classes: identities of that new classifier; None for the checkpoint's number.
+        backbone_only: leave out everything behind stage 4; the file then fits encoders with any head and
             number of identities.
-        facts: `stride_on` and `last_stride` of a ResNet that has not those of the code it comes from.
+        facts: `stride_on` and `last_stride` of a ResNet, if they differ from the code it comes from.
 
     Returns:
-        What was done, with the check of the written file.
+        What was converted, with the check of the written file.
 
     Raises:
-        UserError: the file cannot be read, is of no known network or does not match it; see
+        UserError: the file cannot be read, is not of a known network or does not match it; see
             `read_checkpoint`, `recognise`, `assign`.
 
     Example:
@@ -84,12 +84,12 @@ def convert_checkpoint(
     if not to.name.endswith(".weights.h5"):
         raise UserError(f"{to} must be named *.weights.h5, as Keras names files of weights.")
     if num_classes is not None and not drop_classifier:
-        raise UserError("A number of identities goes with a new classifier; add --drop_classifier.")
+        raise UserError("A number of identities needs a new classifier; add --drop_classifier.")
     tree = read_checkpoint(path)
     tensors = find_state_dict(tree, path, key)
     architecture = _as_stated(recognise(tensors, path), path, dict(facts or {}))
     if drop_classifier and backbone_only:
-        raise UserError("--backbone_only leaves the classifier out too; give one of the two.")
+        raise UserError("--backbone_only leaves the classifier out too; omit --drop_classifier.")
     if architecture.encoder is None and (drop_classifier or backbone_only):
         raise UserError(f"{path} is the {architecture.title}, which has no classifier to leave out.")
     dropped: tuple[str, ...] = architecture.classifier_names if drop_classifier else ()
@@ -120,7 +120,7 @@ def convert_checkpoint(
 
 
 def _as_stated(architecture: Architecture, path: Path, given: dict[str, Any]) -> Architecture:
-    """The architecture with what the file states, as `to_pytorch` writes it, and what the caller says."""
+    """The architecture with the facts that the file, written by `to_pytorch`, and the caller state."""
     stated: dict[str, Any] = {}
     if path.suffix == ".safetensors":
         with safe_open(path, framework="numpy") as file:
@@ -138,7 +138,7 @@ def _as_stated(architecture: Architecture, path: Path, given: dict[str, Any]) ->
 
 
 def _form_of(model: keras.Model) -> Form:
-    """What a checkpoint tells of its network: all but the size of the images, which may be any."""
+    """The facts that a checkpoint gives of its network: all except the image size."""
     facts = facts_of(model)
     unknown = ("input_shape", "stage_shapes", "texture_size")
     return {"facts": {name: value for name, value in facts.items() if name not in unknown}}
@@ -147,7 +147,7 @@ def _form_of(model: keras.Model) -> Form:
 def _read_back(
     model: keras.Model, path: Path, pairs: list[Pair], tensors: Tensors, dropped: tuple[str, ...]
 ) -> int:
-    """Clear the network, load the file, and count the parameters that are as the checkpoint has them."""
+    """Set the network to zeros, load the file, and count the parameters that equal the checkpoint's."""
     for variable in model.weights:
         variable.assign(np.zeros(variable.shape, np.float32))
     model.load_weights(path)

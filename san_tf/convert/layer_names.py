@@ -1,4 +1,4 @@
-"""The tables of names: Keras layer -> what PyTorch calls the same layer, one small function a family."""
+"""Tables of layer names, Keras to PyTorch, one function per family of networks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ Names = dict[str, str]
 
 
 def resnet_names(backbone: str, prefix: str = "") -> Names:
-    """Stages of ResNet-50/101 as torchvision, torchreid, fast-reid and the public SAN name them."""
+    """Names of ResNet-50/101 in torchvision, torchreid, fast-reid and the public SAN."""
     names = {"conv1_conv": f"{prefix}conv1", "conv1_bn": f"{prefix}bn1"}
     for stage, depth in enumerate(DEPTHS[backbone], start=1):
         for block in range(depth):
@@ -24,18 +24,18 @@ def resnet_names(backbone: str, prefix: str = "") -> Names:
 
 
 def head_names(head: str, classifier: str = "classifier") -> Names:
-    """Head of torchreid and the public SAN; torchvision calls its classifier `fc`."""
+    """Names of the head in torchreid and the public SAN; torchvision's classifier is `fc`."""
     fc = {"fc": "fc.0", "fc_bn": "fc.1"} if head == "fc512" else {}
     return fc | {"classifier": classifier}
 
 
 def bnneck_names(prefix: str = "heads.") -> Names:
-    """fast-reid's BNNeck; its classifier's kernel is a bare parameter of the head."""
+    """Names of fast-reid's BNNeck; its classifier is a bare parameter of the head."""
     return {"neck_bn": f"{prefix}bottleneck.0", "classifier": prefix.removesuffix(".")}
 
 
 def osnet_names(backbone: str) -> Names:
-    """Stages of OSNet as torchreid names them; the AIN variants count where the others have letters."""
+    """Names of OSNet in torchreid; AIN variants have numbers where others have letters."""
     norms = OSNETS[backbone].norms
     ain = norms == "ain"
     names = {"conv1_conv": "conv1.conv", "conv1_bn" if norms == "batch" else "conv1_in": "conv1.bn"}
@@ -75,7 +75,7 @@ def _osnet_block(keras_name: str, torch_name: str, ain: bool) -> Names:
 
 
 def decoder_names() -> Names:
-    """The public SAN decoder."""
+    """Names of the public SAN's decoder."""
     names: Names = {}
     for stage in (3, 2, 1):
         names |= {f"skip{stage}_conv": f"embed_layer{stage}.0", f"skip{stage}_bn": f"embed_layer{stage}.1"}

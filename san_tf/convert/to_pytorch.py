@@ -1,7 +1,7 @@
-"""Back: the public SAN's networks from Keras to a PyTorch state dict, as safetensors.
+"""Converts the public SAN's networks from Keras to a PyTorch state dict.
 
-PyTorch's ResNets of the field have a block's stride on its 3x3 convolution. An encoder with strides on the
-1x1 convolutions would be another network there, although its weights fit; it is refused.
+PyTorch's ResNets have a block's stride on its 3x3 convolution. An encoder with strides on the 1x1
+convolutions has weights of the same shapes, but would compute something else in PyTorch, so it is refused.
 """
 
 from __future__ import annotations
@@ -28,27 +28,27 @@ from san_tf.models.presets import PRESETS
 from san_tf.models.pretrained import is_of_applications
 from san_tf.models.weights_file import read_record
 
-# What PyTorch's networks of the same weights compute, by the names of `san_tf.forms`.
+# Facts of PyTorch's networks, by the names of `san_tf.forms`.
 _PUBLIC = {"stride_on": "3x3", "pool_padding": "both", "variant": "official"}
-# Facts that a written file states beside its weights.
+# Facts that a written file states in its metadata.
 STATED = ("stride_on", "pool_padding", "last_stride")
-# Convolutions of ResNet-50 and ResNet-101.
+# Number of convolutions -> backbone.
 _CONVOLUTIONS = {53: "resnet50", 104: "resnet101"}
 
 
 def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
-    """The state dict of an encoder or decoder under the names of the public SAN code.
+    """Return a network's state dict with the names of the public SAN code.
 
-    PyTorch loads it with `strict=True`: `num_batches_tracked`, which Keras lacks, it fills in itself.
+    PyTorch loads it with `strict=True`; it fills in `num_batches_tracked`, which Keras lacks.
 
     Args:
-        model: a ResNet encoder of head "fc512" or "plain", or a decoder with skips.
+        model: a ResNet encoder with head "fc512" or "plain", or a decoder with skips.
 
     Returns:
         float32 arrays in the order and layout of PyTorch's own state dict.
 
     Raises:
-        UserError: the network has layers that the public code has not, or computes something else with them.
+        UserError: the network has layers that the public code lacks, or computes something else.
 
     Example:
         >>> safetensors.numpy.save_file(to_state_dict(encoder), "encoder.safetensors")
@@ -78,7 +78,10 @@ def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
 
 
 def write_state_dict(model: keras.Model, path: str | os.PathLike[str]) -> int:
-    """Write `to_state_dict` as a `.safetensors` file, whole or not at all; returns the number of arrays."""
+    """Write a network's state dict as `.safetensors`; return the number of arrays.
+
+    The file appears complete or not at all.
+    """
     path = Path(path)
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must be named *.safetensors.")
@@ -91,12 +94,12 @@ def write_state_dict(model: keras.Model, path: str | os.PathLike[str]) -> int:
 
 
 class Written(NamedTuple):
-    """What was written.
+    """The result of `convert_weights`.
 
     Attributes:
-        network: its name.
-        arrays: their number.
-        last_stride: of an encoder, which PyTorch must build it with; None for a decoder.
+        network: name of the network.
+        arrays: number of arrays.
+        last_stride: last stride that PyTorch must build the encoder with; None for a decoder.
     """
 
     network: str
@@ -107,16 +110,15 @@ class Written(NamedTuple):
 def convert_weights(
     weights: str | os.PathLike[str], to: str | os.PathLike[str], facts: Mapping[str, Any] | None = None
 ) -> Written:
-    """Convert a `.weights.h5` file of a SAN encoder or decoder to a PyTorch state dict.
+    """Convert Keras weights of a SAN encoder or decoder to a PyTorch state dict.
 
     Args:
-        weights: saved by `save_weights` of a ResNet encoder or of the official decoder.
+        weights: `.weights.h5` file that `save_weights` of a ResNet encoder or the official decoder wrote.
         to: the `.safetensors` file to write.
-        facts: `stride_on` and `last_stride` of an encoder whose file does not state them, as files of former
-            versions.
+        facts: `stride_on` and `last_stride` of an encoder, if its file, from an older version, lacks them.
 
     Raises:
-        UserError: the file is missing, damaged, of another network, or of a form that PyTorch has not.
+        UserError: the file is missing or damaged, or PyTorch has no such network.
     """
     path = Path(weights)
     record = read_record(path)
@@ -130,7 +132,7 @@ def convert_weights(
 
 
 def _network_of(path: Path, given: dict[str, Any], stated: Mapping[str, Any]) -> keras.Model:
-    """The untrained network whose weights a file holds, told by what it states and by its kernels' shapes."""
+    """The untrained network of a weights file, by its stated facts and the shapes of its kernels."""
     if is_of_applications(path):
         raise UserError(f"{path} holds weights of keras.applications, not of a SAN.")
     for name, value in given.items():
@@ -145,7 +147,8 @@ def _network_of(path: Path, given: dict[str, Any], stated: Mapping[str, Any]) ->
         if stated.get("variant", "official") != "official":
             raise UserError(
                 f"{path} is of a decoder with variant={stated['variant']!r}, and the public SAN code has "
-                "variant='official': with the same weights it would paint something else."
+                "variant='official': with the same weights it would paint something else; train with "
+                "variant='official'."
             )
         shape = stated.get("stage_shapes")
         return DECODER.build() if shape is None else _official_decoder(shape)
@@ -157,7 +160,7 @@ def _network_of(path: Path, given: dict[str, Any], stated: Mapping[str, Any]) ->
     known = given | dict(stated)
     if "stride_on" not in known:
         raise UserError(
-            f"{path} does not say where its encoder's strides stand, as files of former versions; add "
+            f"{path}, written by an older version, does not say which convolutions have strides; add "
             "--stride_on 3x3 or --stride_on 1x1, as it was trained."
         )
     return build_encoder(

@@ -1,4 +1,4 @@
-"""Pairs of Keras variables and PyTorch parameters, copied either way with nothing left over on a side."""
+"""Pairs of Keras variables and PyTorch parameters, and copying between them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,22 @@ from san_tf.errors import UserError
 from san_tf.torch_files.state_dict import Tensors
 
 NORM = ("weight", "bias", "running_mean", "running_var")
-# A PyTorch kernel's axes in Keras's order: out, in, h, w -> h, w, in, out; with one filter a channel:
+# A PyTorch kernel's axes in Keras's order. Convolution: out, in, h, w -> h, w, in, out; depthwise:
 # c, 1, h, w -> h, w, c, 1; dense: out, in -> in, out.
 CONV, DEPTHWISE, DENSE = (2, 3, 1, 0), (2, 3, 0, 1), (1, 0)
-# Beyond this many names a message says how many more there are.
+# A message lists at most this many names.
 LISTED = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pair:
-    """A variable, the parameter it corresponds to, and that one's axes in Keras's order (None: the same)."""
+    """A Keras variable and the PyTorch parameter that corresponds to it.
+
+    Args:
+        variable: the Keras variable.
+        name: name of the PyTorch parameter.
+        axes: the parameter's axes in Keras's order; None if the order is the same.
+    """
 
     variable: keras.Variable
     name: str
@@ -35,25 +41,25 @@ class Pair:
         return shape if self.axes is None else tuple(shape[i] for i in np.argsort(self.axes))
 
     def to_keras(self, values: np.ndarray) -> np.ndarray:
-        """The parameter's values as the variable holds them."""
+        """Return the parameter's values in the variable's layout, float32."""
         values = values if self.axes is None else values.transpose(self.axes)
         return np.ascontiguousarray(values, np.float32)
 
     def to_torch(self) -> np.ndarray:
-        """The variable's values as the parameter holds them."""
+        """Return the variable's values in the parameter's layout."""
         values = self.variable.numpy()
         return np.ascontiguousarray(values if self.axes is None else values.transpose(np.argsort(self.axes)))
 
 
 def pairs_of(model: keras.Model, names: Mapping[str, str]) -> list[Pair]:
-    """The pairs of a model, in the order of `names`.
+    """Return the pairs of a model, in the order of `names`.
 
     Args:
         model: encoder or decoder.
-        names: by the name of each Keras layer with weights, what PyTorch puts before ".weight", ".bias".
+        names: name of each Keras layer with weights -> PyTorch's name before ".weight" and ".bias".
 
     Raises:
-        KeyError: a layer has no name in the table, or a name no layer: the table is not that of this model.
+        KeyError: the layers of the model and of the table differ.
     """
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     if layers.keys() != names.keys():
@@ -74,17 +80,16 @@ def _of_layer(layer: keras.layers.Layer, prefix: str) -> list[Pair]:
 
 
 def assign(pairs: list[Pair], tensors: Tensors, path: str | Path, dropped: Collection[str] = ()) -> None:
-    """Copy a state dict into a model, whole or not at all.
+    """Copy a state dict into a model, completely or not at all.
 
     Args:
         pairs: from `pairs_of`.
         tensors: the state dict.
-        path: of its file, for messages.
-        dropped: names that are not copied; the model keeps what it has there.
+        path: path of its file, for messages.
+        dropped: names that are not copied; the model keeps its values there.
 
     Raises:
-        UserError: parameters without a place, places without a parameter, other shapes, or values that are
-            not finite; all are listed.
+        UserError: parameters are unknown, missing, of another shape or not finite; the message lists them.
     """
     wanted = {pair.name: pair for pair in pairs if pair.name not in dropped}
     faults = []

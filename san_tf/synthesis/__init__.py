@@ -1,6 +1,7 @@
-"""The generator of paired images and textures: people, their clothes, cameras and scenes.
+"""Renders synthetic people, with their textures, on synthetic streets.
 
-`body` (shape), `skeleton` and `pose` (motion), `rasterizer` (pixels); nothing here imports TensorFlow.
+`generator` makes data sets; `body` has shapes, `skeleton` and `pose` motion, `rasterizer` pixels. Nothing
+here imports TensorFlow.
 """
 
 from __future__ import annotations

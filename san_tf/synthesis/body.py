@@ -1,7 +1,7 @@
-"""The human body: one mesh and one UV layout for everybody, shaped by sex, age, weight, muscle and height.
+"""The human body: one mesh and one UV layout, shaped by five numbers.
 
-The mesh is MakeHuman's base mesh (CC0, see `assets/PROVENANCE.md`). World axes: y up, feet at y = 0, the
-person looks along +z and has the left hand at +x. Lengths are metres. In a texture image row 0 is v = 1.
+The mesh is MakeHuman's base mesh (CC0, see `assets/PROVENANCE.md`). World axes: y up, feet at y = 0; the
+person looks along +z, and the left hand is at +x. Lengths are metres. In a texture image, row 0 is v = 1.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.synthesis.mesh import triangulate
 
-# 0 is "no body here", so that part masks need no second array.
+# Index 0 means "no body here", so part masks need no second array.
 PARTS: tuple[str, ...] = (
     "none",
     "face",
@@ -38,7 +38,7 @@ PARTS: tuple[str, ...] = (
     "foot_r",
     "eyes",
 )
-# MakeHuman's height targets reach from dwarf to giant; this share of them spans adults.
+# MakeHuman's height targets range from dwarf to giant; this share of the range covers adults.
 _HEIGHT_RANGE = 0.34
 _HEAVY_SLACK = 0.6
 _REFLECTION = np.array([-1, 1, 1], np.float32)
@@ -46,7 +46,7 @@ _REFLECTION = np.array([-1, 1, 1], np.float32)
 
 @dataclass(frozen=True)
 class BodyShape:
-    """Five numbers in 0..1 that shape a body.
+    """The shape of a body: five numbers in 0..1.
 
     Attributes:
         sex: 0 female, 1 male.
@@ -74,7 +74,7 @@ class BodyShape:
 
 @dataclass(frozen=True, eq=False)
 class Body:
-    """The mesh all bodies share. Treat the arrays as read-only.
+    """The mesh that all bodies share. Treat the arrays as read-only.
 
     Attributes:
         faces: (F, 3) int32 triangles, counter-clockwise from outside.
@@ -83,15 +83,16 @@ class Body:
         face_part: (F,) uint8 into `PARTS`.
         rest_vertices: (V, 3) float32 metres, the average body (`BodyShape()`), arms held out.
         vertex_mirror: (V,) int32, each vertex's left-right mirror vertex.
-        bones, parents: (B,) names and indices of parents (-1 for the root), parents first.
+        bones, parents: (B,) names, and indices of parents (-1 for the root); parents come first.
         bone_mirror: (B,) int32, each bone's left-right mirror.
-        skin_bones, skin_weights: (V, 4) int32 and float32, which bones move a vertex; weights sum to 1.
+        skin_bones, skin_weights: (V, 4) int32 and float32, the bones that move a vertex; weights sum to 1.
         mirror_uv_faces: (F, 3) int32, the UV index of each corner's left-right mirror corner.
-        occlusion: (V,) float32 in 0..1, how much of the sky a vertex sees when the arms hang down; for
+        occlusion: (V,) float32 in 0..1, the share of the sky that a vertex sees when the arms hang down; for
             `Mesh.occlusion`.
         skirt_faces, skirt_bones, skirt_weights: the helper skirt, a closed tube from waist to shins;
             its vertices are `skirt_vertices(shape)`.
-        hair_faces, hair_bones, hair_weights: the helper hair, a shell of shoulder-long hair; `hair_vertices`.
+        hair_faces, hair_bones, hair_weights: the helper hair, a shell of shoulder-long hair; its vertices
+            are `hair_vertices(shape)`.
     """
 
     faces: np.ndarray
@@ -115,7 +116,7 @@ class Body:
     hair_weights: np.ndarray
 
     def bone(self, name: str) -> int:
-        """Index of a bone by name; UserError lists the names if there is none such."""
+        """Return the index of a bone; an unknown name raises UserError with all names."""
         if name not in self.bones:
             raise UserError(f"No bone is called {name!r}; the bones are {', '.join(self.bones)}.")
         return self.bones.index(name)
@@ -132,7 +133,7 @@ def _asset() -> dict[str, np.ndarray]:
     half = np.flatnonzero(mirror >= np.arange(len(mirror)))
 
     def whole(stored: np.ndarray) -> np.ndarray:
-        """Both sides of a field (..., P, 3) from the stored one."""
+        """Both sides of a field (..., P, 3) from the stored side."""
         full = np.empty((*stored.shape[:-2], len(mirror), 3), np.float32)
         full[..., mirror[half], :] = stored * _REFLECTION
         full[..., half, :] = stored
@@ -148,15 +149,15 @@ def _asset() -> dict[str, np.ndarray]:
 
 @lru_cache(maxsize=128)
 def _points(shape: BodyShape) -> np.ndarray:
-    """Every point of a shape, (P, 3) float32: body and eyes, skirt, hair, bone heads, bone tails."""
+    """All points of a shape, (P, 3) float32: body and eyes, skirt, hair, bone heads, bone tails."""
     asset = _asset()
     sex = np.array([1 - shape.sex, shape.sex])
     age = np.array([1 - shape.age, shape.age])
-    # MakeHuman's heavy and muscular bodies are bulky but lean; only slack heavy ones look heavy in clothes
+    # MakeHuman's heavy, muscular bodies are bulky but lean; only slack heavy bodies look heavy in clothes
     muscle = _levels(shape.muscle * (1 - _HEAVY_SLACK * max(0.0, 2 * shape.weight - 1)))
     weight = _levels(shape.weight)
     points = asset["base"].copy()
-    # a plain loop, not a matrix product: the same order of additions under any number of BLAS threads
+    # a plain loop, not a matrix product, so that the additions keep their order with any number of threads
     for index in np.ndindex(2, 2, 3, 3):
         share = sex[index[0]] * age[index[1]] * muscle[index[2]] * weight[index[3]]
         if share > 0:
@@ -199,24 +200,24 @@ def shaped(shape: BodyShape) -> np.ndarray:
 
 
 def skirt_vertices(shape: BodyShape) -> np.ndarray:
-    """Vertices of the helper skirt around a body in rest pose, (S, 3) float32 metres."""
+    """Vertices of the helper skirt in rest pose, (S, 3) float32 metres."""
     return _slice(1, 2, shape)
 
 
 def hair_vertices(shape: BodyShape) -> np.ndarray:
-    """Vertices of the helper hair around a head in rest pose, (H, 3) float32 metres."""
+    """Vertices of the helper hair in rest pose, (H, 3) float32 metres."""
     return _slice(2, 3, shape)
 
 
 def joints(shape: BodyShape) -> tuple[np.ndarray, np.ndarray]:
-    """Where the bones of a body begin and end in rest pose: heads (B, 3), tails (B, 3), float32 metres."""
+    """Return the ends of a body's bones in rest pose: heads and tails, each (B, 3) float32 metres."""
     heads, tails = _points(shape)[_asset()["counts"].sum() :].reshape(2, -1, 3)
     return heads, tails
 
 
 @lru_cache(maxsize=1)
 def load_body() -> Body:
-    """The mesh all bodies share, read once a process from the packaged asset.
+    """Return the mesh that all bodies share, read once per process.
 
     Example:
         >>> body = load_body()
@@ -263,9 +264,9 @@ def load_body() -> Body:
 
 
 def _mirror_corners(quads: np.ndarray, uv_quads: np.ndarray, mirror: np.ndarray) -> np.ndarray:
-    """For each corner of each quad the UV index of its mirror corner (Q, 4).
+    """The UV index of each quad corner's mirror corner, (Q, 4).
 
-    A vertex on a seam has several UVs; the mirrored *quad* says which of them is meant.
+    A vertex on a seam has several UVs; the mirrored *quad* decides which one is used.
     """
     number = {tuple(sorted(q)): i for i, q in enumerate(quads.tolist())}
     partner = np.array([number[tuple(sorted(q))] for q in mirror[quads].tolist()])

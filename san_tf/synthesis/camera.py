@@ -1,7 +1,7 @@
-"""Cameras: where each one hangs, what it looks at, and how its lens maps the street to pixels.
+"""Surveillance cameras: their position, their view and their detector.
 
-World frame: metres, x to the right of the view, y up with the ground at y = 0, z towards the camera, which
-stands above the origin; people walk at negative z. Pixels: x right, y down, (0, 0) on the optical axis.
+World frame: metres, x to the right of the view, y up with the ground at y = 0, z towards the camera. The
+camera is above the origin; people walk at negative z. Pixels: x right, y down, (0, 0) on the optical axis.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ class Camera:
     """Geometry and habits of one surveillance camera.
 
     Attributes:
-        camid: number of the camera, from 0.
-        height: of the lens above the ground in metres.
+        camid: camera id, from 0.
+        height: height of the lens above the ground in metres.
         tilt: downward tilt in radians.
         roll: sideways tilt in radians, small.
         focal: focal length in pixels of the native frame.
         distance: nearest and farthest distance of people in metres.
         half_width: how far to either side of the axis people walk, as a fraction of their distance.
-        heading: the yaw in degrees most people show here; they also walk the other way.
+        heading: most common yaw in degrees; people also walk the opposite way.
         heading_spread: standard deviation of yaw about `heading`, in degrees.
-        heading_any: share of people who walk in any direction at all.
+        heading_any: share of people who walk in a random direction.
         detector_shift: standard deviation of the crop's centre, as a fraction of its size.
         detector_scale: standard deviation of the logarithm of the crop's size.
         detector_margin: mean margin around the person, as a fraction of the height.
-        occlusion: chance that something stands in front of a person.
-        crowd: chance that another person is in the picture.
+        occlusion: probability that something stands in front of a person.
+        crowd: probability that another person is in the picture.
     """
 
     camid: int
@@ -70,7 +70,7 @@ class Camera:
             points: `(..., 3)` world coordinates in metres.
 
         Returns:
-            `(..., 3)` metres: x right, y up, z towards the camera (negative for what is in view).
+            `(..., 3)` metres: x right, y up, z towards the camera (negative for visible points).
         """
         return (points - np.array([0.0, self.height, 0.0])) @ self.rotation().T
 
@@ -95,10 +95,10 @@ class Camera:
 
 @dataclass(frozen=True)
 class Window:
-    """A rectangle of the native frame: what a detector cut out.
+    """A detector's bounding box in the native frame.
 
     Attributes:
-        left, top: of the rectangle in native pixels from the optical axis.
+        left, top: upper left corner in native pixels from the optical axis.
         width, height: in native pixels.
     """
 
@@ -108,20 +108,26 @@ class Window:
     height: float
 
     def to_image(self, pixels: np.ndarray, image_height: int, image_width: int) -> np.ndarray:
-        """Map native pixels `(..., 2)` to those of an image that the window fills."""
+        """Map native pixels to pixels of an image that the window fills.
+
+        Args:
+            pixels: `(..., 2)` native pixels x, y.
+            image_height: of the image in pixels.
+            image_width: of the image in pixels.
+        """
         scale = np.array([image_width / self.width, image_height / self.height])
         return (pixels - np.array([self.left, self.top])) * scale
 
 
 def sample_camera(seed: int, camid: int) -> Camera:
-    """Return the camera that hangs at place `camid` of the data set with this seed.
+    """Return camera `camid` of the data set with this seed.
 
     Args:
         seed: of the data set.
-        camid: number of the camera, from 0.
+        camid: camera id, from 0.
 
     Returns:
-        A `Camera`; the same arguments give the same one.
+        A `Camera`; the same arguments give the same camera.
 
     Example:
         >>> sample_camera(0, 1) == sample_camera(0, 1)
@@ -136,7 +142,7 @@ def sample_camera(seed: int, camid: int) -> Camera:
     return Camera(
         camid=camid,
         height=height,
-        # Cameras are hung so that people cross the middle of the frame; nobody measures it.
+        # People cross about the middle of the frame: cameras are aimed by eye.
         tilt=float(np.arctan2(height - 0.9, middle) + rng.normal(0, 0.04)),
         roll=float(rng.normal(0, 0.02)),
         focal=float(person_pixels * middle / 1.7),
@@ -154,11 +160,11 @@ def sample_camera(seed: int, camid: int) -> Camera:
 
 
 def sample_yaw(camera: Camera, rng: np.random.Generator) -> float:
-    """Draw the yaw of somebody who crosses this camera's view.
+    """Draw the yaw of a person who crosses this camera's view.
 
     Args:
-        camera: its heading, spread and share of walkers in any direction are used.
-        rng: source of the numbers.
+        camera: gives the heading, its spread and the share of random directions.
+        rng: source of randomness.
 
     Returns:
         Degrees in (-180, 180]: 0 faces the camera, 90 shows the left side of the person.
@@ -170,30 +176,30 @@ def sample_yaw(camera: Camera, rng: np.random.Generator) -> float:
 
 
 def wrap_degrees(angle: float) -> float:
-    """Return the same angle in (-180, 180]."""
+    """Return the same angle in (-180, 180] degrees."""
     return float(180.0 - (180.0 - angle) % 360.0)
 
 
 def detector_window(
     points: np.ndarray, camera: Camera, rng: np.random.Generator, badness: float = 0.0
 ) -> Window:
-    """Cut a person out of the native frame as a detector would: nearly right.
+    """Return a detector's bounding box of a person: nearly right.
 
     Args:
         points: `(V, 2)` native pixels of the person's vertices.
         camera: gives the size of the detector's errors.
-        rng: source of the errors.
-        badness: 0 for a usable crop; 1 for one that overlaps the person too little to count (junk).
+        rng: source of randomness.
+        badness: 0 for a usable crop, 1 for junk (too little overlap with the person), 2 for a false alarm.
 
     Returns:
-        A `Window` about half as wide as high.
+        A `Window`, about half as wide as high.
     """
     low, high = points.min(0), points.max(0)
     centre, height = (low + high) / 2, float(high[1] - low[1])
     width = float(high[0] - low[0])
     scale = np.exp(rng.normal(0.0, camera.detector_scale))
     window_height = height * (1 + 2 * max(camera.detector_margin + rng.normal(0, 0.015), -0.02)) * scale
-    # Detectors answer with nearly fixed proportions, stretched a little by outstretched legs.
+    # Detectors give boxes of nearly fixed proportions; outstretched legs widen them a little.
     window_width = window_height * 0.46 * np.exp(rng.normal(0.0, 0.06))
     window_width = max(window_width, 0.75 * window_width + 0.25 * width * 1.12)
     shift = rng.normal(0.0, camera.detector_shift, 2) * np.array([window_width * 1.6, window_height])

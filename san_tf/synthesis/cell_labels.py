@@ -1,7 +1,8 @@
-"""What of the person each part of a rendered crop shows: labels that no photograph has.
+"""Body-part labels for the cells of a rendered crop.
 
-The renderer knows for every pixel which texel of the body it drew there. Counted over the cells of a grid,
-such as an encoder's feature map, that is the truth for the question whether a feature knows what it looks at.
+The renderer knows which texel of the body it drew at each pixel. Counted over the cells of a grid, such as an
+encoder's feature map, these texels give exact labels, which photographs lack. They test whether a feature
+knows which body part it sees.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.synthesis.body import PARTS
 from san_tf.synthesis.crop_plans import CropSpec
-from san_tf.synthesis.scene import Surface, draw_shot
+from san_tf.synthesis.scene import BODY_MESH, Surface, draw_shot
 from san_tf.synthesis.texels import texel_map, texels_at
 
 LABELS: tuple[str, ...] = ("background", *PARTS[1:], "hair, skirt or bag")
 BACKGROUND, EXTRA = 0, len(LABELS) - 1
-# A cell shows the person if so much of it does: by majority, half of the legs and arms were background.
+# A cell shows the person if this share of its pixels does. With a majority (0.5), half of the cells on legs
+# and arms would be background.
 _LEAST = 0.25
 
 
@@ -28,10 +30,10 @@ class SurfaceLabels:
     """Labels of the cells of N crops.
 
     Attributes:
-        part: `(N, h, w)` uint8 into `LABELS`: the background, unless a quarter of the cell shows the person;
-            then the part of the person that fills most of it, of equals the first.
-        position: `(N, h, w, 3)` float32 metres: the middle of what is seen of that part, on the average body
-            at rest; NaN where `part` is the background or no part of the body.
+        part: `(N, h, w)` uint8 into `LABELS`. Background if less than a quarter of the cell shows the
+            person; else the part with most pixels, the first one in a tie.
+        position: `(N, h, w, 3)` float32 metres: the mean position of that part's visible pixels on the
+            average body at rest; NaN where `part` is not a part of the body itself.
     """
 
     part: np.ndarray
@@ -39,23 +41,23 @@ class SurfaceLabels:
 
     @property
     def on_body(self) -> np.ndarray:
-        """`(N, h, w)` bool: cells that show a part of the body itself."""
+        """Cells that show a part of the body itself, `(N, h, w)` bool."""
         return (self.part != BACKGROUND) & (self.part != EXTRA)
 
 
 def label_crops(specs: Iterable[CropSpec], grid: tuple[int, int]) -> SurfaceLabels:
-    """Label the cells of crops, which are drawn again for it.
+    """Label the cells of crops; the crops are drawn again.
 
     Args:
-        specs: from `generator.synthetic_reid_index` or `pit_index`; `crops.render_crop` makes their
-            images, and this the labels of the same pixels.
-        grid: rows and columns of cells, such as (8, 4), each of the same size.
+        specs: from `generator.synthetic_reid_index` or `pit_index`. The labels belong to the pixels of the
+            images that `crops.render_crop` makes of the same specs.
+        grid: rows and columns of cells, such as (8, 4); all cells have the same size.
 
     Returns:
-        One row a spec.
+        Labels with one row per spec.
 
     Raises:
-        UserError: there are no specs, or the grid is finer than what is drawn.
+        UserError: there are no specs, or the grid has more cells than the drawing has pixels.
 
     Example:
         >>> specs = synthetic_reid_index("smoke", "query")
@@ -70,7 +72,7 @@ def label_crops(specs: Iterable[CropSpec], grid: tuple[int, int]) -> SurfaceLabe
 
 
 def label_cells(surface: Surface, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Count the pixels of one crop's cells.
+    """Label the cells of one crop.
 
     Args:
         surface: what each pixel shows.
@@ -88,14 +90,15 @@ def label_cells(surface: Surface, grid: tuple[int, int]) -> tuple[np.ndarray, np
         raise UserError(f"A grid of {rows} x {columns} cells does not fit {height} x {width} pixels.")
     texels = texel_map()
     row, column = texels_at(surface.uv, len(texels.part))
-    label = np.where(surface.mesh > 0, EXTRA, np.where(surface.mesh == 0, texels.part[row, column], 0))
+    part_of_body = np.where(surface.mesh == BODY_MESH, texels.part[row, column], BACKGROUND)
+    label = np.where(surface.mesh > BODY_MESH, EXTRA, part_of_body)
     down, across = np.arange(height) * rows // height, np.arange(width) * columns // width
     cell = (down[:, None] * columns + across[None, :]).ravel()
     number = len(LABELS)
     counts = np.bincount(cell * number + label.ravel(), minlength=rows * columns * number).reshape(-1, number)
     shown = counts[:, 1:].sum(1) >= _LEAST * counts.sum(1)
     part = np.where(shown, 1 + counts[:, 1:].argmax(1), BACKGROUND)
-    # Of the part that fills most of the cell alone: the mean of torso and forearm lies on neither.
+    # Average over the winning part alone: the mean of torso and forearm positions lies on neither.
     kept = label.ravel() == part[cell]
     kept &= (label.ravel() != BACKGROUND) & (label.ravel() != EXTRA)
     seen = np.bincount(cell[kept], minlength=rows * columns).astype(np.float64)

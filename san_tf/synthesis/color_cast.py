@@ -1,9 +1,9 @@
-"""The colours a person's texture has in one picture of it, as light and camera leave them.
+"""The map from a texture's colours to its colours in one picture.
 
-A texture holds what colour the cloth is; a photograph of it is darker in the shade, warmer in the evening,
-paler through haze. In this package's renderings the two lie 17 CIELAB apart on an average garment: a texture
-generator that learns to paint the former cannot have the colours of its photograph. What it can see, and what
-it can be asked to paint, is the latter.
+A texture holds the colour of the cloth. A photograph of the cloth is darker in the shade, warmer in the
+evening, paler through haze. In this package's renderings the two colours of an average garment are 17 CIELAB
+apart. A texture generator sees only the photograph, so it can be asked to paint the photograph's colours, but
+not the cloth's.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ import functools
 import numpy as np
 
 from san_tf.synthesis.rasterizer import to_linear
-from san_tf.synthesis.scene import Shot
+from san_tf.synthesis.scene import BODY_MESH, Shot
 from san_tf.synthesis.sensor import respond
 from san_tf.synthesis.texels import texel_map, texels_at
 
 # Too dark to divide the light by.
 _DARK = 0.003
 _FEWEST = 20
-# One texel in so many, and a coarse grid of all colours, which holds the map in place where a person wears
-# one colour only, with a tenth of the weight.
+# The fit uses every 16th texel, and with a tenth of the weight a coarse grid of all colours. The grid keeps
+# the map stable where a person wears only one colour.
 _STRIDE = 16
 _GRID_WEIGHT = 0.1
 
 
 def color_cast(drawn: np.ndarray, texture: np.ndarray, shot: Shot) -> np.ndarray:
-    """Fit the map from a texture's colours to those that it has in a picture.
+    """Fit the affine map from a texture's colours to the picture's colours.
 
-    The light is the median over the body's visible pixels, so the map is of the whole body's, without shadows
-    and folds; the camera's response is not linear, so the map is the one that is nearest on the colours of
-    this texture.
+    The light is the median over the body's visible pixels, so the map holds for the whole body and ignores
+    shadows and folds. The camera's response is not linear; the fit is by least squares on the colours of this
+    texture.
 
     Args:
-        drawn: `(T, T, 3)` uint8 RGB, what is drawn on the person in the shot.
-        texture: `(T, T, 3)` uint8 RGB, whose colours the map shall be right for: the same without bags.
+        drawn: `(T, T, 3)` uint8 RGB, the texture on the person in the shot.
+        texture: `(T, T, 3)` uint8 RGB, the texture whose colours are mapped: the same one without bags.
         shot: from `scene.draw_shot`.
 
     Returns:
-        `(3, 4)` float32: RGB (0-255) -> `cast[:, :3] @ RGB + cast[:, 3]`, where it is to be clipped to 0-255.
+        `(3, 4)` float32: RGB in 0-255 maps to `cast[:, :3] @ RGB + cast[:, 3]`, to be clipped to 0-255.
 
     Example:
         >>> spec = generator.pit_index("smoke", "train")[0]
@@ -59,9 +59,9 @@ def color_cast(drawn: np.ndarray, texture: np.ndarray, shot: Shot) -> np.ndarray
 
 
 def _light_on(drawn: np.ndarray, shot: Shot) -> np.ndarray:
-    """`(3,)` linear RGB: the light that falls on the visible part of the body; 1 lights white cloth white."""
+    """Light on the visible part of the body, `(3,)` linear RGB; under light 1, white cloth is white."""
     surface = shot.surface
-    seen = surface.mesh == 0
+    seen = surface.mesh == BODY_MESH
     cloth = to_linear(drawn[texels_at(surface.uv[seen], len(drawn))])
     bright = cloth.min(axis=1, initial=1.0) > _DARK
     if bright.sum() < _FEWEST:
@@ -71,6 +71,6 @@ def _light_on(drawn: np.ndarray, shot: Shot) -> np.ndarray:
 
 @functools.cache
 def _grid() -> np.ndarray:
-    """`(125, 3)` uint8: all colours, coarsely."""
+    """A coarse grid of all colours, `(125, 3)` uint8."""
     steps = np.linspace(10, 245, 5).astype(np.uint8)
     return np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)

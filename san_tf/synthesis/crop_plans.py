@@ -1,6 +1,6 @@
-"""Plans of data sets: which identity is seen by which camera in which image, before anything is drawn.
+"""Plans of data sets: the identity and camera of each image.
 
-A plan is cheap (no rendering) and a pure function of its configuration; each of its entries can then be drawn
+A plan draws nothing, so it is cheap. It is a pure function of its configuration. Each entry can be drawn
 alone, in any order, by any process.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from san_tf.synthesis.seeds import generator_at
 
-# Identity numbers by use. People of different uses never share a number, hence never a seed of clothes.
+# First identity number of each use. Uses never share a number, so their people never share clothes.
 _STRANGER, _PASSER_BY, _PIT = (
     100_000,
     {"train": 200_000, "test": 300_000},
@@ -22,24 +22,26 @@ _STRANGER, _PASSER_BY, _PIT = (
 )
 PASSERS_BY = 12
 ACTIONS = ("walking", "standing", "carrying", "phoning")
+# Values of `CropSpec.badness`.
+USABLE, JUNK, FALSE_ALARM = 0.0, 1.0, 2.0
 
 
 @dataclass(frozen=True)
 class ReidConfig:
-    """A re-identification data set to be rendered, in the proportions of Market-1501.
+    """Configuration of a synthetic re-ID data set in Market-1501's proportions.
 
     Attributes:
-        name: of the configuration.
+        name: name of the configuration.
         train_identities, test_identities: numbers of people; the two sets are disjoint.
         cameras: number of cameras.
-        train_images: of the training identities.
-        queries: one for each test identity and camera that saw it.
-        gallery_images: of the test identities, without the two below.
-        distractors: gallery images of nobody in the query set (pid 0).
-        junk: gallery images that are cut too badly to count as anybody (pid -1).
-        image_height: of the stored images in pixels; they are half as wide.
-        seed: of everything.
-        backgrounds: folder of photographs to use instead of procedural streets.
+        train_images: number of images of the training identities.
+        queries: number of queries: one per test identity and camera that saw it.
+        gallery_images: number of gallery images of test identities, without distractors and junk.
+        distractors: number of gallery images of people without a query (pid 0).
+        junk: number of gallery images that are cut too badly to count (pid -1).
+        image_height: height of the stored images in pixels; the width is half of it.
+        seed: seed of all random choices.
+        backgrounds: folder of photographs that replace the procedural streets.
     """
 
     name: str
@@ -58,16 +60,16 @@ class ReidConfig:
 
 @dataclass(frozen=True)
 class PitConfig:
-    """A set of paired images and textures to be rendered.
+    """Configuration of a set of paired images and textures (PIT).
 
     Attributes:
-        name: of the configuration.
+        name: name of the configuration.
         train_textures, test_textures: numbers of textures; the two sets are disjoint.
-        images_per_texture: renderings of each, with its own body pose, view, camera and place every time.
-        image_height: of the stored images in pixels; they are half as wide.
-        dye: how often a garment has any colour instead of the street's; see `wardrobe.dyes`.
-        seed: of everything.
-        backgrounds: folder of photographs to use instead of procedural streets.
+        images_per_texture: number of images per texture; each has its own pose, view, camera and place.
+        image_height: height of the stored images in pixels; the width is half of it.
+        dye: probability that a garment has an arbitrary colour; see `wardrobe.dressing.dyed`.
+        seed: seed of all random choices.
+        backgrounds: folder of photographs that replace the procedural streets.
     """
 
     name: str
@@ -82,24 +84,24 @@ class PitConfig:
 
 @dataclass(frozen=True)
 class CropSpec:
-    """All that determines one image.
+    """Everything that determines one image.
 
     Attributes:
-        seed: of the data set.
+        seed: seed of the data set.
         index: number of the image, unique within data set and split.
         split: "train", "query" or "gallery" for re-ID, "train" or "test" for PIT.
-        pid: as recorded: an identity, 0 for a distractor, -1 for junk.
+        pid: recorded identity; 0 for a distractor, -1 for junk.
         identity: number of the person who is drawn.
-        camid: camera, from 0.
+        camid: camera id, from 0.
         sequence: recording of that camera, from 0.
-        track: number shared by images taken in one pass of the person.
+        track: number shared by the images of one pass of the person.
         step: position within the track, from 0.
-        filename: in the style of Market-1501.
-        badness: 0 for a usable crop, 1 for junk, 2 for a false alarm beside the person.
-        varied: draw body shape and look of the picture anew for this image (PIT), not per camera (re-ID).
-        dye: how often a garment of the person has any colour instead of the street's (PIT).
-        passers_by: first identity number of the others who may be in the picture.
-        image_height: pixels; the width is half of it.
+        filename: file name in the style of Market-1501.
+        badness: `USABLE`, `JUNK` or `FALSE_ALARM` (a box beside the person).
+        varied: True for PIT: the record holds the texture and its colour cast.
+        dye: probability that a garment has an arbitrary colour (PIT).
+        passers_by: first identity number of the other people who may be in the picture.
+        image_height: height in pixels; the width is half of it.
         backgrounds: folder of photographs, or None for procedural streets.
     """
 
@@ -122,12 +124,12 @@ class CropSpec:
 
     @property
     def identity_seed(self) -> int:
-        """Seed of the person's body and clothes; different for every identity number of a data set."""
+        """Seed of the person's body and clothes."""
         return identity_seed(self.seed, self.identity)
 
 
 def identity_seed(seed: int, identity: int) -> int:
-    """Return the wardrobe seed of identity number `identity` (< 1,000,000) of the data set with this seed."""
+    """Return the wardrobe seed of an identity number (< 1,000,000) of a data set."""
     return seed * 1_000_000 + identity
 
 
@@ -143,10 +145,10 @@ def _market_name(pid: int, camid: int, sequence: int, frame: int, box: int) -> s
 
 
 def allocate(total: int, weights: np.ndarray, minimum: np.ndarray) -> np.ndarray:
-    """Share `total` out in proportion to weights, giving each at least its minimum.
+    """Divide `total` in proportion to weights, with a minimum for each share.
 
     Args:
-        total: sum of the result, at least the sum of the minima.
+        total: sum of the result; at least the sum of the minima.
         weights: `(N,)` positive numbers.
         minimum: `(N,)` int64.
 
@@ -160,7 +162,7 @@ def allocate(total: int, weights: np.ndarray, minimum: np.ndarray) -> np.ndarray
     spare = total - int(minimum.sum())
     exact = spare * weights / weights.sum()
     shares = np.floor(exact).astype(np.int64)
-    # Largest remainders first; the stable sort keeps the result the same everywhere.
+    # Largest remainders first; a stable sort gives the same result on every machine.
     late = np.argsort(-(exact - shares), kind="stable")[: spare - int(shares.sum())]
     shares[late] += 1
     return minimum + shares
@@ -175,12 +177,12 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
         split: "train", "query" or "gallery".
 
     Returns:
-        One `CropSpec` an image, sorted by identity so that a worker dresses each person once.
+        One `CropSpec` per image, sorted by identity so that a worker dresses each person once.
     """
     if split == "train":
         pids = np.arange(1, config.train_identities + 1)
         rng = generator_at(config.seed, "plan", "train")
-        # Of six cameras 4.4 see a person, as in Market-1501; fewer cameras, fewer of them.
+        # On average 4.4 of six cameras see a person, as in Market-1501; fewer if there are fewer cameras.
         appearances = round(min(4.4, 2.2 * config.cameras / 3) * len(pids))
         cameras = _cameras_per_identity(len(pids), config.cameras, appearances, rng)
         return tuple(_people(config, "train", pids, cameras, config.train_images, rng))
@@ -188,7 +190,7 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
     rng = generator_at(config.seed, "plan", "test")
     cameras = _cameras_per_identity(len(pids), config.cameras, config.queries, rng)
     if split == "query":
-        # One image for each identity and camera: as many as the identities have cameras.
+        # One image per identity and camera that saw it.
         return tuple(
             _people(
                 config, "query", pids, cameras, config.queries, generator_at(config.seed, "plan", "query")
@@ -200,9 +202,9 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
 
 
 def _cameras_per_identity(count: int, cameras: int, total: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Choose for each identity which cameras saw it: at least two each, `total` together."""
+    """Choose the cameras that saw each identity: at least two each, `total` in all."""
     extra = np.zeros(count, np.int64)
-    # Hand the appearances beyond two out one by one, to identities that still miss a camera.
+    # Give the appearances beyond two, one by one, to identities that some camera has not seen.
     for _ in range(total - 2 * count):
         open_to = np.flatnonzero(extra < cameras - 2)
         extra[open_to[int(rng.integers(len(open_to)))]] += 1
@@ -217,7 +219,7 @@ def _people(
     total: int,
     rng: np.random.Generator,
 ) -> list[CropSpec]:
-    """Share `total` images out over the identities, their cameras and recordings."""
+    """Distribute `total` images over the identities, their cameras and recordings."""
     seen = np.array([len(choice) for choice in cameras], np.int64)
     per_identity = allocate(total, rng.gamma(6.0, 1.0, len(pids)), seen)
     specs: list[CropSpec] = []
@@ -225,7 +227,7 @@ def _people(
     for pid, choice, images in zip(pids.tolist(), cameras, per_identity.tolist(), strict=True):
         per_camera = allocate(images, rng.gamma(3.0, 1.0, len(choice)), np.ones(len(choice), np.int64))
         for camid, number in zip(choice.tolist(), per_camera.tolist(), strict=True):
-            # The pass that the query is taken from is the same that opens the gallery, as in Market-1501.
+            # The query and the first gallery images come from the same pass, as in Market-1501.
             visit = generator_at(config.seed, "visit", side, pid, camid)
             recordings = visit.permutation(6)[:3]
             start = int(visit.integers(1, 9000)) * 10
@@ -240,7 +242,7 @@ def _people(
                         config, index=len(specs), split=split, pid=pid, identity=pid, camid=camid,
                         sequence=sequence, track=(pid * 100 + camid) * 10 + turn, step=step,
                         filename=_market_name(pid, camid, sequence, frame, int(split != "query")),
-                        badness=0.0, varied=False, dye=0.0, passers_by=_PASSER_BY[side],
+                        badness=USABLE, varied=False, dye=0.0, passers_by=_PASSER_BY[side],
                     )
                 )  # fmt: skip
     return specs
@@ -261,7 +263,7 @@ def _others(config: ReidConfig, first: int, pids: np.ndarray, rng: np.random.Gen
                 config, index=first + number, split="gallery", pid=pid, identity=identity, camid=camid,
                 sequence=sequence, track=50_000_000 + number, step=0,
                 filename=_market_name(pid, camid, sequence, 100_000 + number * 5, int(rng.integers(1, 9))),
-                badness=1.0 if junk else (2.0 if false_alarm else 0.0), varied=False, dye=0.0,
+                badness=JUNK if junk else (FALSE_ALARM if false_alarm else USABLE), varied=False, dye=0.0,
                 passers_by=_PASSER_BY["test"],
             )
         )  # fmt: skip
@@ -277,7 +279,7 @@ def pit_plan(config: PitConfig, split: str) -> tuple[CropSpec, ...]:
         split: "train" or "test".
 
     Returns:
-        One `CropSpec` a pair; pids count from 1, test pids follow on those of training.
+        One `CropSpec` per pair; pids count from 1, and test pids continue after the training pids.
     """
     test = split == "test"
     textures, first = (config.test_textures, config.train_textures) if test else (config.train_textures, 0)
@@ -289,9 +291,9 @@ def pit_plan(config: PitConfig, split: str) -> tuple[CropSpec, ...]:
             specs.append(
                 _spec(
                     config, index=index, split=split, pid=pid, identity=_PIT[split] + number,
-                    # Every pair has a camera and a place of its own.
+                    # Every pair has its own camera and place.
                     camid=index + (500_000 if test else 0), sequence=0, track=index, step=0,
-                    filename=f"{pid:04d}_{image:02d}.jpg", badness=0.0, varied=True, dye=config.dye,
+                    filename=f"{pid:04d}_{image:02d}.jpg", badness=USABLE, varied=True, dye=config.dye,
                     passers_by=_PASSER_BY[split],
                 )
             )  # fmt: skip

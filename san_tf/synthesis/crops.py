@@ -1,4 +1,4 @@
-"""A crop: one photograph of a rendered person, with what is known of it."""
+"""Rendered crops: a picture of a person with its labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from san_tf.synthesis.people import clothes_texture, dressed_person
 from san_tf.synthesis.scene import draw_shot
 from san_tf.synthesis.sensor import encode_jpeg, encode_png
 
-# Quality of the stored files; the recording's own, lower quality is applied before.
+# JPEG quality of the stored files. The recording's own, lower quality is applied earlier.
 STORED_QUALITY = 92
 
 
@@ -23,15 +23,15 @@ class Crop:
 
     Attributes:
         image: JPEG bytes.
-        pid: identity, 0 for a distractor, -1 for junk.
-        camid: camera, from 0.
-        filename: in the style of Market-1501.
+        pid: identity; 0 for a distractor, -1 for junk.
+        camid: camera id, from 0.
+        filename: file name in the style of Market-1501.
         yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
-        pose: one of `plans.ACTIONS`.
-        visibility: share of the person's silhouette inside the crop and not hidden, 0..1.
-        texture: PNG bytes of the 256x256 texture, of what the person wears without bags; empty where the
-            record is not an image-texture pair.
-        cast: `(3, 4)` float32, see `color_cast.color_cast`; changes nothing where there is no texture.
+        pose: one of `crop_plans.ACTIONS`.
+        visibility: share of the person's silhouette that is inside the crop and not hidden, 0..1.
+        texture: PNG bytes of the person's 256x256 texture without bags; empty unless the record is an
+            image-texture pair.
+        cast: `(3, 4)` float32, see `color_cast.color_cast`; the identity map if there is no texture.
     """
 
     image: bytes
@@ -46,7 +46,7 @@ class Crop:
 
 
 def render_crop(spec: CropSpec) -> Crop:
-    """Render one record.
+    """Render one crop.
 
     Args:
         spec: from `synthetic_reid_index` or `pit_index`.
@@ -70,6 +70,6 @@ def render_crop(spec: CropSpec) -> Crop:
 
 @functools.lru_cache(maxsize=4)
 def _clothes(seed: int, dye: float) -> tuple[np.ndarray, bytes]:
-    """The texture to be painted, and the same as PNG."""
+    """A person's texture without bags, as an array and as PNG bytes."""
     texture = clothes_texture(seed, dye)
     return texture, encode_png(texture)

@@ -1,7 +1,7 @@
-"""Things that stand in streets, drawn as flat pictures with transparency: bicycles, cars, poles, plants.
+"""Street furniture as flat, partly transparent pictures: bicycles, cars, poles, plants.
 
-They stand behind people as parked things and in front of them as occluders. A picture is upright and faces
-the camera; the lens will blur it, so it needs an outline and believable colours, not detail.
+Pictures are placed behind people as parked things and in front of them as occluders. A picture is upright and
+faces the camera. The lens blurs it, so it needs an outline and believable colours, but little detail.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ PIXELS_PER_METRE = 72
 
 @dataclass(frozen=True, eq=False)
 class Sprite:
-    """An upright flat thing.
+    """An upright flat picture of a thing.
 
     Attributes:
-        rgba: `(H, W, 4)` float32, linear RGB times alpha, and alpha, in 0..1; the last row is the foot.
+        rgba: `(H, W, 4)` float32 in 0..1: linear RGB times alpha, then alpha; the last row is the foot.
         width: metres.
         height: metres.
     """
@@ -34,7 +34,10 @@ class Sprite:
 
 
 class Easel:
-    """A canvas in metres: x from the left, y up from the ground, drawn at twice the final resolution."""
+    """A canvas in metres: x from the left, y up from the ground.
+
+    It is drawn at twice the final resolution. Colours are RGB in 0..1.
+    """
 
     def __init__(self, width: float, height: float) -> None:
         self.scale = 2 * PIXELS_PER_METRE
@@ -48,7 +51,13 @@ class Easel:
         return np.rint(array).astype(np.int32).reshape(-1, 1, 2)
 
     def polygon(self, points: list[tuple[float, float]], color: np.ndarray, opacity: float = 1.0) -> None:
-        """Fill a polygon of (x, y) metres with an RGB colour of 0..1."""
+        """Fill a polygon.
+
+        Args:
+            points: (x, y) of the corners in metres.
+            color: `(3,)` RGB.
+            opacity: 0..1.
+        """
         place = self._points(points)
         cv2.fillPoly(self.rgb, [place], [float(c) for c in color])
         cv2.fillPoly(self.alpha, [place], opacity)
@@ -56,7 +65,14 @@ class Easel:
     def line(
         self, points: list[tuple[float, float]], color: np.ndarray, width: float, closed: bool = False
     ) -> None:
-        """Draw a line through (x, y) metres, `width` metres thick."""
+        """Draw a line.
+
+        Args:
+            points: (x, y) along the line in metres.
+            color: `(3,)` RGB.
+            width: thickness in metres.
+            closed: whether the last point is joined to the first.
+        """
         place, thickness = [self._points(points)], max(1, round(width * self.scale))
         cv2.polylines(self.rgb, place, closed, [float(c) for c in color], thickness)
         cv2.polylines(self.alpha, place, closed, 1.0, thickness)
@@ -64,7 +80,16 @@ class Easel:
     def disc(
         self, x: float, y: float, radius: float, color: np.ndarray, width: float = -1.0, squash: float = 1.0
     ) -> None:
-        """Draw a disc, or a ring where `width` is given; `squash` narrows it as if turned away."""
+        """Draw a disc or a ring.
+
+        Args:
+            x: centre in metres.
+            y: centre in metres.
+            radius: in metres.
+            color: `(3,)` RGB.
+            width: thickness of a ring in metres; negative fills the disc.
+            squash: factor on the horizontal radius; below 1 the disc looks turned away.
+        """
         centre = tuple(int(v) for v in self._points([(x, y)])[0, 0])
         thickness = -1 if width < 0 else max(1, round(width * self.scale))
         axes = (max(1, round(radius * squash * self.scale)), max(1, round(radius * self.scale)))
@@ -72,28 +97,36 @@ class Easel:
         cv2.ellipse(self.alpha, centre, axes, 0, 0, 360, 1.0, thickness)
 
     def rectangle(self, x: float, y: float, width: float, height: float, color: np.ndarray) -> None:
-        """Fill an upright rectangle whose lower left corner is (x, y)."""
+        """Fill an upright rectangle.
+
+        Args:
+            x: left edge in metres.
+            y: lower edge in metres.
+            width: in metres.
+            height: in metres.
+            color: `(3,)` RGB.
+        """
         self.polygon([(x, y), (x + width, y), (x + width, y + height), (x, y + height)], color)
 
     def finish(self, rng: np.random.Generator, roughness: float = 0.06) -> Sprite:
-        """Shade the drawing a little darker to its foot, add roughness, and shrink it to its final size."""
+        """Return the drawing as a sprite: darker towards the foot, rough, at final size."""
         rows, columns = self.alpha.shape
         fall = np.linspace(1.08, 0.82, rows, dtype=np.float32)[:, None]
         coarse = rng.normal(1.0, roughness, (max(2, rows // 14), max(2, columns // 14))).astype(np.float32)
         shade = fall * cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR)
         rgba = np.dstack([self.rgb * (self.alpha * shade)[..., None], self.alpha])
         rgba = cv2.resize(rgba, (columns // 2, rows // 2), interpolation=cv2.INTER_AREA)
-        # Colours were chosen as they look; squaring brings them close to linear light.
+        # Colours are given as they look on a screen; squaring approximates linear light.
         color = rgba[..., :3] ** 2 / np.maximum(rgba[..., 3:], 1e-3)
         return Sprite(np.clip(np.dstack([color, rgba[..., 3]]), 0, 1), self.width, self.height)
 
 
-# How many drawings of each kind exist; every place picks from them.
+# Number of drawings of each kind; every place picks from them.
 VARIANTS = 8
 
 
 def _paint(rng: np.random.Generator) -> np.ndarray:
-    """Draw the colour of something lacquered: mostly black, white or grey, sometimes a strong colour."""
+    """Draw a colour of lacquer: mostly black, white or grey, sometimes a strong colour."""
     if rng.random() < 0.6:
         return np.full(3, rng.choice([0.05, 0.12, 0.3, 0.55, 0.8])) * (1 + rng.normal(0, 0.04, 3))
     hue = rng.integers(0, 180)
@@ -121,9 +154,10 @@ def _bicycle(rng: np.random.Generator) -> Sprite:
     easel.line([(at(0.56), 0.92), (at(0.8), 0.9)], dark, 0.07)
     easel.disc(at(0.78), 0.36, 0.09, dark, -1, squash)
     if rng.random() < 0.6:
-        # A basket in front, a child seat or bag behind.
+        # A basket in front.
         easel.rectangle(at(1.28), 0.72, 0.34 * squash, 0.24, _paint(rng) * 0.6 + 0.05)
     if rng.random() < 0.4:
+        # A child seat or a bag behind.
         easel.rectangle(at(0.2), 0.66, 0.34 * squash, 0.26, _paint(rng) * 0.8)
     easel.line([(at(0.15), 0.55), (at(0.38), 0.7), (at(0.62), 0.55)], np.full(3, 0.35), 0.03)
     return easel.finish(rng)
@@ -229,7 +263,7 @@ def _tree(rng: np.random.Generator) -> Sprite:
 def _leaves(
     easel: Easel, rng: np.random.Generator, x: float, y: float, across: float, up: float, count: int
 ) -> None:
-    """Fill an ellipse with small blobs of green, lighter above."""
+    """Fill an ellipse with small green blobs, lighter towards the top."""
     green = np.array([0.17, 0.26, 0.08]) * rng.uniform(0.6, 1.6) * np.exp(rng.normal(0, 0.12, 3))
     for _ in range(count):
         radius, angle = np.sqrt(rng.random()), rng.uniform(0, 2 * np.pi)
@@ -330,14 +364,14 @@ KINDS: dict[str, Callable[[np.random.Generator], Sprite]] = {
 
 @functools.cache
 def sprite(kind: str, variant: int) -> Sprite:
-    """Return one drawing of a thing; the same arguments give the same drawing.
+    """Return one drawing of a thing.
 
     Args:
         kind: a key of `KINDS`.
         variant: 0..VARIANTS-1.
 
     Returns:
-        A `Sprite` to be treated as read-only.
+        A `Sprite`, read-only; the same arguments give the same drawing.
 
     Example:
         >>> sprite("bin", 0).rgba.shape[2]

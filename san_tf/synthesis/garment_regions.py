@@ -1,4 +1,4 @@
-"""Where on the body the upper and the lower garment lie, whatever they are."""
+"""Texels of the upper and the lower garment, whatever a person wears."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ import numpy as np
 from san_tf.synthesis.texels import texel_map
 
 SIDES = ("front", "back")
-# Metres on the average body at rest: chest and belly of every top, thighs of trousers, skirts and coats.
+# Metres on the average body at rest: chest and belly, which every top covers; thighs, which trousers, skirts
+# and coats cover.
 _HEIGHTS = {"upper": (1.08, 1.34), "lower": (0.72, 0.88)}
 _HALF_WIDTH = {"upper": 0.20, "lower": 0.25}
 GARMENTS = tuple(_HEIGHTS)
-# A surface that faces half away from the front is its side.
+# Least z of a normal that faces the front; what faces neither front nor back is a side.
 _FACING = 0.5
 
 
 def garment_region(garment: str, size: int, side: str | None = None) -> np.ndarray:
-    """Texels of a garment.
+    """Return the texels of a garment.
 
     Args:
         garment: "upper" or "lower".
-        size: side of the texture.
-        side: "front" or "back"; None for all around.
+        size: side of the texture in texels.
+        side: "front" or "back"; None for both and the sides.
 
     Returns:
         `(size, size)` bool.

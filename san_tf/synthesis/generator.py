@@ -1,4 +1,4 @@
-r"""The renderer of data sets: configurations, single crops, all crops on all cores, Market-1501 folders.
+r"""Synthetic data sets: configurations, plans of splits, rendering, export as Market-1501 folders.
 
 Example:
     >>> from san_tf.synthesis import crops, generator
@@ -33,13 +33,13 @@ SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "market_sized": ReidConfig(
         "market_sized", 751, 750, 12_936, 3_368, 13_115, 2_798, 3_819, image_height=256
     ),
-    # For the ablation: enough identities to hold some out for validation, enough queries to tell rows apart.
+    # For the ablation: enough identities for a validation set, enough queries to separate the variants.
     "ablation": ReidConfig("ablation", 280, 150, 3_360, 600, 1_500, 300, 150, seed=2020),
-    # To see whether everything works, in seconds; nothing can be learnt from it.
+    # A test of the whole pipeline in seconds; too small to learn from.
     "smoke": ReidConfig("smoke", 8, 6, 48, 12, 30, 4, 2, cameras=3),
 }
 PIT: Mapping[str, PitConfig] = {
-    # Two images of each of 500 people teach more about people than ten of 100, for the same number of pairs.
+    # For the same number of pairs, two images of 500 people teach more than ten images of 100 people.
     "tiny": PitConfig("tiny", 500, 75, images_per_texture=2, image_height=128),
     "paper": PitConfig("paper", 929, 50),
     "smoke": PitConfig("smoke", 8, 4, images_per_texture=2, image_height=128),
@@ -55,19 +55,28 @@ _MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "
 def render_crops(
     specs: Sequence[CropSpec], processes: int | None = None, progress: str | None = None
 ) -> Iterator[Crop]:
-    """Render many records on all cores, in order; see `parallel.render_parallel`."""
+    """Render many crops on all cores, in order.
+
+    Args:
+        specs: what to draw.
+        processes: number of worker processes, all cores by default; 0 draws in this process.
+        progress: text beside a progress bar, None for no bar.
+
+    Yields:
+        A `Crop` for each spec.
+    """
     yield from render_parallel(specs, processes, progress)
 
 
 def stamps(specs: Sequence[CropSpec]) -> list[str]:
-    """What each record is drawn from, spec and code: records of the same stamp have the same bytes."""
+    """Return what determines each crop, spec and code: equal stamps mean equal bytes."""
     code = _code_digest()
     return [f"{code} {spec}" for spec in specs]
 
 
 @functools.cache
 def _code_digest() -> str:
-    """A fingerprint of this package's files: code, and the body's mesh."""
+    """A digest of this package's files: code and the body's mesh."""
     digest = hashlib.sha256()
     folder = Path(__file__).parent
     for path in sorted([*folder.rglob("*.py"), *folder.glob("assets/*")]):
@@ -105,12 +114,12 @@ def synthetic_reid_index(
     """Plan a split of the synthetic re-ID data set.
 
     Args:
-        config: name of a configuration in `SYNTHETIC_REID`, or one of your own.
+        config: name of a configuration in `SYNTHETIC_REID`, or a custom `ReidConfig`.
         split: "train", "query" or "gallery".
-        backgrounds: folder of photographs to use instead of procedural streets.
+        backgrounds: folder of photographs that replace the procedural streets.
 
     Returns:
-        One `CropSpec` an image.
+        One `CropSpec` per image.
 
     Raises:
         UserError: unknown configuration or split; backgrounds that cannot be used.
@@ -129,12 +138,12 @@ def pit_index(
     """Plan a split of the paired images and textures.
 
     Args:
-        config: name of a configuration in `PIT`, or one of your own.
-        split: "train" or "test"; their textures are different people's.
-        backgrounds: folder of photographs to use instead of procedural streets.
+        config: name of a configuration in `PIT`, or a custom `PitConfig`.
+        split: "train" or "test"; they share no person.
+        backgrounds: folder of photographs that replace the procedural streets.
 
     Returns:
-        One `CropSpec` a pair.
+        One `CropSpec` per pair.
 
     Raises:
         UserError: unknown configuration or split; backgrounds that cannot be used.
@@ -148,11 +157,11 @@ def pit_index(
 
 
 def identity_texture(config: str | ReidConfig, pid: int) -> np.ndarray:
-    """Return the true texture of an identity: what a perfect texture generator would paint.
+    """Return the true texture of an identity, the target of a texture generator.
 
     Args:
-        config: name of a configuration in `SYNTHETIC_REID`, or one of your own.
-        pid: of a training or test identity, from 1.
+        config: name of a configuration in `SYNTHETIC_REID`, or a custom `ReidConfig`.
+        pid: a training or test identity, from 1.
 
     Returns:
         `(256, 256, 3)` uint8 RGB, row 0 at the top of the UV layout.
@@ -179,16 +188,16 @@ def export_market(
     processes: int | None = None,
     progress: bool = True,
 ) -> Path:
-    """Write the data set as a folder in the layout of Market-1501, for other toolkits.
+    """Write the data set in the folder layout of Market-1501.
 
-    The folder appears whole or not at all; an interrupted export leaves what was there before.
+    The folder appears complete or not at all.
 
     Args:
-        config: name of a configuration in `SYNTHETIC_REID`, or one of your own.
-        folder: where `bounding_box_train`, `query` and `bounding_box_test` shall stand.
-        backgrounds: folder of photographs to use instead of procedural streets.
+        config: name of a configuration in `SYNTHETIC_REID`, or a custom `ReidConfig`.
+        folder: new or empty folder for `bounding_box_train`, `query` and `bounding_box_test`.
+        backgrounds: folder of photographs that replace the procedural streets.
         processes: number of worker processes, all cores by default.
-        progress: show progress bars.
+        progress: whether to show progress bars.
 
     Returns:
         The folder.

@@ -1,4 +1,4 @@
-"""Daylight at a camera's place: where the sun stands, how much of it gets there, what colour it has."""
+"""Daylight at a camera's place: sun and sky, their direction, strength and colour."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Light:
     Attributes:
         direction: `(3,)` unit vector towards the sun in the camera's world frame (y up).
         sun: `(3,)` RGB strength of direct light; 1 makes a white wall that faces the sun white.
-        sky: `(3,)` RGB strength of the light that comes from everywhere.
-        hardness: 0 under clouds, 1 in full sun; how dark cast shadows are.
+        sky: `(3,)` RGB strength of light from all directions.
+        hardness: darkness of cast shadows: 0 under clouds, 1 in full sun.
     """
 
     direction: np.ndarray
@@ -27,17 +27,17 @@ class Light:
 
 
 def sample_light(seed: int, camid: int, sequence: int) -> Light:
-    """Return the light at a camera while one sequence is recorded.
+    """Return the light at a camera during one recording.
 
-    The place fixes how open it is and which way it looks; the sequence fixes the hour and the clouds.
+    The camera fixes direction and openness of the place; the recording fixes the hour and the clouds.
 
     Args:
         seed: of the data set.
-        camid: number of the camera, from 0.
+        camid: camera id, from 0.
         sequence: number of the recording, from 0.
 
     Returns:
-        A `Light`; the same arguments give the same one.
+        A `Light`; the same arguments give the same light.
 
     Example:
         >>> float(np.linalg.norm(sample_light(0, 0, 0).direction).round(6))
@@ -52,7 +52,7 @@ def sample_light(seed: int, camid: int, sequence: int) -> Light:
     direction = np.array(
         [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
     )
-    # A low sun is warm; what the sky alone lights is bluish.
+    # A low sun is warm; skylight is bluish.
     warmth = float(np.clip((1.1 - elevation) * 0.25, 0.0, 0.2))
     brightness = hour.uniform(0.85, 1.1)
     sun = np.array([1.0 + warmth, 1.0, 1.0 - warmth]) * hardness * 0.75 * brightness

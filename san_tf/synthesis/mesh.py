@@ -1,4 +1,4 @@
-"""Triangle meshes: what the rasterizer draws, and the geometry everything else is made with."""
+"""Triangle meshes, their normals, and splitting quads into triangles."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from san_tf.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """A triangle mesh with its surface.
+    """A triangle mesh with its colours.
 
-    Colour comes from `texture` (with `uv` and `uv_faces`) or from `colors`, one of them. Integer colours are
-    sRGB as stored in image files (0..255); float colours are linear light (0..1).
+    Colour comes either from `texture` (with `uv` and `uv_faces`) or from `colors`. Integer colours are sRGB
+    as stored in image files (0..255); float colours are linear light (0..1).
 
     Attributes:
         vertices: (V, 3) float, metres, world coordinates (y up).
@@ -23,11 +23,11 @@ class Mesh:
         texture: (T, T, 3) uint8 sRGB or float32 linear; row 0 is v = 1.
         uv: (VT, 2) float32 in 0..1.
         uv_faces: (F, 3) int32 into `uv`.
-        colors: (V, 3) uint8 sRGB or float32 linear, one colour a vertex.
-        part: (F,) uint8 label a face; None gives 0.
-        occlusion: (V,) float32 in 0..1, the share of the sky a vertex sees; None gives 1.
+        colors: (V, 3) uint8 sRGB or float32 linear, one colour per vertex.
+        part: (F,) uint8, one label per face; None means 0.
+        occlusion: (V,) float32 in 0..1, the share of the sky that a vertex sees; None means 1.
         gloss: Strength of a broad highlight, 0 (cloth) to about 0.4 (patent leather).
-        double_sided: Draw faces seen from behind too (thin sheets: skirts, bags' flaps).
+        double_sided: Also draw faces seen from behind (thin sheets such as skirts).
 
     Raises:
         UserError: If shapes, dtypes or indices do not fit together.
@@ -73,7 +73,7 @@ class Mesh:
                 )
 
     def at(self, vertices: np.ndarray) -> Mesh:
-        """The same mesh with its vertices moved, e.g. posed."""
+        """Return the same mesh with other vertices, such as posed ones."""
         return replace(self, vertices=vertices)
 
 
@@ -115,7 +115,7 @@ def _normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Smooth normals: the mean of the neighbouring faces' normals, weighted by area.
+    """Return smooth normals: the area-weighted mean of the neighbouring faces' normals.
 
     Args:
         vertices: (V, 3) float, metres.
@@ -133,15 +133,15 @@ def vertex_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
 
 
 def triangulate(quads: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
-    """Split quads (Q, 4) into triangles; returns the corners (2 * Q, 3) as positions 0..3 within a quad.
+    """Split each quad into two triangles.
 
     Args:
         quads: (Q, 4) int vertex indices.
-        key: (V,) int; a quad is cut from the corner with the lowest key. With one key for a vertex and its
-            mirror, a symmetric mesh stays symmetric.
+        key: (V,) int; a quad is cut from the corner with the lowest key. If each vertex and its mirror share
+            a key, a symmetric mesh stays symmetric.
 
     Returns:
-        (2 * Q, 3) int: triangle t has the corners `quads[t // 2, result[t]]`.
+        (2 * Q, 3) int positions 0..3 within a quad: triangle t has the corners `quads[t // 2, result[t]]`.
     """
     rank = quads if key is None else key[quads]
     odd = rank[:, [1, 3]].min(1) < rank[:, [0, 2]].min(1)

@@ -1,4 +1,4 @@
-"""Placing street furniture: parked behind people, and standing in front of them."""
+"""Placement of street furniture behind people and in front of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from san_tf.synthesis.light import Light
 from san_tf.synthesis.places import Place, is_free
 from san_tf.synthesis.seeds import generator_at
 
-# What is parked along streets, and what hides a part of a person without hiding all of it.
+# Kinds that stand along streets, and kinds that hide a part of a person.
 PARKED = (
     *("bicycle", "bicycle", "bicycle", "car", "pole", "bin", "plant", "tree", "bench"),
     *("bollards", "railing", "boxes", "scooter"),
@@ -23,12 +23,12 @@ IN_FRONT = ("pole", "bin", "bicycle", "plant", "railing", "boxes", "bench", "bol
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """A sprite at its place.
+    """A sprite at a place on the ground.
 
     Attributes:
         sprite: the drawing.
-        x, z: metres on the ground, the middle of its foot.
-        mirrored: drawn the other way round.
+        x, z: position of the middle of its foot in metres.
+        mirrored: whether left and right are exchanged.
         tint: `(3,)` factor on its colours.
     """
 
@@ -46,7 +46,16 @@ def _thing(kinds: tuple[str, ...], x: float, z: float, rng: np.random.Generator)
 
 
 def parked_things(seed: int, camera: Camera, place: Place) -> list[Thing]:
-    """Return what stands at a camera's place, farthest first; the same arguments give the same things."""
+    """Return the things that stand at a camera's place.
+
+    Args:
+        seed: of the data set.
+        camera: the camera.
+        place: its place; no thing stands behind its walls.
+
+    Returns:
+        Things, farthest first; the same arguments give the same things.
+    """
     rng = generator_at(seed, "parked", camera.camid)
     near, far = camera.distance
     things: list[Thing] = []
@@ -56,7 +65,7 @@ def parked_things(seed: int, camera: Camera, place: Place) -> list[Thing]:
         x, count = rng.uniform(-1.3, 1.3) * camera.half_width * distance, int(rng.choice([1, 1, 2, 4, 7]))
         kind, step = PARKED[int(rng.integers(len(PARKED)))], rng.uniform(0.35, 0.8)
         if kind == "car":
-            # Streets run behind the pavement, and flat cars are best seen small.
+            # Streets run behind the pavement, and flat cars look better from far away.
             distance = max(distance, far * 1.1)
         for index in range(count):
             place_x = x + index * max(step, 0.0 if kind == "bicycle" else sprite(kind, 0).width * 1.15)
@@ -67,7 +76,13 @@ def parked_things(seed: int, camera: Camera, place: Place) -> list[Thing]:
 
 
 def thing_in_front(x: float, z: float, rng: np.random.Generator) -> Thing:
-    """Return something between the camera and a person at (x, z) metres that overlaps the person."""
+    """Return a thing that stands before a person and hides a part of them.
+
+    Args:
+        x: of the person in metres.
+        z: of the person in metres, negative.
+        rng: source of randomness.
+    """
     nearer = z + rng.uniform(0.6, 1.6)
     art = _thing(IN_FRONT, 0.0, nearer, rng)
     reach = 0.2 + 0.35 * art.sprite.width
@@ -77,7 +92,7 @@ def thing_in_front(x: float, z: float, rng: np.random.Generator) -> Thing:
 def draw_thing(
     canvas: np.ndarray, thing: Thing, camera: Camera, window: Window, light: Light
 ) -> np.ndarray | None:
-    """Draw an upright thing and its contact shadow into a window of the camera's frame.
+    """Draw an upright thing and its contact shadow.
 
     Args:
         canvas: `(H, W, 3)` float32 RGB in linear light, changed in place.
@@ -115,14 +130,14 @@ def draw_thing(
 def soften_ground(
     canvas: np.ndarray, centre: np.ndarray, across: float, deep: float, strength: float
 ) -> None:
-    """Darken an ellipse of the ground softly: the contact shadow of whatever stands there.
+    """Darken an ellipse of the ground softly, as a contact shadow.
 
     Args:
         canvas: `(H, W, 3)` float32 RGB, changed in place.
         centre: `(2,)` pixel x, y.
         across: half axis in pixels along x.
         deep: half axis in pixels along y.
-        strength: share of light lost in the middle, 0..1.
+        strength: share of light that is lost in the middle, 0..1.
     """
     height, width = canvas.shape[:2]
     reach_x, reach_y = 2.2 * across + 1, 2.2 * deep + 1

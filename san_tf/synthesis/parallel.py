@@ -1,8 +1,8 @@
-"""Rendering on all cores: worker processes that take crops to draw from a pipe and answer on another.
+"""Rendering on all cores with worker processes that talk over pipes.
 
-Plain child processes instead of `multiprocessing`: they neither fork a process that holds TensorFlow's
-threads nor import the caller's main module a second time, and they end by themselves when the parent is
-killed, because their pipe closes.
+Workers are plain child processes, not `multiprocessing`. They do not fork a process that holds TensorFlow's
+threads, and they do not import the caller's main module again. When the parent is killed, their pipe closes
+and they end.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.synthesis.crop_plans import CropSpec
 
-# A worker is handed whole people, until they make at least this many crops.
+# A worker gets whole people, until they make at least this many crops.
 CHUNK = 12
 
 
 def _start_worker() -> subprocess.Popen[bytes]:
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    # Each worker is one core's work: BLAS and OpenCV shall not start threads of their own.
+    # Each worker uses one core, so BLAS and OpenCV must not start threads.
     environment = dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
     command = [sys.executable, "-m", "san_tf.synthesis.parallel"]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -55,7 +55,7 @@ def _feed(
             results.put(
                 (
                     number,
-                    RuntimeError("A rendering process ended unexpectedly; is memory short? Start again."),
+                    RuntimeError("A rendering process ended, perhaps for lack of memory; start again."),
                 )
             )
             return
@@ -64,10 +64,10 @@ def _feed(
 def render_parallel(
     specs: Sequence[CropSpec], processes: int | None = None, progress: str | None = None
 ) -> Iterator[Any]:
-    """Draw crops on all cores and yield them in the order of the plan.
+    """Draw crops on all cores; yield them in the order of `specs`.
 
     Args:
-        specs: what to draw; neighbours with the same identity are cheaper.
+        specs: what to draw; it is faster if the specs of one identity follow each other.
         processes: number of worker processes, all cores by default; 0 draws in this process.
         progress: text beside a progress bar, None for no bar.
 
@@ -75,8 +75,8 @@ def render_parallel(
         A `crops.Crop` for each spec; its bytes do not depend on `processes`.
 
     Raises:
-        UserError: what `render_crop` raises.
-        RuntimeError: a worker died.
+        UserError: as `render_crop`.
+        RuntimeError: a worker ended unexpectedly.
     """
     bar = contextlib.nullcontext() if progress is None else _progress_bar()
     with bar as shown:
@@ -99,7 +99,7 @@ def _render(specs: Sequence[CropSpec], processes: int) -> Iterator[Any]:
         yield from map(render_crop, specs)
         return
     if specs:
-        # Compiles the loops once, to the cache on disk, before the workers would all do the same.
+        # Compile the kernels to the cache on disk once, before all workers would do so.
         render_crop(specs[0])
     chunks = _chunks(specs)
     processes = min(processes, len(chunks))
@@ -131,7 +131,7 @@ def _render(specs: Sequence[CropSpec], processes: int) -> Iterator[Any]:
 
 
 def _chunks(specs: Sequence[CropSpec]) -> list[list[CropSpec]]:
-    """Cut a plan into pieces of some `CHUNK` crops between one identity and the next: dressing is dear."""
+    """Cut a plan into pieces of about `CHUNK` crops, between identities: dressing a person is slow."""
     chunks: list[list[CropSpec]] = [[]]
     for spec in specs:
         last = chunks[-1]
@@ -162,14 +162,14 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 
 def main() -> None:
-    """Run as a worker: specs come in on standard input, crops go out on standard output."""
+    """Run as a worker: read specs from standard input, write crops to standard output."""
     import cv2
 
-    # Ctrl-C is for the parent to handle; this process ends when the parent closes the pipe.
+    # The parent handles Ctrl-C; this process ends when the parent closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(1)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    # Whatever a library prints must not mix with the answers.
+    # What a library prints must not mix with the answers.
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     with contextlib.suppress(BrokenPipeError):
         _serve(sys.stdin.buffer, answers)

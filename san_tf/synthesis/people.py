@@ -1,4 +1,4 @@
-"""People in the world: dressed, posed, placed on the street, drawn into a window, throwing a shadow."""
+"""People on the street: dressing, posing, placing, drawing them and their shadows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from san_tf.synthesis.skeleton import bone_transforms, skin
 
 @dataclass(frozen=True, eq=False)
 class Person:
-    """A dressed identity at rest.
+    """A dressed identity in rest pose.
 
     Attributes:
-        shape: of the body.
+        shape: shape of the body.
         joints: `(B, 3)` metres, heads of the bones at rest.
-        texture: `(256, 256, 3)` uint8 RGB, what is painted on the body.
+        texture: `(256, 256, 3)` uint8 RGB, the texture of the body.
         body: the clothed body at rest; its texture is in linear light.
         extras: hair, skirt, bags.
     """
@@ -40,11 +40,11 @@ class Person:
 
 @dataclass(frozen=True, eq=False)
 class Figure:
-    """A person in a pose at a place.
+    """A posed person at a place.
 
     Attributes:
-        meshes: with vertices in world coordinates, metres.
-        x, z: metres on the ground.
+        meshes: meshes with vertices in world coordinates, metres.
+        x, z: position on the ground in metres.
     """
 
     meshes: tuple[Mesh, ...]
@@ -56,10 +56,10 @@ class Figure:
         return np.concatenate([mesh.vertices for mesh in self.meshes])
 
     def share_inside(self, camera: Camera, window: Window) -> float:
-        """Return how much of the silhouette lies inside the window, 0..1, counted on a coarse grid."""
+        """Return the share of the silhouette inside the window, 0..1, on a coarse grid."""
         cells = window.to_image(camera.project(self.points()[::2]), 48, 24)
         column, row = np.floor(cells).astype(np.int64).T
-        # A margin of the window's size on every side keeps what sticks out; beyond it nothing is counted.
+        # A margin of the window's size on every side counts what lies outside; points beyond it are ignored.
         near = (column >= -24) & (column < 48) & (row >= -48) & (row < 96)
         filled = np.zeros((144, 72), bool)
         filled[row[near] + 48, column[near] + 24] = True
@@ -68,14 +68,14 @@ class Figure:
 
 @functools.lru_cache(maxsize=64)
 def dressed_person(seed: int, dye: float = 0.0) -> Person:
-    """Return the person with this wardrobe seed, dressed.
+    """Return the dressed person of a wardrobe seed.
 
     Args:
         seed: of the identity.
-        dye: how often a garment has any colour instead of the street's.
+        dye: probability that a garment has an arbitrary colour.
 
     Returns:
-        A `Person` to be treated as read-only.
+        A `Person`, read-only.
 
     Example:
         >>> dressed_person(3).texture.shape
@@ -96,17 +96,17 @@ def dressed_person(seed: int, dye: float = 0.0) -> Person:
 
 
 def clothes_texture(seed: int, dye: float = 0.0) -> np.ndarray:
-    """Return what the person with this wardrobe seed wears: the texture of `dressed_person`, without bags.
+    """Return the texture of `dressed_person` without bags.
 
-    A rucksack and its straps are drawn on the texture that is rendered, but they are not part of the person;
-    whoever learns to paint the person's surface shall paint the shirt under them.
+    The rendered texture shows a rucksack and its straps, but they are not part of the person. A texture
+    generator should paint the shirt under them.
 
     Args:
         seed: of the identity.
-        dye: how often a garment has any colour instead of the street's.
+        dye: probability that a garment has an arbitrary colour.
 
     Returns:
-        `(256, 256, 3)` uint8 RGB, to be treated as read-only.
+        `(256, 256, 3)` uint8 RGB, read-only.
 
     Example:
         >>> clothes_texture(3).shape
@@ -125,17 +125,17 @@ def place_figure(
 
     Args:
         person: from `dressed_person`.
-        action: one of `plans.ACTIONS`.
+        action: one of `crop_plans.ACTIONS`.
         x: metres to the right.
         z: metres towards the camera, negative.
-        yaw: degrees between the line of sight and where the person faces; 90 shows the left side.
+        yaw: degrees; 0 faces the camera, 90 shows the person's left side.
         rng: chooses the pose within the action.
 
     Returns:
         A `Figure`.
     """
     transforms = bone_transforms(person.shape, sample_pose(rng, action))
-    # The walk to the place is part of the bones' motion, so that every mesh is moved once.
+    # Turn and position are part of the bones' transforms, so every mesh is moved only once.
     turn = np.arctan2(-x, -z) - np.deg2rad(yaw)
     cos, sin = np.cos(turn), np.sin(turn)
     transforms = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]) @ transforms
@@ -147,11 +147,17 @@ def place_figure(
 
 
 def window_view(camera: Camera, window: Window, size: tuple[int, int]) -> View:
-    """Return the rasterizer's view that fills an image with a window of the camera's frame."""
+    """Return the rasterizer's view of a window of the camera's frame.
+
+    Args:
+        camera: the camera.
+        window: the part of its frame that fills the image.
+        size: (height, width) of the image in pixels.
+    """
     height, width = size
     scale_x, scale_y = width / window.width, height / window.height
-    # The rasterizer looks along +z with y down. Windows are resized to the image's proportions: the x axis
-    # carries that stretch.
+    # The rasterizer looks along +z with y down. A window is stretched to the image's proportions; the x axis
+    # holds that stretch.
     rotation = camera.rotation() * np.array([[scale_x / scale_y], [-1.0], [-1.0]])
     center = (-window.left * scale_x, -window.top * scale_y)
     return View(rotation, np.array([0.0, camera.height, 0.0]), camera.focal * scale_y, center, size)
@@ -170,8 +176,8 @@ def draw_figure(
         light: sun and sky.
 
     Returns:
-        What the rasterizer made: `alpha` says how much of each pixel the person covers, `mesh` (0 is the
-        body) and `uv` what of the person is there.
+        The rasterizer's frame: `alpha` is the covered share of each pixel; `mesh` (0 is the body) and `uv`
+        name the surface that it shows.
     """
     lamps = rasterizer.Light(
         direction=tuple(light.direction),
@@ -188,7 +194,15 @@ def draw_figure(
 
 
 def cast_shadow(canvas: np.ndarray, figure: Figure, camera: Camera, window: Window, light: Light) -> None:
-    """Darken the ground where the person keeps the sun off, and softly under the feet, in place."""
+    """Draw a person's shadow and the contact shadow under the feet, in place.
+
+    Args:
+        canvas: `(H, W, 3)` float32 RGB in linear light, changed in place.
+        figure: the person.
+        camera: where the camera hangs.
+        window: the part of the frame that the canvas shows.
+        light: sun and sky.
+    """
     height, width = canvas.shape[:2]
     points = figure.points()
     feet = points[points[:, 1] < 0.12]
@@ -198,7 +212,7 @@ def cast_shadow(canvas: np.ndarray, figure: Figure, camera: Camera, window: Wind
     if light.hardness < 0.1:
         return
     thrown = points[::3] - light.direction * (points[::3, 1:2] / light.direction[1])
-    # Half resolution: the blur below makes one surface of the dots.
+    # Half resolution is enough: closing and blur merge the dots into one area.
     rows, columns = height // 2, width // 2
     dots = np.floor(window.to_image(camera.project(thrown), rows, columns)).astype(np.int64)
     inside = (dots >= 0).all(1) & (dots[:, 0] < columns) & (dots[:, 1] < rows)

@@ -1,4 +1,4 @@
-"""Photographs as backgrounds: random crops from a folder of the user's, as the paper's PIT took COCO."""
+"""Backgrounds cut from a user's photographs, as the paper's PIT used COCO."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _MAX_FILE_BYTES = 256 * 2**20
 
 @functools.lru_cache(maxsize=8)
 def photograph_paths(folder: str) -> tuple[str, ...]:
-    """List the photographs below a folder, sorted by path so that every process sees the same order.
+    """List the photographs in a folder and its subfolders.
 
     Args:
         folder: path of the folder.
 
     Returns:
-        Paths of all files with an image's suffix, at any depth.
+        Paths of all files with an image suffix, sorted, so that every process sees the same order.
 
     Raises:
         UserError: there is no such folder, or no image in it.
@@ -62,10 +62,10 @@ def _read(path: str) -> np.ndarray:
 
 
 def crop_photograph(folder: str, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Cut a random upright part out of a random photograph.
+    """Return a random part of a random photograph, resized.
 
     Args:
-        folder: of the photographs.
+        folder: folder of photographs.
         size: (height, width) of the result in pixels.
         rng: chooses photograph and part.
 

@@ -1,6 +1,6 @@
-"""Places: what a camera looks at, as numbers; `background` draws them.
+"""Places that cameras look at, as parameters; `scene.render_place` draws them.
 
-A place is a ground in three strips (paving, road, verge), one or two walls and what lies far away.
+A place has a ground in three strips (such as paving, road, verge), two walls and a far background.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from san_tf.synthesis.camera import Camera
 from san_tf.synthesis.seeds import generator_at
 
-# Materials by their number in `street_kernels`.
+# Names of the materials; their order is that of the numbers in `street_kernels`.
 GROUNDS = ("asphalt", "tiles", "bricks", "slabs", "grass", "gravel", "checker", "zebra")
 WALLS = ("plaster", "brick", "office", "shop", "hedge", "fence", "shutter", "stone", "dark")
 
@@ -22,18 +22,18 @@ class Place:
     """Parameters of a procedural street scene.
 
     Attributes:
-        seed: of the noise in its surfaces.
+        seed: seed of the noise on its surfaces.
         street: direction of the street on the ground in radians.
-        strips: `(2,)` metres across the street where the ground changes.
+        strips: `(2,)` metres across the street where the ground material changes.
         grounds: `(3,)` int64, the materials of the strips (index into `GROUNDS`).
         ground_params: `(3, 8)`, see `street_kernels.ground_color`.
         kerbs: `(2,)` albedo of the kerb stones at the strips' edges, 0 for none.
         paint: metres across the street of a painted line, and its RGB.
         walls: `(2,)` int64, materials of the walls (index into `WALLS`).
-        wall_planes: `(2, 5)`: a point x, z on the wall, its direction x, z along the ground, its height.
+        wall_planes: `(2, 5)`: x, z of a point on the wall, x, z of its direction on the ground, its height.
         wall_params: `(2, 8)`, see `street_kernels.wall_color`.
-        far: `(2, 3)` RGB of the far trees or houses and of the sky.
-        dapple: strength of the shadows that trees and houses throw on the ground, 0..1.
+        far: `(2, 3)` RGB of far trees or houses, and of the sky.
+        dapple: strength of the shadows of trees and houses on the ground, 0..1.
     """
 
     seed: int
@@ -91,14 +91,14 @@ def _wall(kind: str, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample_place(seed: int, camera: Camera) -> Place:
-    """Return what a camera of the data set with this seed looks at.
+    """Return the place that a camera looks at.
 
     Args:
         seed: of the data set.
-        camera: walls stand behind and beside the ground where its people walk.
+        camera: the camera; walls stand behind and beside the ground where people walk.
 
     Returns:
-        A `Place`; the same arguments give the same one.
+        A `Place`; the same arguments give the same place.
 
     Example:
         >>> camera = sample_camera(0, 0)
@@ -144,7 +144,13 @@ def sample_place(seed: int, camera: Camera) -> Place:
 
 
 def is_free(place: Place, x: float, z: float) -> bool:
-    """Say whether somebody at (x, z) metres on the ground stands before the walls, seen from the camera."""
+    """Return whether a point on the ground lies before all walls, seen from the camera.
+
+    Args:
+        place: the place.
+        x: metres to the right.
+        z: metres towards the camera, negative.
+    """
     for px, pz, wx, wz, _ in place.wall_planes:
         determinant = x * wz - z * wx
         if abs(determinant) > 1e-9 and 0.0 < (px * wz - pz * wx) / determinant < 1.04:

@@ -1,4 +1,4 @@
-"""What people on a street do: walk, stand, carry a bag, use a phone; each a little differently."""
+"""Random poses of people who walk, stand, carry a bag or use a phone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from san_tf.errors import UserError
 from san_tf.synthesis.posture import Arm, Leg, Posture, Trunk, rotations
 from san_tf.synthesis.skeleton import Pose, mirrored
 
-# degrees; flexion and dorsiflexion are positive
+# joint angles over a gait cycle in degrees; flexion and dorsiflexion are positive
 _HIP = (28.0, 25.0, 17.0, 7.0, -2.0, -9.0, -6.0, 9.0, 22.0, 29.0)
 _KNEE = (4.0, 15.0, 17.0, 11.0, 5.0, 9.0, 34.0, 60.0, 53.0, 20.0)
 _ANKLE = (0.0, -5.0, 3.0, 7.0, 9.0, 6.0, -14.0, -9.0, 0.0, 2.0)
@@ -27,11 +27,11 @@ def _cyclic(values: tuple[float, ...], phase: float) -> float:
 
 
 def leg_angles(phase: float, stride: float = 1.0) -> tuple[float, float, float, float]:
-    """Joint angles of one leg, in degrees.
+    """Return the joint angles of one walking leg, in degrees.
 
     Args:
-        phase: 0..1, 0 at this leg's heel strike.
-        stride: Length of the stride relative to a brisk walk, about 0.5..1.2.
+        phase: 0..1 of the gait cycle, 0 at this leg's heel strike.
+        stride: Stride length relative to a brisk walk, about 0.5..1.2.
 
     Returns:
         Hip flexion, knee flexion, ankle dorsiflexion, toe extension.
@@ -56,14 +56,14 @@ def walking(
     lean: float = 3.0,
     rng: np.random.Generator | None = None,
 ) -> Pose:
-    """Mid-walk.
+    """Return the pose of a person in mid-walk.
 
     Args:
-        phase: 0..1 of the gait cycle, 0 at the left heel's strike.
-        stride: Length of the stride relative to a brisk walk, about 0.5..1.2.
+        phase: 0..1 of the gait cycle, 0 at the left heel strike.
+        stride: Stride length relative to a brisk walk, about 0.5..1.2.
         swing: Arm swing relative to the average.
         lean: Forward lean of the trunk, degrees.
-        rng: Small deviations of every joint; none if None.
+        rng: Source of small deviations of every joint; None for no deviations.
 
     Returns:
         The pose.
@@ -76,14 +76,14 @@ def walking(
 
 
 def sample_pose(rng: np.random.Generator, action: str) -> Pose:
-    """A random pose of an action.
+    """Return a random pose of an action.
 
     Args:
-        rng: Source of all choices.
+        rng: Source of randomness.
         action: One of `ACTIONS`.
 
     Returns:
-        The pose; `bag_hand` tells which hand holds a bag when carrying.
+        The pose; `bag_hand` names the hand that holds the bag when carrying.
 
     Raises:
         UserError: If the action is unknown.
@@ -113,7 +113,7 @@ def _walk(phase: float, stride: float, swing: float, lean: float) -> Posture:
     for side in (0.0, 0.5):
         hip, knee, ankle, toes = leg_angles(phase + side, stride)
         legs.append(Leg(flexion=hip, abduction=0.0, turn=6.0, knee=knee, ankle=ankle, toes=toes))
-        forward = -np.cos(turn + 2 * np.pi * side)  # against the leg of the same side
+        forward = -np.cos(turn + 2 * np.pi * side)  # opposite to the leg on the same side
         arms.append(
             Arm(
                 flexion=-2 + 17 * swing * stride * forward,
@@ -128,7 +128,7 @@ def _walk(phase: float, stride: float, swing: float, lean: float) -> Posture:
 
 
 def _stand(rng: np.random.Generator) -> Posture:
-    """Angles of standing: even, or with the weight on the left leg and the right knee slack."""
+    """Angles of standing: on both legs, or on the left leg with the right knee bent."""
     weight = rng.choice([0.0, 1.0]) * rng.uniform(0.4, 1.0)
     hip_out = 6 * weight
     stance = rng.uniform(1, 6)
@@ -159,7 +159,7 @@ def _stand(rng: np.random.Generator) -> Posture:
 
 
 def _walk_or_stand(rng: np.random.Generator, walks: float) -> tuple[float, Posture]:
-    """Lower body of somebody whose hands are busy: walking with probability `walks`, else standing."""
+    """Phase and posture of walking with probability `walks`, else of standing."""
     if rng.random() < walks:
         phase = rng.random()
         return phase, _walk(phase, rng.uniform(0.55, 1.0), rng.uniform(0.3, 1.0), rng.uniform(0, 5))
@@ -234,7 +234,7 @@ def _finish(
     rng: np.random.Generator | None = None,
     bag_hand: str | None = None,
 ) -> Pose:
-    """Bones from angles, with about two degrees of individual deviation in every joint."""
+    """The pose of a posture, with random deviations of a few degrees if there is an `rng`."""
     if rng is not None:
         for arm in (posture.left_arm, posture.right_arm):
             arm.flexion += rng.normal(0, 2)

@@ -1,8 +1,8 @@
-"""Joint angles in anatomical terms, and the bone rotations they amount to.
+"""Joint angles in anatomical terms, and the bone rotations they give.
 
-The stored mesh stands with legs apart and arms held out. Angles are counted from *attention*: standing
-straight, arms and legs hanging down, palms to the thighs. `rotations` first brings each limb to attention (a
-rotation that depends on the rest skeleton alone), then applies the angles.
+The stored mesh has its legs apart and its arms held out. Angles are counted from *attention*: standing
+straight, arms hanging down, palms to the thighs. `rotations` first brings each limb to attention (a rotation
+that depends on the rest skeleton alone), then applies the angles.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ class Leg:
 
 @dataclass
 class Trunk:
-    """Angles of pelvis, spine and head, degrees. Each is (pitch, yaw, roll).
+    """Angles of pelvis, spine and head, each (pitch, yaw, roll) in degrees.
 
-    Pitch: forward. Yaw: to the person's left. Roll: leaning to the person's left.
+    Pitch leans forward, yaw turns to the person's left, roll leans to the person's left.
     """
 
     pelvis: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -75,7 +75,7 @@ class Trunk:
 
 @dataclass
 class Posture:
-    """The angles of a whole person."""
+    """Angles of all joints of a person."""
 
     trunk: Trunk = field(default_factory=Trunk)
     left_arm: Arm = field(default_factory=Arm)
@@ -85,7 +85,7 @@ class Posture:
 
 
 def about(axis: int, degrees: float) -> np.ndarray:
-    """Right-handed rotation (3, 3) about x (0), y (1) or z (2)."""
+    """Return the right-handed rotation (3, 3) about axis x (0), y (1) or z (2)."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
     i, j = ((1, 2), (2, 0), (0, 1))[axis]
     rotation = np.eye(3)
@@ -109,7 +109,7 @@ def _between(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _attention() -> dict[str, np.ndarray]:
-    """Rotation, in world axes, of each limb bone from rest to attention; taken from the average body."""
+    """Rotation of each limb bone from rest to attention, in world axes, for the average body."""
     body = load_body()
     heads, tails = joints(BodyShape())
     goal = {
@@ -119,17 +119,17 @@ def _attention() -> dict[str, np.ndarray]:
         "LeftUpLeg": (-0.005, -1.0, 0.0),
         "LeftLeg": (0.005, -1.0, -0.04),
     }
-    # the stored mesh holds its palms down: turned about the arm, they come to face the thighs
+    # the palms of the stored mesh face down; these turns about the arm make them face the thighs
     untwist = {"LeftArm": 10.0, "LeftForeArm": 35.0, "LeftHand": 60.0}
     result = {}
     for name, direction in goal.items():
         b = body.bone(name)
         end = tails[b]
-        if name == "LeftHand":  # its bone leads to the index finger, but the middle of the fingers hangs
+        if name == "LeftHand":  # its bone points to the index finger; the middle of the fingers hangs down
             end = body.rest_vertices[body.skin_bones[:, 0] == body.bone("LeftHandFinger1")].mean(0)
         rotation = _between((end - heads[b]).astype(float), np.array(direction))
         result[name] = about(1, untwist.get(name, 0.0)) @ rotation
-    # the mesh's toes point outwards by some degrees; the angles count from straight ahead
+    # the mesh's toes point a few degrees outwards; the angles count from straight ahead
     foot = body.bone("LeftFoot")
     ahead = tails[foot] - heads[foot]
     result["LeftFoot"] = about(1, -float(np.degrees(np.arctan2(ahead[0], ahead[2]))))
@@ -138,7 +138,7 @@ def _attention() -> dict[str, np.ndarray]:
 
 
 def rotations(posture: Posture) -> np.ndarray:
-    """Bone rotations for `skeleton.Pose` from anatomical angles.
+    """Return bone rotations for `skeleton.Pose` from anatomical angles.
 
     Args:
         posture: Angles in degrees.
@@ -189,7 +189,7 @@ def _arm(arm: Arm, chest: np.ndarray) -> dict[str, np.ndarray]:
     twisted = fore @ about(1, -arm.twist)
     hand = twisted @ about(2, -arm.wrist)
     fingers = hand @ rest["LeftHand"]
-    # fingers close about the hand's own axis, which points along the thigh's outside at rest
+    # fingers close about z, because the palm faces the thigh at attention
     close = about(2, -55 * arm.grip)
     return {
         "LeftShoulder": shoulder,

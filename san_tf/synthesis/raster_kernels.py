@@ -1,4 +1,4 @@
-"""The compiled inner loops of the rasterizer: project, find the nearest triangle, shade, average samples."""
+"""Compiled inner loops of the rasterizer: project, fill, shade, average samples."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ NEAR = 0.05
 def project(
     vertices: np.ndarray, rotation: np.ndarray, position: np.ndarray, focal: float, cx: float, cy: float
 ) -> np.ndarray:
-    """World vertices (V, 3) -> pixel x, pixel y, 1 / depth; 1 / depth is 0 behind the camera."""
+    """Project world vertices to pixels with a pinhole camera.
+
+    Args:
+        vertices: (V, 3) float64 metres.
+        rotation: (3, 3) float64, world to camera axes.
+        position: (3,) float64 metres, position of the camera.
+        focal: focal length in pixels.
+        cx: x of the principal point in pixels.
+        cy: y of the principal point in pixels.
+
+    Returns:
+        (V, 3) float64: pixel x, pixel y, 1 / depth; all 0 for vertices behind the camera.
+    """
     points = np.empty(vertices.shape, np.float64)
     r = rotation
     for i in range(vertices.shape[0]):
@@ -31,7 +43,10 @@ def project(
 
 @compiled
 def flatten(vertices: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Coordinates (V, 3) along the rows of `axes`: a parallel projection, added in a fixed order."""
+    """Return coordinates (V, 3) along the rows of `axes`, a parallel projection.
+
+    Unlike a matrix product, it adds in a fixed order.
+    """
     points = np.empty(vertices.shape, np.float64)
     for i in range(vertices.shape[0]):
         for k in range(3):
@@ -51,7 +66,17 @@ def fill(
     triangle: np.ndarray,
     which: np.ndarray,
 ) -> None:
-    """Write mesh `number` and its triangles into the pixels where 1 / depth is largest so far."""
+    """Write a mesh's triangles into the pixels where they are nearest so far.
+
+    Args:
+        points: (V, 3) float64 pixel x, pixel y, 1 / depth, from `project` or `flatten`.
+        faces: (F, 3) int32.
+        number: index of the mesh.
+        double_sided: whether to draw faces seen from behind.
+        inverse_depth: (H, W) float64, changed in place: 1 / depth of the nearest surface, 0 for none.
+        triangle: (H, W) int32, changed in place: its face.
+        which: (H, W) int16, changed in place: its mesh.
+    """
     height, width = inverse_depth.shape
     for t in range(faces.shape[0]):
         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
@@ -67,7 +92,7 @@ def fill(
         if z0 <= 0 or z1 <= 0 or z2 <= 0:
             continue
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        # y points down, so a triangle that is counter-clockwise from outside has a negative area
+        # y points down, so a triangle that is counter-clockwise seen from outside has a negative area
         if area == 0 or (area > 0 and not double_sided):
             continue
         left = max(0, int(np.ceil(min(x0, x1, x2) - 0.5)))
@@ -94,7 +119,7 @@ def fill(
 
 @compiled
 def _lit(nearness: np.ndarray, x: float, y: float, z: float) -> float:
-    """Share of the shadow map's four texels around (x, y), blended, that see the light at nearness z."""
+    """Lit share of the point (x, y) at nearness z: four texels of the shadow map, bilinear."""
     fx, fy = x - 0.5, y - 0.5
     ix, iy = int(np.floor(fx)), int(np.floor(fy))
     ax, ay = fx - ix, fy - iy
@@ -136,8 +161,30 @@ def shade(
 ) -> None:
     """Colour the pixels that show mesh `number`.
 
-    The rows of `lamps` are key direction, key, sky, ground, fill direction, fill. `shadow` is the key light's
-    view: axes, origin x and y, pixels a metre, zero of nearness, nearness map; an empty map means no shadows.
+    Args:
+        number: index of the mesh.
+        points: (V, 3) float64 from `project`.
+        faces: (F, 3) int32.
+        vertices: (V, 3) float64 metres.
+        normals: (V, 3) float64 unit vectors.
+        uv: (VT, 2) float32.
+        uv_faces: (F, 3) int32 into `uv`.
+        texture: (T, T, 3) float32 linear; used if `textured`.
+        colors: (V, 3) float32 linear; used if not `textured`.
+        textured: whether colours come from the texture.
+        part: (F,) uint8 labels, or empty.
+        occlusion: (V,) float32 in 0..1, or empty for 1.
+        gloss: strength of the highlight.
+        lamps: (6, 3) float64: key direction, key, sky, ground, fill direction, fill.
+        eye: (3,) float64 metres, position of the camera.
+        shadow: the key light's view: axes, origin x and y, pixels per metre, zero of nearness, nearness map;
+            an empty map means no shadows.
+        inverse_depth: (H, W) float64 from `fill`.
+        triangle: (H, W) int32 from `fill`.
+        which: (H, W) int16 from `fill`.
+        rgb_out: (H, W, 3) float32, changed in place.
+        uv_out: (H, W, 2) float32, changed in place.
+        part_out: (H, W) uint8, changed in place.
     """
     shadow_axes, shadow_x, shadow_y, shadow_scale, shadow_zero, nearness = shadow
     rows, cols = texture.shape[0], texture.shape[1]
@@ -154,7 +201,7 @@ def shade(
             w0 = ((x1 - x) * (y2 - y) - (x2 - x) * (y1 - y)) / area
             w1 = ((x2 - x) * (y0 - y) - (x0 - x) * (y2 - y)) / area
             z = inverse_depth[row, col]
-            # attribute / depth is linear on the screen; dividing by 1 / depth undoes the perspective
+            # attribute / depth is linear on the screen; dividing by 1 / depth corrects the perspective
             w0, w1 = w0 * points[a, 2] / z, w1 * points[b, 2] / z
             w2 = 1 - w0 - w1
             if textured:
@@ -185,7 +232,7 @@ def shade(
             pz = w0 * vertices[a, 2] + w1 * vertices[b, 2] + w2 * vertices[c, 2]
             key = nx * lamps[0, 0] + ny * lamps[0, 1] + nz * lamps[0, 2]
             if key > 0 and nearness.shape[0] > 0:
-                # stepping off the surface along its normal keeps it from shading itself
+                # a step along the normal keeps the surface from casting a shadow on itself
                 qx, qy, qz = px + 0.02 * nx, py + 0.02 * ny, pz + 0.02 * nz
                 sx = shadow_axes[0, 0] * qx + shadow_axes[0, 1] * qy + shadow_axes[0, 2] * qz
                 sy = shadow_axes[1, 0] * qx + shadow_axes[1, 1] * qy + shadow_axes[1, 2] * qz
@@ -221,7 +268,19 @@ def shade(
 def resolve(
     n: int, rgb: np.ndarray, inverse_depth: np.ndarray, which: np.ndarray, uv: np.ndarray, part: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Average n x n samples a pixel: rgb, alpha, uv, depth, part, mesh."""
+    """Average n x n samples per pixel.
+
+    Args:
+        n: samples per pixel and side.
+        rgb: (n H, n W, 3) float32 linear light.
+        inverse_depth: (n H, n W) float64.
+        which: (n H, n W) int16 mesh, -1 for none.
+        uv: (n H, n W, 2) float32.
+        part: (n H, n W) uint8.
+
+    Returns:
+        rgb, alpha, uv, depth, part and mesh, as in `rasterizer.Frame`.
+    """
     height, width = rgb.shape[0] // n, rgb.shape[1] // n
     color = np.zeros((height, width, 3), np.float32)
     alpha = np.zeros((height, width), np.float32)

@@ -1,8 +1,8 @@
-"""A z-buffer rasterizer for small pictures of people, and the light it shades with.
+"""A z-buffer rasterizer for small pictures of people, with its light.
 
-Several meshes are drawn into one frame, each with a texture or with colours a vertex. Camera axes are those
-of image processing: x right, y down, z forward; pixel (row r, column c) has its centre at (c + 0.5, r + 0.5).
-Colours are linear light in float32, 1.0 being a white surface under full light; `to_srgb` makes an image.
+Several meshes are drawn into one frame, each with a texture or with one colour per vertex. Camera axes are
+x right, y down, z forward. Pixel (row r, column c) has its centre at (c + 0.5, r + 0.5). Colours are linear
+light in float32; 1.0 is a white surface in full light. `to_srgb` makes an image of them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class View:
 
     Attributes:
         rotation: (3, 3) float, world to camera axes (rows: right, down, forward).
-        position: (3,) float, metres, the camera's place in the world.
+        position: (3,) float, metres, world position of the camera.
         focal: Focal length in pixels.
         center: (x, y) of the principal point in pixels.
         size: (height, width) in pixels.
@@ -50,7 +50,7 @@ class View:
         size: tuple[int, int],
         roll: float = 0.0,
     ) -> View:
-        """A camera at `position` with `target` in the middle of its picture.
+        """Return a camera at `position` that looks at `target`.
 
         Args:
             position: (3,) metres.
@@ -60,7 +60,7 @@ class View:
             roll: Radians; positive turns the picture's content clockwise.
 
         Raises:
-            UserError: If the camera looks straight up or down or at itself.
+            UserError: If the camera looks straight up or down, or `target` is `position`.
         """
         forward = np.asarray(target, float) - np.asarray(position, float)
         right = np.cross(forward, [0.0, 1.0, 0.0])
@@ -73,14 +73,14 @@ class View:
         return cls(rotation, np.asarray(position, float), focal, (size[1] / 2, size[0] / 2), size)
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """World points (N, 3) -> (N, 3) of pixel x, pixel y and depth in metres along the camera's axis."""
+        """Project world points (N, 3) to (N, 3): pixel x, pixel y, depth in metres."""
         camera = (np.asarray(points, np.float64) - self.position) @ np.asarray(self.rotation, np.float64).T
         depth = camera[:, 2:]
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.concatenate([self.focal * camera[:, :2] / depth + np.array(self.center), depth], axis=1)
 
     def scaled(self, factor: float) -> View:
-        """The same camera with `factor` times as many pixels a side."""
+        """Return the same camera with `factor` times as many pixels per side."""
         size = (round(self.size[0] * factor), round(self.size[1] * factor))
         center = (self.center[0] * factor, self.center[1] * factor)
         return View(self.rotation, self.position, self.focal * factor, center, size)
@@ -88,16 +88,16 @@ class View:
 
 @dataclass(frozen=True)
 class Light:
-    """A sun or lamp, a sky above, a ground that reflects, and a weaker second lamp. Colours are linear RGB.
+    """Light of a scene: key light, sky, reflecting ground and fill light, in linear RGB.
 
     Attributes:
-        direction: Towards the key light, world axes; any length but zero.
+        direction: Towards the key light (sun or lamp) in world axes; any length except zero.
         color: The key light's RGB.
-        sky: Ambient RGB that comes from above.
-        ground: Ambient RGB that comes from below.
-        fill_direction: Towards the second lamp.
-        fill: The second lamp's RGB; zeros switch it off.
-        shadows: Let the meshes throw shadows on each other and themselves from the key light.
+        sky: Ambient RGB from above.
+        ground: Ambient RGB from below.
+        fill_direction: Towards the fill light.
+        fill: The fill light's RGB; zeros switch it off.
+        shadows: Whether meshes cast shadows of the key light on each other and themselves.
     """
 
     direction: tuple[float, float, float] = (0.4, 0.8, 0.5)
@@ -111,15 +111,15 @@ class Light:
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """What `draw` returns; H and W are the view's size.
+    """The result of `draw`; H and W are the view's size.
 
     Attributes:
-        rgb: (H, W, 3) float32 linear light, the mean over the covered part of a pixel; 0 where nothing is.
-        alpha: (H, W) float32 in 0..1, how much of a pixel is covered (0 or 1 without supersampling).
-        uv: (H, W, 2) float32 texture coordinates; -1 where nothing is or the mesh has none.
-        depth: (H, W) float32 metres along the camera's axis; inf where nothing is.
-        part: (H, W) uint8 label of the face; 0 where nothing is.
-        mesh: (H, W) int16 index into the drawn meshes; -1 where nothing is.
+        rgb: (H, W, 3) float32 linear light, the mean over the covered part of a pixel; 0 if not covered.
+        alpha: (H, W) float32 in 0..1, the covered share of a pixel (0 or 1 without supersampling).
+        uv: (H, W, 2) float32 texture coordinates; -1 if not covered or the mesh has none.
+        depth: (H, W) float32 metres along the camera's axis; inf if not covered.
+        part: (H, W) uint8 label of the face; 0 if not covered.
+        mesh: (H, W) int16 index into the drawn meshes; -1 if not covered.
     """
 
     rgb: np.ndarray
@@ -130,7 +130,7 @@ class Frame:
     mesh: np.ndarray
 
     def over(self, background: np.ndarray) -> np.ndarray:
-        """The frame in front of a background (H, W, 3) of linear light; returns (H, W, 3) float32."""
+        """Composite the frame over a background (H, W, 3) in linear light; returns float32."""
         alpha = self.alpha[..., None]
         return alpha * self.rgb + (1 - alpha) * background.astype(np.float32)
 
@@ -141,12 +141,12 @@ _SRGB_TO_LINEAR = np.where(
 
 
 def to_linear(srgb: np.ndarray) -> np.ndarray:
-    """uint8 sRGB, as stored in image files, -> float32 linear light in 0..1 (IEC 61966-2-1)."""
+    """Convert uint8 sRGB to float32 linear light in 0..1 (IEC 61966-2-1)."""
     return _SRGB_TO_LINEAR[srgb]
 
 
 def to_srgb(linear: np.ndarray) -> np.ndarray:
-    """Float linear light -> uint8 sRGB; values outside 0..1 are clipped (IEC 61966-2-1)."""
+    """Convert linear light, clipped to 0..1, to uint8 sRGB (IEC 61966-2-1)."""
     x = np.clip(linear, 0, 1)
     encoded = np.where(x <= 0.0031308, 12.92 * x, 1.055 * np.power(x, 1 / 2.4) - 0.055)
     return np.rint(255 * encoded).astype(np.uint8)
@@ -164,20 +164,20 @@ def _unit(vector: Sequence[float]) -> np.ndarray:
 
 
 def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersample: int = 1) -> Frame:
-    """Draw meshes into one frame: nearest surface wins, textures are looked up perspective-correctly.
+    """Draw meshes into one frame; the nearest surface wins.
 
-    Shading is Lambert's for the key and fill light plus hemisphere ambient light times each vertex's
-    occlusion. Triangles that reach behind the camera are left out whole.
+    Texture lookup is perspective-correct. Shading is Lambertian for key and fill light, plus hemisphere
+    ambient light times each vertex's occlusion. A triangle with a vertex behind the camera is not drawn.
 
     Args:
         meshes: At most 32767 meshes in world coordinates.
         view: The camera.
         light: The light; `Light()` if None.
-        supersample: Samples a pixel and side, 1..4; colours and coverage are averaged, `uv`, `depth`, `part`
-            and `mesh` are those of the nearest sample.
+        supersample: Samples per pixel and side, 1..4. Colour and coverage are averaged; `uv`, `depth`, `part`
+            and `mesh` come from the nearest sample.
 
     Returns:
-        The frame. The same input gives the same bits in any process.
+        The frame; the same input gives the same bits in any process.
 
     Raises:
         UserError: If supersample or the light's direction is out of range.
@@ -260,15 +260,15 @@ _NO_TEXTURE = np.zeros((2, 2, 3), np.float32)
 _NO_COLORS = np.zeros((0, 3), np.float32)
 _NO_PART = np.zeros(0, np.uint8)
 _ONES = np.zeros(0, np.float32)
-# axes (3, 3), origin x, y, pixels a metre, zero of nearness, and the map: (0, 0) means no shadows
+# axes (3, 3), origin x, origin y, pixels per metre, zero of nearness, map; a map of (0, 0) means no shadows
 _NO_SHADOW = (np.eye(3), 0.0, 0.0, 1.0, 0.0, np.zeros((0, 0)))
 _SHADOW_SIZE = 192
-# a point this far (metres) behind the surface the light sees is still lit
+# a point up to this far (metres) behind the surface that the light sees is still lit
 _SHADOW_BIAS = 0.012
 
 
 def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
-    """The scene's nearness to the key light, seen in parallel projection along it."""
+    """The key light's view, a parallel projection, with a map of nearness to the light."""
     toward = _unit(light.direction)
     helper = np.array([0.0, 0.0, 1.0]) if abs(toward[1]) > 0.9 else np.array([0.0, 1.0, 0.0])
     right = np.cross(helper, toward)
@@ -284,7 +284,7 @@ def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
     which = np.full(nearness.shape, -1, np.int16)
     for number, (mesh, points) in enumerate(zip(meshes, seen, strict=True)):
         points = (points - origin) * [scale, scale, 1.0]
-        points[:, 2] += 1.0  # positive everywhere, larger is nearer to the light, as `fill` expects
+        points[:, 2] += 1.0  # `fill` expects positive values that are larger near the light
         kernels.fill(
             points, np.ascontiguousarray(mesh.faces, np.int32), number, True, nearness, triangle, which
         )

@@ -1,4 +1,4 @@
-"""One frame: a person at a place, seen by a camera, with whatever else stands or walks there."""
+"""Scenes: a person at a camera's place, with the street, things and passers-by."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
-from san_tf.synthesis.crop_plans import ACTIONS, PASSERS_BY, CropSpec, identity_seed
+from san_tf.synthesis.crop_plans import ACTIONS, PASSERS_BY, USABLE, CropSpec, identity_seed
 from san_tf.synthesis.light import Light, sample_light
 from san_tf.synthesis.occluders import Thing, draw_thing, parked_things, thing_in_front
 from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, dressed_person, place_figure
@@ -25,7 +25,7 @@ def render_place(
     """Draw the empty street in a window of the camera's frame.
 
     Args:
-        place: what stands there.
+        place: the street.
         camera: where the camera hangs.
         window: the part of the frame to draw.
         light: sun and sky.
@@ -45,8 +45,11 @@ def render_place(
     return out
 
 
-# Pictures are drawn at this size, above what the cameras resolve, and then lose resolution as theirs would.
+# Pictures are drawn at one of these sizes (height, width), finer than the cameras resolve. `sensor.develop`
+# then reduces them to the camera's resolution.
 WORKING_SIZE, SMALL_WORKING_SIZE = (256, 128), (192, 96)
+# Values of `Surface.mesh`; hair, skirts and bags are above `BODY_MESH`.
+BODY_MESH, NO_MESH = 0, -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,11 +59,11 @@ class Shot:
     Attributes:
         image: `(height, width, 3)` uint8 RGB.
         yaw: degrees in (-180, 180]; 0 faces the camera, 90 shows the person's left side.
-        action: one of `plans.ACTIONS`.
+        action: one of `crop_plans.ACTIONS`.
         visibility: share of the person's silhouette that is inside the crop and not hidden, 0..1.
-        surface: what of the person each pixel shows, at the size the picture was drawn at.
-        exposure: what the light was multiplied by.
-        sensor: of the camera.
+        surface: the person's surface at each pixel of the working size.
+        exposure: factor on the light.
+        sensor: sensor of the camera.
     """
 
     image: np.ndarray
@@ -74,12 +77,13 @@ class Shot:
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """What of the person is seen where, behind whatever stands in front.
+    """The person's surface that each pixel shows.
 
     Attributes:
-        mesh: `(H, W)` int16: 0 the body, above it hair, skirts and bags, -1 where the person is not seen.
+        mesh: `(H, W)` int16: `BODY_MESH` (0), above it hair, skirts and bags, or `NO_MESH` (-1) if the pixel
+            does not show the person.
         uv: `(H, W, 2)` float32 texture coordinates where `mesh` is 0.
-        light: `(H, W, 3)` float32 linear RGB that comes from there.
+        light: `(H, W, 3)` float32 linear RGB of the person's surface.
     """
 
     mesh: np.ndarray
@@ -89,7 +93,7 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Station:
-    """A camera with all that does not change during one of its recordings."""
+    """A camera with everything that is constant during one recording."""
 
     camera: Camera
     sensor: Sensor
@@ -105,17 +109,17 @@ def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> 
 
     Args:
         seed: of the data set.
-        camid: number of the camera, from 0.
+        camid: camera id, from 0.
         sequence: number of the recording, from 0.
-        backgrounds: photographs stand in for the street, so that nothing is parked.
+        backgrounds: whether photographs replace the street; then nothing is parked.
 
     Returns:
-        A `Station`; the same arguments give the same one.
+        A `Station`; the same arguments give the same station.
     """
     camera = sample_camera(seed, camid)
     place, light = sample_place(seed, camera), sample_light(seed, camid, sequence)
     things = () if backgrounds else tuple(parked_things(seed, camera, place))
-    # What the camera's exposure meter sees: the middle of its frame.
+    # The exposure meter sees the middle of the camera's frame.
     reach_x, reach_y = (
         camera.half_width * camera.focal,
         0.3 * camera.half_width * camera.focal + 0.1 * camera.focal,
@@ -126,7 +130,7 @@ def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> 
 
 
 def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[float, float, float, str]:
-    """Return where the person is in this frame: x, z in metres, yaw in degrees; and the action."""
+    """Return the person's x and z in metres, yaw in degrees, and action in this frame."""
     camera = here.camera
     for _ in range(12):
         distance = track.uniform(*camera.distance)
@@ -134,7 +138,8 @@ def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[fl
         if is_free(here.place, x, z):
             break
     yaw, action = sample_yaw(camera, track), str(track.choice(ACTIONS, p=[0.6, 0.14, 0.14, 0.12]))
-    # People walk where they look; turning about the line of sight instead of the axis is close enough here.
+    # People walk in the direction they face. `yaw` counts from the line of sight, but is used here as if it
+    # counted from the camera's axis; the error is small.
     stride = (0.0 if action == "standing" else track.uniform(0.3, 0.9)) * spec.step
     angle = np.deg2rad(yaw)
     next_x, next_z = x - np.sin(angle) * stride, z + np.cos(angle) * stride
@@ -147,7 +152,7 @@ def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[fl
 def _companion(
     spec: CropSpec, here: Station, x: float, z: float, track: np.random.Generator, rng: np.random.Generator
 ) -> Figure:
-    """Place another person beside, behind or, rarely, in front of somebody at (x, z)."""
+    """Place another person beside, behind or, rarely, in front of a person at (x, z)."""
     identity = spec.passers_by + int(track.integers(PASSERS_BY))
     ahead = track.random() < 0.22
     nearer = -track.uniform(0.5, 1.2) if ahead else track.uniform(0.3, 4.5)
@@ -166,7 +171,7 @@ def draw_shot(spec: CropSpec) -> Shot:
         spec: from a plan.
 
     Returns:
-        A `Shot`; the same spec gives the same one in any process.
+        A `Shot`; the same spec gives the same shot in any process.
 
     Raises:
         UserError: the spec names a folder of photographs that cannot be used.
@@ -186,8 +191,8 @@ def draw_shot(spec: CropSpec) -> Shot:
         others = [_companion(spec, here, x, z, track, rng) for _ in range(1 if track.random() < 0.75 else 2)]
     hidden = rng.random() < here.camera.occlusion
     radiance, visibility, surface = _compose(spec, here, window, figure, others, hidden, rng)
-    if visibility < 0.4 and spec.badness == 0.0:
-        # Nobody would label this crop; the street clears.
+    if visibility < 0.4 and spec.badness == USABLE:
+        # Nobody would label such a crop: draw it again without the people and things in front.
         far = [other for other in others if other.z < figure.z]
         radiance, visibility, surface = _compose(spec, here, window, figure, far, False, rng)
     size = (spec.image_height, spec.image_height // 2)
@@ -204,7 +209,11 @@ def _compose(
     hidden: bool,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, float, Surface]:
-    """Paint far to near; returns `(H, W, 3)` linear light, the visible share of the person, and what of."""
+    """Paint from far to near.
+
+    Returns:
+        `(H, W, 3)` linear light, the visible share of the person, the person's surface.
+    """
     camera, light = here.camera, here.light
     size = WORKING_SIZE if spec.image_height > 128 else SMALL_WORKING_SIZE
     if spec.backgrounds is None:
@@ -221,7 +230,7 @@ def _compose(
     layers += [(one.z, one) for one in figures]
     seen = np.zeros(size, np.float32)
     whole = 0.0
-    mesh, uv = np.full(size, -1, np.int16), np.full((*size, 2), -1, np.float32)
+    mesh, uv = np.full(size, NO_MESH, np.int16), np.full((*size, 2), -1, np.float32)
     shine = np.zeros((*size, 3), np.float32)
     for _, layer in sorted(layers, key=lambda pair: pair[0]):
         if isinstance(layer, Thing):
@@ -235,7 +244,7 @@ def _compose(
                 continue
         if alpha is not None:
             seen *= 1 - alpha
-    surface = Surface(np.where(seen > 0.5, mesh, np.int16(-1)), uv, shine)
+    surface = Surface(np.where(seen > 0.5, mesh, np.int16(NO_MESH)), uv, shine)
     if whole == 0.0:
         return canvas, 0.0, surface
     return canvas, figure.share_inside(camera, window) * float(seen.sum()) / whole, surface

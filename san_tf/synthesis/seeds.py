@@ -1,4 +1,4 @@
-"""Random generators addressed by name: the same words give the same numbers, in any order, in any process."""
+"""Random generators addressed by name, reproducible in any order and process."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import numpy as np
 
 
 def generator_at(seed: int, *address: int | str) -> np.random.Generator:
-    """Return the random generator that belongs to an address under a seed.
+    """Return the random generator of an address under a seed.
 
-    Generators of different addresses are independent, so a crop does not depend on which crops were made
-    before it, nor on how many processes share the work.
+    Generators of different addresses are independent. So a crop depends neither on the crops made before it
+    nor on the number of processes.
 
     Args:
-        seed: the seed of the data set, any integer >= 0.
-        *address: integers >= 0 and short words that say what the numbers are for.
+        seed: seed of the data set, an integer >= 0.
+        *address: integers >= 0 and short words that name the use of the numbers.
 
     Returns:
         A fresh `numpy.random.Generator`.
@@ -26,6 +26,6 @@ def generator_at(seed: int, *address: int | str) -> np.random.Generator:
     """
     words = [seed]
     for part in address:
-        # The tag keeps the number 7 and a word whose checksum is 7 apart.
+        # The tag distinguishes the number 7 from a word whose checksum is 7.
         words += [1, zlib.crc32(part.encode())] if isinstance(part, str) else [0, part]
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(words)))

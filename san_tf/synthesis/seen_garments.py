@@ -1,7 +1,7 @@
-"""What colour the upper and the lower garment have in a rendered picture, pixel by pixel known to be theirs.
+"""Colours of the upper and lower garment in a rendered picture.
 
-The truth for the question whether painted clothes have the colours of their picture, where photographs have
-only boxes drawn by hand.
+The renderer knows which pixels show a garment; photographs have only boxes drawn by hand. These colours test
+whether painted clothes have the colours of their picture.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import numpy as np
 
 from san_tf.synthesis.crop_plans import CropSpec
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
-from san_tf.synthesis.scene import Shot, draw_shot
+from san_tf.synthesis.scene import BODY_MESH, Shot, draw_shot
 from san_tf.synthesis.texels import texels_at
 
-# Fewer pixels, at the size pictures are drawn at, say little of a garment's colour.
+# With fewer pixels (at working size), a garment's colour is uncertain.
 _FEWEST = 200
 _SIZE = 256
 
@@ -28,7 +28,7 @@ class SeenGarment:
     Attributes:
         garment: "upper" or "lower".
         color: `(3,)` float64 RGB, 0-255: the median over its pixels in the finished picture.
-        uv: `(P, 2)` float32: where on the texture its P pixels lie.
+        uv: `(P, 2)` float32: texture coordinates of its P pixels.
     """
 
     garment: str
@@ -36,7 +36,7 @@ class SeenGarment:
     uv: np.ndarray
 
     def color_on(self, texture: np.ndarray) -> np.ndarray:
-        """The median colour of a texture on what the picture shows of this garment.
+        """Return a texture's median colour on the visible part of this garment.
 
         Args:
             texture: `(T, T, 3)` RGB, 0-255.
@@ -48,13 +48,13 @@ class SeenGarment:
 
 
 def seen_garments(spec: CropSpec) -> list[SeenGarment]:
-    """Draw a picture again, and tell the colours of its garments.
+    """Return the garments that a spec's picture shows; the picture is drawn again.
 
     Args:
         spec: from `generator.pit_index` or `synthetic_reid_index`.
 
     Returns:
-        Those of the garments, at most two, of which enough is seen.
+        At most two garments, each with enough visible pixels.
 
     Example:
         >>> [seen.garment for seen in seen_garments(pit_index("smoke", "test")[0])]
@@ -64,15 +64,15 @@ def seen_garments(spec: CropSpec) -> list[SeenGarment]:
 
 
 def garments_in(shot: Shot) -> list[SeenGarment]:
-    """The same of a picture that is drawn already, `Shot.image` of any size."""
+    """Return the garments that a drawn picture shows, with `Shot.image` of any size."""
     surface = shot.surface
     height, width = surface.mesh.shape
     image = cv2.resize(shot.image, (width, height), interpolation=cv2.INTER_LINEAR)
     place = texels_at(surface.uv, _SIZE)
     found = []
     for garment in GARMENTS:
-        # Hair, skirts and bags are meshes of their own: the body's pixels alone are cloth or skin.
-        seen = (surface.mesh == 0) & garment_region(garment, _SIZE)[place]
+        # Hair, skirts and bags are separate meshes, so the pixels of the body mesh show cloth or skin.
+        seen = (surface.mesh == BODY_MESH) & garment_region(garment, _SIZE)[place]
         if seen.sum() >= _FEWEST:
             found.append(SeenGarment(garment, np.median(image[seen], axis=0), surface.uv[seen]))
     return found

@@ -1,4 +1,4 @@
-"""What a surveillance camera does to a picture: colours, exposure, blur, resolution, noise, compression."""
+"""A surveillance camera's effects on a picture: colour, exposure, blur, noise, compression."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from san_tf.synthesis.seeds import generator_at
 
 @dataclass(frozen=True)
 class Sensor:
-    """The look of one camera's pictures.
+    """Parameters of the look of one camera's pictures.
 
     Attributes:
         color_matrix: `(3, 3)` RGB to RGB: white balance, channel crosstalk and saturation.
-        exposure: factor on the light; auto-exposure moves about it.
-        gamma: exponent on top of the usual 1 / 2.2; below 1 brightens shadows.
-        contrast: slope about the middle grey.
+        exposure: factor on the light, on top of auto-exposure.
+        gamma: factor on the usual exponent 1 / 2.2; below 1 brightens shadows.
+        contrast: slope at middle grey.
         haze: `(3,)` RGB veil that lifts the blacks, 0..0.2.
-        vignette: fall of brightness to the corners of the crop, 0..0.25.
+        vignette: loss of brightness towards the corners of the crop, 0..0.25.
         defocus: standard deviation of the lens blur in native pixels.
         shutter: longest motion blur in native pixels.
         noise: standard deviation of the sensor noise at middle grey, in 0..1.
-        sharpening: strength of the in-camera sharpening that rings at edges.
-        jpeg_quality: of the recording, 1..100.
+        sharpening: strength of the in-camera sharpening, which rings at edges.
+        jpeg_quality: JPEG quality of the recording, 1..100.
     """
 
     color_matrix: np.ndarray
@@ -47,10 +47,10 @@ def sample_sensor(seed: int, camid: int) -> Sensor:
 
     Args:
         seed: of the data set.
-        camid: number of the camera, from 0.
+        camid: camera id, from 0.
 
     Returns:
-        A `Sensor`; the same arguments give the same one.
+        A `Sensor`; the same arguments give the same sensor.
 
     Example:
         >>> sample_sensor(0, 0).jpeg_quality == sample_sensor(0, 0).jpeg_quality
@@ -86,18 +86,18 @@ def develop(
     output_size: tuple[int, int],
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, float]:
-    """Turn a clean rendering into the crop that the camera's recording gives.
+    """Turn a clean rendering into a crop of the camera's recording.
 
     Args:
         radiance: `(H, W, 3)` float32 RGB in linear light.
         sensor: the camera's look.
-        gain: auto-exposure of the scene, see `auto_exposure`; the sensor's own habit comes on top.
+        gain: auto-exposure of the scene, from `auto_exposure`; multiplied by `sensor.exposure`.
         native_height: height of the crop in pixels of the recording, before it is resized.
-        output_size: (height, width) of the result.
+        output_size: (height, width) of the result in pixels.
         rng: source of exposure changes, motion and noise.
 
     Returns:
-        `(height, width, 3)` uint8 RGB, and the exposure: what the light was multiplied by.
+        `(height, width, 3)` uint8 RGB, and the exposure, the factor on the light.
 
     Example:
         >>> grey = np.full((64, 32, 3), 0.5, np.float32)
@@ -116,7 +116,7 @@ def develop(
     if sensor.sharpening > 0.1:
         soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
         picture = picture + sensor.sharpening * (picture - soft)
-    # Shot noise grows with the light; part of it is shared by the channels after demosaicing.
+    # Shot noise grows with the light; demosaicing makes the channels share a part of it.
     spread = sensor.noise * np.sqrt(np.clip(picture, 0.02, 1.0) * 2.0)
     grain = rng.standard_normal((rows, columns, 1), np.float32)
     grain = 0.8 * grain + 0.6 * rng.standard_normal((rows, columns, 3), np.float32)
@@ -130,7 +130,7 @@ def auto_exposure(scene: np.ndarray) -> float:
     """Return the gain that brings a scene's mean to middle grey.
 
     Args:
-        scene: `(H, W, 3)` float32 RGB in linear light: the empty street, coarse is enough.
+        scene: `(H, W, 3)` float32 RGB in linear light: the empty street, at any resolution.
 
     Returns:
         The gain, 0.4..4.
@@ -143,7 +143,7 @@ def auto_exposure(scene: np.ndarray) -> float:
 
 
 def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Encode an `(H, W, 3)` uint8 RGB image as JPEG bytes at a quality of 1..100."""
+    """Encode an `(H, W, 3)` uint8 RGB image as JPEG, quality 1..100."""
     _, data = cv2.imencode(
         ".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality]
     )
@@ -151,13 +151,13 @@ def encode_jpeg(image: np.ndarray, quality: int) -> bytes:
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode an `(H, W, 3)` uint8 RGB image as PNG bytes."""
+    """Encode an `(H, W, 3)` uint8 RGB image as PNG."""
     _, data = cv2.imencode(".png", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_PNG_COMPRESSION, 4])
     return data.tobytes()
 
 
 def decode_rgb(data: bytes) -> np.ndarray:
-    """Decode JPEG or PNG bytes to an `(H, W, 3)` uint8 RGB image."""
+    """Decode JPEG or PNG to an `(H, W, 3)` uint8 RGB image; other bytes raise UserError."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     if image is None:
         raise UserError(f"{len(data)} bytes were given that are not JPEG or PNG; check where they come from.")
@@ -170,7 +170,7 @@ def _resize(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 def _blur(picture: np.ndarray, sensor: Sensor, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Blur by defocus and by motion, mostly sideways as people walk; lengths are in native pixels."""
+    """Blur by defocus and by motion, mostly sideways, as people walk; lengths in native pixels."""
     defocus = sensor.defocus * rng.uniform(0.7, 1.3)
     if defocus > 0.2:
         picture = cv2.GaussianBlur(picture, (0, 0), defocus)
@@ -186,7 +186,7 @@ def _blur(picture: np.ndarray, sensor: Sensor, rows: int, rng: np.random.Generat
 
 
 def respond(light: np.ndarray, sensor: Sensor, exposure: float) -> np.ndarray:
-    """What the sensor makes of light in the middle of its picture: colour matrix, gamma, contrast and haze.
+    """Apply the sensor's colour matrix, gamma, contrast and haze, without vignette.
 
     Args:
         light: `(..., 3)` float32 RGB, linear, 0 or more.
@@ -208,7 +208,7 @@ def _matrix(sensor: Sensor, exposure: float) -> np.ndarray:
 
 
 def _curve(picture: np.ndarray, sensor: Sensor) -> np.ndarray:
-    # A shoulder instead of a hard clip keeps texture in bright clothes.
+    # A soft shoulder, not a hard clip, keeps the texture of bright clothes.
     picture = np.clip(picture, 0.0, None)
     picture = np.where(picture > 0.75, 1.0 - 0.25 * np.exp(-(picture - 0.75) / 0.25), picture)
     picture = picture ** (sensor.gamma / 2.2)
@@ -220,7 +220,7 @@ def _curve(picture: np.ndarray, sensor: Sensor) -> np.ndarray:
 def _tone(
     picture: np.ndarray, sensor: Sensor, gain: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, float]:
-    """Apply exposure, vignette and the sensor's response; returns values in 0..1, and the exposure."""
+    """Apply exposure, vignette and the sensor's response; return values in 0..1 and the exposure."""
     rows, columns = picture.shape[:2]
     exposure = float(gain * sensor.exposure * np.exp(rng.normal(0.0, 0.08)))
     picture = picture @ _matrix(sensor, exposure)

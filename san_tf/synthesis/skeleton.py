@@ -1,7 +1,7 @@
 """Moving a body by its bones: forward kinematics and linear blend skinning.
 
-A pose gives every bone a rotation about its head, expressed in the axes of the world at rest (x to the
-person's left, y up, z forward); children are carried along. Vertices follow up to four bones.
+A pose gives every bone a rotation about its head, in world axes at rest (x to the person's left, y up,
+z forward). A bone carries its children along. A vertex follows up to four bones.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from san_tf.synthesis.body import BodyShape, joints, load_body, shaped
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """How a person holds the bones.
+    """Bone rotations of a person, and what they do.
 
     Attributes:
-        rotations: (B, 3, 3) float64, each bone's rotation about its head in world-at-rest axes.
-        action: What the person does: "walking", "standing", "carrying", "phoning" or "rest".
-        phase: Where in the gait cycle, 0..1; 0 is the left heel's strike. 0 when not walking.
-        bag_hand: "left" or "right" where a hand holds a bag's handle, else None.
-        grounded: Move the body up or down so that the lowest sole touches y = 0.
+        rotations: (B, 3, 3) float64, each bone's rotation about its head in world axes at rest.
+        action: "walking", "standing", "carrying", "phoning" or "rest".
+        phase: Phase of the gait cycle, 0..1; 0 is the left heel strike. 0 when not walking.
+        bag_hand: "left" or "right", the hand that holds a bag; None without one.
+        grounded: Whether the body is moved up or down so that the lowest sole touches y = 0.
     """
 
     rotations: np.ndarray
@@ -42,12 +42,12 @@ class Pose:
 
 
 def rest_pose() -> Pose:
-    """The pose of the stored mesh: arms held out, legs apart."""
+    """Return the pose of the stored mesh: arms held out, legs apart."""
     return Pose(np.tile(np.eye(3), (len(load_body().bones), 1, 1)))
 
 
 def mirrored(pose: Pose) -> Pose:
-    """The pose with left and right exchanged."""
+    """Return the pose with left and right exchanged."""
     reflection = np.diag([-1.0, 1.0, 1.0])
     rotations = reflection @ pose.rotations[load_body().bone_mirror] @ reflection
     hand = {"left": "right", "right": "left", None: None}[pose.bag_hand]
@@ -55,10 +55,10 @@ def mirrored(pose: Pose) -> Pose:
 
 
 def bone_transforms(shape: BodyShape, pose: Pose) -> np.ndarray:
-    """Where each bone carries the points that hang on it.
+    """Return the transform that each bone applies to its points.
 
     Args:
-        shape: Body shape, which places the joints.
+        shape: Body shape; it gives the positions of the joints.
         pose: Rotations of the bones.
 
     Returns:
@@ -105,16 +105,21 @@ def _skin(vertices: np.ndarray, bones: np.ndarray, weights: np.ndarray, transfor
 
 
 def skin(vertices: np.ndarray, bones: np.ndarray, weights: np.ndarray, transforms: np.ndarray) -> np.ndarray:
-    """Linear blend skinning, for the body or for anything that hangs on bones (skirts, hair, bags).
+    """Move vertices with their bones by linear blend skinning.
+
+    The vertices may be those of the body, or of skirts, hair and bags.
 
     Args:
         vertices: (N, 3) float, metres, rest pose.
         bones: (N, K) int, the bones that move each vertex.
-        weights: (N, K) float, their shares, summing to 1 a row.
+        weights: (N, K) float, their shares; each row sums to 1.
         transforms: (B, 3, 4) from `bone_transforms`.
 
     Returns:
         (N, 3) float32 metres, posed.
+
+    Raises:
+        UserError: If the shapes do not fit together.
     """
     if bones.shape != weights.shape or len(bones) != len(vertices):
         raise UserError(
@@ -133,15 +138,15 @@ def pose_vertices(vertices: np.ndarray, shape: BodyShape, pose: Pose) -> np.ndar
     """Move a body's vertices from rest into a pose.
 
     Args:
-        vertices: (V, 3) float metres in rest pose: `shaped(shape)`, perhaps with garments pushed out.
-        shape: The body's shape, which places the joints.
+        vertices: (V, 3) float metres in rest pose: `shaped(shape)`, with or without the thickness of clothes.
+        shape: Body shape; it gives the positions of the joints.
         pose: The pose.
 
     Returns:
         (V, 3) float32 metres, soles at y = 0 if the pose is grounded.
 
     Raises:
-        UserError: If the vertices are not the body's.
+        UserError: If the number of vertices is not the body's.
 
     Example:
         >>> shape = BodyShape()

@@ -1,6 +1,6 @@
-"""The compiled inner loops that draw streets: surfaces as functions of position, and the rays that meet them.
+"""Compiled inner loops that draw streets: procedural surfaces and ray casting.
 
-Everything is hashed from integer positions, so a surface has any resolution, needs no memory and is the same
+Randomness is hashed from integer positions. So a surface has any resolution, needs no memory and is the same
 in every process. `footprint` is the size of a pixel on the surface in metres; finer detail fades out.
 """
 
@@ -10,11 +10,15 @@ import numpy as np
 
 from san_tf.compiled import compiled
 
+# Materials, in the order of `places.GROUNDS` and `places.WALLS`.
+ASPHALT, TILES, BRICKS, SLABS, GRASS, GRAVEL, CHECKER, ZEBRA = range(8)
+PLASTER, BRICK, OFFICE, SHOP, HEDGE, FENCE, SHUTTER, STONE, DARK = range(9)
+
 
 @compiled
 def chance(i: int, j: int, seed: int) -> float:
-    """Hash two integers and a seed to a number in [0, 1)."""
-    # 64-bit integers wrap around; the upper bits of the product are the well mixed ones.
+    """Hash integers i, j and a seed to a number in [0, 1)."""
+    # 64-bit integers wrap around; the upper bits of the product are mixed best.
     h = i * 7046029254386353131 + j * 1442695040888963407 + seed * 3935559000370003845
     h = (h ^ (h >> 29)) * 2862933555777941757
     return float((h >> 38) & 0xFFFFFF) / 16777216.0
@@ -22,7 +26,7 @@ def chance(i: int, j: int, seed: int) -> float:
 
 @compiled
 def noise(x: float, y: float, seed: int) -> float:
-    """Smooth noise in [0, 1] with features of size 1."""
+    """Return smooth noise in [0, 1] at (x, y), with features of size 1."""
     i, j = int(np.floor(x)), int(np.floor(y))
     a, b = x - i, y - j
     a, b = a * a * (3 - 2 * a), b * b * (3 - 2 * b)
@@ -33,14 +37,29 @@ def noise(x: float, y: float, seed: int) -> float:
 
 @compiled
 def grain(x: float, y: float, size: float, footprint: float, seed: int) -> float:
-    """Noise in about [-0.5, 0.5] with features of `size` metres that fades where pixels are larger."""
+    """Return noise in about [-0.5, 0.5]; it fades where pixels are larger than its features.
+
+    Args:
+        x: metres.
+        y: metres.
+        size: size of the features in metres.
+        footprint: size of a pixel in metres.
+        seed: of the noise.
+    """
     fade = min(1.0, size / (footprint + 1e-6))
     return (noise(x / size, y / size, seed) - 0.5) * fade
 
 
 @compiled
 def joint(x: float, period: float, width: float, footprint: float) -> float:
-    """Return how much of a pixel at x lies on joints of `width` that repeat every `period`, 0..1."""
+    """Return the share of a pixel, 0..1, that lies on regular joints.
+
+    Args:
+        x: position of the pixel in metres.
+        period: distance between joints in metres; one joint is at 0.
+        width: width of a joint in metres.
+        footprint: size of the pixel in metres.
+    """
     distance = abs(x - period * np.floor(x / period + 0.5))
     reach = (width + footprint) / 2
     return min(1.0, max(0.0, (reach - distance) / max(footprint, 1e-4))) * min(
@@ -55,11 +74,11 @@ def ground_color(
     """Write the albedo of a ground material at (x, y) metres into `out`.
 
     Args:
-        kind: index into `GROUNDS`.
+        kind: index into `places.GROUNDS`.
         x: metres along the street.
         y: metres across the street.
         p: `(N, 8)` parameters: colour RGB, second colour RGB, period in metres, strength of variation.
-        row: which of them.
+        row: row of `p` to use.
         footprint: size of a pixel on the ground in metres.
         seed: of the place.
         out: `(3,)` receives RGB in 0..1.
@@ -69,37 +88,37 @@ def ground_color(
     fine = grain(x, y, 0.035, footprint, seed) + 0.7 * grain(x, y, 0.12, footprint, seed + 1)
     broad = noise(x / 1.7, y / 1.7, seed + 2) - 0.5 + 0.6 * (noise(x / 5.0, y / 5.0, seed + 3) - 0.5)
     level += vary * (0.35 * fine + 0.3 * broad)
-    if kind == 1 or kind == 6:
+    if kind in (TILES, CHECKER):
         i, j = int(np.floor(x / period)), int(np.floor(y / period))
         level += vary * 0.35 * (chance(i, j, seed + 4) - 0.5)
         dark = max(joint(x, period, 0.012, footprint), joint(y, period, 0.012, footprint))
-        if kind == 6:
+        if kind == CHECKER:
             mix = float((i + j) & 1)
-    elif kind == 2:
+    elif kind == BRICKS:
         j = int(np.floor(y / (period * 0.5)))
         shifted = x + 0.5 * period * (j & 1)
         i = int(np.floor(shifted / period))
         level += vary * 0.5 * (chance(i, j, seed + 4) - 0.5)
         mix = 0.7 * chance(i, j, seed + 5) ** 3
         dark = max(joint(shifted, period, 0.01, footprint), joint(y, period * 0.5, 0.01, footprint))
-    elif kind == 3:
+    elif kind == SLABS:
         i, j = int(np.floor(x / (4 * period))), int(np.floor(y / (4 * period)))
         level += vary * 0.25 * (chance(i, j, seed + 4) - 0.5)
         dark = max(joint(x, 4 * period, 0.02, footprint), joint(y, 4 * period, 0.02, footprint))
-    elif kind == 4:
+    elif kind == GRASS:
         level += 0.9 * grain(x, y, 0.05, footprint, seed + 6) + 0.35 * broad
         mix = min(1.0, max(0.0, 1.6 * (noise(x / 0.8, y / 0.8, seed + 7) - 0.45)))
-    elif kind == 5:
+    elif kind == GRAVEL:
         level += 0.5 * grain(x, y, 0.06, footprint, seed + 6)
         mix = noise(x / 1.2, y / 1.2, seed + 7)
-    elif kind == 7:
+    elif kind == ZEBRA:
         stripe = x / period - np.floor(x / period)
         edge = min(abs(stripe - 0.5), min(stripe, 1.0 - stripe)) * period / max(footprint, 1e-4)
         soft = min(1.0, edge + 0.5)
         mix = soft if stripe > 0.5 else 1.0 - soft
         mix *= 0.75 + 0.5 * (noise(x / 0.25, y / 0.25, seed + 7) - 0.5)
     else:
-        # Asphalt: repairs and stains.
+        # Asphalt has repairs and stains.
         level -= 0.12 if noise(x / 2.3, y / 2.3, seed + 8) > 0.72 else 0.0
     level *= 1.0 - 0.45 * dark
     for k in range(3):
@@ -110,20 +129,20 @@ def ground_color(
 def wall_color(
     kind: int, s: float, y: float, p: np.ndarray, row: int, footprint: float, seed: int, out: np.ndarray
 ) -> float:
-    """Write the albedo of a wall at s metres along it and y metres up into `out`.
+    """Write the albedo of a wall material at (s, y) metres into `out`.
 
     Args:
-        kind: index into `WALLS`.
+        kind: index into `places.WALLS`.
         s: metres along the wall.
         y: metres above the ground.
-        p: `(N, 8)` parameters: colour RGB, second colour RGB, metres a bay, strength of variation.
-        row: which of them.
+        p: `(N, 8)` parameters: colour RGB, second colour RGB, bay width in metres, strength of variation.
+        row: row of `p` to use.
         footprint: size of a pixel on the wall in metres.
         seed: of the place.
         out: `(3,)` receives RGB in 0..1.
 
     Returns:
-        Opacity 0..1: fences and the tops of hedges let the view through.
+        Opacity 0..1; below 1 between the bars of a fence.
     """
     bay, vary = p[row, 6], p[row, 7]
     level, mix, glass = 1.0, 0.0, 0.0
@@ -133,28 +152,28 @@ def wall_color(
     column, floor = int(np.floor(s / bay)), int(np.floor(y / 3.1))
     a, b = s - column * bay, y - floor * 3.1
     opacity = 1.0
-    if kind == 4:
+    if kind == HEDGE:
         level = 0.55 + 1.1 * noise(s / 0.16, y / 0.16, seed + 3) * noise(s / 0.5, y / 0.5, seed + 4)
         level += 0.4 * grain(s, y, 0.06, footprint, seed + 5)
         mix = noise(s / 0.7, y / 0.7, seed + 6)
-    elif kind == 5:
+    elif kind == FENCE:
         bar = max(joint(s, 0.13, 0.025, footprint), joint(y - 0.12, 1.25, 0.05, footprint))
         opacity = max(bar, joint(s, 2.5, 0.09, footprint))
-    elif kind == 6:
+    elif kind == SHUTTER:
         level *= 1.0 - 0.3 * joint(y, 0.11, 0.03, footprint)
         mix = joint(s, bay, 0.25, footprint)
-    elif kind == 7:
+    elif kind == STONE:
         j = int(np.floor(y / 0.4))
         shifted = s + 0.45 * (j & 1)
         level += vary * 0.5 * (chance(int(np.floor(shifted / 0.9)), j, seed + 4) - 0.5)
         level *= 1.0 - 0.4 * max(joint(shifted, 0.9, 0.02, footprint), joint(y, 0.4, 0.02, footprint))
-    elif kind == 8:
+    elif kind == DARK:
         level = 1.0 + 0.8 * (noise(s / 1.2, y / 1.2, seed + 3) - 0.5)
         mix = 0.8 * max(0.0, noise(s / 0.9, y / 2.2, seed + 4) - 0.62)
-    elif kind == 2:
+    elif kind == OFFICE:
         glass = 1.0 - max(joint(s, bay * 0.5, 0.07, footprint), joint(y, 1.55, 0.12, footprint))
     else:
-        if kind == 1:
+        if kind == BRICK:
             j = int(np.floor(y / 0.075))
             shifted = s + 0.12 * (j & 1)
             level += (
@@ -164,8 +183,8 @@ def wall_color(
                 joint(shifted, 0.24, 0.012, footprint), joint(y, 0.075, 0.012, footprint)
             )
         inside = a > 0.22 * bay and a < 0.78 * bay
-        if kind == 3 and floor == 0:
-            # A shop: display window behind a frame, a fascia in the second colour above it.
+        if kind == SHOP and floor == 0:
+            # A framed display window, and above it a fascia in the second colour.
             glass = 1.0 if a > 0.08 * bay and a < 0.92 * bay and b > 0.35 and b < 2.45 else 0.0
             mix = 1.0 if b > 2.5 else 0.0
             if mix > 0 and b > 2.62 and b < 2.9 and chance(int(np.floor(s / 0.17)), column, seed + 5) > 0.35:
@@ -177,11 +196,11 @@ def wall_color(
     for k in range(3):
         out[k] = max(0.0, level * (p[row, k] * (1 - mix) + p[row, 3 + k] * mix))
     if glass > 0:
-        # Glass: dark rooms with things in them, and the sky mirrored in the upper part.
+        # Glass shows dark rooms with things in them, and reflects the sky.
         thing = noise(s / 0.35, y / 0.5, seed + 9) * chance(
             int(np.floor(s / 0.6)), int(np.floor(y / 0.7)), seed + 10
         )
-        lamp = 0.5 if kind == 3 else 0.18
+        lamp = 0.5 if kind == SHOP else 0.18
         shine = 0.3 * max(0.0, noise(s / 2.0, y / 0.8, seed + 11) - 0.4)
         for k in range(3):
             tint = 0.6 + 0.8 * chance(int(np.floor(s / 0.6)), int(np.floor(y / 0.7)) + 77 * k, seed + 12)
@@ -197,14 +216,39 @@ def cast(
     walls: np.ndarray, planes: np.ndarray, wall_params: np.ndarray, far: np.ndarray, dapple: float, seed: int,
     sun_direction: np.ndarray, sun: np.ndarray, sky: np.ndarray, out: np.ndarray,
 ) -> None:  # fmt: skip
-    """Shade every pixel of the window: nearest of ground and walls, else what is far away."""
+    """Shade every pixel of a window: the nearest of ground and walls, else the far background.
+
+    Args:
+        height: rows of `out`.
+        width: columns of `out`.
+        window: left, top, width and height in native pixels, as in `camera.Window`.
+        focal: focal length in native pixels.
+        turn: `(3, 3)` rotation, world to camera.
+        lens: height of the lens in metres.
+        street: this argument and those up to `far` are as in `places.Place`.
+        strips: `(2,)`.
+        grounds: `(3,)` int64.
+        ground_params: `(3, 8)`.
+        kerbs: `(2,)`.
+        paint: `(4,)`.
+        walls: `(2,)` int64.
+        planes: `(2, 5)`, `Place.wall_planes`.
+        wall_params: `(2, 8)`.
+        far: `(2, 3)`.
+        dapple: strength of the shadows on the ground, 0..1.
+        seed: of the place.
+        sun_direction: `(3,)` unit vector towards the sun.
+        sun: `(3,)` linear RGB of direct light.
+        sky: `(3,)` linear RGB of light from all directions.
+        out: `(height, width, 3)` receives linear RGB.
+    """
     albedo, over = np.zeros(3), np.zeros(3)
     left, top, step_x, step_y = window[0], window[1], window[2] / width, window[3] / height
     cos_s, sin_s = np.cos(street), np.sin(street)
     for row in range(height):
         for column in range(width):
             u, v = left + (column + 0.5) * step_x, top + (row + 0.5) * step_y
-            # Rows of `turn` map world to camera; its transpose brings the ray into the world.
+            # `turn` maps world to camera, so its transpose turns the ray into world axes.
             dx = turn[0, 0] * u - turn[1, 0] * v - turn[2, 0] * focal
             dy = turn[0, 1] * u - turn[1, 1] * v - turn[2, 1] * focal
             dz = turn[0, 2] * u - turn[1, 2] * v - turn[2, 2] * focal
@@ -232,7 +276,8 @@ def cast(
                         )
                         for k in range(3):
                             albedo[k] = (albedo[k] * (1 - stone) + level * stone) * (1 - 0.5 * gap)
-                line = 0.8 * joint(across - paint[0], 1e6, 0.1, footprint) if grounds[strip] == 0 else 0.0
+                painted = grounds[strip] == ASPHALT
+                line = 0.8 * joint(across - paint[0], 1e6, 0.1, footprint) if painted else 0.0
                 shade = 1.0
                 if dapple > 0:
                     spot = 0.65 * noise(x / 2.2, z / 2.2, seed + 21) + 0.35 * noise(
@@ -241,7 +286,7 @@ def cast(
                     shade = 1.0 - dapple * min(1.0, max(0.0, (spot - 0.5) * 7.0))
                 for k in range(3):
                     color = albedo[k] * (1 - line) + paint[1 + k] * line
-                    # Colours are written down as they look; squaring brings them close to linear light.
+                    # Colours are given as they look on a screen; squaring approximates linear light.
                     out[row, column, k] = (
                         color * color * (sky[k] + sun[k] * shade * max(0.0, sun_direction[1]))
                     )
@@ -263,7 +308,7 @@ def cast(
                     out[row, column, k] = tree * tree if rise < ridge else far[1, k] * (sky[k] + sun[k])
             for wall in range(2):
                 px, pz, wx, wz = planes[wall, 0], planes[wall, 1], planes[wall, 2], planes[wall, 3]
-                # Ray (dx, dz) t = point + s * direction.
+                # Solve t * ray = point + s * direction on the ground plane.
                 determinant = dx * wz - dz * wx
                 if abs(determinant) < 1e-9:
                     continue
@@ -274,7 +319,7 @@ def cast(
                 y = lens + t * dy
                 # Hedges have a ragged top.
                 top_edge = planes[wall, 4] * (
-                    1.0 + (0.12 * (noise(s / 0.4, 0.5, seed + 41) - 0.5) if walls[wall] == 4 else 0.0)
+                    1.0 + (0.12 * (noise(s / 0.4, 0.5, seed + 41) - 0.5) if walls[wall] == HEDGE else 0.0)
                 )
                 if y < 0.0 or y > top_edge:
                     continue

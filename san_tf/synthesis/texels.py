@@ -1,8 +1,7 @@
-"""What lies under each texel of the shared UV layout: rest-pose geometry, body part, mirror texel.
+"""Maps of the shared UV layout: position, body part and mirror of each texel.
 
-Textures are painted from these maps, so that hems and patterns meet across the seams of the UV islands.
-In a texture of size S the texel at row r, column c has its centre at u = (c + 0.5) / S and
-v = 1 - (r + 0.5) / S.
+Textures are painted from these maps, so hems and patterns continue across the seams of the UV islands. In a
+texture of size S, the texel at row r, column c has its centre at u = (c + 0.5) / S, v = 1 - (r + 0.5) / S.
 """
 
 from __future__ import annotations
@@ -18,23 +17,23 @@ from san_tf.errors import UserError
 from san_tf.synthesis.body import load_body
 from san_tf.synthesis.mesh import vertex_normals
 
-# Bilinear lookups at 256 x 256, and a few halvings of the texture, stay inside this border.
+# Bilinear lookups stay inside this border at 256 x 256, and after the texture is halved a few times.
 _PADDING = 6
 
 
 @dataclass(frozen=True, eq=False)
 class TexelMap:
-    """Geometry of the average body under each texel of an (S, S) texture. Treat the arrays as read-only.
+    """Geometry of the average body at each texel of an (S, S) texture, read-only.
 
     Attributes:
-        position: (S, S, 3) float32 metres on the rest body (arms held out).
+        position: (S, S, 3) float32 metres on the body in rest pose (arms held out).
         normal: (S, S, 3) float32 unit vectors on `mask`, zeros elsewhere.
         part: (S, S) uint8 into `body.PARTS`; 0 off the mask.
-        mask: (S, S) bool, texels of the body and a border around each island; the border repeats the
-            island's nearest texel, so that bilinear lookups never meet background.
+        mask: (S, S) bool, texels of the body and of a border around each island. The border repeats the
+            island's nearest texel, so bilinear lookups never read background.
         inside: (S, S) bool, texels whose centre lies on the body.
-        face: (S, S) int32, the triangle of `load_body().faces` under the texel; -1 off the mask.
-        weights: (S, S, 3) float32, the texel's barycentric place in that triangle.
+        face: (S, S) int32, the texel's triangle in `load_body().faces`; -1 off the mask.
+        weights: (S, S, 3) float32, the texel's barycentric coordinates in that triangle.
     """
 
     position: np.ndarray
@@ -48,7 +47,7 @@ class TexelMap:
 
 @compiled
 def _locate(uv: np.ndarray, uv_faces: np.ndarray, face: np.ndarray, weights: np.ndarray) -> None:
-    """Write into each texel the triangle that its centre lies in, and the place within the triangle."""
+    """Write the triangle and the barycentric coordinates of each texel's centre."""
     size = face.shape[0]
     for t in range(uv_faces.shape[0]):
         a, b, c = uv_faces[t, 0], uv_faces[t, 1], uv_faces[t, 2]
@@ -74,16 +73,16 @@ def _locate(uv: np.ndarray, uv_faces: np.ndarray, face: np.ndarray, weights: np.
 
 @lru_cache(maxsize=8)
 def texel_map(size: int = 256) -> TexelMap:
-    """The geometry under each texel of the average body.
+    """Return the geometry of the average body at each texel.
 
     Args:
         size: Texture side S, at least 16 texels.
 
     Returns:
-        The map, computed once a size.
+        The map, computed once per size.
 
     Raises:
-        UserError: If the size is too small to hold the layout.
+        UserError: If the size is below 16.
 
     Example:
         >>> texels = texel_map(64)
@@ -97,7 +96,7 @@ def texel_map(size: int = 256) -> TexelMap:
     weights = np.zeros((size, size, 3))
     _locate(body.uv.astype(np.float64), body.uv_faces, face, weights)
     inside = face >= 0
-    # distance to the nearest texel inside, and which one that is
+    # each texel's distance to the nearest texel inside, and that texel's label
     distance, label = cv2.distanceTransformWithLabels(
         (~inside).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
@@ -127,14 +126,14 @@ def texel_map(size: int = 256) -> TexelMap:
 
 
 def texels_at(uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The texels that texture coordinates lie in.
+    """Return the texels at texture coordinates.
 
     Args:
-        uv: (..., 2) texture coordinates; those outside 0..1 are taken to the nearest edge.
+        uv: (..., 2) texture coordinates; values outside 0..1 give the nearest edge.
         size: Texture side S.
 
     Returns:
-        Row and column, (...) int64 each, to index a texture with.
+        Row and column, (...) int64 each, an index into a texture.
 
     Example:
         >>> texels_at(np.array([0.5, 0.99]), 64)
@@ -147,9 +146,10 @@ def texels_at(uv: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=8)
 def mirror_map(size: int = 256) -> np.ndarray:
-    """Where each texel's left-right mirror lies: a flipped photograph shows the mirrored texture.
+    """Return the left-right mirror texel of each texel.
 
-    `mirrored = texture[map[..., 0], map[..., 1]]`. Texels off the body map to themselves.
+    A flipped photograph shows the mirrored texture, `texture[map[..., 0], map[..., 1]]`. Texels off the body
+    map to themselves.
 
     Args:
         size: Texture side S.

@@ -1,4 +1,4 @@
-"""Reads the files PyTorch writes, without PyTorch and without running anything of theirs."""
+"""Reads PyTorch checkpoints without PyTorch and without running their code."""
 
 from san_tf.torch_files.checkpoint import read_checkpoint
 from san_tf.torch_files.state_dict import find_state_dict, read_state_dict

@@ -1,7 +1,7 @@
-"""Reads the files that hold PyTorch weights, without PyTorch and without running anything of theirs.
+"""Reads PyTorch checkpoints without PyTorch and without running their code.
 
-Three kinds are told apart by their first bytes: the zip archives of `torch.save` since 1.6, its older
-format of pickles and raw storages in a row, and `.safetensors`.
+There are three formats, recognised by their first bytes: the zip archives of `torch.save` since 1.6, its
+older format of pickles followed by raw storages, and `.safetensors`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from san_tf.torch_files.tensors import Extent, PickledArray, StorageFile, Stored
 
 MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
-# All that zipfile raises on damaged archives.
+# Everything that zipfile raises on damaged archives.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -33,7 +33,7 @@ _ZIP_ERRORS = (
     ValueError,
     OverflowError,
 )
-# `torch.save` writes a few hundred bytes a tensor.
+# Longest pickle in bytes; `torch.save` writes a few hundred bytes per tensor.
 MAX_PICKLE = 1 << 26
 SAFETENSORS = {
     "F32": "float32",
@@ -53,19 +53,20 @@ SAFETENSORS = {
 
 
 def read_checkpoint(path: str | Path) -> Any:
-    """Read a checkpoint: what was given to `torch.save`, tensors as `StoredTensor`.
+    """Read the object that was given to `torch.save`, with tensors as `StoredTensor`.
 
-    The tensors' bytes stay in the file until `StoredTensor.array`; their shapes and places are checked here.
+    Shapes and positions of the tensors are checked here. Their bytes stay in the file until
+    `StoredTensor.array`.
 
     Args:
         path: a `.pth`, `.pt`, `.pth.tar` or `.safetensors` file.
 
     Returns:
-        Dicts (ordered ones too), lists, tuples, sets, strings, numbers, `StoredTensor`s and `PickledArray`s.
+        Dicts, lists, tuples, sets, strings, numbers, `StoredTensor`s and `PickledArray`s.
 
     Raises:
-        UserError: the file is missing, damaged, no checkpoint, or holds more than weights; then nothing of it
-            was run.
+        UserError: the file is missing, damaged or not a checkpoint, or it holds more than weights. Nothing
+            in it was run.
 
     Example:
         >>> read_checkpoint("model.pth.tar-60")["state_dict"]["conv1.weight"].shape
@@ -86,12 +87,12 @@ def read_checkpoint(path: str | Path) -> Any:
                 return _read_safetensors(path)
             if head[257:262] == b"ustar":
                 raise UserError(
-                    f"{path} is a tar file: that of PyTorch before 0.1.10, or one to unpack first."
+                    f"{path} is a tar file; unpack it, or save it anew if PyTorch before 0.1.10 wrote it."
                 )
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
                 return _read_legacy(path, mapped, size)
     except MalformedPickle as error:
-        raise UserError(f"{path} is damaged or no PyTorch checkpoint: {error}; copy it again.") from error
+        raise UserError(f"{path} is damaged or not a PyTorch checkpoint: {error}; copy it again.") from error
     except OSError as error:
         raise UserError(
             f"{path} cannot be read ({error.strerror or error}); check the path and copy it again."
@@ -99,13 +100,13 @@ def read_checkpoint(path: str | Path) -> Any:
 
 
 def _read_archive(path: Path, size: int) -> Any:
-    """The format since 1.6: `<name>/data.pkl`, `<name>/data/<key>` for each storage, nothing compressed."""
+    """Read the format since 1.6: `<name>/data.pkl` and `<name>/data/<key>` per storage, uncompressed."""
     try:
         with _BoundedFile(path) as file, zipfile.ZipFile(file) as archive:
             entries = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(pickles) != 1:
-                raise UserError(f"{path} is a zip file, but no checkpoint: there is no data.pkl in it.")
+                raise UserError(f"{path} is a zip file with no data.pkl; name a checkpoint of torch.save.")
             root = pickles[0].removesuffix("data.pkl")
             if f"{root}constants.pkl" in entries:
                 raise UserError(
@@ -113,7 +114,7 @@ def _read_archive(path: Path, size: int) -> Any:
                 )
             for info in entries.values():
                 if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-                    raise MalformedPickle(f"{info.filename} in it is compressed, as PyTorch does not")
+                    raise MalformedPickle(f"its entry {info.filename} is compressed, unlike PyTorch's")
             if sum(info.file_size for info in entries.values()) > size:
                 raise MalformedPickle("its entries are larger than the file")
             if entries[pickles[0]].file_size > MAX_PICKLE:
@@ -135,45 +136,51 @@ def _read_archive(path: Path, size: int) -> Any:
 
 
 class _BoundedFile(io.FileIO):
-    """A file whose `read` makes room for no more than there is, whatever length a damaged archive states."""
+    """A file whose `read` allocates at most the file's size.
+
+    A damaged archive may state any length.
+    """
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """At most what is left."""
+        """Read at most the rest of the file."""
         left = max(0, os.fstat(self.fileno()).st_size - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left)) or b""
 
 
 def _extent(file: io.FileIO, info: zipfile.ZipInfo) -> Extent:
-    """Where the bytes of a stored entry lie: behind its local header, whose names may have another length."""
+    """Position of a stored entry's bytes, behind its local header of variable length."""
     file.seek(info.header_offset)
     header = file.read(30)
     if len(header) != 30 or header[:4] != b"PK\x03\x04":
-        raise MalformedPickle(f"{info.filename} in it is not where the list of entries says")
+        raise MalformedPickle(f"its entry {info.filename} is not where the list of entries says")
     name, extra = struct.unpack_from("<HH", header, 26)
     return Extent(info.header_offset + 30 + name + extra, info.file_size, info.CRC)
 
 
 def _read_legacy(path: Path, mapped: mmap.mmap, size: int) -> Any:
-    """The format before 1.6: pickles of magic number, version, system, value and storages' keys; storages."""
+    """Read the format before 1.6.
+
+    It has pickles of magic number, version, system, value and storage keys, then the storages.
+    """
     storages = StorageFile(path)
     tensors: list[StoredTensor] = []
     try:
         magic = PickleMachine(mapped, storages, tensors).run()
     except MalformedPickle as error:
-        raise MalformedPickle("it starts as none of them do") from error
+        raise MalformedPickle("it does not begin as a checkpoint does") from error
     if magic != MAGIC:
-        # A pickle of something else, perhaps of the weights themselves.
+        # A pickle of another program, perhaps of the weights themselves.
         raise UserError(
             f"{path} is a pickle, but not of torch.save; load it where it was made and save the weights with "
             "torch.save(model.state_dict(), 'weights.pth')."
         )
     version, system, value, keys = (PickleMachine(mapped, storages, tensors).run() for _ in range(4))
     if version != PROTOCOL or not isinstance(system, dict) or not isinstance(keys, list):
-        raise MalformedPickle("its head is not that of torch.save")
+        raise MalformedPickle("its header is not that of torch.save")
     storages.big_endian = system.get("little_endian") is False
     for key in keys:
         if not isinstance(key, str) or key not in storages.itemsizes:
-            raise MalformedPickle("it lists a storage that nothing in it uses")
+            raise MalformedPickle("it lists a storage that no tensor uses")
         head = mapped.read(8)
         if len(head) != 8:
             raise MalformedPickle("it ends early")
@@ -188,29 +195,29 @@ def _read_legacy(path: Path, mapped: mmap.mmap, size: int) -> Any:
 
 
 def _check(tensors: list[StoredTensor], size: int) -> None:
-    """Refuse tensors that cannot be, or that together take many times the room of their file."""
+    """Refuse impossible tensors, and tensors that together take many times their file's size."""
     for tensor in tensors:
         fault = tensor.fault()
         if fault is not None:
             raise MalformedPickle(fault)
-    # Views share memory, unless their numbers are turned into others first: each stretch of them once.
+    # Views share memory, unless their numbers must be converted. Each converted stretch counts once.
     if sum(dict(tensor.decoded for tensor in tensors).values()) > 8 * size:
-        raise MalformedPickle("its tensors overlap each other as those of no network do")
+        raise MalformedPickle("its tensors overlap far more than those of a network")
 
 
 def _read_safetensors(path: Path) -> dict[str, PickledArray]:
     try:
         entries = safetensors.deserialize(path.read_bytes())
     except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is damaged or no safetensors file ({error}); copy it again.") from error
+        raise UserError(f"{path} is damaged or not a safetensors file ({error}); copy it again.") from error
     arrays = {}
     for name, entry in entries:
         if entry["dtype"] not in SAFETENSORS:
-            raise UserError(f"{path} has {name} as {entry['dtype']}, no type of weights; save it as F32.")
+            raise UserError(f"{path} has {name} as {entry['dtype']}, an unknown type; save it as F32.")
         values = decode(bytes(entry["data"]), SAFETENSORS[entry["dtype"]])
         try:
             arrays[name] = PickledArray(values.reshape(entry["shape"]))
-        except (ValueError, OverflowError) as error:  # a size of 0 beside one that no array can have
+        except (ValueError, OverflowError) as error:  # a size of 0 with another that is too large
             raise UserError(
                 f"{path} is damaged: {name} has shape {entry['shape']}; copy it again."
             ) from error

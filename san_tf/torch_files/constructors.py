@@ -1,7 +1,7 @@
-"""What a checkpoint's pickle may ask for: the whole list, and what each becomes here.
+"""The complete list of names that a checkpoint's pickle may call.
 
-No entry imports, calls or keeps anything of the pickle's choosing. Each takes the pickle's arguments, checks
-them and returns a number, a plain container or a tensor yet to be read.
+No entry imports or calls anything that the pickle chooses. Each entry checks the pickle's arguments and
+returns a number, a plain container or a tensor that is read later.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Named:
 
 @dataclasses.dataclass(frozen=True)
 class Inert:
-    """A name that is only ever handed on: a type of storage, of element, of number."""
+    """A name that is only passed on: a type of storage, element or number."""
 
     name: str
 
 
 @dataclasses.dataclass(eq=False)
 class _ArrayType:
-    """`numpy.dtype` of a number; the pickle tells its byte order after making it."""
+    """A `numpy.dtype` of numbers; the pickle sets the byte order after making it."""
 
     code: str
     order: str = "="
@@ -42,7 +42,7 @@ class _ArrayType:
 
 
 class _Namespace(dict[str, Any]):
-    """`argparse.Namespace` as a dict: the options a trainer was started with."""
+    """An `argparse.Namespace` as a dict: the options of a training."""
 
 
 _INERT = {f"torch.{name}" for name in (*STORAGES, *DTYPES)}
@@ -53,19 +53,19 @@ _CODES = {np.dtype(code).str[1:] for code in DTYPES.values()} | {"b1"}
 
 
 def inert(name: str) -> bool:
-    """Whether a name may lie on the stack without being called."""
+    """Return whether a name may be on the stack but may not be called."""
     return name in _INERT
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
-    """Sizes as a tuple: few and small enough that multiplying them takes no time.
+    """Return sizes as a tuple: few and small enough to multiply quickly.
 
-    Asked before they are copied: a text is a sequence too, and a long one can be handed over very often.
+    The checks come before the copy: a pickle can pass a long text, which is a sequence too, very often.
     """
     if not isinstance(sizes, (tuple, list)) or len(sizes) > 128:
-        raise TypeError("sizes that are not sizes")
+        raise TypeError("invalid sizes")
     if any(type(n) is not int or abs(n) >= 1 << 63 for n in sizes):
-        raise TypeError("sizes that are not sizes")
+        raise TypeError("invalid sizes")
     return tuple(sizes)
 
 
@@ -101,11 +101,11 @@ def _parameter(tensor: Any, *_: Any) -> StoredTensor:
 
 
 def _mapping(items: Any = ()) -> dict[Any, Any]:
-    """OrderedDict and Counter. Python 2 wrote the former's items as pairs."""
+    """OrderedDict and Counter as a dict. Python 2 wrote the items of an OrderedDict as pairs."""
     if isinstance(items, dict):
         return dict(items)
     if any(not isinstance(pair, list | tuple) or len(pair) != 2 for pair in items):
-        raise TypeError("a dict made of what are not pairs")
+        raise TypeError("a dict of items that are not pairs")
     if any(not isinstance(name, str) for name, _ in items):
         raise TypeError("a dict whose keys are not names")
     return {name: value for name, value in items}
@@ -116,22 +116,22 @@ def _default_mapping(_factory: Any = None) -> dict[Any, Any]:
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> bytes:
-    """How Python 3 writes bytes for Python 2."""
+    """Bytes as Python 3 writes them for Python 2."""
     if not isinstance(text, str) or not isinstance(encoding, str) or encoding not in ("latin1", "latin-1"):
         raise TypeError("bytes in an unknown encoding")
     return text.encode("latin-1")
 
 
 def _array_type(code: Any, *_: Any) -> _ArrayType:
-    # Asked in this order: to hash or print a nest of tuples can take for ever.
+    # The type comes first, because hashing nested tuples can take for ever.
     if not isinstance(code, str) or code not in _CODES:
-        raise TypeError("a NumPy type that is not a number's")
+        raise TypeError("a NumPy type that is not of numbers")
     return _ArrayType(code)
 
 
 def _scalar(kind: Any, data: Any) -> Any:
     if not isinstance(kind, _ArrayType):
-        raise TypeError("a NumPy number of no type")
+        raise TypeError("a NumPy number without a type")
     data = data.encode("latin-1") if isinstance(data, str) else data
     if len(data) != kind.dtype().itemsize:
         raise TypeError("a NumPy number of the wrong length")
@@ -180,10 +180,9 @@ for _module in ("numpy.core.numeric", "numpy._core.numeric"):
 
 
 def build_state(target: Any, state: Any) -> None:
-    """What an object gets after it is made: byte order, values, attributes.
+    """Set an object's state after it is made: byte order, values, attributes.
 
-    Attributes of a dict (the version numbers that PyTorch hangs on a state dict) are dropped: they are no
-    weights.
+    Attributes of a dict, such as the version numbers of a state dict, are dropped: they are not weights.
     """
     if isinstance(target, _Namespace):
         target.update(_mapping(state))
@@ -196,4 +195,4 @@ def build_state(target: Any, state: Any) -> None:
         data = data.encode("latin-1") if isinstance(data, str) else data
         target.values = _array(data, kind, shape, fortran).values
     elif not isinstance(target, dict):
-        raise TypeError("attributes for what can have none")
+        raise TypeError("attributes for an object that cannot have any")

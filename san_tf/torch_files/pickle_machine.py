@@ -1,15 +1,15 @@
-"""A pickle machine of our own, because Python's cannot be bounded: 9 bytes make it take 2 GB, 70 hang it.
+"""A pickle machine with bounded memory and time that imports nothing.
 
-Python's unpickler imports whatever a pickle names and calls it. A subclass of it with a list of allowed names
-(`find_class`) closes that, but nothing else: measured with Python 3.11, a memo index of 2**27 takes 2 GB from
-9 bytes (32 GB with 2**31), a dict's key of nested tuples takes twice as long to hash for every 2 bytes more
-(6 s at 60 bytes), and 400 kB that hand one list to an allowed constructor again and again take minutes. None
-of that can be caught from a subclass.
+Python's unpickler imports and calls whatever a pickle names. A subclass with a list of allowed names
+(`find_class`) prevents that, but it cannot bound memory and time. Measured with Python 3.11:
 
-This one reads the same opcodes (`pickletools` splits them) but imports nothing: a name is looked up in the
-fixed table of `constructors`, each of whose entries is a few lines of our own that make a dict, a number or a
-`StoredTensor`. Any other name ends the reading with a sentence that says which name it was. Every step that
-an opcode costs is bounded or counted.
+- A memo index of 2**27 takes 2 GB from 9 bytes (32 GB with 2**31).
+- A dict key of nested tuples takes twice as long to hash for every 2 bytes more (6 s at 60 bytes).
+- 400 kB that pass one list to an allowed constructor again and again take minutes.
+
+This machine reads the same opcodes (`pickletools` splits them) but imports nothing. It looks names up in the
+fixed table of `constructors`, whose short functions make a dict, a number or a `StoredTensor`. Any other name
+raises an error that states the name. The cost of every opcode is bounded or counted.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from san_tf.errors import UserError
 from san_tf.torch_files.constructors import CONSTRUCTORS, Inert, Named, build_state, inert
 from san_tf.torch_files.tensors import DTYPES, STORAGES, Storage, StorageFile, StoredTensor
 
-# A ResNet-50 with its optimiser's state takes some 40,000; what needs millions is not a list of weights.
+# A ResNet-50 with its optimiser's state takes about 40,000; a pickle of millions is not a list of weights.
 MAX_OPCODES = 2_000_000
-# Bytes that the constructors may go through in all: some times what the longest pickle holds.
+# Bytes that all constructor calls together may process: four times the longest pickle.
 MAX_WORK = 1 << 28
-# What a storage, a tensor or a container takes beside its content, in the same account.
+# Bytes that a storage, tensor or container counts beside its content.
 OBJECT = 512
-# Numbers as keys collide where an attacker wants; an optimiser has one a parameter.
+# An attacker can choose number keys that collide; an optimiser has one number key per parameter.
 MAX_NUMBER_KEYS = 20_000
 MAX_BITS = 4096
 _KEYS = (str, int, float, bytes, type(None))
@@ -45,22 +45,22 @@ class MalformedPickle(ValueError):
 
 @dataclasses.dataclass(eq=False)
 class _Frame:
-    """The stack since a mark."""
+    """The stack below a mark."""
 
     items: list[Any]
 
 
 class PickleMachine:
-    """Reads one pickle from where `file` stands.
+    """Reads one pickle from the current position of a file.
 
     Args:
         file: the pickle.
         storages: the file that holds the tensors' bytes.
-        tensors: every tensor made is appended here, to be checked when the storages are known.
+        tensors: receives every tensor, to be checked when the storages are known.
 
     Raises (on `run`):
         UserError: the pickle names something outside the table.
-        MalformedPickle: anything else that is wrong with it.
+        MalformedPickle: the pickle has any other fault.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class PickleMachine:
         self._number_keys = 0
 
     def run(self) -> Any:
-        """The value of the pickle; `file` then stands behind it."""
+        """Return the pickle's value; `file` is then behind the pickle."""
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], self._file))):
                 if count > MAX_OPCODES:
@@ -85,7 +85,7 @@ class PickleMachine:
                     return self._stack.pop()
                 step = _STEPS.get(opcode.name)
                 if step is None:
-                    raise MalformedPickle(f"its pickle uses {opcode.name}, which PyTorch does not")
+                    raise MalformedPickle(f"its pickle uses {opcode.name}, which PyTorch does not use")
                 step(self, argument)
         except (UserError, MalformedPickle):
             raise
@@ -117,9 +117,9 @@ class PickleMachine:
             self._since_mark()
 
     def _memoize(self, index: int | None) -> None:
-        # Chosen numbers could collide; honest ones count up.
+        # Arbitrary indices could collide; PyTorch's count up.
         if index is not None and not 0 <= index <= MAX_OPCODES:
-            raise MalformedPickle("its pickle numbers its parts as PyTorch does not")
+            raise MalformedPickle("its pickle has a memo index that PyTorch does not use")
         self._memo[len(self._memo) if index is None else index] = self._stack[-1]
 
     # --- containers ---
@@ -150,18 +150,18 @@ class PickleMachine:
 
     def _set_items(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict) or len(items) % 2:
-            raise MalformedPickle("its pickle puts an entry into what is not a dict")
+            raise MalformedPickle("its pickle puts an entry into something that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             self._check_key(key)
             target[key] = value
 
     def _check_key(self, key: Any) -> None:
-        # Nested tuples as keys could take for ever to hash.
+        # Hashing a key of nested tuples could take for ever.
         if not isinstance(key, _KEYS):
             raise MalformedPickle(f"its pickle has a {type(key).__name__} as the key of a dict")
         if not isinstance(key, str):
             self._number_keys += 1
-        # Python takes integers modulo 2**61 - 1 for their hash.
+        # The hash of an integer is its value modulo 2**61 - 1, so larger integers can collide.
         large = isinstance(key, int) and key.bit_length() > 60
         if large or self._number_keys > MAX_NUMBER_KEYS:
             raise MalformedPickle("its pickle has more or larger numbers as keys than a list of weights")
@@ -169,15 +169,15 @@ class PickleMachine:
     def _set_items_of_set(self, _: object) -> None:
         items = self._since_mark()
         if not isinstance(self._stack[-1], set):
-            raise MalformedPickle("its pickle adds to what is not a set")
+            raise MalformedPickle("its pickle adds to something that is not a set")
         for item in items:
             self._check_key(item)
             self._stack[-1].add(item)
 
-    # --- names and what is done with them ---
+    # --- names, calls and storages ---
     def _global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise MalformedPickle("its pickle names something by what is not a name")
+            raise MalformedPickle("its pickle has a name that is not text")
         full = f"{module}.{name}"
         if inert(full):
             self._push(Inert(full))
@@ -186,8 +186,8 @@ class PickleMachine:
         else:
             raise UserError(
                 f"{self._storages.path} holds more than weights: to load it, Python would have to run "
-                f"{full[:200]!r}. Nothing was run. If you trust whoever made it, load it where it was made "
-                "and save the weights alone: torch.save(model.state_dict(), 'weights.pth')."
+                f"{full[:200]!r}. Nothing was run. If you trust its author, load it where it was made and "
+                "save the weights alone: torch.save(model.state_dict(), 'weights.pth')."
             )
 
     def _global_line(self, argument: str) -> None:
@@ -196,7 +196,7 @@ class PickleMachine:
 
     def _inst(self, argument: str) -> None:
         self._global_line(argument)
-        raise MalformedPickle("its pickle makes objects as Python 2's first protocol did")
+        raise MalformedPickle("its pickle uses INST, which PyTorch does not use")
 
     def _stack_global(self, _: object) -> None:
         name, module = self._stack.pop(), self._stack.pop()
@@ -205,7 +205,7 @@ class PickleMachine:
     def _reduce(self, _: object) -> None:
         arguments, function = self._stack.pop(), self._stack.pop()
         if not isinstance(function, Named) or not isinstance(arguments, tuple):
-            raise MalformedPickle("its pickle calls what is not a function")
+            raise MalformedPickle("its pickle calls something that is not a function")
         self._spend(arguments)
         value = CONSTRUCTORS[function.name](*arguments)
         if isinstance(value, StoredTensor):
@@ -226,7 +226,7 @@ class PickleMachine:
         self._push(value)
 
     def _spend(self, arguments: tuple[Any, ...]) -> None:
-        """A pickle can hand one long list to a constructor a million times; an honest one does not."""
+        """Count the work of a call: a hostile pickle can pass one long list a million times."""
         self._work += OBJECT + 64 * len(arguments)
         for argument in arguments:
             if isinstance(argument, str | bytes | bytearray):
@@ -237,14 +237,14 @@ class PickleMachine:
             raise MalformedPickle("its pickle is too much work for a list of weights")
 
     def _persistent(self, _: object) -> None:
-        """A storage: ("storage", type, key, device, elements) and, in old files, what part of another."""
+        """Make a storage of ("storage", type, key, device, elements) and, in old files, a view."""
         told = self._stack.pop()
         if not isinstance(told, tuple) or len(told) not in (5, 6):
-            raise MalformedPickle("its pickle has a storage that is none")
+            raise MalformedPickle("its pickle has an invalid storage")
         self._spend(told)
         tag, kind, key, _device, numel, *views = told
         if tag != "storage" or not isinstance(kind, Inert) or not isinstance(key, str):
-            raise MalformedPickle("its pickle has a storage that is none")
+            raise MalformedPickle("its pickle has an invalid storage")
         name = kind.name.rpartition(".")[2]
         if name not in STORAGES and name != "UntypedStorage":
             raise MalformedPickle(f"its pickle has a storage of type {kind.name}")
@@ -254,7 +254,7 @@ class PickleMachine:
         view = views[0] if views else None
         if view is not None:
             if not isinstance(view, tuple) or len(view) != 3:
-                raise MalformedPickle("its pickle has a view of a storage that is none")
+                raise MalformedPickle("its pickle has an invalid view of a storage")
             _view_key, start, numel = view
         if any(type(n) is not int or abs(n) >= 1 << 62 for n in (start, numel)):
             raise MalformedPickle("its pickle has a storage without a size")
@@ -264,7 +264,7 @@ class PickleMachine:
 
 def _list(value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise MalformedPickle("its pickle appends to what is not a list")
+        raise MalformedPickle("its pickle appends to something that is not a list")
     return value
 
 

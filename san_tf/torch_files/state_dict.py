@@ -1,4 +1,4 @@
-"""The state dict inside a checkpoint: trainers wrap it in dicts and in names."""
+"""Finds the state dict inside a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from san_tf.errors import UserError
 from san_tf.torch_files.checkpoint import read_checkpoint
 from san_tf.torch_files.tensors import PickledArray, StoredTensor
 
-# Where trainers put it: torchreid, public SAN, fast-reid, timm, Lightning.
+# Keys under which torchreid, public SAN, fast-reid, timm and Lightning store it.
 WRAPPERS = ("state_dict", "model", "decoder_state_dict", "state_dict_ema", "model_state_dict", "net")
-# What DataParallel, DistributedDataParallel and torch.compile put before each name.
+# Prefixes that DataParallel, DistributedDataParallel and torch.compile add to each name.
 PREFIXES = ("module.", "_orig_mod.")
-# Counts the batches a norm has seen; Keras keeps no such number.
+# Number of batches that a normalisation layer has seen; Keras does not store it.
 UNUSED = ("num_batches_tracked",)
 
 Tensors = dict[str, StoredTensor | PickledArray]
 
 
 def find_state_dict(checkpoint: Any, path: str | Path, key: str | None = None) -> Tensors:
-    """Take the state dict out of what `read_checkpoint` gave.
+    """Return the state dict of a checkpoint from `read_checkpoint`.
 
     Args:
-        checkpoint: a state dict, or a dict that holds one under one of `WRAPPERS`, alone or beside others.
-        path: of the file, for messages.
-        key: take the one under this name.
+        checkpoint: a state dict, or a dict that holds one under a key of `WRAPPERS`.
+        path: path of the file, for messages.
+        key: key of the state dict; None for the first key of `WRAPPERS` that has one.
 
     Returns:
-        Parameters by name, without `module.` and its like and without counts of batches.
+        Parameters by name, without the `PREFIXES` and without counts of batches.
 
     Raises:
-        UserError: there is none, or no such key.
+        UserError: there is no state dict, or none under `key`.
     """
     if not isinstance(checkpoint, dict):
         kind = type(checkpoint).__name__
@@ -55,7 +55,7 @@ def find_state_dict(checkpoint: Any, path: str | Path, key: str | None = None) -
 
 
 def _tensors(value: Any) -> Tensors:
-    """Those of a dict's entries that are tensors; none of what is not a dict."""
+    """The entries of a dict that are tensors; empty if `value` is not a dict."""
     if not isinstance(value, dict):
         return {}
     return {
@@ -71,14 +71,15 @@ def _names(checkpoint: dict[Any, Any]) -> str:
 
 
 def read_state_dict(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
-    """Read the state dict of a checkpoint file into arrays, as PyTorch names and shapes them.
+    """Read the state dict of a checkpoint file into arrays.
 
     Args:
         path: see `read_checkpoint`.
         key: see `find_state_dict`.
 
     Returns:
-        Arrays by name, bfloat16 as float32. Names of one storage share its memory, as in PyTorch.
+        Arrays with PyTorch's names and shapes, bfloat16 as float32. Arrays of one storage share its memory,
+        as in PyTorch.
 
     Raises:
         UserError: see `read_checkpoint` and `find_state_dict`.

@@ -1,4 +1,4 @@
-"""Tensors of a checkpoint as they lie in its file: where, of which shape and type; read when asked for."""
+"""Tensors of a checkpoint file, whose bytes are read on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from san_tf.errors import UserError
 
-# PyTorch's name of a type -> NumPy's code for the same bytes. bfloat16 has no code: it is widened on reading.
+# PyTorch's name of a type -> NumPy's code for the same bytes. bfloat16 has none; reading makes it float32.
 DTYPES = {
     "float32": "f4",
     "float64": "f8",
@@ -47,12 +47,14 @@ STORAGES = {
 
 
 def decode(data: bytes | memoryview, dtype: str, big_endian: bool = False) -> np.ndarray:
-    """Bytes of a file as a flat array in this machine's byte order; bfloat16 becomes float32, without loss.
+    """Return bytes of a file as a flat array in this machine's byte order.
+
+    bfloat16 becomes float32, without loss.
 
     Args:
-        data: whole elements.
+        data: bytes of whole elements.
         dtype: a key of `DTYPES`.
-        big_endian: the order of the file.
+        big_endian: whether the file is big-endian.
     """
     code = np.dtype(DTYPES[dtype]).newbyteorder(">" if big_endian else "<")
     array = np.frombuffer(data, code) if data else np.empty(0, code)
@@ -65,7 +67,7 @@ def decode(data: bytes | memoryview, dtype: str, big_endian: bool = False) -> np
 
 @dataclasses.dataclass(frozen=True)
 class Extent:
-    """Where a storage's bytes lie in the file; `crc` is their CRC-32 where the file gives one."""
+    """Position and length of a storage in the file; `crc` is its CRC-32, if known."""
 
     position: int
     nbytes: int
@@ -75,11 +77,11 @@ class Extent:
 class StorageFile:
     """The storages of one checkpoint file, read one at a time.
 
+    `extents` has the position of each storage, `itemsizes` the bytes per element, both by storage key.
+
     Args:
         path: the checkpoint.
-        big_endian: the byte order of its tensors.
-
-    By storage key, `extents` says where its bytes lie, and `itemsizes` how many an element has.
+        big_endian: whether its tensors are big-endian.
     """
 
     def __init__(self, path: Path, big_endian: bool = False) -> None:
@@ -87,12 +89,12 @@ class StorageFile:
         self.big_endian = big_endian
         self.extents: dict[str, Extent] = {}
         self.itemsizes: dict[str, int] = {}
-        # Weak: what no tensor is a view of any more is let go.
+        # Weak references: bytes that no tensor uses any more are freed.
         self._parts: WeakValueDictionary[tuple[str, str, int, int], np.ndarray] = WeakValueDictionary()
         self._last: np.ndarray | None = None
 
     def read(self, key: str) -> np.ndarray:
-        """The bytes of a storage, `(nbytes,)` uint8; all who ask while it is in use get the same array."""
+        """Return the bytes of a storage, `(nbytes,)` uint8; the same array while it is in use."""
         kept = self._parts.get((key, "", 0, 0))
         if kept is None:
             extent = self.extents[key]
@@ -103,18 +105,18 @@ class StorageFile:
             if damaged or kept.nbytes != extent.nbytes:
                 raise UserError(f"{self.path} is damaged at storage {key}; copy it again.")
             self._parts[key, "", 0, 0] = kept
-        # The last one stays: views that share it come in a row.
+        # Keep the last one: views of the same storage usually follow each other.
         self._last = kept
         return kept
 
     def part(self, key: str, dtype: str, first: int, nbytes: int) -> np.ndarray:
-        """Numbers of a storage in this machine's byte order: the stored bytes themselves, where that does.
+        """Return numbers of a storage in this machine's byte order, without a copy if possible.
 
         Args:
-            key: of the storage.
+            key: key of the storage.
             dtype: a key of `DTYPES`.
-            first: byte.
-            nbytes: whole elements.
+            first: first byte.
+            nbytes: number of bytes, of whole elements.
         """
         kept = self._parts.get((key, dtype, first, nbytes))
         if kept is None:
@@ -125,14 +127,14 @@ class StorageFile:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Storage:
-    """A stretch of bytes that tensors are views of, as a checkpoint's pickle names it.
+    """A range of bytes that tensors are views of.
 
     Args:
-        file: holds the bytes.
-        key: of the storage in the file.
-        dtype: of its elements, a key of `DTYPES`, or None where the tensor says it.
-        start: first byte; other than 0 only for old views of storages.
-        nbytes: its length.
+        file: file that holds the bytes.
+        key: key of the storage in the file.
+        dtype: type of its elements, a key of `DTYPES`; None if the tensor states it.
+        start: first byte; not 0 only for views of storages in old files.
+        nbytes: number of bytes.
     """
 
     file: StorageFile
@@ -144,14 +146,14 @@ class Storage:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A tensor of a checkpoint; nothing of it is in memory before `array`.
+    """A tensor of a checkpoint; `array` reads its bytes.
 
     Args:
-        storage: what it is a view of.
+        storage: storage that the tensor is a view of.
         dtype: a key of `DTYPES`.
-        offset: of its first element in the storage, in elements.
-        shape: of the tensor.
-        strides: in elements.
+        offset: position of the first element in the storage, in elements.
+        shape: shape of the tensor.
+        strides: strides in elements.
     """
 
     storage: Storage
@@ -166,11 +168,11 @@ class StoredTensor:
 
     @property
     def _span(self) -> int:
-        """Elements from the first to the last one, both counted."""
+        """Number of elements from the first to the last, inclusive."""
         return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.strides, strict=True))
 
     def fault(self) -> str | None:
-        """What is impossible about the tensor: reaching out of its storage, or being larger than that."""
+        """Return why the tensor is impossible, such as too large for its storage; else None."""
         storage = self.storage
         if len(self.shape) != len(self.strides) or len(self.shape) > 32:
             return f"a tensor has shape {self.shape[:8]} and strides {self.strides[:8]}"
@@ -183,7 +185,7 @@ class StoredTensor:
             return f"storage {storage.key!r} is missing"
         elements = max(0, min(storage.nbytes, extent.nbytes - storage.start)) // self._itemsize
         size = math.prod(self.shape)
-        # Strides of 0 would make terabytes of one element; no state dict needs them.
+        # Strides of 0 could make terabytes of one element; no state dict needs them.
         if size and (self.offset + self._span > elements or size > elements):
             return f"a tensor of shape {self.shape} does not fit its storage of {elements} elements"
         return None
@@ -191,8 +193,8 @@ class StoredTensor:
     def array(self) -> np.ndarray:
         """Read the tensor, in this machine's byte order.
 
-        Tensors that share a storage share its memory while they are in use, as they do in PyTorch: a file of
-        a thousand names for one storage takes the room of one. Copy before you write.
+        Tensors of one storage share its memory while they are in use, as in PyTorch. So a thousand names of
+        one storage take its memory only once. Copy the array before you write to it.
 
         Raises:
             UserError: the file has changed or is damaged.
@@ -202,7 +204,7 @@ class StoredTensor:
             return decode(b"", self.dtype).reshape(self.shape)
         first = storage.start + self.offset * self._itemsize
         flat = storage.file.part(storage.key, self.dtype, first, self._span * self._itemsize)
-        # The stride of a dimension of one place is never gone, and may be any number.
+        # The stride of a dimension of size 1 is never used, and the file may hold any number there.
         strides = [
             stride * flat.itemsize if n > 1 else 0 for n, stride in zip(self.shape, self.strides, strict=True)
         ]
@@ -210,7 +212,7 @@ class StoredTensor:
 
     @property
     def decoded(self) -> tuple[tuple[str, str, int, int], int]:
-        """What of the file is turned into other numbers for it, and how many bytes that takes."""
+        """Part of the file that must be converted for this tensor, and the bytes that this takes."""
         first = self.storage.start + self.offset * self._itemsize
         span = self._span * self._itemsize if math.prod(self.shape) else 0
         turned = self.dtype == "bfloat16" or self.storage.file.big_endian
@@ -225,9 +227,9 @@ class PickledArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return () if self.values is None else self.values.shape
 
     def array(self) -> np.ndarray:
-        """The array; all names of it share it. Copy before you write."""
+        """Return the array, which all its names share; copy it before you write to it."""
         return np.empty(0) if self.values is None else self.values

@@ -1,4 +1,4 @@
-"""Figures: functions that take arrays and return a matplotlib `Figure`, without pyplot's global state."""
+"""Figures from arrays, as matplotlib `Figure`s without pyplot's global state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores by query camera and gallery camera, as two tables whose cells are coloured."""
+"""Scores by query camera and gallery camera, as two coloured tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from san_tf.errors import UserError
 from san_tf.visualization import style
 
 _SIDE, _HEAD, _GAP = 0.54, 0.62, 0.55
-# One hue from paper to the first series' blue: dark is good, and prints in grey.
+# Cells of fewer queries have pale numbers.
+_FEWEST_QUERIES = 10
+# One hue from white to blue: dark means good, also when printed in grey.
 _COLORS = LinearSegmentedColormap.from_list("scores", ["#f4f7fa", "#9cc3e4", style.SERIES[0], "#06345a"])
 
 
@@ -24,12 +26,12 @@ def camera_matrix(
     gallery_cameras: Sequence[str] | np.ndarray,
     title: str | None = None,
 ) -> Figure:
-    """Draw how well queries of each camera find their people under each other camera.
+    """Draw rank-1 and mAP for each pair of query and gallery camera.
 
     Args:
-        rank1: (A, B) float in 0..1; NaN, drawn as an empty cell, where nothing was measured.
-        mean_precision: (A, B) mAP, likewise.
-        queries: (A, B) int, on how many queries a cell stands; cells of fewer than 10 are pale in print.
+        rank1: (A, B) float in 0..1; NaN, drawn as an empty cell, if nothing was measured.
+        mean_precision: (A, B) float, mAP in 0..1 or NaN.
+        queries: (A, B) int, number of queries of each cell; below 10 the cell's numbers are pale.
         query_cameras: A names.
         gallery_cameras: B names.
         title: Above the figure.
@@ -38,7 +40,7 @@ def camera_matrix(
         The figure with two axes: rank-1 and mAP.
 
     Raises:
-        UserError: If shapes do not fit or values are not shares.
+        UserError: If shapes do not fit or values are outside 0..1.
 
     Example:
         >>> table = np.array([[np.nan, 0.9], [0.7, np.nan]])
@@ -78,7 +80,7 @@ def camera_matrix(
                 va="center",
                 fontsize=style.SMALL,
                 color=color,
-                alpha=1.0 if counts[row, column] >= 10 else 0.55,
+                alpha=1.0 if counts[row, column] >= _FEWEST_QUERIES else 0.55,
             )
         axes.set_xticks(
             np.arange(columns), [style.shortened(style.readable(str(name)), 7) for name in gallery_cameras]

@@ -1,4 +1,4 @@
-"""Contact sheets: many crops at a glance, people in rows, cameras in columns."""
+"""Contact sheets: crops in a grid, people in rows, cameras in columns."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def contact_sheet(
     """Draw crops in a grid.
 
     Args:
-        crops: R rows of C crops (H, W, 3) uint8 RGB; None leaves a cell empty (a camera without that person).
+        crops: R rows of C crops (H, W, 3) uint8 RGB; None leaves a cell empty.
         rows: R captions at the left, e.g. identities.
         columns: C captions at the top, e.g. cameras.
         title: Above the figure.
-        cell_height: Inches of a cell; its width follows the first crop's proportions.
+        cell_height: Height of a cell in inches; its width follows the first crop's proportions.
 
     Returns:
-        The figure: one axes a crop that is not None, row by row.
+        The figure: one axes per crop that is not None, row by row.
 
     Raises:
         UserError: If the rows differ in length, captions do not fit, or there is no crop at all.

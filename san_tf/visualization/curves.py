@@ -1,4 +1,4 @@
-"""Training curves as small multiples, and CMC curves of several methods in one chart."""
+"""Training curves, one chart per metric, and CMC curves of several methods."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Curve = tuple[np.ndarray, np.ndarray]
 def loss_curves(
     metrics: Mapping[str, np.ndarray] | str | Path, stage: str | None = None, title: str | None = None
 ) -> Figure:
-    """Draw each metric over the course of training in a chart of its own.
+    """Draw training curves, one chart per metric.
 
     Args:
-        metrics: Name -> values, one an epoch, with "epoch" or "step" as abscissa if given; or the path of a
-            run's `metrics.csv`, whose stages become lines of their own colour.
-        stage: Of the CSV, the one stage to draw; all of them if None.
+        metrics: Name -> values, one per epoch; "epoch" or "step", if given, is the x axis. Or the path of a
+            run's `metrics.csv`; each of its stages is a line of another colour.
+        stage: The stage of the CSV file to draw; all stages if None.
         title: Above the figure.
 
     Returns:
-        The figure: one axes a metric.
+        The figure: one axes per metric.
 
     Raises:
-        UserError: If the file is missing or no table, or there is nothing to draw.
+        UserError: If the file is missing or is not a table, or there is nothing to draw.
 
     Example:
         >>> figure = loss_curves({"loss": np.array([3.0, 2.0, 1.5]), "accuracy": np.array([0.1, 0.4, 0.6])})
@@ -79,18 +79,18 @@ def loss_curves(
 
 
 def cmc_curves(cmc: Mapping[str, np.ndarray], ranks: int = 20, title: str | None = None) -> Figure:
-    """Draw how likely the right person is among the first k of the ranking, for several methods.
+    """Draw the CMC curves of several methods in one chart.
 
     Args:
-        cmc: Method -> (at least 2,) float in 0..1, entry k - 1 being rank-k; drawn in the order given.
-        ranks: How many ranks to show.
+        cmc: Method -> (at least 2,) float in 0..1, where entry k - 1 is rank-k; drawn in this order.
+        ranks: Number of ranks to show.
         title: Above the figure.
 
     Returns:
-        The figure with one axes, each line labelled with its method and rank-1.
+        The figure with one axes; each line has a label with method and rank-1.
 
     Raises:
-        UserError: If a curve is not one-dimensional, within 0..1 and rising.
+        UserError: If a curve is not one-dimensional, leaves 0..1 or falls.
 
     Example:
         >>> figure = cmc_curves({"SAN": np.array([0.8, 0.9, 0.95])})
@@ -134,7 +134,7 @@ def cmc_curves(cmc: Mapping[str, np.ndarray], ranks: int = 20, title: str | None
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], color: Mapping[str, str]) -> None:
-    """Write the last value of each line at its end; those of lines that end together do not touch."""
+    """Write the last value of each line at its end, without overlap."""
     bottom, top = axes.get_ylim()
     for last in {x for x, _ in ends.values()}:
         here = [s for s, (x, _) in ends.items() if x == last]
@@ -153,7 +153,7 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], color: Mapp
 
 
 def _spread(places: np.ndarray, gap: float) -> np.ndarray:
-    """Move label places apart to at least `gap`, keeping their order and, as far as it goes, their middle."""
+    """Move label positions at least `gap` apart; keep their order and, if possible, their middle."""
     order = np.argsort(places, kind="stable")
     moved = places[order].astype(float)
     for _ in range(200):
@@ -181,7 +181,7 @@ def _from_mapping(metrics: Mapping[str, np.ndarray]) -> tuple[str, dict[str, dic
         )
         if y.ndim != 1 or x.shape != y.shape:
             raise UserError(
-                f"Metric {name!r} must be one number an epoch. Received: {y.shape} for {x.shape}."
+                f"Metric {name!r} must be one number per epoch. Received: {y.shape} for {x.shape}."
             )
         curves[name] = {"": (x, y)}
     return counter, curves

@@ -1,4 +1,4 @@
-"""A map of the embedding space: neighbours in many dimensions become neighbours on paper."""
+"""A two-dimensional map of embeddings, made with t-SNE."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from san_tf.errors import UserError
 from san_tf.visualization import style
 
 _MARKERS = "osD^vPX*<>ph"
-_MAP, _UNITS = 6.8, 1 / 1.12  # inches of the map, and of it what one unit of its axes takes
+_MAP, _UNITS = 6.8, 1 / 1.12  # side of the map in inches; share of it that one unit of the axes takes
 
 
 def embedding_coordinates(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Lay embeddings out in two dimensions: PCA to at most 50, then t-SNE (van der Maaten and Hinton, 2008).
+    """Reduce embeddings to two dimensions with PCA and t-SNE.
+
+    PCA reduces to at most 50 dimensions, then t-SNE (van der Maaten and Hinton, 2008) to two.
 
     Args:
         embeddings: (N, D) float, at least 4 rows.
-        seed: Of t-SNE; the same seed gives the same map.
+        seed: Seed of t-SNE; the same seed gives the same map.
 
     Returns:
         (N, 2) float64, scaled to 0..1.
 
     Raises:
-        UserError: If the embeddings are too few, not finite or not a matrix.
+        UserError: If there are too few embeddings, or they are not finite or not a matrix.
     """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -40,7 +42,7 @@ def embedding_coordinates(embeddings: np.ndarray, seed: int = 0) -> np.ndarray:
         )
     reduced = PCA(min(50, *values.shape), svd_solver="full").fit_transform(values)
     perplexity = min(30.0, max(2.0, (len(values) - 1) / 3))
-    # one thread: sums in a fixed order, and no threads that wait for each other on a busy machine
+    # one thread: sums keep their order, and no threads wait for each other on a busy machine
     with threadpool_limits(1):
         places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)
     low, high = places.min(0), places.max(0)
@@ -55,14 +57,16 @@ def embedding_map(
     seed: int = 0,
     title: str | None = None,
 ) -> Figure:
-    """Draw embeddings in two dimensions, a colour an identity and a marker a camera, or the crops themselves.
+    """Draw embeddings in two dimensions, as dots or as thumbnails of the crops.
+
+    Colours are identities; markers are cameras.
 
     Args:
         embeddings: (N, D) float.
         pids: (N,) int identities.
-        camids: (N,) int cameras, or None.
-        images: N crops (H, W, 3) uint8 RGB to draw as thumbnails in place of dots, or None.
-        seed: Of t-SNE.
+        camids: (N,) int camera ids, or None.
+        images: N crops (H, W, 3) uint8 RGB to draw as thumbnails instead of dots, or None.
+        seed: Seed of t-SNE.
         title: Above the figure.
 
     Returns:
@@ -144,12 +148,12 @@ def embedding_map(
 
 
 def _thumbnail_height(count: int) -> float:
-    """Height of a thumbnail in the map's units: all of them cover about a third of the map."""
+    """Height of a thumbnail in the map's units; all thumbnails cover about a third of the map."""
     return float(min(0.13, np.sqrt(0.34 * 2 / max(count, 1))))
 
 
 def _apart(places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Push overlapping boxes apart, each pair along the axis with the relatively smaller overlap.
+    """Push overlapping boxes apart, each pair along the axis of its smaller relative overlap.
 
     `places` and `sizes` are (N, 2) in the map's units.
     """

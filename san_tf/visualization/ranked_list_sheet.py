@@ -1,4 +1,4 @@
-"""Ranked lists: each query beside the images found for it, right ones framed green, wrong ones red."""
+"""Ranked lists: each query with its gallery images, correct ones green, wrong ones red."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def ranked_lists(
     gallery_captions: Sequence[Sequence[str]] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw what a retrieval found: one row a query, best match first.
+    """Draw ranked lists, one row per query, best match first.
 
     Args:
         query_images: Q images (H, W, 3) uint8 RGB, of any sizes.
         gallery_images: Q lists of R images each, best first.
-        gallery_correct: (Q, R) bool, whether an image shows the query's person; None where nobody knows.
+        gallery_correct: (Q, R) bool, whether an image shows the query's person; None if unknown.
         query_captions: Q short texts, e.g. "pid 17  cam 2".
         gallery_captions: Q lists of R short texts.
         title: Above the figure.
@@ -45,7 +45,7 @@ def ranked_lists(
     """
     queries = style.as_pictures(query_images, "query_images")
     known = gallery_correct is not None
-    # Where nothing is known, the first list tells how many ranks there are.
+    # If nothing is known, the first list gives the number of ranks.
     unknown = np.zeros((len(gallery_images), len(gallery_images[0]) if len(gallery_images) else 0), bool)
     correct = np.asarray(gallery_correct if known else unknown)
     if correct.ndim != 2 or correct.dtype != bool or correct.shape[1] == 0:

@@ -1,4 +1,4 @@
-"""A sweep of learning rates: the loss over the rate, and where it falls fastest."""
+"""A learning-rate range test: the loss over the rate."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def rate_sweep(
     suggestion: float | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw the losses of a learning-rate range test over the logarithm of the rate.
+    """Draw the losses of a learning-rate range test over log rate.
 
     Args:
-        rates: (N,) rising, above 0.
-        losses: (N,) of single batches, as dots.
-        smoothed: (N,) as a line.
-        suggestion: marked, if there is one.
+        rates: (N,) learning rates, rising, above 0.
+        losses: (N,) losses of single batches, drawn as dots.
+        smoothed: (N,) smoothed losses, drawn as a line.
+        suggestion: A rate to mark, or None.
         title: Above the figure.
 
     Returns:
@@ -37,7 +37,7 @@ def rate_sweep(
     """
     if not len(rates) == len(losses) == len(smoothed) or len(rates) < 2:
         raise UserError(
-            f"A sweep wants as many losses as rates, at least 2. Received: {len(rates)}, {len(losses)} and"
+            f"A sweep needs as many losses as rates, at least 2. Received: {len(rates)}, {len(losses)} and"
             f" {len(smoothed)}."
         )
     head = style.title_height(title)
@@ -52,7 +52,7 @@ def rate_sweep(
             f"{suggestion:.2g}", (suggestion, 1), (3, -9), xycoords=("data", "axes fraction"),
             textcoords="offset points", fontsize=style.SMALL, color=style.SERIES[1],
         )  # fmt: skip
-    # What a last, exploded loss would squeeze to the floor is what one wants to see.
+    # The limits ignore the last, exploded losses, which would hide the rest of the curve.
     low, high = float(smoothed.min()), float(smoothed[: max(2, len(smoothed) // 2)].max())
     axes.set_ylim(low - 0.15 * (high - low) - 1e-6, high + 0.5 * (high - low) + 1e-6)
     axes.set_xlabel("learning rate")

@@ -1,4 +1,4 @@
-"""A painted texture worn by the standard body and seen from all sides, beside the photograph it came from."""
+"""Painted textures on the standard body, seen from several sides."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _LIGHT = Light(
 
 
 def render_texture(texture: np.ndarray, yaw: float = 0.0, height: int = 320) -> np.ndarray:
-    """Draw the standard body in a texture, on white.
+    """Draw the standard body with a texture, on white.
 
     Args:
         texture: (T, T, 3) uint8 RGB, or float in [-1, 1].
         yaw: Degrees; 0 faces the viewer, 90 shows the person's left side.
-        height: Of the picture in pixels, at least 32; its width is half of it.
+        height: Height of the picture in pixels, at least 32; its width is half of it.
 
     Returns:
         (height, height // 2, 3) uint8 RGB.
 
     Raises:
-        UserError: If the texture or the height is out of range.
+        UserError: If the texture is not valid or the height is below 32.
 
     Example:
         >>> render_texture(np.zeros((64, 64, 3), np.uint8), yaw=90.0, height=64).shape
@@ -68,7 +68,7 @@ def reposed(
     captions: Sequence[str] | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw each photograph, its painted texture, and the body that wears the texture from several sides.
+    """Draw photographs, their painted textures, and textured bodies from several sides.
 
     Args:
         images: N photographs (H, W, 3) uint8 RGB.
@@ -78,7 +78,7 @@ def reposed(
         title: Above the figure.
 
     Returns:
-        The figure: 2 + len(yaws) axes a sample.
+        The figure: 2 + len(yaws) axes per sample.
 
     Raises:
         UserError: If counts or shapes do not fit.

@@ -1,4 +1,4 @@
-"""The look all figures share: colours, type sizes, and pictures laid out in inches."""
+"""The common look of figures: colours, fonts, and layout in inches."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from san_tf.normalization import texture_to_uint8
 
 INK, MUTED, RULE, PAPER = "#1f2933", "#7b8794", "#e4e7eb", "#ffffff"
 RIGHT, WRONG = "#2f9e60", "#d6453d"
-# One hue a line or series; told apart by people with colour vision deficiency (after Okabe and Ito, 2008).
+# One hue per line or series, distinct also with colour vision deficiency (after Okabe and Ito, 2008).
 SERIES = ("#0b62a8", "#d9660a", "#0f8f6b", "#b5467f", "#8a6d00", "#4f9fd0", "#5b6770", "#7a4fb5")
 TITLE, LABEL, SMALL = 13.0, 9.5, 8.0
 DPI = 115
 
 
-# Families that hold many scripts, most wanted first; of the others the alphabet decides.
+# Font families with many scripts, in order of preference; all others follow in alphabetical order.
 _FAMILIES = (
     "Noto Sans CJK SC", "Source Han Sans SC", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "PingFang HK",
     "Hiragino Sans GB", "Hiragino Sans", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei", "SimHei", "Yu Gothic",
     "Malgun Gothic", "Apple SD Gothic Neo", "Droid Sans Fallback", "Noto Sans", "Arial Unicode MS",
 )  # fmt: skip
-# What turns or hides the letters beside it, or is not seen at all, beyond the control characters.
+# Characters that reverse or hide their neighbours or are invisible, beside the control characters.
 _UNSEEN = frozenset(
     "\u00ad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a\u202b\u202c\u202d\u202e\u2060\u2066\u2067\u2068\u2069\ufeff"
 )
-# Fonts of matplotlib for formulas, whose tables name other signs than they draw, and one of placeholders.
+# matplotlib's formula fonts, which draw other characters than their tables state, and a placeholder font.
 _NO_LETTERS = (
     "Last Resort",
     "STIXNonUnicode",
@@ -59,10 +59,11 @@ _font_log = logging.getLogger("matplotlib.font_manager")
 
 
 class LiteralFigure(Figure):
-    r"""A figure that writes every text as it stands, whatever a name holds and whoever saves the figure.
+    r"""A figure that writes every text literally.
 
-    A dollar sign starts no formula. What the figure's font lacks, such as Chinese, is taken from a font of
-    this system that has it. What no font has is written as its number, `\u4eba`, and told once in the log.
+    A dollar sign does not start a formula. If the figure's font lacks a character, such as a Chinese one,
+    another font of this system draws it. A character that no font has is written as its number, `\u4eba`, and
+    logged once.
     """
 
     def draw(self, renderer: Any) -> None:
@@ -74,7 +75,7 @@ class LiteralFigure(Figure):
 
 @contextlib.contextmanager
 def _without_notes_on_weights() -> Iterator[None]:
-    """A font without a bold form is good enough; nobody has to be told at each text."""
+    """Hide matplotlib's message, repeated at each text, that a font has no bold form."""
     _font_log.addFilter(_is_worth_telling)
     try:
         yield
@@ -89,7 +90,7 @@ def _is_worth_telling(record: logging.LogRecord) -> bool:
 def _make_literal(figure: Figure) -> None:
     numbers: set[Text] = set()
     for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        # Labels of ticks are made late; asked for, they are there. Powers of ten are formulas of matplotlib.
+        # Tick labels exist only after they are asked for. Powers of ten stay formulas of matplotlib.
         for minor, formatter in ((False, axis.get_major_formatter()), (True, axis.get_minor_formatter())):
             labels = axis.get_ticklabels(minor=minor)
             if isinstance(formatter, (LogFormatter, ScalarFormatter)):
@@ -109,10 +110,10 @@ def _make_literal(figure: Figure) -> None:
 
 
 def readable(text: str) -> str:
-    """Text with what no font has, or what cannot be seen, as numbers.
+    """Return a text with invisible characters, and those that no font has, as numbers.
 
-    For what is measured before it is drawn, and for labels of ticks, which are set anew then. All other texts
-    of a `LiteralFigure` are made readable when it is drawn.
+    It is for texts that are measured before they are drawn, and for tick labels. All other texts of a
+    `LiteralFigure` become readable when it is drawn.
     """
     return _readable(text, tuple(FontProperties().get_family()), "normal", "normal")[0]
 
@@ -120,9 +121,9 @@ def readable(text: str) -> str:
 def _readable(
     text: str, families: tuple[str, ...], weight: str | int, slant: Slant
 ) -> tuple[str, tuple[str, ...]]:
-    """A text that can be drawn, and the families that have its letters between them."""
+    """Return a text that can be drawn, and font families that together have its letters."""
     text = visible(text)
-    number = len(fontManager.ttflist)  # grows if somebody adds a font
+    number = len(fontManager.ttflist)  # grows when a font is added
     letters = frozenset(text) - {"\n"}
     for family in families:
         letters -= _letters(family, weight, slant, number)
@@ -134,9 +135,9 @@ def _readable(
 
 
 def visible(text: str) -> str:
-    r"""Text in which control characters, and those that turn or hide what stands beside them, are seen.
+    r"""Return a text with control, reversing and invisible characters as numbers.
 
-    Line ends stay. The letters of all scripts stay, and what joins them.
+    Line ends, letters of all scripts, and characters that join letters do not change.
 
     Example:
         >>> visible("photo\u202egpj.exe")
@@ -151,13 +152,13 @@ def visible(text: str) -> str:
 
 
 def text_width(text: str) -> int:
-    """How many letters of Latin a text is as wide as: signs of Chinese, Japanese and Korean count twice."""
+    """Return a text's width in Latin letters; Chinese, Japanese and Korean count twice."""
     shown = visible(text)
     return sum(2 if unicodedata.east_asian_width(c) in "WF" else not unicodedata.combining(c) for c in shown)
 
 
 def shortened(text: str, width: int) -> str:
-    """A text on one line, without its middle where it is wider than so many letters of Latin.
+    """Return a text on one line, with its middle cut out if wider than `width` Latin letters.
 
     Example:
         >>> shortened("bounding_box_test", 9)
@@ -194,12 +195,12 @@ def _tell(letters: Iterable[str]) -> None:
 
 @functools.lru_cache(maxsize=256)
 def _letters(family: str, weight: str | int, slant: Slant, number: int) -> frozenset[str]:
-    """The letters that a family has in the form asked for; the `number` of fonts is the age of the answer."""
+    """Letters of a font family in a weight and slant; the cache is valid for a `number` of known fonts."""
     try:
         properties = FontProperties(family=[family], weight=weight, style=slant)
         with _without_notes_on_weights():
             return _file_letters(findfont(properties, fallback_to_default=False))
-    except (ValueError, RuntimeError, OSError):  # not there, a font of pictures in colours, or a broken one
+    except (ValueError, RuntimeError, OSError):  # a missing font, a colour emoji font, or a broken one
         return frozenset()
 
 
@@ -212,7 +213,7 @@ def _file_letters(path: str) -> frozenset[str]:
 def _families_with(
     letters: frozenset[str], weight: str | int, slant: Slant, number: int
 ) -> tuple[tuple[str, ...], frozenset[str]]:
-    """Families of this system that have the letters between them, and the letters that none has."""
+    """Return font families that together have the letters, and the letters that no font has."""
     order = {name: place for place, name in enumerate(_FAMILIES)}
     chosen: list[str] = []
     names = {entry.name for entry in fontManager.ttflist if not entry.name.startswith(_NO_LETTERS)}
@@ -227,7 +228,13 @@ def _families_with(
 
 
 def new_figure(width: float, height: float, title: str | None = None) -> Figure:
-    """An empty white figure of so many inches, with its title at the top left."""
+    """Return an empty white figure with a title at the top left.
+
+    Args:
+        width: Inches.
+        height: Inches.
+        title: None for no title.
+    """
     figure = LiteralFigure(figsize=(width, height), dpi=DPI, facecolor=PAPER)
     FigureCanvasAgg(figure)
     if title:
@@ -236,7 +243,7 @@ def new_figure(width: float, height: float, title: str | None = None) -> Figure:
 
 
 def title_height(title: str | None) -> float:
-    """Inches to leave free at the top for a title."""
+    """Return the inches to leave free at the top for a title."""
     return 0.52 if title else 0.15
 
 
@@ -252,7 +259,20 @@ def write(
     vertical: str = "center",
     rotation: float = 0.0,
 ) -> None:
-    """Put text at a place given in inches from the figure's top left corner."""
+    """Write text on a figure.
+
+    Args:
+        figure: To draw on.
+        text: What to write.
+        left: Inches from the figure's left edge.
+        top: Inches from the figure's top edge.
+        size: Font size in points.
+        color: Colour of the text.
+        align: Horizontal alignment, as matplotlib's `ha`.
+        weight: Font weight.
+        vertical: Vertical alignment, as matplotlib's `va`.
+        rotation: Degrees.
+    """
     width, height = figure.get_size_inches()
     figure.text(
         left / width,
@@ -270,25 +290,33 @@ def write(
 def caption(
     figure: Figure, text: str, center: float, top: float, room: float, size: float = 6.5, color: str = MUTED
 ) -> None:
-    """Put a name below or above a picture, smaller or without its middle where it would reach its neighbours.
+    """Write a centred caption that fits its room: smaller, or with its middle cut out.
 
     Args:
         figure: To draw on.
         text: Written on one line.
-        center: Inches from the figure's left edge.
+        center: Inches from the figure's left edge to the caption's middle.
         top: Inches from the figure's top edge.
-        room: Inches it may take.
-        size: Of the letters, points; half of it at least.
-        color: Of the letters.
+        room: Width that it may take in inches.
+        size: Font size in points; it may shrink to half of it.
+        color: Colour of the text.
     """
-    letter = 0.6 / 72  # of a point's size, on the average
+    letter = 0.6 / 72  # mean width of a letter in inches per point of font size
     text = shortened(readable(text), int(room / (0.5 * size * letter)))
     size = min(size, room / (letter * max(text_width(text), 1)))
     write(figure, text, center, top, size, color, "center")
 
 
 def place(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place given in inches from the figure's top left corner."""
+    """Return new axes at a place on a figure.
+
+    Args:
+        figure: To draw on.
+        left: Inches from the figure's left edge.
+        top: Inches from the figure's top edge.
+        width: Inches.
+        height: Inches.
+    """
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
 
@@ -302,16 +330,16 @@ def show_picture(
     height: float,
     border: str | None = None,
 ) -> Axes:
-    """Show a picture in a box of so many inches, whole and undistorted.
+    """Show a picture in a box, whole and undistorted.
 
     Args:
         figure: To draw on.
         picture: (H, W, 3) uint8 RGB.
         left: Inches from the figure's left edge.
         top: Inches from the figure's top edge.
-        width: Of the box, inches.
-        height: Of the box, inches.
-        border: Colour of a frame around the picture; a hairline if None.
+        width: Width of the box in inches.
+        height: Height of the box in inches.
+        border: Colour of a frame around the picture; None for a hairline.
 
     Returns:
         The axes, without ticks.
@@ -330,7 +358,7 @@ def show_picture(
 
 
 def plain_axes(axes: Axes) -> Axes:
-    """A chart's axes: a quiet grid, no box, muted tick labels."""
+    """Style a chart's axes: a light grid, no box, muted tick labels."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(MUTED)
@@ -341,7 +369,11 @@ def plain_axes(axes: Axes) -> Axes:
 
 
 def as_picture(value: np.ndarray, name: str) -> np.ndarray:
-    """Check one image: (H, W, 3) uint8 RGB as it is; float is a texture in [-1, 1] and becomes uint8.
+    """Return an image as (H, W, 3) uint8 RGB.
+
+    Args:
+        value: (H, W, 3) uint8 RGB, or a float texture in [-1, 1].
+        name: Name of the argument, for messages.
 
     Raises:
         UserError: If it is neither.
@@ -360,21 +392,31 @@ def as_picture(value: np.ndarray, name: str) -> np.ndarray:
 
 
 def as_pictures(values: Sequence[np.ndarray] | np.ndarray, name: str) -> list[np.ndarray]:
-    """Check a sequence of images, see `as_picture`; UserError if it is empty."""
+    """Return images as uint8 RGB, see `as_picture`; an empty sequence raises UserError."""
     if len(values) == 0:
         raise UserError(f"{name} is empty: a figure needs at least one image.")
     return [as_picture(value, f"{name}[{i}]") for i, value in enumerate(values)]
 
 
 def check_count(values: Sequence[object] | np.ndarray | None, count: int, name: str, of: str) -> None:
-    """UserError unless `values` is None or holds `count` entries, one for each of `of`."""
+    """Check that `values` is None or has `count` entries.
+
+    Args:
+        values: What to check.
+        count: The expected number of entries.
+        name: Name of the argument, for messages.
+        of: What each entry belongs to, for messages.
+
+    Raises:
+        UserError: If the number differs.
+    """
     if values is not None and len(values) != count:
         raise UserError(f"{name} must have one entry for each of {of}: {count}. Received: {len(values)}.")
 
 
 def hues(count: int) -> np.ndarray:
-    """(count, 3) float RGB in 0..1: as many distinct colours as there are identities."""
-    # golden-ratio steps around the OKLCH hue circle, in two lightnesses
+    """Return `count` distinct colours, (count, 3) float RGB in 0..1."""
+    # golden-ratio steps around the OKLCH hue circle, with two alternating lightnesses
     step = np.arange(count)
     hue, light = 2 * np.pi * ((0.08 + step * 0.61803398875) % 1), np.where(step % 2, 0.72, 0.55)
     a, b = 0.14 * np.cos(hue), 0.14 * np.sin(hue)
@@ -398,7 +440,7 @@ def hues(count: int) -> np.ndarray:
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write a figure as the file's suffix says (.png, .pdf, .svg), whole or not at all."""
+    """Write a figure as .png, .pdf or .svg, by the suffix; complete or not at all."""
     path = Path(path)
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=DPI, format=path.suffix.lstrip(".") or "png")

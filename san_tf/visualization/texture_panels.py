@@ -1,4 +1,4 @@
-"""Painted textures: the photograph, what the decoder painted from it, and the truth where it is known."""
+"""Panels of photographs, painted textures and true textures."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def texture_panels(
     Args:
         images: N photographs (H, W, 3) uint8 RGB.
         painted: N textures (T, T, 3), uint8 or float in [-1, 1].
-        true: N textures of the same kind, or None where there is no truth.
+        true: N true textures of the same kind, or None if unknown.
         captions: N short texts under the photographs.
         per_row: Samples in a row.
         title: Above the figure.
 
     Returns:
-        The figure: 2 axes a sample, or 3 with `true`.
+        The figure: 2 axes per sample, or 3 with `true`.
 
     Raises:
         UserError: If counts, shapes or dtypes do not fit.

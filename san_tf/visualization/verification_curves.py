@@ -1,4 +1,4 @@
-"""Verification, "same person or not?": ROC curves, and whether probabilities keep their word."""
+"""Verification ("same person or not?"): ROC curves and reliability diagrams."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from san_tf.errors import UserError
 from san_tf.visualization import style
 
-# A line needs no more points than the picture has pixels.
+# More points than pixels would not show.
 _POINTS = 2000
 
 
@@ -21,20 +21,22 @@ def roc_curves(
     lowest: float = 1e-5,
     title: str | None = None,
 ) -> Figure:
-    """Draw how many same-person pairs are accepted at each price in wrongly accepted others.
+    """Draw ROC curves: true accept rate over false accept rate.
+
+    The x axis is logarithmic, because systems work at low false accept rates.
 
     Args:
         curves: Name -> false accept rates and true accept rates, both (P,) float in 0..1 and rising; drawn in
-            the order given.
-        equal_error: Name -> equal error rate, marked on the curve and named.
-        lowest: The least false accept rate shown; the axis is logarithmic, for there is where it is used.
+            this order.
+        equal_error: Name -> equal error rate, marked on the curve and written beside it.
+        lowest: The lowest false accept rate shown.
         title: Above the figure.
 
     Returns:
         The figure with one axes.
 
     Raises:
-        UserError: If a curve is none.
+        UserError: If there is no curve, or a curve is not two rising arrays of equal length.
 
     Example:
         >>> figure = roc_curves({"SAN": (np.array([0, 0.01, 1]), np.array([0, 0.9, 1]))}, {"SAN": 0.05})
@@ -58,7 +60,7 @@ def roc_curves(
         if not fits or (np.diff(false) < 0).any() or (np.diff(true) < 0).any():
             raise UserError(f"The ROC curve {name!r} must be two rising (points,) arrays in 0..1.")
         color = style.SERIES[i % len(style.SERIES)]
-        # On a logarithmic axis a straight line between two corners bends: points between them are drawn.
+        # A straight segment is curved on a logarithmic axis, so points between its ends are drawn too.
         shown = np.geomspace(lowest, 1, _POINTS)
         axes.plot(shown, _height_at(shown, false, true), color=color, linewidth=2.0)
         top = head + 0.45 + 0.5 * i
@@ -76,7 +78,7 @@ def roc_curves(
 
 
 def _height_at(rates: np.ndarray, false: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """The upper true accept rate of a curve at false accept rates."""
+    """True accept rates of a curve at false accept rates; the upper end of vertical segments."""
     after = np.searchsorted(false, rates, side="right")
     before = np.maximum(after - 1, 0)
     after = np.minimum(after, len(false) - 1)
@@ -92,17 +94,19 @@ def reliability_diagram(
     error: float | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw, for pairs given each probability, how many showed the same person: on the diagonal is right.
+    """Draw the observed share of same-person pairs over their predicted probability.
+
+    Perfect calibration lies on the diagonal.
 
     Args:
-        predicted: (B,) mean predicted probability of each bin, in 0..1; NaN in an empty one.
-        observed: (B,) share of same-person pairs, likewise.
+        predicted: (B,) mean predicted probability of each bin, in 0..1; NaN for an empty bin.
+        observed: (B,) share of same-person pairs of each bin; NaN for an empty bin.
         weight: (B,) share of all pairs in each bin.
-        error: The expected calibration error, named in the figure.
+        error: The expected calibration error, written in the figure.
         title: Above the figure.
 
     Returns:
-        The figure with two axes: the diagram, and how the pairs spread over the bins.
+        The figure with two axes: the diagram, and a histogram of the pairs.
 
     Raises:
         UserError: If the arrays do not fit.

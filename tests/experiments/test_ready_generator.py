@@ -70,7 +70,7 @@ def test_what_is_no_generator_is_named(tmp_path: Path):
     with pytest.raises(UserError, match="do not exist"):
         ready_generator(recipe_of(path))
     path.write_bytes(zip_checkpoint({"state_dict": {"weight": tensor(np.ones(2, np.float32), "0")}}))
-    with pytest.raises(UserError, match="no network known here"):
+    with pytest.raises(UserError, match="not of a known network"):
         ready_generator(recipe_of(path))
     with pytest.raises(UserError, match="--texture_layout other"):
         ready_generator(recipe_of(path, texture_layout="san_tf"))

@@ -151,7 +151,7 @@ def test_safetensors(tmp_path):
     np.testing.assert_array_equal(weights["a"], KERNEL)
     assert weights["b"].tolist() == [0, 1, 2]
     path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(UserError, match="damaged or no safetensors file"):
+    with pytest.raises(UserError, match="damaged or not a safetensors file"):
         read_checkpoint(path)
 
 
@@ -159,7 +159,7 @@ def test_safetensors(tmp_path):
 def test_files_that_are_none_are_named(tmp_path):
     cases = {
         "is empty": b"",
-        "no PyTorch checkpoint": b"hello, this is not a checkpoint at all",
+        "not a PyTorch checkpoint": b"hello, this is not a checkpoint at all",
         "not of torch.save": pickle.dumps({"a": 1}),
         "no data.pkl": zip_of({"notes.txt": b"hello"}),
         "TorchScript": zip_of({"m/data.pkl": b"N.", "m/constants.pkl": b"N."}),

@@ -163,7 +163,7 @@ def test_overlapping_stretches_that_must_be_converted_are_bounded(tmp_path):
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_tensors_that_reach_out_of_their_storage_are_refused(write, name):
-    with pytest.raises(UserError, match="damaged or no PyTorch checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a PyTorch checkpoint"):
         read_checkpoint(write({"a": tensor(KERNEL, "0", **IMPOSSIBLE[name])}))
 
 
@@ -256,7 +256,7 @@ ORDERED = b"ccollections\nOrderedDict\n"
 )
 def test_work_without_end_is_refused_at_once(tmp_path, code):
     start = time.process_time()
-    with pytest.raises(UserError, match="damaged or no PyTorch checkpoint"):
+    with pytest.raises(UserError, match="damaged or not a PyTorch checkpoint"):
         read_checkpoint(raw(zip_of({"model/data.pkl": code}), tmp_path))
     assert time.process_time() - start < 10
 

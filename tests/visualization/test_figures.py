@@ -168,7 +168,7 @@ def test_loss_curves_from_a_mapping():
     assert [axes.get_title(loc="left") for axes in figure.axes] == ["loss", "accuracy"]
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), values)
     assert figure.axes[0].texts[0].get_text() == "1.25", "the last value stands beside the line"
-    with pytest.raises(UserError, match="'loss' must be one number an epoch"):
+    with pytest.raises(UserError, match="'loss' must be one number per epoch"):
         loss_curves({"epoch": np.arange(3), "loss": values})
     with pytest.raises(UserError, match="no metrics"):
         loss_curves({"epoch": np.arange(3)})

@@ -1,7 +1,7 @@
-"""The wardrobe: draws people from seeds and dresses the body's texture, silhouette and accessories.
+"""The wardrobe: random people, their textures, clothes and accessories.
 
-`sample_identity(seed)` says who somebody is in plain words; `dress(identity)` makes a texture, garment
-thickness and extra meshes of it; `pose_extra` lets those meshes follow a pose.
+`sample_identity(seed)` draws a description of a person; `dress(identity)` makes the texture, the thickness of
+the clothes and extra meshes from it; `pose_extra` moves these meshes with a pose.
 """
 
 from san_tf.synthesis.wardrobe.dressing import sample_identity

@@ -1,4 +1,4 @@
-"""Bags: small meshes of their own, and their straps painted on the clothes."""
+"""Bags: small separate meshes, with straps painted on the clothes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SIDE = 48
 
 
 def strap_cover(points: BodyPoints, bag: Bag) -> Array:
-    """How much of each point a bag hides: its straps, and the cloth it lies on, `(N,)` float32 in [0, 1]."""
+    """Share of each point that a bag or its straps hide, `(N,)` float32 in [0, 1]."""
     torso = ~points.on_arm & ~points.on_head & (points.y > 0.9) & (points.y < 1.45)
     if bag.kind == "backpack":
         # over the shoulder, straight down the chest, then back under the arm
@@ -42,20 +42,26 @@ def strap_cover(points: BodyPoints, bag: Bag) -> Array:
 
 
 def paint_straps(points: BodyPoints, rgb: Array, bag: Bag, shown: bool = True) -> None:
-    """Paints straps with a thin shadow beside them, in place; `rgb` is `(N, 3)` float32 in [0, 255].
+    """Paints straps with a thin shadow beside them, in place.
 
-    The shadow's foot darkens the whole person a little. It stays if the straps are not `shown`, so that the
-    clothes have the same colour with and without them.
+    The shadow darkens the whole person a little, even far from the straps. Without the straps it keeps that
+    part, so the clothes have the same colour with and without them.
+
+    Args:
+        points: `BodyPoints` of N texels.
+        rgb: `(N, 3)` float32 in [0, 255], changed in place.
+        bag: `Bag`.
+        shown: `bool`. Whether to paint the straps.
     """
     if bag.kind not in ("backpack", "shoulder bag"):
         return
     cover = strap_cover(points, bag) if shown else np.zeros(len(points.y), np.float32)
     rgb *= (1 - 0.35 * bump(cover, 0.3, 0.25))[:, None]
-    blend(rgb, bag.color.rgb, cover)  # a bag belongs to the picture of a person, so its place is painted too
+    blend(rgb, bag.color.rgb, cover)  # the texture also shows the area under the bag in the bag's colour
 
 
 def _paint(bag: Bag, kind: str) -> NDArray[np.uint8]:
-    """Texture of a bag: pocket, flap, zips and seams; u = 0.5 is the +z side, 0 and 1 the -z side."""
+    """Texture of a bag: pocket, flap, zips and seams; u = 0.5 is the +z side, u = 0 and 1 the -z side."""
     down, across = np.meshgrid(np.linspace(1, 0, _SIDE), np.linspace(0, 1, _SIDE), indexing="ij")
     u, v = across.reshape(-1).astype(np.float32), down.reshape(-1).astype(np.float32)
     rgb = np.tile(np.array(bag.color.rgb, np.float32), (u.size, 1))
@@ -85,10 +91,10 @@ def bag_meshes(identity: Identity, offsets: Array) -> tuple[ExtraMesh, ...]:
 
     Args:
         identity: `Identity`.
-        offsets: `(V,)` float32 metres, thickness of the clothes that the bag lies on.
+        offsets: `(V,)` float32 metres, thickness of the clothes under the bag.
 
     Returns:
-        One `ExtraMesh`, two for a handbag (bag and handle), or none.
+        One `ExtraMesh`; two for a handbag (bag and handle); none without a bag.
     """
     bag, size = identity.bag, identity.bag.size
     if bag.kind == "backpack":
@@ -99,7 +105,7 @@ def bag_meshes(identity: Identity, offsets: Array) -> tuple[ExtraMesh, ...]:
         bones, weights = bind(len(vertices), {"Spine1": 0.65, "Spine": 0.35})
     elif bag.kind == "shoulder bag":
         vertices, faces, uv = box((0.05 * size, 0.10 * size, 0.14 * size), 0.42)
-        uv[:, 0] = (uv[:, 0] + 0.25) % 1.0  # the flap looks outwards
+        uv[:, 0] = (uv[:, 0] + 0.25) % 1.0  # the flap faces outwards
         vertices += np.array([bag.side * (0.175 + 0.05 * size), 0.90, 0.01], np.float32)
         bones, weights = bind(len(vertices), {"Hips": 1.0})
     elif bag.kind == "handbag":
@@ -119,7 +125,7 @@ def bag_meshes(identity: Identity, offsets: Array) -> tuple[ExtraMesh, ...]:
 
 
 def _handbag(identity: Identity) -> tuple[ExtraMesh, ...]:
-    """A bag below the hand: upright whatever the arm does; its origin is the grip."""
+    """A bag that hangs upright below the hand in any pose; its origin is the grip."""
     bag, size = identity.bag, identity.bag.size
     arm = ("LeftHand", "LeftForeArm") if bag.side > 0 else ("RightHand", "RightForeArm")
     vertices, faces, uv = box((0.045 * size, 0.085 * size, 0.125 * size), 0.35)

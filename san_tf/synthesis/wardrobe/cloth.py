@@ -1,4 +1,4 @@
-"""Cloth seen from near: folds, seams, collars, zips, buttons, pockets, belts, worn denim."""
+"""Details of cloth: folds, seams, collars, zips, buttons, pockets, belts, worn denim."""
 
 from __future__ import annotations
 
@@ -20,15 +20,23 @@ from san_tf.synthesis.wardrobe.person import Lower, Upper
 
 
 def _apply_shade(color: Array, shade: Array) -> Array:
-    """Multiplies light into a colour; dark cloth also gains a little, as in any photograph, `(N, 3)`."""
+    """Multiplies colours `(N, 3)` by light; dark cloth also gains a constant, as in photographs."""
     lift = 26 * (shade - 1)
     return np.asarray(np.clip(color * shade[:, None] + lift[:, None], 0, 255), np.float32)
 
 
 def torso_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
-    """Light on the folds of an upper garment, `(N,)` float32 around 1.
+    """Light on the folds of an upper garment.
 
-    Folds run slantwise from the armpits, around the waist, and in rings around the elbows.
+    Folds run diagonally from the armpits, around the waist, and in rings around the elbows.
+
+    Args:
+        points: `BodyPoints` of N points.
+        looseness: `float`, 0 (tight) to 1 (very loose).
+        seed: `int`. Places the folds.
+
+    Returns:
+        `(N,)` float32 factors around 1.
     """
     position = points.position
     amount = 0.7 + 0.8 * looseness
@@ -51,7 +59,16 @@ def torso_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
 
 
 def leg_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
-    """Light on the folds of trousers: rays from the crotch, rings at knee and ankle, `(N,)` around 1."""
+    """Light on the folds of trousers: rays from the crotch, rings at knee and ankle.
+
+    Args:
+        points: `BodyPoints` of N points.
+        looseness: `float`, 0 (tight) to 1 (very loose).
+        seed: `int`. Places the folds.
+
+    Returns:
+        `(N,)` float32 factors around 1.
+    """
     position = points.position
     amount = 0.65 + 0.7 * looseness
     big = solid_noise(position, seed + 91, (0.10, 0.16, 0.10), 2) - np.float32(0.5)
@@ -66,13 +83,13 @@ def leg_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
 
 
 def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None:
-    """Paints the upper garment over what is there, in place.
+    """Paints the upper garment over the picture, in place.
 
     Args:
         points: `BodyPoints` of N texels.
         rgb: `(N, 3)` float32 in [0, 255], changed in place.
         upper: `Upper`.
-        seed: `int`. Drives the folds.
+        seed: `int`. Places the folds.
     """
     cover = upper_cover(points, upper)
     if upper.tail > 0:
@@ -102,7 +119,7 @@ def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None
 
 
 def _upper_details(points: BodyPoints, color: Array, shade: Array, upper: Upper) -> None:
-    """Seams, collar, cuffs, closures and pockets, into colour and shade in place."""
+    """Adds seams, collar, cuffs, closures and pockets to `color` and `shade`, in place."""
     torso = ~points.on_arm
     front = ramp(points.normal[:, 2], 0.0, 0.2) * torso
     shade -= (
@@ -162,7 +179,14 @@ def _upper_details(points: BodyPoints, color: Array, shade: Array, upper: Upper)
 
 
 def paint_lower(points: BodyPoints, rgb: Array, lower: Lower, seed: int) -> None:
-    """Paints the lower garment over what is there, in place; arguments as in `paint_upper`."""
+    """Paints the lower garment over the picture, in place.
+
+    Args:
+        points: `BodyPoints` of N texels.
+        rgb: `(N, 3)` float32 in [0, 255], changed in place.
+        lower: `Lower`.
+        seed: `int`. Places the folds.
+    """
     if lower.kind == "bare legs":
         return
     cover = lower_cover(points, lower)
@@ -210,7 +234,7 @@ def paint_lower(points: BodyPoints, rgb: Array, lower: Lower, seed: int) -> None
 
 
 def skirt_colors(points: BodyPoints, upper: Upper, lower: Lower, name: str, seed: int) -> Array:
-    """Colour of the tube of a skirt, a dress or a coat below the hips.
+    """Colours of a skirt, or of a dress or coat below the hips.
 
     Args:
         points: `BodyPoints` of N places on the tube around the average body.
@@ -234,5 +258,5 @@ def skirt_colors(points: BodyPoints, upper: Upper, lower: Lower, name: str, seed
     if name == "coat" and upper.opening == 0:
         front = ramp(points.z, 0.05, 0.08)
         shade -= 0.25 * bump(points.x, 0.016, 0.006) * front
-    # a tube that widens downwards faces the sky more than the torso does
+    # a tube that widens downwards faces the sky more than the torso, so it is painted darker
     return 0.94 * _apply_shade(color, np.asarray(shade, np.float32))

@@ -1,4 +1,4 @@
-"""Named colours and how often the street wears them."""
+"""Named colours, and how often people on the street wear them."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ RGB: Mapping[str, tuple[int, int, int]] = {
     "turquoise": (84, 168, 176),
 }
 
-# Weights follow what pedestrian attribute sets report: half of all tops and two thirds of all trousers are
-# black, grey, white or blue. Many people sharing few colours is what keeps a colour histogram a poor witness.
+# Weights follow pedestrian attribute data sets: half of all tops and two thirds of all trousers are black,
+# grey, white or blue. Many people share few colours, so a colour histogram alone identifies people poorly.
 TOP_WEIGHTS: Mapping[str, float] = {
     "black": 32, "charcoal": 9, "grey": 13, "light grey": 9, "white": 30, "cream": 3, "beige": 4, "khaki": 2,
     "brown": 2, "navy": 12, "blue": 5, "sky": 3, "denim": 2, "teal": 1, "olive": 3, "green": 2, "mint": 1,
@@ -88,15 +88,15 @@ ACCENT_WEIGHTS: Mapping[str, float] = {
 
 
 def draw_color(rng: np.random.Generator, weights: Mapping[str, float], jitter: float = 6.0) -> Color:
-    """Draws a colour name by weight and shakes its shade a little.
+    """Draws a colour name by weight and varies its shade a little.
 
     Args:
         rng: `numpy.random.Generator`. Source of randomness.
         weights: mapping of names in `RGB` to positive weights.
-        jitter: `float`. Standard deviation of the brightness shake in sRGB steps; hue shakes a third of it.
+        jitter: `float`. Standard deviation of the brightness in sRGB steps; each channel varies by a third.
 
     Returns:
-        `Color` with every channel in [12, 246]: no cloth is pure black or pure white in a photograph.
+        `Color` with every channel in [12, 246]; in photographs, no cloth is pure black or pure white.
     """
     names = list(weights)
     share = np.array([weights[name] for name in names], np.float64)
@@ -114,16 +114,16 @@ def contrast(first: Color, second: Color) -> float:
 def draw_contrasting(
     rng: np.random.Generator, weights: Mapping[str, float], against: Color, least: float = 55.0
 ) -> Color:
-    """Draws a colour that can be told from `against`.
+    """Draws a colour that differs clearly from `against`.
 
     Args:
         rng: `numpy.random.Generator`. Source of randomness.
         weights: mapping of names in `RGB` to positive weights.
-        against: `Color` it must stand out from.
+        against: `Color` to differ from.
         least: `float`. Smallest accepted `contrast`.
 
     Returns:
-        `Color`; after 12 vain draws white on dark or black on light.
+        `Color`; after 12 failed draws, white on dark or black on light.
     """
     for _ in range(12):
         color = draw_color(rng, weights)

@@ -1,4 +1,4 @@
-"""Body coordinates: where on a person a texel or vertex lies, in terms a tailor would use."""
+"""Body coordinates: the place of a texel or vertex in a tailor's terms."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ Real = NDArray[np.floating[Any]]
 
 
 def _joint(name: str) -> Array:
-    """Where a bone of the average body begins, `(3,)` float32 metres."""
+    """Head of a bone of the average body, `(3,)` float32 metres."""
     return np.asarray(joints(BodyShape())[0][load_body().bone(name)], np.float32)
 
 
 @lru_cache(maxsize=1)
 def arm_joints() -> tuple[Array, Array, Array]:
-    """Left shoulder, elbow and wrist of the average body at rest, `(3,)` metres each."""
+    """Left shoulder, elbow and wrist of the average body, `(3,)` metres each."""
     return _joint("LeftArm"), _joint("LeftForeArm"), _joint("LeftHand")
 
 
 @lru_cache(maxsize=1)
 def leg_joints() -> tuple[Array, Array, Array]:
-    """Left hip, knee and ankle of the average body at rest, `(3,)` metres each."""
+    """Left hip, knee and ankle of the average body, `(3,)` metres each."""
     return _joint("LeftUpLeg"), _joint("LeftLeg"), _joint("LeftFoot")
 
 
 @dataclass(frozen=True)
 class BodyPoints:
-    """Points on the skin of the average body at rest, with their tailor's coordinates.
+    """Points on the skin of the average body at rest, with body coordinates.
 
-    Every array has N rows and dtype float32 unless said otherwise; lengths are metres, angles radians.
+    Every array has N rows and dtype float32, unless stated otherwise; lengths are metres.
 
     Args:
         position: `(N, 3)`. x to the person's left, y up from the ground, z to the front.
@@ -53,10 +53,10 @@ class BodyPoints:
         on_head: `(N,)` bool. Head and face without the neck.
         on_leg: `(N,)` bool. Below the crotch.
         on_foot: `(N,)` bool.
-        around: `(N,)`. Arc length around the torso (or around the leg, the arm), 0 in front.
-        around_period: `(N,)`. Full girth that `around` wraps at.
-        down: `(N,)`. Length along the limb or torso that crosswise stripes follow.
-        occlusion: `(N,)`. Light that reaches soft hollows (armpit, crotch), 0.6 to 1.
+        around: `(N,)`. Arc length around the torso, leg or arm, 0 in front.
+        around_period: `(N,)`. Full girth, at which `around` wraps.
+        down: `(N,)`. Length along the limb or torso, for horizontal stripes.
+        occlusion: `(N,)`. Share of light that reaches hollows (armpit, crotch), 0.55 to 1.
     """
 
     position: Array
@@ -78,17 +78,17 @@ class BodyPoints:
     occlusion: Array
 
     def take(self, rows: NDArray[np.int64]) -> BodyPoints:
-        """The points at some rows."""
+        """Return the points at some rows."""
         return BodyPoints(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 def ramp(value: Real, low: float, high: float) -> Array:
-    """Smooth step from 0 at `low` to 1 at `high` (or falling, when `high < low`).
+    """Smooth step from 0 at `low` to 1 at `high`.
 
     Args:
         value: `(N,)` float32.
-        low: `float`. Where the ramp leaves 0.
-        high: `float`. Where it reaches 1.
+        low: `float`. Value at which the step leaves 0.
+        high: `float`. Value at which it reaches 1; may be below `low`.
 
     Returns:
         `(N,)` float32 in [0, 1].
@@ -98,7 +98,13 @@ def ramp(value: Real, low: float, high: float) -> Array:
 
 
 def bump(value: Real, center: float, width: float) -> Array:
-    """Smooth hill: 1 at `center`, about 0.37 at `center +- width`."""
+    """Gaussian bump: 1 at `center`, about 0.37 at `center +- width`.
+
+    Args:
+        value: `(N,)` float32.
+        center: `float`.
+        width: `float`.
+    """
     t = (value - np.float32(center)) * np.float32(1.0 / width)
     return np.asarray(np.exp(-t * t), np.float32)
 
@@ -115,7 +121,7 @@ def _project(point: Array, start: Array, end: Array) -> tuple[Array, Array]:
 
 
 def body_points(position: Array, normal: Array, part: NDArray[np.uint8]) -> BodyPoints:
-    """Derives tailor's coordinates from rest-pose geometry alone, so that they agree across UV seams.
+    """Computes body coordinates from rest-pose geometry, so they agree across UV seams.
 
     Args:
         position: `(N, 3)` float32 metres, rest pose of the average body.
@@ -144,11 +150,11 @@ def body_points(position: Array, normal: Array, part: NDArray[np.uint8]) -> Body
     along_arm = (1 - bend) * upper + bend * (fore + np.linalg.norm(elbow - shoulder))
     from_arm = np.minimum(upper_distance, fore_distance)
 
-    # axis of the limb at this height, around which vertical stripes run
+    # axis of the leg at this height, for vertical stripes
     axis = np.stack(leg_joints()[::-1])
     leg_x = np.interp(y, axis[:, 1], axis[:, 0]).astype(np.float32)
     leg_z = np.interp(y, axis[:, 1], axis[:, 2]).astype(np.float32)
-    # cloth of the torso hangs in two flat panels that meet at the sides and on the shoulders, as it is sewn
+    # cloth of the torso consists of two flat panels that meet at the sides and on the shoulders
     front = z > 0.045
     turn = np.where(front, 0.11 - z, z + 0.02).clip(0, 0.1) * ramp(folded[:, 0], 0.07, 0.14)
     panel = sign * np.where(front, folded[:, 0] + 0.6 * turn, np.pi * 0.14 - folded[:, 0] - 0.6 * turn)
@@ -185,7 +191,7 @@ def body_points(position: Array, normal: Array, part: NDArray[np.uint8]) -> Body
 
 @lru_cache(maxsize=4)
 def texel_points(size: int = 256) -> tuple[BodyPoints, NDArray[np.int64], NDArray[np.uint8]]:
-    """Body coordinates of every texel that is on the body or in the padding around its islands.
+    """Body coordinates of all texels on the body or in the border around UV islands.
 
     Args:
         size: `int`. Side of the square texture in texels.

@@ -1,4 +1,4 @@
-"""Draws a person from a seed: build, skin, hair, clothes that go together, as a street would show them."""
+"""Draws a person from a seed: build, skin, hair and matching street clothes."""
 
 from __future__ import annotations
 
@@ -25,24 +25,25 @@ from san_tf.synthesis.wardrobe.person import (
 )
 from san_tf.synthesis.wardrobe.skin import draw_skin
 
-# How high, in metres on the average body, what ends above the knee may end.
+# Highest hem of garments that end above the knee, in metres on the average body.
 _SHORTEST = {"shorts": 0.74, "skirt": 0.74, "dress": 0.74}
 
 
 def dyed(identity: Identity, share: float, rng: np.random.Generator) -> Identity:
-    """Give each garment and the bag, with probability `share`, a colour drawn evenly from all colours.
+    """Give garments and bag arbitrary colours, so that a generator sees rare ones.
 
-    The street wears black, grey, white and blue; a generator that learns from the street alone paints a
-    yellow shirt orange. As often, shorts, skirts and dresses become shorter: one that has seen none takes
-    very short ones for skin. Skin, hair and patterns stay.
+    People on the street wear black, grey, white and blue. A texture generator that learns from them alone
+    paints a yellow shirt orange. With the same probability, shorts, skirts and dresses become shorter: a
+    generator that has seen no very short ones takes them for skin. Skin, hair and kinds of pattern do not
+    change.
 
     Args:
-        identity: as the street dresses them.
+        identity: a person in street clothes.
         share: probability for each of upper garment, lower garment, shoes and bag, 0 to 1.
         rng: source of randomness.
 
     Returns:
-        `Identity`; equal to the one given where `share` is 0.
+        `Identity`; equal to `identity` if `share` is 0.
 
     Example:
         >>> dyed(sample_identity(3), 1.0, np.random.default_rng(0)).upper.color.name
@@ -72,14 +73,14 @@ def _shortened(rng: np.random.Generator, hem: float, kind: str) -> float:
 
 
 def _any_color(rng: np.random.Generator) -> Color:
-    """Draw hue and saturation evenly, and dark as often as bright; no cloth is pure black or white."""
+    """Draw hue, saturation and brightness evenly, but never pure black or white."""
     rgb = colorsys.hsv_to_rgb(rng.random(), rng.uniform(0.1, 0.95), rng.uniform(0.2, 0.96))
     red, green, blue = np.clip(np.array(rgb) * 255, 12, 246).astype(int).tolist()
     return Color("dyed", (red, green, blue))
 
 
 def _against(rng: np.random.Generator, pattern: Pattern, color: Color) -> Pattern:
-    """Give a pattern colours that can be told from its new ground."""
+    """Give a pattern colours that differ clearly from its new ground."""
     return replace(
         pattern,
         color=colors.draw_contrasting(rng, colors.ACCENT_WEIGHTS, color),
@@ -285,13 +286,13 @@ def _face(rng: np.random.Generator, feminine: bool, age: float, skin: Color) -> 
 def sample_identity(seed: int, dye: float = 0.0) -> Identity:
     """Draws one person.
 
-    Half of the people wear summer clothes, as in Market-1501; tops and trousers go with season and build.
-    Colours follow the street: many share black, grey, white, navy and denim.
+    Half of the people wear summer clothes, as in Market-1501; clothes match season and build. Colours follow
+    the street: many people share black, grey, white, navy and denim.
 
     Args:
-        seed: `int`, 0 or more. The only source of randomness: equal seeds give equal people. Sets of
-            people are disjoint when their seeds are.
-        dye: `float`, 0 to 1. How often a garment has any colour instead of the street's; see `dyes.dyed`.
+        seed: `int`, 0 or more. The only source of randomness: equal seeds give equal people, and different
+            seeds give different people.
+        dye: `float`, 0 to 1. Probability that a garment has an arbitrary colour; see `dressing.dyed`.
 
     Returns:
         `Identity`.

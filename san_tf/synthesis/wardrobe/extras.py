@@ -1,4 +1,4 @@
-"""Meshes beyond the body's own: what hangs from a person and how it follows the bones."""
+"""Extra meshes that hang from a person and follow the bones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from san_tf.synthesis.mesh import Mesh, vertex_normals
 from san_tf.synthesis.skeleton import skin
 from san_tf.synthesis.wardrobe.coordinates import Array
 
-# Vertices of the cage that carries accessories along when the build differs from the average.
+# Every 16th vertex of the body is in the cage that moves accessories when the build is not average.
 _CAGE_STEP = 16
 
 
@@ -30,9 +30,9 @@ class ExtraMesh:
         texture: `(T, T', 3)` uint8 sRGB.
         bones: `(N, K)` int32 indices into `load_body().bones`.
         weights: `(N, K)` float32, rows sum to 1.
-        double_sided: whether its inside can be seen.
-        hangs_from: `None`, or the names of hand and elbow bone: the mesh then hangs upright below the hand
-            (or in the crook of the arm when the hand is raised) instead of turning with it.
+        double_sided: whether its inside is visible.
+        hangs_from: `None`, or the names of hand and forearm bone. The mesh then hangs upright below the hand
+            (in the crook of the arm if the hand is raised) and does not turn with the hand.
     """
 
     name: str
@@ -47,7 +47,7 @@ class ExtraMesh:
 
 
 def pose_extra(extra: ExtraMesh, transforms: NDArray[np.float64], rest_joints: Array) -> Mesh:
-    """Poses an extra mesh as the body is posed.
+    """Moves an extra mesh with the body's pose.
 
     Args:
         extra: `ExtraMesh`.
@@ -55,7 +55,7 @@ def pose_extra(extra: ExtraMesh, transforms: NDArray[np.float64], rest_joints: A
         rest_joints: `(B, 3)` metres, `body.joints(identity.shape)[0]`.
 
     Returns:
-        `Mesh` ready for `rasterizer.draw`, in the world of the posed body.
+        `Mesh` for `rasterizer.draw`, in the world coordinates of the posed body.
 
     Example:
         >>> from san_tf.synthesis import body, skeleton, wardrobe
@@ -90,7 +90,7 @@ def pose_extra(extra: ExtraMesh, transforms: NDArray[np.float64], rest_joints: A
 
 @lru_cache(maxsize=1)
 def _cage() -> tuple[NDArray[np.int64], Array, Array]:
-    """A thinned-out body that accessories are tied to: vertex indices, positions, normals."""
+    """The body's sparse cage that accessories follow: vertex indices, positions, normals."""
     body = load_body()
     index = np.arange(0, len(body.rest_vertices), _CAGE_STEP)
     normals = vertex_normals(body.rest_vertices, body.faces)
@@ -98,15 +98,15 @@ def _cage() -> tuple[NDArray[np.int64], Array, Array]:
 
 
 def fit(vertices: Array, shape: BodyShape, offsets: Array) -> Array:
-    """Carries points from around the average body to around another build with clothes on.
+    """Fits points around the average body to another build with clothes.
 
     Args:
         vertices: `(N, 3)` float32 metres, around the average body at rest.
         shape: `BodyShape` to fit to.
-        offsets: `(V,)` float32 metres, thickness of the clothes there.
+        offsets: `(V,)` float32 metres, thickness of the clothes.
 
     Returns:
-        `(N, 3)` float32 metres: each point moved as the skin near it moves (within some 5 cm).
+        `(N, 3)` float32 metres; each point moves like the skin within about 5 cm.
     """
     index, rest, normals = _cage()
     shift = shaped(shape)[index] - rest + offsets[index, None] * normals
@@ -117,7 +117,7 @@ def fit(vertices: Array, shape: BodyShape, offsets: Array) -> Array:
 
 
 def bind(count: int, weights: Mapping[str, float]) -> tuple[NDArray[np.int32], Array]:
-    """The same bones for all vertices: `bones` and `weights`, both `(count, K)`."""
+    """Binds all vertices to the same bones: `bones` and `weights`, both `(count, K)`."""
     body = load_body()
     bones = np.tile(np.array([body.bone(name) for name in weights], np.int32), (count, 1))
     share = np.array(list(weights.values()), np.float32)
@@ -125,9 +125,9 @@ def bind(count: int, weights: Mapping[str, float]) -> tuple[NDArray[np.int32], A
 
 
 def grid_faces(rows: int, columns: int) -> NDArray[np.int32]:
-    """Triangles of a grid of `rows x columns` vertices stored row by row, `(2 (rows-1) (columns-1), 3)`.
+    """Triangles of a grid of vertices stored row by row, `(2 (rows-1) (columns-1), 3)`.
 
-    Seen from the side where columns run to the right and rows run down, corners go counter-clockwise.
+    Corners are counter-clockwise if columns run to the right and rows run down.
     """
     corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).reshape(-1)
     first = np.stack([corner, corner + columns, corner + columns + 1], 1)

@@ -14,7 +14,7 @@ EYE_X, EYE_Y, BROW_Y, MOUTH_Y = 0.0290, 1.5485, 1.5655, 1.4815
 
 
 def blend(rgb: Array, color: ArrayLike, cover: Real) -> None:
-    """Lays a colour over a picture in place.
+    """Blends a colour into a picture, in place.
 
     Args:
         rgb: `(N, 3)` float32 in [0, 255], changed in place.
@@ -32,7 +32,7 @@ def paint_face(points: BodyPoints, rgb: Array, face: Face, hair: Hair, skin_leve
         rgb: `(N, 3)` float32 in [0, 255], changed in place.
         face: `Face`.
         hair: `Hair`; brows and beard take its colour.
-        skin_level: `float`. Mean of the skin tone, scales the lips.
+        skin_level: `float`. Mean of the skin tone in [0, 255]; scales the colour of the lips.
         seed: `int`. Drives the grain of the beard.
     """
     rows = np.flatnonzero(points.on_head & (points.z > 0.03))
@@ -41,7 +41,7 @@ def paint_face(points: BodyPoints, rgb: Array, face: Face, hair: Hair, skin_leve
     front = ramp(z, 0.07, 0.1)
     dark_hair = np.minimum(np.array(hair.color.rgb, np.float32), 150)
 
-    # sockets, lids and the shadow under brow, nose and lower lip
+    # eye sockets and the shadows under nose, lower lip and jaw
     socket = np.exp(-(((x - EYE_X) / 0.019) ** 2 + ((y - EYE_Y) / 0.012) ** 2)) * front
     wing = np.exp(-(((x - 0.012) / 0.007) ** 2 + ((y - 1.504) / 0.006) ** 2)) * front
     chin = np.exp(-(((x) / 0.018) ** 2 + ((y - 1.4635) / 0.005) ** 2)) * front
@@ -64,7 +64,7 @@ def paint_face(points: BodyPoints, rgb: Array, face: Face, hair: Hair, skin_leve
     )
     blend(part, dark_hair * 0.8, np.float32(0.55 + 0.4 * face.brow) * brow * front)
 
-    # lash line around the opening of the eye; the ball itself is a small sphere behind it
+    # lashes, white and iris of the eye
     radius = np.sqrt((x - EYE_X) ** 2 + (y - EYE_Y) ** 2)
     lashes = np.exp(-(((x - EYE_X) / 0.0135) ** 4)) * np.exp(-(((y - EYE_Y - 0.0035) / 0.0042) ** 2)) * front
     blend(part, (38, 28, 26), np.float32(0.62) * lashes)
@@ -88,7 +88,7 @@ def paint_face(points: BodyPoints, rgb: Array, face: Face, hair: Hair, skin_leve
 
 
 def _paint_beard(x: Array, y: Array, z: Array, part: Array, kind: str, color: Array, grain: Array) -> None:
-    """Lays stubble, moustache, goatee or full beard over the lower face, in place."""
+    """Paints stubble, moustache, goatee or full beard, in place."""
     mouth = np.exp(-((x / 0.02) ** 4)) * np.exp(-(((y - MOUTH_Y) / 0.007) ** 4))
     moustache = ramp(x, 0.034, 0.026) * ramp(y, 1.505, 1.499) * ramp(y, 1.484, 1.489) * ramp(z, 0.1, 0.12)
     chin = ramp(x, 0.03, 0.022) * ramp(y, 1.478, 1.472) * ramp(z, 0.08, 0.1)

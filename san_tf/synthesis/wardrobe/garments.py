@@ -1,4 +1,4 @@
-"""Where garments lie on the body and how thick they are: the same functions for texels and vertices."""
+"""Cover and thickness of garments, for texels and vertices alike."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ UPPER_KINDS = (
 )  # fmt: skip
 LOWER_KINDS = ("trousers", "jeans", "shorts", "skirt", "leggings", "bare legs")
 WAIST = 0.985
-# Half a texel of the torso: edges this soft look neither jagged nor blurred.
+# Half a texel of the torso in metres: edges this soft look neither jagged nor blurred.
 SOFT = 0.005
 
 
 def neck_opening(points: BodyPoints, neckline: str) -> Array:
-    """How far a point lies inside the neck hole, metres: positive on free skin, negative under cloth.
+    """Distance of each point into the neck hole, metres; negative under cloth.
 
     Args:
         points: `BodyPoints` of N points.
@@ -29,7 +29,7 @@ def neck_opening(points: BodyPoints, neckline: str) -> Array:
     """
     lift = {"high": 0.045, "collar": 0.022, "crew": 0.004, "v": 0.002, "scoop": -0.004}[neckline]
     width = {"scoop": 0.098, "v": 0.082, "crew": 0.080, "collar": 0.082, "high": 0.085}[neckline]
-    # the plane of a neck hole leans forward: low over the breastbone, high at the nape
+    # the plane of a neck hole slopes forward: low at the breastbone, high at the nape
     plane = points.y - (1.428 + lift - 0.52 * (points.z + 0.02))
     radius = width - np.sqrt(points.x**2 + (0.85 * (points.z - 0.03)) ** 2)
     opening = np.minimum(plane, radius)
@@ -48,7 +48,9 @@ def neck_opening(points: BodyPoints, neckline: str) -> Array:
 
 
 def upper_cover(points: BodyPoints, upper: Upper) -> Array:
-    """How much of each point the upper garment hides (open fronts count as hidden: a shirt is under them).
+    """Share of each point that the upper garment hides.
+
+    An open front counts as hidden, because there is a shirt under it.
 
     Args:
         points: `BodyPoints` of N points.
@@ -58,7 +60,7 @@ def upper_cover(points: BodyPoints, upper: Upper) -> Array:
         `(N,)` float32 in [0, 1].
     """
     if upper.sleeve <= 0:
-        # armholes: cloth ends on the shoulder, outside a capsule around the arm
+        # armholes: cloth covers what lies outside a capsule around the arm
         reach = 0.078 + 0.17 * upper.sleeve
         bare = ramp(points.from_arm, reach - SOFT, reach + SOFT)
         sleeve = np.where(points.on_arm, bare * ramp(points.along_arm, 0.02, -0.01), bare)
@@ -78,7 +80,7 @@ def upper_cover(points: BodyPoints, upper: Upper) -> Array:
 
 
 def hood(points: BodyPoints) -> Array:
-    """The roll of a hood that lies on the nape and shoulders, `(N,)` float32 in [0, 1]."""
+    """Height of a hood's roll on nape and shoulders, `(N,)` float32 in [0, 1]."""
     ring = np.sqrt((points.x / 1.1) ** 2 + (points.z - 0.01) ** 2)
     height = bump(points.y, 1.405, 0.035)
     behind = ramp(points.z, 0.075, 0.03)
@@ -86,7 +88,7 @@ def hood(points: BodyPoints) -> Array:
 
 
 def front_gap(points: BodyPoints, upper: Upper) -> Array:
-    """Where an open front shows the shirt under it, `(N,)` float32 in [0, 1]."""
+    """Share of each point inside an open front, `(N,)` float32 in [0, 1]."""
     if upper.opening <= 0:
         return np.zeros(len(points.y), np.float32)
     width = upper.opening * (0.75 + 0.9 * np.clip(points.y - 1.0, -0.3, 0.4))
@@ -95,7 +97,7 @@ def front_gap(points: BodyPoints, upper: Upper) -> Array:
 
 
 def lower_cover(points: BodyPoints, lower: Lower) -> Array:
-    """How much of each point the lower garment hides, `(N,)` float32 in [0, 1]."""
+    """Share of each point that the lower garment hides, `(N,)` float32 in [0, 1]."""
     if lower.kind == "bare legs":
         return np.zeros(len(points.y), np.float32)
     top = ramp(points.y, WAIST + SOFT, WAIST - SOFT)
@@ -110,8 +112,8 @@ def upper_offsets(points: BodyPoints, upper: Upper, seed: int, over_skirt: bool 
     Args:
         points: `BodyPoints` of the V vertices.
         upper: `Upper`.
-        seed: `int`. Drives the folds.
-        over_skirt: `bool`. Whether the hem lies over a skirt, and so stands further out.
+        seed: `int`. Places the folds.
+        over_skirt: `bool`. Whether the hem lies over a skirt; it then stands further out.
 
     Returns:
         `(V,)` float32 metres, 0 to about 0.06.
@@ -120,7 +122,7 @@ def upper_offsets(points: BodyPoints, upper: Upper, seed: int, over_skirt: bool 
             "hoodie": 0.013, "sweater": 0.010, "jacket": 0.016, "coat": 0.019, "dress": 0.005}  # fmt: skip
     loose = upper.looseness
     torso = np.where(points.on_arm, 0.0, 1.0).astype(np.float32)
-    # cloth hangs from chest and shoulder blades: it bridges the waist and flares at the hem
+    # cloth hangs from chest and shoulder blades, away from the waist, and flares at the hem
     hang = (0.006 + 0.026 * loose) * bump(points.y, 1.08, 0.10)
     flare = (0.004 + 0.016 * loose) * ramp(points.y, upper.hem + 0.16, upper.hem) * (upper.kind != "dress")
     between = (0.004 + 0.008 * loose) * bump(points.y, 1.22, 0.05) * bump(points.side, 0.0, 0.05)
@@ -143,7 +145,16 @@ def upper_offsets(points: BodyPoints, upper: Upper, seed: int, over_skirt: bool 
 
 
 def lower_offsets(points: BodyPoints, lower: Lower, seed: int) -> Array:
-    """Thickness of the lower garment over the skin, `(V,)` float32 metres, 0 to about 0.05."""
+    """Thickness of the lower garment over the skin.
+
+    Args:
+        points: `BodyPoints` of the V vertices.
+        lower: `Lower`.
+        seed: `int`. Places the folds.
+
+    Returns:
+        `(V,)` float32 metres, 0 to about 0.05.
+    """
     if lower.kind == "bare legs":
         return np.zeros(len(points.y), np.float32)
     if lower.kind == "leggings":
@@ -153,7 +164,7 @@ def lower_offsets(points: BodyPoints, lower: Lower, seed: int) -> Array:
     if lower.kind == "shorts":
         thickness = thickness + (0.006 + 0.02 * loose) * ramp(points.y, 0.82, lower.hem)
     elif lower.kind != "skirt":
-        # the calf is thinner than the knee, the trouser leg is not
+        # the calf is thinner than the knee, but the trouser leg is not
         thickness = thickness + (0.006 + 0.014 * loose) * bump(points.y, 0.30, 0.13)
         thickness = thickness + (0.012 + 0.020 * loose) * ramp(points.y, 0.32, 0.10)
         knee = 0.008 * bump(points.y, 0.47, 0.05) * ramp(points.normal[:, 2], -0.2, 0.6)
@@ -164,7 +175,7 @@ def lower_offsets(points: BodyPoints, lower: Lower, seed: int) -> Array:
         )
         stack = np.sin(points.y * 150 + 6 * solid_noise(points.position, seed + 72, 0.1, 1))
         thickness = thickness + 0.004 * loose * stack * ramp(points.y, 0.2, 0.1)
-    # a hem is an edge, but not a shelf: the last centimetres lean back towards the leg
+    # the last centimetres before the hem slope back towards the leg, so that the hem is no wide step
     thickness = np.minimum(thickness, 0.014 + thickness * ramp(points.y - lower.hem, -0.005, 0.035))
     folds = (0.003 + 0.008 * loose) * (solid_noise(points.position, seed + 71, 0.06, 2) - 0.35)
     return np.asarray(lower_cover(points, lower) * np.maximum(thickness + folds, 0.002), np.float32)

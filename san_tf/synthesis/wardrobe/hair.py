@@ -1,4 +1,4 @@
-"""Hair and headwear: where they grow on the scalp, their colour, and the volume they add."""
+"""Hair and headwear: area on the head, colour and thickness."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str,
 
     Args:
         rng: `numpy.random.Generator`. Source of randomness.
-        feminine: `bool`. Long styles are commoner then.
-        age: `float` in [0, 1]. The old are grey, and men among them bald.
-        season: `"warm"`, `"mild"` or `"cold"`; beanies belong to the cold.
-        skin: `Color`. Fair hair is rare on dark skin.
+        feminine: `bool`. If true, long styles are more common.
+        age: `float` in [0, 1]. Old people are more often grey, old men more often bald.
+        season: `"warm"`, `"mild"` or `"cold"`; beanies are common in the cold.
+        skin: `Color`. Fair hair is rare with dark skin.
 
     Returns:
         `Hair`.
@@ -88,13 +88,13 @@ def draw_hair(rng: np.random.Generator, feminine: bool, age: float, season: str,
 
 
 def _azimuth(points: BodyPoints) -> Array:
-    """Angle around the head in degrees: 0 in front, 180 at the back, the same on both sides, `(N,)`."""
+    """Angle around the head in degrees, `(N,)`: 0 in front, 180 at the back, the same on both sides."""
     angle = np.arctan2(points.side, points.z - np.float32(HEAD_CENTER[2]))
     return np.asarray(np.degrees(angle), np.float32)
 
 
 def hair_cover(points: BodyPoints, hair: Hair, seed: int) -> Array:
-    """How much of each point is hidden by hair.
+    """Share of each point that hair hides.
 
     Args:
         points: `BodyPoints` of N points.
@@ -109,7 +109,7 @@ def hair_cover(points: BodyPoints, hair: Hair, seed: int) -> Array:
     rows = np.flatnonzero(on)
     x, y, z = points.x[rows], points.y[rows], points.z[rows]
     azimuth = np.degrees(np.arctan2(np.abs(x), z - np.float32(HEAD_CENTER[2])))
-    # height of the hairline: forehead, temples, sideburns in front of the ear, over the ear, nape
+    # height of the hairline from front to back: forehead, temples, sideburns, over the ear, nape
     knots, line = (
         [0, 32, 50, 63, 74, 86, 104, 120, 180],
         [1.612, 1.607, 1.585, 1.556, 1.52, 1.546, 1.535, 1.49, 1.462],
@@ -144,7 +144,7 @@ def paint_hair(points: BodyPoints, rgb: Array, hair: Hair, seed: int) -> None:
     """
     cover = {"buzz": 0.72, "bald": 0.45}.get(hair.style, 1.0) * hair_cover(points, hair, seed)
     if hair.style in ("bob", "long"):
-        # what hangs down the back belongs to the picture of the person, so it is painted under the mesh too
+        # hair down the back is part of the person's texture, so it is painted under its mesh too
         fall = ramp(points.y - (CROWN - hair.length), 0.0, 0.03) * ramp(points.side, 0.105, 0.085)
         fall = fall * ramp(-points.normal[:, 2], 0.0, 0.3) * ~(points.on_arm | points.on_head)
         cover = np.maximum(cover, fall)
@@ -163,7 +163,7 @@ def paint_hair(points: BodyPoints, rgb: Array, hair: Hair, seed: int) -> None:
 
 
 def _lay(points: BodyPoints, rgb: Array, cover: Array, color: Callable[[Array, Array], Array]) -> None:
-    """Blends `color(position, azimuth)` in where `cover` is above 0; elsewhere nothing is computed."""
+    """Blends `color(position, azimuth)` into `rgb` where `cover` is above 0, in place."""
     rows = np.flatnonzero(cover > 0)
     part = rgb[rows]
     blend(part, color(points.position[rows], _azimuth(points)[rows]), cover[rows])
@@ -171,7 +171,16 @@ def _lay(points: BodyPoints, rgb: Array, cover: Array, color: Callable[[Array, A
 
 
 def hair_shade(position: Array, hair: Hair, seed: int) -> Array:
-    """Colour of hair at points: strands that run down, a soft sheen around the crown, `(N, 3)` float32."""
+    """Colour of hair: strands that run down, with a soft sheen around the crown.
+
+    Args:
+        position: `(N, 3)` float32 metres.
+        hair: `Hair`.
+        seed: `int`. Places the strands.
+
+    Returns:
+        `(N, 3)` float32 sRGB in [0, 255].
+    """
     curly = hair.style == "curly"
     period = (0.014, 0.014, 0.014) if curly else (0.007, 0.05, 0.007)
     strand = solid_noise(position, seed + 21, period, 2) - np.float32(0.5)
@@ -184,7 +193,7 @@ def hair_shade(position: Array, hair: Hair, seed: int) -> Array:
 
 
 def headwear_cover(points: BodyPoints, hair: Hair) -> Array:
-    """How much of each point the headwear hides, `(N,)` float32 in [0, 1]."""
+    """Share of each point that headwear hides, `(N,)` float32 in [0, 1]."""
     if hair.headwear == "none":
         return np.zeros(len(points.y), np.float32)
     azimuth = _azimuth(points)
@@ -195,7 +204,7 @@ def headwear_cover(points: BodyPoints, hair: Hair) -> Array:
     if hair.headwear == "beanie":
         edge = np.interp(azimuth, [0, 60, 100, 180], [1.59, 1.57, 1.545, 1.52]).astype(np.float32)
         return ramp(points.y - edge, -0.003, 0.004) * points.on_head
-    # a hijab leaves the oval of the face free and falls over neck and upper chest
+    # a hijab leaves an oval of the face free and covers neck and upper chest
     oval = np.sqrt((points.side / 0.058) ** 2 + ((points.y - 1.522) / 0.078) ** 2)
     face = ramp(oval, 1.05, 0.95) * (points.z > 0.05) * points.on_head
     drape = np.sqrt((points.side / 0.155) ** 2 + ((points.y - 1.46) / 0.155) ** 2)

@@ -1,4 +1,4 @@
-"""Hair that leaves the head, and brims: long hair, ponytails, buns, visors."""
+"""Meshes that hang from the head: long hair, ponytails, buns, visors of caps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TEXTURE = (48, 48)
 
 
 def _strands(hair: Hair, seed: int) -> NDArray[np.uint8]:
-    """A texture of hanging strands: columns run around the head, rows run down, `(48, 48, 3)` uint8."""
+    """A texture of strands, `(48, 48, 3)` uint8: columns run around the head, rows run down."""
     rows, columns = _TEXTURE
     turn = np.linspace(-np.pi, np.pi, columns)
     y = np.linspace(CROWN, CROWN - 0.6, rows)
@@ -37,7 +37,7 @@ def _head_offsets() -> Array:
 
 
 def hair_meshes(identity: Identity, seed: int) -> tuple[ExtraMesh, ...]:
-    """Builds what hangs from the head.
+    """Builds the meshes that hang from the head.
 
     Args:
         identity: `Identity`.
@@ -61,7 +61,7 @@ def hair_meshes(identity: Identity, seed: int) -> tuple[ExtraMesh, ...]:
 
 
 def _long_hair(identity: Identity, seed: int) -> ExtraMesh:
-    """The helper hair, cut to length; strands in front of the shoulders only for half of the people."""
+    """The helper hair, cut to length; bobs and some long hair have no strands in front of the shoulders."""
     body, hair = load_body(), identity.hair
     rest, own = hair_vertices(BodyShape()), hair_vertices(identity.shape).copy()
     cut = CROWN - hair.length
@@ -74,7 +74,7 @@ def _long_hair(identity: Identity, seed: int) -> ExtraMesh:
     ragged = 0.012 * np.sin(rest[:, 0] * 90)
     lift = np.maximum(cut + ragged - rest[:, 1], 0)
     own[:, 1] += lift
-    # hair closes towards its tips
+    # hair gets narrower towards its tips
     tip = np.clip((1.45 - rest[:, 1]) / 0.3, 0, 1)
     own[:, 0] *= 1 - 0.22 * tip
     own[:, 2] -= 0.02 * tip * (rest[:, 2] < 0.05)
@@ -91,7 +91,7 @@ def _long_hair(identity: Identity, seed: int) -> ExtraMesh:
 
 
 def _ponytail(identity: Identity, seed: int) -> ExtraMesh:
-    """A tail from the back of the head, thick in its middle."""
+    """A tail from the back of the head, thickest in the middle."""
     hair = identity.hair
     rows, columns = 9, 9
     t = np.linspace(0, 1, rows)[:, None]

@@ -1,4 +1,4 @@
-"""What people wear around the neck: scarves and ties."""
+"""Scarves and ties."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ NECKWEAR_KINDS = ("none", "scarf", "tie")
 
 
 def neckwear_cover(points: BodyPoints, neckwear: Neckwear) -> Array:
-    """How much of each point scarf or tie hides, `(N,)` float32 in [0, 1]."""
+    """Share of each point that a scarf or tie hides, `(N,)` float32 in [0, 1]."""
     torso = ~points.on_arm & ~points.on_head
     front = ramp(points.normal[:, 2], 0.0, 0.3)
     if neckwear.kind == "scarf":
         radius = np.sqrt(points.x**2 + (0.9 * (points.z - 0.03)) ** 2)
-        # it lies lower in front than at the nape
+        # a scarf lies lower in front than at the nape
         height = points.y - (1.412 - 0.45 * (points.z - 0.02))
         ring = ramp(np.abs(height), 0.048, 0.040) * ramp(radius, 0.115, 0.105)
         end = ramp(np.abs(points.x - 0.045 * neckwear.side), 0.036, 0.031) * front
@@ -34,7 +34,7 @@ def neckwear_cover(points: BodyPoints, neckwear: Neckwear) -> Array:
 
 
 def paint_neckwear(points: BodyPoints, rgb: Array, neckwear: Neckwear, seed: int) -> None:
-    """Paints scarf or tie over the clothes, in place.
+    """Paints a scarf or tie over the clothes, in place.
 
     Args:
         points: `BodyPoints` of N texels.
@@ -58,7 +58,7 @@ def paint_neckwear(points: BodyPoints, rgb: Array, neckwear: Neckwear, seed: int
 
 
 def neckwear_offsets(points: BodyPoints, neckwear: Neckwear) -> Array:
-    """Thickness of a scarf over the skin, `(V,)` float32 metres, 0 to 0.03; a tie has none."""
+    """Thickness of a scarf, `(V,)` float32 metres, 0 to 0.03; 0 for a tie."""
     if neckwear.kind != "scarf":
         return np.zeros(len(points.y), np.float32)
     return np.asarray(0.03 * neckwear_cover(points, neckwear), np.float32)

@@ -1,4 +1,4 @@
-"""Solid value noise: the same in every UV island because it lives in rest-pose space."""
+"""Solid value noise in rest-pose space, so it is continuous across UV islands."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from san_tf.compiled import compiled
 Array = NDArray[np.float32]
 
 
-# Random values that lattice points are hashed to; 4096 of them stay in the fastest cache.
+# Random values of hashed lattice points; 4096 of them fit into the fastest cache.
 _TABLE = np.random.default_rng(0x5A4E).random(4096).astype(np.float32)
 
 
 @compiled
 def _noise(position: Array, scale: Array, seed: int, octaves: int, table: Array) -> Array:
-    """Sum of octaves of trilinear value noise, `(N,)` in [0, 1]; `scale` is `(3,)` lattice points a metre."""
+    """Trilinear value noise over octaves, `(N,)` in [0, 1]; `scale` is `(3,)` lattice points per metre."""
     out = np.empty(position.shape[0], np.float32)
     for i in range(position.shape[0]):
         total = np.float32(0)
@@ -31,7 +31,7 @@ def _noise(position: Array, scale: Array, seed: int, octaves: int, table: Array)
             x0, x1 = ix * 73856093 + salt, (ix + 1) * 73856093 + salt
             y0, y1 = iy * 19349663, (iy + 1) * 19349663
             z0, z1 = iz * 83492791, (iz + 1) * 83492791
-            # products run beyond 64 bits and wrap, which is what a hash wants
+            # products wrap around at 64 bits, which is fine for a hash
             a = table[((x0 ^ y0 ^ z0) * 40503 >> 9) & 4095]
             b = table[((x1 ^ y0 ^ z0) * 40503 >> 9) & 4095]
             c = table[((x0 ^ y1 ^ z0) * 40503 >> 9) & 4095]
@@ -57,10 +57,10 @@ def solid_noise(
 
     Args:
         position: `(N, 3)` float32 metres.
-        seed: `int`. Which of the noise fields.
-        period: metres between lattice points of the first octave, one number or one an axis. Unequal periods
-            stretch the blotches, as cloth does along its folds.
-        octaves: `int`. Each halves the period and the weight.
+        seed: `int`. Selects the noise field.
+        period: metres between lattice points of the first octave, one number or one per axis. Unequal
+            periods stretch the blotches, for instance along folds.
+        octaves: `int`. Number of octaves; each halves period and weight.
 
     Returns:
         `(N,)` float32 in [0, 1], mean about 0.5.
@@ -75,8 +75,8 @@ def creases(position: Array, seed: int, period: tuple[float, float, float] | flo
 
     Args:
         position: `(N, 3)` float32 metres.
-        seed: `int`. Which of the noise fields.
-        period: metres between folds, one number or one an axis.
+        seed: `int`. Selects the noise field.
+        period: metres between folds, one number or one per axis.
 
     Returns:
         `(N,)` float32 in [-1, 1]; negative in valleys.

@@ -1,4 +1,4 @@
-"""From an identity to what the rasterizer draws: texture, thickness of clothes, extra meshes."""
+"""Outfits: texture, thickness of clothes and extra meshes of an identity."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from san_tf.synthesis.wardrobe.skin import paint_skin
 from san_tf.synthesis.wardrobe.skirts import skirt_meshes
 
 TEXTURE_SIZE = 256
-# No garment stands further from the skin than this; the rest is meshes of their own.
+# Largest distance of clothes from the skin in metres; wider garments are separate meshes.
 MAX_OFFSET = 0.07
 
 
@@ -37,7 +37,7 @@ class Outfit:
     Args:
         texture: `(256, 256, 3)` uint8 sRGB; row 0 is v = 1. Colours reach a few texels beyond the islands.
         offsets: `(V,)` float32 metres to push each body vertex out along its normal, 0 to `MAX_OFFSET`.
-        extras: meshes beyond the body's own: skirts, long hair, bags.
+        extras: additional meshes: skirts, long hair, bags.
     """
 
     texture: NDArray[np.uint8]
@@ -49,7 +49,7 @@ class Outfit:
 def _vertex_points() -> BodyPoints:
     body = load_body()
     part = np.zeros(len(body.rest_vertices), np.uint8)
-    # limbs last: a vertex between torso and arm counts as arm, as the sleeve's edge needs it
+    # limbs come last: a vertex between torso and arm must count as arm for the edge of a sleeve
     for face, label in sorted(
         zip(body.faces.tolist(), body.face_part.tolist(), strict=True), key=lambda f: f[1]
     ):
@@ -63,11 +63,11 @@ def paint_texture(identity: Identity, size: int = TEXTURE_SIZE, bags: bool = Tru
     Args:
         identity: `Identity`.
         size: `int`. Side of the square texture in texels.
-        bags: `bool`. Paint the place of a bag and its straps; without, the clothes under them.
+        bags: `bool`. Whether to paint the area of a bag and its straps; else the clothes under them.
 
     Returns:
-        `(size, size, 3)` uint8 sRGB; the ground between the islands is the mean colour of the person, so
-        that down-scaled textures keep clean island borders.
+        `(size, size, 3)` uint8 sRGB. Between the islands it has the person's mean colour, which keeps island
+        borders clean when the texture is down-scaled.
     """
     points, index, _ = texel_points(size)
     seed = identity.seed * 1009 % 2_000_003
@@ -98,13 +98,13 @@ def paint_texture(identity: Identity, size: int = TEXTURE_SIZE, bags: bool = Tru
 
 
 def dress(identity: Identity) -> Outfit:
-    """Dresses a person: paints the texture, thickens the clothes, sews skirts, hair and bags.
+    """Makes a person's texture, thickness of clothes and extra meshes.
 
     Args:
         identity: `Identity`, usually from `sample_identity`.
 
     Returns:
-        `Outfit`; depends on nothing but `identity`.
+        `Outfit`; it depends on `identity` alone.
 
     Raises:
         UserError: `identity` is not an `Identity`.

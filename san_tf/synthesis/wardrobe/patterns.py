@@ -1,4 +1,4 @@
-"""Prints and weaves, computed from tailor's coordinates so that they run on across UV seams."""
+"""Prints and weaves in body coordinates, so they continue across UV seams."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PATTERNS = (
 
 
 def _stripes(value: Array, period: float | Array, share: float) -> Array:
-    """Stripes that fill `share` of each period, with edges softened over about a texel, `(N,)` in [0, 1]."""
+    """Stripes that fill `share` of each period, with edges about a texel soft, `(N,)` in [0, 1]."""
     phase = (
         np.abs((value / period) % 1.0 - 0.5) * 2
     )  # 1 in the middle of a ground, 0 in the middle of a stripe
@@ -25,19 +25,19 @@ def _stripes(value: Array, period: float | Array, share: float) -> Array:
 
 
 def _whole_turns(points: BodyPoints, period: float) -> Array:
-    """A period near the wanted one that divides the girth, so that stripes close behind the back, `(N,)`."""
+    """The period nearest to `period` that divides the girth, so that stripes meet at the back, `(N,)`."""
     turns = np.maximum(2, 2 * np.round(points.around_period / (2 * period)))
     return np.asarray(points.around_period / turns, np.float32)
 
 
 def paint_pattern(points: BodyPoints, ground: Color, pattern: Pattern, chest: float = 1.27) -> Array:
-    """Colour of a patterned cloth, without folds or light.
+    """Colours of a patterned cloth, without folds or light.
 
     Args:
         points: `BodyPoints` of N points.
         ground: `Color` of the cloth.
         pattern: `Pattern` laid over it.
-        chest: `float`. Height where prints and logos sit, metres.
+        chest: `float`. Height of prints and logos, metres.
 
     Returns:
         `(N, 3)` float32 sRGB in [0, 255].
@@ -89,7 +89,7 @@ def paint_pattern(points: BodyPoints, ground: Color, pattern: Pattern, chest: fl
         blend(rgb, (52, 42, 32), ramp(other, 0.57, 0.59))
         blend(rgb, (138, 130, 98), ramp(other, 0.4, 0.38))
     elif kind == "side stripe":
-        # down the outer seam of each leg, where the cloth faces sideways
+        # along the outer seam of each leg, where the cloth faces sideways
         outward = points.normal[:, 0] * np.sign(points.x)
         seam = np.abs(points.z - np.interp(points.y, [0.07, 0.477, 0.9], [0.02, 0.037, 0.03]))
         blend(rgb, first, ramp(seam.astype(np.float32), 0.019, 0.013) * ramp(outward, 0.1, 0.3))
@@ -130,7 +130,7 @@ def _print(points: BodyPoints, rgb: Array, pattern: Pattern, chest: float) -> No
         u, v = (points.x - 0.068) / 0.024, (points.y - chest) / 0.018
         size = np.hypot(u, v) if variant % 2 else np.maximum(np.abs(u), np.abs(v) * 1.4)
         blend(rgb, pattern.color.rgb, ramp(size.astype(np.float32), 1.15, 0.85) * front)
-        if variant % 3 == 0:  # the big twin of the logo on the back
+        if variant % 3 == 0:  # a larger logo on the back
             size = np.maximum(np.abs(points.x) / 0.1, np.abs(points.y - 1.3) / 0.022).astype(np.float32)
             blend(rgb, pattern.color.rgb, ramp(size, 1.05, 0.95) * back)
         return
@@ -162,7 +162,7 @@ def _print(points: BodyPoints, rgb: Array, pattern: Pattern, chest: float) -> No
         row = np.clip(((v + 1) * 3.5).astype(int), 0, 6)
         column = np.clip((np.abs(u) * 4).astype(int), 0, 3)
         blend(rgb, pattern.color.rgb, (grid[row, column] & (box < 1)).astype(np.float32) * front)
-    else:  # a number, as on a football shirt, front and back
+    else:  # a number on front and back, as on a football shirt
         bar = (np.abs(np.abs(u) - 0.45) < 0.2) | ((np.abs(np.abs(v) - 0.85) < 0.15) & (np.abs(u) < 0.65))
         cells = (bar & (box < 1)).astype(np.float32)
         blend(rgb, pattern.color.rgb, cells * front)

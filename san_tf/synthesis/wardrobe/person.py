@@ -1,4 +1,4 @@
-"""What a synthetic person is: a tree of frozen, human-readable dataclasses."""
+"""Descriptions of synthetic people: frozen, human-readable dataclasses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from san_tf.synthesis.body import BodyShape
 
 
 class Color(NamedTuple):
-    """A colour with the name a witness would use.
+    """A colour with its everyday name.
 
     Args:
-        name: `str`. Family of the colour, such as `"navy"`.
+        name: `str`. Name of the colour, such as `"navy"`.
         rgb: `(3,)` integers in [0, 255], sRGB.
     """
 
@@ -27,9 +27,9 @@ class Pattern:
     Args:
         kind: one of `patterns.PATTERNS`.
         color: second colour of the pattern.
-        accent: third colour (large prints and plaids).
+        accent: third colour, for large prints and plaids.
         scale: period of the pattern in metres.
-        variant: integer that picks the motif among those of one kind.
+        variant: integer that selects a motif of the kind.
     """
 
     kind: str
@@ -41,7 +41,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Face:
-    """Marks of a face: irises, brows, lips, beard, glasses.
+    """Features of a face: irises, brows, lips, beard, glasses.
 
     Args:
         eye: colour of the iris.
@@ -60,16 +60,16 @@ class Face:
 
 @dataclass(frozen=True)
 class Hair:
-    """Hair of the head, and what covers it.
+    """Hair and headwear.
 
     Args:
         style: one of `hair.HAIR_STYLES`.
         color: colour of the hair.
-        length: metres that long hair hangs below the crown's back; 0 for short styles.
+        length: metres that long hair hangs below the crown; 0 for short styles.
         volume: thickness on the scalp in metres, 0 to 0.04.
-        parting: sideways position of the fringe's parting in [-1, 1].
+        parting: sideways position of the parting in [-1, 1].
         headwear: `"none"`, `"cap"`, `"beanie"` or `"hijab"`.
-        headwear_color: its colour.
+        headwear_color: colour of the headwear.
     """
 
     style: str
@@ -83,7 +83,7 @@ class Hair:
 
 @dataclass(frozen=True)
 class Upper:
-    """The garment of the upper body (and, when it is open, the shirt under it).
+    """The garment of the upper body, and the shirt under it.
 
     Args:
         kind: one of `garments.UPPER_KINDS`.
@@ -94,9 +94,9 @@ class Upper:
         neckline: `"crew"`, `"v"`, `"scoop"`, `"collar"` or `"high"`.
         looseness: 0 (tight) to 1 (very loose).
         opening: half-width of an open front in metres; 0 when closed.
-        inner: colour of the shirt under an open front.
+        inner: colour of the shirt under the garment.
         inner_pattern: print of that shirt.
-        tail: metres of the shirt under it that hang out below the hem; 0 for none.
+        tail: metres of that shirt that show below the hem; 0 for none.
     """
 
     kind: str
@@ -164,7 +164,7 @@ class Shoes:
         sole: colour of the sole.
         accent: colour of stripes and laces.
         sock: colour of the socks.
-        sock_top: height of the socks' upper edge above the ground, metres; 0 for none to be seen.
+        sock_top: height of the socks' upper edge above the ground, metres; 0 for hidden socks.
     """
 
     kind: str
@@ -183,7 +183,7 @@ class Bag:
         kind: one of `bags.BAG_KINDS`.
         color: main colour.
         accent: colour of pockets, flap or strap.
-        side: +1 hangs on the left side, -1 on the right; 0 where there is no side.
+        side: +1 for the left side, -1 for the right; 0 for backpacks and without a bag.
         size: factor on the usual size, about 0.8 to 1.2.
     """
 
@@ -196,19 +196,19 @@ class Bag:
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything that makes one synthetic person look like themself in every picture.
+    """A synthetic person: everything that is the same in all of their pictures.
 
     Args:
-        seed: the seed it was drawn from; also drives the folds of the cloth.
+        seed: seed of the person; also places the folds of the cloth.
         shape: body build, see `san_tf.synthesis.body.BodyShape`.
         skin: skin tone.
-        face: marks of the face.
+        face: features of the face.
         hair: hair and headwear.
-        upper: garment of the upper body (a dress or coat reaches further down).
+        upper: garment of the upper body; a dress or coat reaches further down.
         neckwear: scarf or tie.
-        lower: garment of the lower body (bare legs or leggings under a dress).
+        lower: garment of the lower body; bare legs or leggings under a dress.
         shoes: shoes and socks.
-        bag: what they carry.
+        bag: the bag that they carry.
 
     Example:
         >>> from san_tf.synthesis.wardrobe import sample_identity

@@ -1,4 +1,4 @@
-"""Shoes and socks."""
+"""Shoes and socks: area, colour and thickness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SOLE = {"sneakers": 0.026, "leather": 0.016, "boots": 0.022, "sandals": 0.012, 
 
 
 def shoe_cover(points: BodyPoints, shoes: Shoes) -> Array:
-    """How much of each point the shoe hides, `(N,)` float32 in [0, 1]."""
+    """Share of each point that the shoe hides, `(N,)` float32 in [0, 1]."""
     y, z = points.y, points.z
     low = ~points.on_arm & (y < 0.35)
     if shoes.kind == "boots":
@@ -34,7 +34,7 @@ def shoe_cover(points: BodyPoints, shoes: Shoes) -> Array:
 
 
 def sock_cover(points: BodyPoints, shoes: Shoes) -> Array:
-    """How much of each point the sock hides, `(N,)` float32 in [0, 1]."""
+    """Share of each point that the sock hides, `(N,)` float32 in [0, 1]."""
     if shoes.sock_top <= 0:
         return np.zeros(len(points.y), np.float32)
     return np.asarray(
@@ -43,7 +43,13 @@ def sock_cover(points: BodyPoints, shoes: Shoes) -> Array:
 
 
 def paint_socks(points: BodyPoints, rgb: Array, shoes: Shoes) -> None:
-    """Paints the socks, in place; `rgb` is `(N, 3)` float32 in [0, 255]."""
+    """Paints the socks, in place.
+
+    Args:
+        points: `BodyPoints` of N texels.
+        rgb: `(N, 3)` float32 in [0, 255], changed in place.
+        shoes: `Shoes`.
+    """
     cover = sock_cover(points, shoes)
     ribs = 1 - 0.08 * np.sin(points.around * 500) - 0.12 * bump(points.y, shoes.sock_top - 0.022, 0.004)
     blend(rgb, np.array(shoes.sock.rgb, np.float32) * ribs[:, None], cover)
@@ -88,11 +94,11 @@ def paint_shoes(points: BodyPoints, rgb: Array, shoes: Shoes, seed: int) -> None
 
 
 def shoe_offsets(points: BodyPoints, shoes: Shoes) -> Array:
-    """Thickness of shoes and socks over the skin, `(V,)` float32 metres, 0 to about 0.02."""
+    """Thickness of shoes and socks, `(V,)` float32 metres, 0 to about 0.02."""
     thick = {"sneakers": 0.011, "leather": 0.008, "boots": 0.013, "sandals": 0.003, "flats": 0.004}[
         shoes.kind
     ]
-    # toes vanish inside the tip; the ground stays where it is
+    # the tip hides the toes; the sole does not move, so the person stays on the ground
     tip = 0.009 * ramp(points.z, 0.12, 0.16)
     sole = 0.006 * ramp(points.y, 0.03, 0.015) * (shoes.kind in ("sneakers", "boots"))
     shoe = shoe_cover(points, shoes) * (thick + tip + sole) * (1 - ramp(-points.normal[:, 1], 0.3, 0.8))

@@ -1,4 +1,4 @@
-"""Skin: the tones of the world's people, and what makes skin look alive rather than painted."""
+"""Skin: tones, mottling and redness."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
 from san_tf.synthesis.wardrobe.noise import solid_noise
 from san_tf.synthesis.wardrobe.person import Color
 
-# sRGB of sunlit skin from palest to darkest, after published tone scales, and how often each is drawn.
+# Name, sRGB in sunlight and weight of each tone, from palest to darkest, after published tone scales.
 _TONES: tuple[tuple[str, tuple[int, int, int], float], ...] = (
     ("porcelain", (238, 206, 186), 10),
     ("fair", (229, 190, 163), 22),
@@ -53,7 +53,7 @@ def paint_skin(points: BodyPoints, skin: Color, seed: int) -> Array:
     base = np.array(skin.rgb, np.float32)
     mottle = solid_noise(points.position, seed + 11, 0.05, 3) - np.float32(0.5)
     rgb = base * (1 + 0.13 * mottle)[:, None]
-    # blood shows at knees, elbows, knuckles, cheeks and nose; more on pale skin
+    # redness at knees, elbows, knuckles, cheeks and nose
     blood = 0.7 * ramp(points.along_arm, 0.44, 0.56) * points.on_hand
     blood += (
         0.5 * bump(points.y, 0.47, 0.05) * points.on_leg
@@ -64,12 +64,12 @@ def paint_skin(points: BodyPoints, skin: Color, seed: int) -> Array:
     blood += 0.9 * (cheek + 0.7 * nose) * points.on_head
     redness = np.array([-0.015, -0.11, -0.12], np.float32) * np.float32(base.mean() / 170)
     rgb *= 1 + blood[:, None] * redness
-    # forearms and lower legs see more sun than the rest
+    # forearms and lower legs are tanned
     sun = 0.05 * points.on_arm * ramp(points.along_arm, 0.1, 0.35) + 0.04 * points.on_leg * ramp(
         points.y, 0.6, 0.3
     )
     rgb *= (1 - sun)[:, None]
-    # the form of the body: collar bones, the line of the shin, ankle, knee cap
+    # shading of kneecaps and collar bones
     knee = bump(points.y, 0.485, 0.03) * bump(points.z, 0.085, 0.03) * points.on_leg
     rgb *= (1 + 0.06 * knee - 0.08 * bump(points.y, 0.44, 0.02) * points.on_leg)[:, None]
     bone = bump(points.y, 1.385, 0.012) * ramp(points.normal[:, 2], 0.2, 0.7) * ramp(points.side, 0.015, 0.03)

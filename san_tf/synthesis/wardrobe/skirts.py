@@ -1,4 +1,4 @@
-"""Skirts, dresses and long coats: tubes around hips and legs that swing with both thighs."""
+"""Skirts, dresses and long coats: tubes around the legs that follow both thighs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from san_tf.synthesis.wardrobe.person import Identity
 
 _ROWS = 12
 _TEXTURE = (48, 96)
-# Coats end above this only as offsets of the body's own mesh.
+# Dresses and coats whose hem is lower than this (metres) get a tube; others are offsets of the body's mesh.
 _LONG = 0.76
 
 
 @lru_cache(maxsize=1)
 def _columns() -> tuple[NDArray[np.int64], Array]:
-    """The helper skirt as a grid, ordered downwards and around; column 0 is behind, the middle one in front.
+    """The helper skirt as a grid of levels (downwards) and columns (around, starting behind).
 
     Returns:
         index: `(levels, columns)` vertices of the helper skirt.
-        weights: `(levels, columns, B)` float32, dense bone weights of each.
+        weights: `(levels, columns, B)` float32, their dense bone weights.
     """
     body = load_body()
     faces = body.skirt_faces.reshape(-1, 2, 3)
@@ -59,10 +59,10 @@ def _columns() -> tuple[NDArray[np.int64], Array]:
 def _tube(
     shape: BodyShape, top: float, hem: float, flare: float, margin: float
 ) -> tuple[Array, Array, Array]:
-    """Points of a tube from `top` to `hem`.
+    """Points of a tube from height `top` to height `hem`.
 
     Returns:
-        average: `(rows, columns + 1, 3)` around the average body, to paint by.
+        average: `(rows, columns + 1, 3)` around the average body, for painting.
         own: the same points around the given build.
         weights: `(rows, columns + 1, B)` dense bone weights.
     """
@@ -80,7 +80,7 @@ def _tube(
         for source, target in ((rest, average), (mine, own), (dense, weights)):
             target[:, column] = (1 - part) * source[low, column] + part * source[low + 1, column]
     down = np.linspace(0, 1, _ROWS, dtype=np.float32)[:, None]
-    margin_here = margin * np.clip(4 * down + 0.15, 0, 1)  # lies under the top's hem, then stands free
+    margin_here = margin * np.clip(4 * down + 0.15, 0, 1)  # close to the body under the hem of the top
     for points in (average, own):
         middle = points.mean(1, keepdims=True)
         ray = points - middle
@@ -92,11 +92,11 @@ def _tube(
 
 
 def skirt_meshes(identity: Identity, seed: int) -> tuple[ExtraMesh, ...]:
-    """Sews the skirt, the skirt of a dress or the skirts of a long coat.
+    """Builds the tube of a skirt, a dress or a long coat.
 
     Args:
         identity: `Identity`.
-        seed: `int`. Drives the folds.
+        seed: `int`. Places the folds.
 
     Returns:
         One `ExtraMesh`, or none for people in trousers and short tops.
@@ -108,7 +108,7 @@ def skirt_meshes(identity: Identity, seed: int) -> tuple[ExtraMesh, ...]:
         name, hem, top, loose = "skirt", lower.hem, min(0.985, upper.hem + 0.03), lower.looseness
     else:
         return ()
-    # short skirts stand out, long ones fall; the hem of a long one must leave room to walk
+    # coats flare less than skirts and dresses, but stand further from the body
     flare = (0.015 + 0.07 * loose) if name != "coat" else 0.01 + 0.03 * loose
     margin = 0.026 if name == "coat" else 0.012
     average, own, weights = _tube(identity.shape, top, hem, flare, margin)
@@ -135,7 +135,7 @@ def skirt_meshes(identity: Identity, seed: int) -> tuple[ExtraMesh, ...]:
 
 
 def _texture(identity: Identity, average: Array, name: str, seed: int) -> NDArray[np.uint8]:
-    """Paints the tube as the garment above it is painted, by position around the average body."""
+    """Texture of the tube, painted like the rest of the garment by position around the average body."""
     rows, columns = _TEXTURE
     r = np.linspace(0, average.shape[0] - 1, rows)
     c = np.linspace(0, average.shape[1] - 1, columns)
