@@ -39,17 +39,13 @@ class Preparation:
 
 
 @dataclass(frozen=True)
-class Measures:
-    """What is measured."""
+class Ranking:
+    """How the gallery is ranked for each query."""
 
-    protocol: ProtocolName = "market"
-    """Which images count: see `san_tf.evaluation.protocols`."""
     metric: Metric = "euclidean"
     """What embeddings are compared by."""
     repeats: int = 10
-    """Random galleries of the protocols `cuhk03` and `vehicleid`."""
-    seed: int = 0
-    """Of everything that is drawn."""
+    """Random galleries of the protocols `cuhk03` and `vehicleid`, drawn from the seed."""
     rerank: bool = False
     """Also measure after k-reciprocal re-ranking (Zhong et al., CVPR 2017)."""
     k1: int = 20
@@ -58,6 +54,16 @@ class Measures:
     """Re-ranking: neighbours over which each image's list is averaged."""
     lambda_value: float = 0.3
     """Re-ranking: weight of the original distance."""
+
+
+@dataclass(frozen=True)
+class Measures(Ranking):
+    """What is measured."""
+
+    protocol: ProtocolName = "market"
+    """Which images count: see `san_tf.evaluation.protocols`."""
+    seed: int = 0
+    """Of everything that is drawn."""
     bootstrap: int = 0
     """Resamples of the queries for confidence intervals and comparisons; 0 for none, 2000 is plenty."""
     bootstrap_unit: Unit = "query"

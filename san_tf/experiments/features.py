@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,6 @@ from san_tf.data.records import Records
 from san_tf.errors import UserError
 from san_tf.evaluation.embedding_steps import prepared
 from san_tf.evaluation.feature_set import FeatureSet
-from san_tf.evaluation.options import Preparation
 from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.protocols import ProtocolResult, evaluate_protocol
 from san_tf.evaluation.ranking import TopMatches, rank_matches, top_matches
@@ -97,15 +97,8 @@ class Features:
         return rank_matches(query.features, *ids, evaluation.metric)
 
     def _prepared(self, evaluation: EvaluationRecipe) -> tuple[FeatureSet, FeatureSet]:
-        return prepared(
-            *self.sets(),
-            Preparation(
-                camera_bias_removal=evaluation.camera_bias_removal,
-                database_augmentation=evaluation.database_augmentation,
-                query_expansion=evaluation.query_expansion,
-                alpha=evaluation.alpha,
-            ),
-        )
+        # Features are stored as they were compared: what was to be normalised is.
+        return prepared(*self.sets(), dataclasses.replace(evaluation, normalize=False))
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
         """The first k gallery images of some queries, by the Market-1501 protocol."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from san_tf.evaluation.options import Preparation, Ranking
+
 
 @dataclass(frozen=True)
 class DataRecipe:
@@ -187,8 +189,8 @@ class GeneratorRecipe:
 
 
 @dataclass(frozen=True)
-class EvaluationRecipe:
-    """What is tested on, and how embeddings are compared."""
+class EvaluationRecipe(Ranking, Preparation):
+    """What is tested on, and how: below, and as the evaluation command has it."""
 
     on: Literal["test", "validation"] = "test"
     """`validation`: test on the identities that `validation_identities` holds out, and leave the test sets
@@ -208,30 +210,10 @@ class EvaluationRecipe:
     """What `check_counts` is, for the data sets that are tested on; none takes the training's."""
     protocol: Literal["own", "market", "cuhk03", "vehicleid", "cross-camera", "partial"] = "own"
     """Which images count, see `san_tf.evaluation.protocols`; `own`: each test set's, `market` for most."""
-    repeats: int = 10
-    """Random galleries of the protocols `cuhk03` and `vehicleid`, drawn from the seed."""
     normalize: bool = True
     """Scale embeddings to unit length before comparing them."""
     flip_average: bool = False
     """Average the embeddings of an image and its mirror image."""
-    metric: Literal["euclidean", "cosine"] = "euclidean"
-    """What embeddings are compared by."""
-    camera_bias_removal: bool = False
-    """Subtract from each embedding the mean embedding of its camera."""
-    database_augmentation: int = 0
-    """Nearest gallery images added to each gallery image; 0 for none."""
-    query_expansion: int = 0
-    """Nearest gallery images added to each query; 0 for none."""
-    alpha: float = 3.0
-    """Exponent of the similarity in both; 0 for plain averages."""
-    rerank: bool = False
-    """Measure each method after k-reciprocal re-ranking too."""
-    k1: int = 20
-    """Re-ranking: neighbours that must be mutual."""
-    k2: int = 6
-    """Re-ranking: neighbours over which each image's list is averaged."""
-    lambda_value: float = 0.3
-    """Re-ranking: weight of the original distance."""
 
 
 @dataclass(frozen=True)
