@@ -11,7 +11,9 @@ Data: yours; train, query and gallery, and at least as many training identities 
 Expected: nothing is known of your data. Look at the rows `untrained` and `colour histogram` first: what does
   not beat them has learnt nothing.
 Cost: SAN and its baseline, 320 epochs. Two CPU cores ran a training step of the public code at 0.9 images/s;
-  not measured here on a GPU. For a few hundred people, --config experiments/market/light.yaml takes minutes.
+  not measured here on a GPU. For a few hundred people take --config photographs, a small network without the
+  decoder. On 443 real people it took 37 minutes of two busy CPU cores, and ranked 100 others at 36.5 % rank-1
+  and 38.1 % mAP (a colour histogram: 6.5 and 6.9).
 """
 
 from __future__ import annotations
