@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import functools
 import gc
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,10 @@ from san_tf.data.shards import Shard
 from san_tf.data.texture_loader import TextureLoader
 from san_tf.errors import UserError
 
+# The data sets that call Python, and those of TensorFlow that do not tell what they were made from.
+_OURS: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()
+_OPAQUE = ("_PerDeviceGenerator", "_ReincarnatedPerDeviceGenerator", "_VariantDataset", "_RemoteDataset")
+
 
 @functools.cache
 def close_at_exit() -> None:
@@ -42,11 +47,21 @@ def close_at_exit() -> None:
 def _close() -> None:
     for thing in gc.get_objects():
         kind = type(thing)
-        if str(kind.__module__).startswith("tensorflow.python.data.ops.") and kind.__name__.endswith(
-            "Iterator"
-        ):
+        iterates = str(kind.__module__).startswith("tensorflow.python.data.ops.")
+        if iterates and kind.__name__.endswith("Iterator") and not _is_of_others(thing):
             # TensorFlow has no call for it: with the last reference to its resource goes the iterator.
             vars(thing).clear()
+
+
+def _is_of_others(iterator: Any) -> bool:
+    """Whether it is known that none of our data sets is behind an iterator."""
+    behind = [getattr(iterator, "_dataset", None)]
+    while behind:
+        dataset = behind.pop()
+        if dataset is None or dataset in _OURS or type(dataset).__name__ in _OPAQUE:
+            return False
+        behind += getattr(dataset, "_inputs", lambda: [None])()
+    return True
 
 
 def train_dataset(
@@ -248,6 +263,7 @@ def _planned_dataset(
     dataset = dataset.padded_batch(rows, drop_remainder=True)
     # A batch with textures takes 75 MB: a small fixed number bounds the memory on machines of many cores.
     dataset = dataset.map(vary, num_parallel_calls=2, deterministic=True)
+    _OURS.add(dataset)
     if places is not None:
         turns = tf.data.Dataset.from_tensor_slices(places).repeat()
         dataset = tf.data.Dataset.zip((dataset, turns)).map(lambda batch, row: {**batch, "row": row})
