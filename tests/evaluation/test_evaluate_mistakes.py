@@ -24,7 +24,7 @@ import pytest
         (["--against", "one.npz"], "--against"),
         (["--against", "absent_q.npz", "absent_g.npz"], "absent_q.npz"),
         (["--calibrate", "a.json", "--calibration", "b.json"], "exclude each other"),
-        (["--calibrate", "a.json", "--query_expansion", "2"], "two embeddings alone"),
+        (["--calibrate", "a.json", "--query_expansion", "2"], "two embeddings on their own"),
         (["--calibration", "absent.json"], "absent.json"),
         (["--prior", "1"], "prior is 1"),
         (["--protocol", "vehicleid", "--rerank"], "leave --rerank out"),

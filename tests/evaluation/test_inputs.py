@@ -47,7 +47,7 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="distances from query 1 on are given twice"):
         evaluate_distances([(0, square[:2]), (1, square[:2])], *labels, *labels)
     square[1, 0] = np.nan
-    with pytest.raises(UserError, match="A distance of query 1 is not a number"):
+    with pytest.raises(UserError, match="A distance of query 1 is NaN"):
         evaluate_distances([(0, square)], *labels, *labels)
     with pytest.raises(UserError, match="at least 1 image, not 0"):
         top_of_distances([(0, square)], *labels, *labels, k=0)
