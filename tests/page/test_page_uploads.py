@@ -279,7 +279,7 @@ def test_infinite_times_and_broken_json(client):
 
 
 def test_what_is_not_there(client):
-    for question in ({"key": "nobody.png"}, {"upload": "no longer in memory"}):
+    for question in ({"key": "nobody.png"}, {"upload": "forgotten"}):
         answer = client.post("/api/search", json=question)
         assert answer.status_code in (400, 404) and set(answer.json()) == {"error"}
 
