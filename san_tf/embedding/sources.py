@@ -99,7 +99,7 @@ def photographs(
         elif not place.exists():
             raise UserError(f"{place} does not exist; name a folder, a .csv, a .tar, a .zip or an image.")
         elif not place.is_file():
-            raise UserError(f"{place} is a pipe or a device; name a file or a folder.")
+            raise UserError(f"{place} is a pipe or a device, not a file; name a file or a folder.")
         elif name.endswith(".csv"):
             yield from _table(place)
         elif name.endswith(_ARCHIVES):
