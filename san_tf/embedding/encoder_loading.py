@@ -148,7 +148,7 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
             lambda pixels: export.signatures["serving_default"](images=pixels),
             export,
         )
-    # Of a named preset the classifier answers nothing here, whatever its size.
+    # The classifier of a named preset is not used here, so its size does not matter.
     classes = 1 if text in PRESETS else None
     return _of_model(text, build_encoder.from_preset(text, classes))
 

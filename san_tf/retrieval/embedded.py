@@ -33,6 +33,10 @@ _FEWEST, _MOST = 10_000, 100_000
 _GROWTH = 4
 # Rows read in one step, and queries answered in one step.
 _ROWS, _QUERIES = 10_000, 64
+# Filters whose passing ids are kept in memory.
+_FILTERS = 8
+# An id above all that there can be.
+_BEYOND = 2**62
 _NOTHING = np.empty(0, np.int64)
 
 
@@ -326,7 +330,7 @@ class EmbeddedGallery(Gallery):
 
     def _passing_ids(self, where: Filter) -> np.ndarray:
         if where not in self._passing:
-            while len(self._passing) >= 8:  # the oldest goes
+            while len(self._passing) >= _FILTERS:  # drop the oldest
                 del self._passing[next(iter(self._passing))]
             self._facts.read(self._store)
             self._passing[where] = self._facts.passing(where)
@@ -349,7 +353,7 @@ class EmbeddedGallery(Gallery):
         after = int(self._tail_ids[-1]) if len(self._tail_ids) else self._covered
         ids, rows = [self._tail_ids], [self._tail]
         while True:
-            more, vectors = self._store.vectors(after, 2**62, _ROWS)
+            more, vectors = self._store.vectors(after, _BEYOND, _ROWS)
             if not len(more):
                 break
             ids.append(more)

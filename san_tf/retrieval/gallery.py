@@ -22,6 +22,8 @@ _ALIKE = 1e-5
 # Embeddings in memory while ties are resolved.
 _AT_ONCE = 2**16
 _LARGEST_SIZE = 2**16
+# Larger numbers do not fit into the 64 bits of SQLite.
+_LARGEST_NUMBER = 2**62
 _IMPOSSIBLE = (
     "The gallery {} is damaged, or not a gallery of this package: its record is impossible; restore a backup "
     "of it."
@@ -211,7 +213,8 @@ class Gallery(ABC):
             raise UserError(
                 f"A list starts at 0 or later and has 0 or more entries, not {start} and {limit}."
             )
-        return self._entries(where, min(start, 2**62), None if limit is None else min(limit, 2**62))
+        start, limit = min(start, _LARGEST_NUMBER), None if limit is None else min(limit, _LARGEST_NUMBER)
+        return self._entries(where, start, limit)
 
     def delete(self, keys: Sequence[str] | None = None, where: Filter | None = None) -> int:
         """Delete entries by key, or those that pass a filter (`Filter()` for all).

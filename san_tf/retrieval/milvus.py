@@ -23,6 +23,8 @@ from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
 
 # Milvus limits a request to 64 MB, and an answer to 16,384 rows.
 _ROWS, _MOST_HITS = 1_000, 16_384
+# Queries in one request.
+_QUERIES = 64
 _BYTES = 4 * MAX_TEXT  # Milvus counts bytes
 _FIELDS = ["key", "image", "camera", "time", "pid", "tags"]
 _DEFAULT = "san_tf_gallery"
@@ -157,11 +159,11 @@ class MilvusGallery(Gallery):
     def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> Iterator[list[Candidate]]:
         if count > _MOST_HITS:
             raise UserError(f"Milvus finds at most {_MOST_HITS:,} entries, not {count:,}; ask for fewer.")
-        for start in range(0, len(queries), 64):
+        for start in range(0, len(queries), _QUERIES):
             with _errors_told(self.name):
                 found = self._client.search(
                     self._collection,
-                    list(queries[start : start + 64]),
+                    list(queries[start : start + _QUERIES]),
                     anns_field="embedding",
                     filter=_condition(where),
                     limit=count,
