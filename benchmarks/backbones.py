@@ -1,11 +1,11 @@
-"""Which light backbone trains fastest on a CPU? Training-step images/s of candidates, interleaved.
+"""Training speed of light backbones on a CPU, in images/s.
 
     python benchmarks/backbones.py --batch 64 --height 128 --width 64 --rounds 5
 
-Every candidate is a fully convolutional encoder with four stages whose last map is 1/16 of the image (last
-stride 1), global average pooling and a classifier of 100 identities; a step is forward, cross entropy,
-backward and Adam in one `tf.function`. Candidates take turns inside each round, so that what else runs on the
-machine slows all of them alike: compare the ratios, not the absolute numbers.
+Each candidate is a fully convolutional encoder with four stages, whose last map is 1/16 of the image (last
+stride 1), with global average pooling and a classifier of 100 identities. A step is forward, cross entropy,
+backward and Adam in one `tf.function`. Candidates take turns in each round, so that other programs on the
+machine slow all of them alike: compare the ratios, not the absolute numbers.
 """
 
 from __future__ import annotations

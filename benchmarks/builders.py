@@ -1,7 +1,7 @@
-"""How long a build of the size of Market-1501 takes, and how much memory: 36,036 drawn JPEGs in its layout.
+"""Time and memory of a build of Market-1501's size: 36,036 drawn JPEGs in its layout.
 
-Each build runs in a process of its own, as a user would start it, TensorFlow's start included. Clock time
-means something on a quiet machine only; processor time also on a busy one.
+Each build runs in its own process, as a user would start it, including TensorFlow's start. Wall-clock time
+needs a quiet machine; processor time does not.
 
     python benchmarks/builders.py [--kinds folder zip tar tgz beam] [--out results.json]
 """
@@ -35,7 +35,7 @@ print({split: info.num_examples for split, info in builder.info.splits.items()})
 
 
 def names() -> Iterator[tuple[str, int]]:
-    """Yield folder, name and a number of each image, in the published numbers of images and identities."""
+    """Yield the name and number of each image, with the published counts of images and identities."""
     number = 0
     for folder, images, first, people in (
         ("bounding_box_train", 12_936, 2, 751),
@@ -53,7 +53,7 @@ def names() -> Iterator[tuple[str, int]]:
 
 
 def draw(root: Path) -> int:
-    """Write the images, 64x128 pixels and some 3 kB each; return all their bytes."""
+    """Write the images, 64x128 pixels and some 3 kB each; return their size in bytes."""
     rng = np.random.default_rng(0)
     total = 0
     for folder in ("bounding_box_train", "query", "bounding_box_test"):
@@ -82,13 +82,19 @@ def pack(root: Path, kind: str, target: Path) -> None:
 
 
 def build(kind: str, copy: Path, data: Path) -> dict[str, float]:
-    """Build in a process of its own and return what it cost."""
+    """Build in a separate process and return its time and memory.
+
+    Args:
+        kind: of `KINDS`.
+        copy: folder with the copy of the data set.
+        data: folder to build in.
+    """
     command = [sys.executable, "-c", BUILD, str(copy), str(data), "DirectRunner" if kind == "beam" else ""]
     environment = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3")
     with tempfile.TemporaryFile() as messages:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=messages, stderr=messages, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)  # Popen would not tell what this one process used
+        _, status, usage = os.wait4(process.pid, 0)  # unlike Popen, it returns the usage of this process
         seconds = time.perf_counter() - start
         if status:
             messages.seek(0)

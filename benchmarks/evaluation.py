@@ -1,11 +1,12 @@
-"""How fast features become CMC, mAP and mINP, plain and re-ranked, beside a bare product and the peers' code.
+"""Speed and memory of evaluation and re-ranking, compared with a matrix product and peers.
 
     python benchmarks/evaluation.py [--peers DIR] [--rounds 5] [--quick] [--growth] [--msmt17] [--million]
 
-All contestants work in turns, several rounds of them; those that take a minute work once. Peers are there if
+All contestants take turns, for several rounds; those that need a minute run once. Peers take part if
 `--peers` names a folder with the sources of torchreid (`torchreid/`) and fast-reid (`fast-reid/`), and their
-Cython is compiled (see the README beside this file). Prints tables, and writes `results/evaluation.json` and,
-with `--growth`, `results/evaluation_growth.png`. What is not measured anew stays in the file.
+Cython is compiled (see the README beside this file). The script prints tables, and writes
+`results/evaluation.json` and, with `--growth`, `results/evaluation_growth.png`. Earlier results that are not
+measured again stay in the file.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ RERANKING = (
     "torchreid, re-ranked, from matrices",
     "fast-reid Jaccard on CPU, from features",
 )
-# These take a minute and more at the size of Market-1501.
+# These take a minute or more at the size of Market-1501.
 ONCE = (RANKING[-1], *RERANKING[2:])
 GROWTH = (5_000, 10_000, 20_000, 40_000)
 Row = dict[str, float | list[float] | str]
@@ -52,7 +53,15 @@ Row = dict[str, float | list[float] | str]
 def contest(
     names: tuple[str, ...], problem: Problem, peers: Path | None, rounds: int, console: Console
 ) -> dict[str, Row]:
-    """Let contestants work in turns; those that are not there are named and left out."""
+    """Run contestants in turns; missing ones are reported and left out.
+
+    Args:
+        names: of the contestants.
+        problem: what to evaluate.
+        peers: folder of the peers' sources.
+        rounds: number of rounds.
+        console: where to print.
+    """
     there: dict[str, Contestant] = {}
     for name in names:
         try:
@@ -67,10 +76,10 @@ def contest(
     for contestant in there.values():
         contestant.stop()
     rows = {name: _row(measured) for name, measured in runs.items()}
-    # A fast wrong answer is none. fast-reid's Jaccard distance is another one and need not agree.
+    # Fast but wrong does not count. fast-reid defines its Jaccard distance differently, so it need not agree.
     scores = {name: row["mAP"] for name, row in rows.items() if "mAP" in row and name != RERANKING[-1]}
     if scores and max(scores.values()) - min(scores.values()) > 1e-5:
-        raise SystemExit(f"They disagree on mAP: {scores}")
+        raise SystemExit(f"The contestants disagree on mAP: {scores}")
     return rows
 
 
@@ -84,7 +93,7 @@ def _row(measured: list[dict[str, float]]) -> Row:
 
 
 def show(rows: dict[str, Row], title: str, console: Console) -> None:
-    """Print a table: seconds, also as a multiple of the bare product's, the first row's; memory beyond."""
+    """Print seconds, their ratio to the matrix product (first row), and extra memory."""
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     for heading in ("", "s", "x product", "CPU s", "MB", "mAP"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
@@ -99,7 +108,7 @@ def show(rows: dict[str, Row], title: str, console: Console) -> None:
 
 
 def grow(dimensions: int, console: Console) -> dict[str, dict[str, Row]]:
-    """Re-rank ever more images, a sixth of them queries, beside the product alone."""
+    """Re-rank growing numbers of images, a sixth of them queries, and time the product alone."""
     found = {}
     for images in GROWTH:
         problem = Problem(images // 6, images - images // 6, dimensions, people=images // 25)
@@ -136,7 +145,7 @@ def plot(growth: dict[str, dict[str, Row]], dimensions: int) -> None:
         for name, values, color in zip(lines, lines.values(), style.SERIES, strict=False):
             axes.plot(images, values, color=color, marker="o", markersize=3.5, linewidth=2, label=name)
         axes.set_xlim(0, images[-1] * 1.04)
-        # A matrix of all pairs soon leaves the panel; what grows with the images is what there is to see.
+        # The matrix of all pairs soon leaves the panel, which shows the linear growth.
         first = max(next(iter(lines.values())))
         axes.set_ylim(0, first * 3 if number == 0 else None)
         axes.set_xticks(images, [f"{size:,}" for size in images])
@@ -147,7 +156,7 @@ def plot(growth: dict[str, dict[str, Row]], dimensions: int) -> None:
 
 
 def million(console: Console) -> Row:
-    """Rank a gallery of 1,000,000 x 512 that lies on disk, for 1,000 queries, in a fresh process."""
+    """Rank a gallery of 1,000,000 x 512 on disk, for 1,000 queries, in a fresh process."""
     script = """
 import json, sys, time
 from pathlib import Path
@@ -179,7 +188,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak_MB": peak, "mAP"
 
 
 def machine() -> dict[str, str | int]:
-    """What the figures were taken on and with."""
+    """Return processor, cores and versions of this measurement."""
     from san_tf.cores import core_count
 
     info = Path("/proc/cpuinfo")
@@ -195,11 +204,11 @@ def main() -> None:
     )
     parser.add_argument("--peers", type=Path, help="folder that holds torchreid/ and fast-reid/")
     parser.add_argument("--queries", type=int, default=3368)
-    parser.add_argument("--images", type=int, default=15913, help="of the gallery")
+    parser.add_argument("--images", type=int, default=15913, help="gallery images")
     parser.add_argument("--dimensions", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="leave out who takes a minute and more")
-    parser.add_argument("--growth", action="store_true", help="re-rank ever more images; draws the plot")
+    parser.add_argument("--quick", action="store_true", help="skip contestants that take a minute or more")
+    parser.add_argument("--growth", action="store_true", help="re-rank growing numbers of images, and plot")
     parser.add_argument("--msmt17", action="store_true", help="also re-rank 11,659 x 82,161 x 2,048")
     parser.add_argument("--million", action="store_true", help="also rank a gallery of 1,000,000 on disk")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
-"""Whose evaluation `benchmarks/evaluation.py` times: ours, a bare matrix product, and the peers' own code.
+"""Contestants of `evaluation.py`: this package, a matrix product, and the peers' code.
 
-Each contestant runs in a process of its own, which prepares its input once, is warmed up on a small one, and
-then works when it is told to, so that rounds can be interleaved and memory told apart. The peers' code is
-read from the folder of their sources; none of it is part of this repository.
+Each contestant runs in its own process. It warms up on a small input, prepares its input once, and then runs
+on request, so that rounds can be interleaved and memory measured separately. The peers' code is read from the
+folder of their sources; none of it is part of this repository.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Job = Callable[[], dict[str, float]]
 
 @dataclass(frozen=True)
 class Problem:
-    """Features of identities that scatter about a centre each, with cameras, and distractors."""
+    """Random features around one centre per identity, with cameras and distractors."""
 
     queries: int
     images: int
@@ -40,7 +40,7 @@ class Problem:
 
     @functools.cached_property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """Query features, pids, camids, and the gallery's."""
+        """Features, pids and camids of the queries, then of the gallery."""
         rng = np.random.default_rng(0)
         centres = rng.standard_normal((self.people, self.dimensions), np.float32)
         sides: list[np.ndarray] = []
@@ -59,7 +59,7 @@ class Problem:
 
     @property
     def ids(self) -> tuple[np.ndarray, ...]:
-        """Query pids, gallery pids, query camids, gallery camids: the peers' order."""
+        """Query pids, gallery pids, query camids, gallery camids, in the peers' order."""
         _, q_pids, q_camids, _, g_pids, g_camids = self.arrays
         return q_pids, g_pids, q_camids, g_camids
 
@@ -158,7 +158,7 @@ def torchreid_reranked(problem: Problem, peers: Path | None) -> Job:
 
     rerank = loaded("rerank", source(peers, "torchreid/torchreid/utils/rerank.py")).re_ranking
     query, q_pids, q_camids, gallery, g_pids, g_camids = problem.arrays
-    # It squares what it is given.
+    # It squares the given distances.
     pairs = ((query, gallery), (query, query), (gallery, gallery))
     matrices = [np.sqrt(squared_distances(a, b)) for a, b in pairs]
 
@@ -199,7 +199,7 @@ def source(peers: Path | None, path: str) -> Path:
 
 
 def loaded(name: str, path: Path) -> ModuleType:
-    """Import one file without the package around it, which would want PyTorch."""
+    """Import one file without its package, which would need PyTorch."""
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is not a module")
@@ -223,7 +223,7 @@ CONTESTANTS: dict[str, Callable[[Problem, Path | None], Job]] = {
 
 
 class Contestant:
-    """A contestant at work in a process of its own.
+    """A contestant in its own process.
 
     Args:
         name: of `CONTESTANTS`.
@@ -231,7 +231,7 @@ class Contestant:
         peers: folder of the peers' sources.
 
     Raises:
-        LookupError: it is not there, with the reason.
+        LookupError: the contestant is not available, with the reason.
     """
 
     def __init__(self, name: str, problem: Problem, peers: Path | None) -> None:
@@ -244,7 +244,7 @@ class Contestant:
             raise LookupError(answer)
 
     def run(self) -> dict[str, float]:
-        """Work once: seconds, processor seconds, megabytes beyond those before, and what it found."""
+        """Run once; return seconds, processor seconds, extra megabytes and the scores."""
         self._pipe.send(True)
         return self._pipe.recv()
 
@@ -266,7 +266,7 @@ def _serve(name: str, problem: Problem, peers: Path | None, pipe: Connection) ->
         gc.collect()
         before = _memory("VmRSS")
         if CLEAR_REFS.exists():
-            CLEAR_REFS.write_text("5")  # the peak starts anew
+            CLEAR_REFS.write_text("5")  # resets the peak
         wall, processor = time.perf_counter(), time.process_time()
         found = job()
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
@@ -276,7 +276,7 @@ def _serve(name: str, problem: Problem, peers: Path | None, pipe: Connection) ->
 
 
 def _memory(field: str) -> float:
-    """Megabytes of this process, as Linux counts them; NaN elsewhere."""
+    """Return a memory figure of this process in MB, from Linux; NaN elsewhere."""
     if not STATUS.exists():
         return float("nan")
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))

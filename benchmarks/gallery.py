@@ -1,10 +1,11 @@
-"""Galleries at a million embeddings: recall, queries a second, memory, disk, and kill -9 while adding.
+"""Galleries with a million embeddings: recall, speed, memory, disk, and kill -9 while adding.
 
     python benchmarks/gallery.py [--size 1000000] [--kills 20] [--engines embedded exact ...] [--folder DIR]
 
-Engines work one after another, each in processes of its own; truth is a comparison of every query with every
-embedding. Milvus in a file takes `--milvus_size` embeddings, because it takes longer. Prints tables and
-writes `results/gallery.json`; what is not measured anew stays in the file. Needs 8 GB of disk, 4 of memory.
+Engines run one after another, each in its own processes. The ground truth compares every query with every
+embedding. Milvus in a file holds only `--milvus_size` embeddings, because it is slower. The script prints
+tables and writes `results/gallery.json`; earlier results that are not measured again stay in the file. It
+needs 8 GB of disk and 4 GB of memory.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ENGINES = ("embedded", "milvus-lite", "exact", "faiss-flat")
 
 
 def work(task: str, uri: str, folder: Path, threads: int) -> dict[str, Any]:
-    """Run the worker and return what it found."""
+    """Run the worker and return its results."""
     limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
     command = [sys.executable, str(WORKER), task, uri, str(folder)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ | limits)
@@ -50,7 +51,7 @@ def work(task: str, uri: str, folder: Path, threads: int) -> dict[str, Any]:
 
 
 def prepare(folder: Path, size: int, queries: int, dimensions: int) -> dict[str, Any]:
-    """Write the embeddings and what every search has to find."""
+    """Write the embeddings and the ground truth of every search."""
     cosines = write(folder, size, queries, dimensions)
     cameras = np.load(folder / "cameras.npy")
     entries = [entry(number, int(camera)) for number, camera in enumerate(cameras)]
@@ -61,7 +62,7 @@ def prepare(folder: Path, size: int, queries: int, dimensions: int) -> dict[str,
 
 
 def measure(engine: str, folder: Path) -> dict[str, Any]:
-    """Build and search, with one thread of the libraries and with two."""
+    """Build, and search with one and with two threads of the libraries."""
     if engine in ("exact", "faiss-flat"):
         task = "both" if engine == "exact" else "faiss"
         return {f"{threads}_threads": work(task, "", folder, threads) for threads in (1, 2)}
@@ -77,7 +78,7 @@ def measure(engine: str, folder: Path) -> dict[str, Any]:
 
 
 def kill(engine: str, times: int, dimensions: int) -> dict[str, int]:
-    """Kill a process that adds, often; count what it had said to be in the gallery, and is lost."""
+    """Kill a process that adds, many times; count lost entries that it had acknowledged."""
     with tempfile.TemporaryDirectory() as folder:
         uri = f"{folder}/people.gallery" if engine == "embedded" else f"milvus:{folder}/people.db"
         open_gallery(uri, create=GalleryInfo(dimensions)).close()
@@ -87,7 +88,7 @@ def kill(engine: str, times: int, dimensions: int) -> dict[str, int]:
             command = [sys.executable, str(WORKER), "add", uri, str(last + 1)]
             process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             if process.stdout is None:
-                raise SystemExit("The process that adds says nothing.")
+                raise SystemExit("The adding process has no output.")
             acknowledged.add(int(process.stdout.readline()))
             timer = threading.Timer(pause.uniform(0, 1), os.kill, (process.pid, signal.SIGKILL))
             timer.start()
@@ -108,7 +109,7 @@ def kill(engine: str, times: int, dimensions: int) -> dict[str, int]:
 
 
 def show(results: dict[str, Any], console: Console) -> None:
-    """Print what was found."""
+    """Print the results."""
     for engine, found in results["engines"].items():
         build = found.get("build", found.get("2_threads", {}))
         size = found["data"]["size"]
@@ -116,7 +117,7 @@ def show(results: dict[str, Any], console: Console) -> None:
         peak, searching = build.get("build_peak_GB", float("nan")), found["2_threads"]["search_peak_GB"]
         console.print(
             f"[bold]{engine}[/bold]: {size:,} x {found['data']['dimensions']}, built in "
-            f"{build['build_seconds']:.0f} s ({processor:.0f} s of processor) in {peak:.2f} GB, "
+            f"{build['build_seconds']:.0f} s ({processor:.0f} s processor time) in {peak:.2f} GB, "
             f"{found.get('disk_GB', 0):.2f} GB on disk; searched in {searching:.2f} GB; 1 thread, 2 threads:"
         )
         table = Table(box=box.MARKDOWN)
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=500)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
-    parser.add_argument("--folder", help="for 12 GB that are removed again; the system's own unless given")
+    parser.add_argument("--folder", help="temporary folder with 12 GB free (default: the system's)")
     arguments = parser.parse_args()
     console = Console(width=120)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"engines": {}}

@@ -1,9 +1,9 @@
-"""Embeddings as a person re-identification encoder gives them, made up from a seed, chunk by chunk.
+"""Synthetic embeddings, distributed like those of a person re-identification encoder.
 
 Each identity has 25 photographs by random cameras of 16. Its centre is a direction in a space of 64
-dimensions (what people differ in) plus half as much in all dimensions; a photograph adds 0.3 of its camera's
-direction, the same for everybody, and 0.7 of noise; the sum is scaled to length 1. Queries are further
-photographs of random identities.
+dimensions, in which people differ, plus half as much in all dimensions. A photograph adds 0.3 of its camera's
+direction, the same for everybody, and 0.7 of noise. The sum is scaled to length 1. Queries are further
+photographs of random identities. Everything follows from seeds, chunk by chunk.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def photographs(identities: np.ndarray, draw: int, dimensions: int) -> tuple[np.
     """Return `(N, D)` float32 embeddings and `(N,)` cameras of photographs of identities.
 
     Args:
-        identities: `(N,)` int, whole runs of them at a time: their centres come from the number of the chunk.
-        draw: seed of what differs between photographs.
-        dimensions: D.
+        identities: `(N,)` int; the number of an identity's chunk seeds its centre.
+        draw: seed of cameras and noise.
+        dimensions: dimensions of an embedding, D.
     """
     basis, cameras = _space(dimensions)
     people = CHUNK // PHOTOGRAPHS
@@ -50,7 +50,14 @@ def photographs(identities: np.ndarray, draw: int, dimensions: int) -> tuple[np.
 
 
 def write(folder: Path, size: int, queries: int, dimensions: int) -> dict[str, float]:
-    """Write `rows.npy`, `cameras.npy` and `queries.npy`; return the cosines that result."""
+    """Write `rows.npy`, `cameras.npy` and `queries.npy`; return statistics of the cosines.
+
+    Args:
+        folder: where to write.
+        size: number of embeddings.
+        queries: number of queries.
+        dimensions: dimensions of an embedding.
+    """
     rows = np.lib.format.open_memmap(folder / "rows.npy", "w+", np.float32, (size, dimensions))
     cameras = np.empty(size, np.int64)
     for start in range(0, size, CHUNK):
@@ -75,7 +82,16 @@ def write(folder: Path, size: int, queries: int, dimensions: int) -> dict[str, f
 
 
 def nearest(folder: Path, masks: list[np.ndarray], count: int = 10) -> list[np.ndarray]:
-    """Return, for each `(N,)` bool mask, the `(Q, count)` rows nearest to the queries, by comparing all."""
+    """Return the rows nearest to the queries under each mask, by comparing all.
+
+    Args:
+        folder: where `write` wrote.
+        masks: `(N,)` bool each: which rows count.
+        count: rows per query.
+
+    Returns:
+        `(Q, count)` int64 row numbers for each mask.
+    """
     rows, queries = np.load(folder / "rows.npy", mmap_mode="r"), np.load(folder / "queries.npy")
     best = [np.full((len(queries), count), -np.inf, np.float32) for _ in masks]
     ids = [np.full((len(queries), count), -1, np.int64) for _ in masks]

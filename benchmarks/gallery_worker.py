@@ -1,6 +1,7 @@
-"""One engine in a process of its own: `gallery_worker.py TASK URI FOLDER`, prints JSON.
+"""Worker of `gallery.py` for one engine: `gallery_worker.py TASK URI FOLDER`, prints JSON.
 
-TASK is `build`, `search`, `both` (for what is in memory), `faiss` (its exact index), `add` (until killed).
+TASK is `build`, `search`, `both` (for galleries in memory), `faiss` (its exact index) or `add` (until
+killed).
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ ADDED, TOP = 10_000, 10
 
 
 def entry(number: int, camera: int) -> Entry:
-    """Entry of a row: a second apart, every hundredth with a tag."""
+    """Return the entry of a row: one second after the previous one, every hundredth with a tag."""
     return Entry(f"{number:08}", "", camera, float(number), None, ("rare",) if number % 100 == 0 else ())
 
 
 def filters(size: int) -> dict[str, Filter]:
-    """What is searched among: all, a sixteenth, fifteen sixteenths, the last tenth, a hundredth."""
+    """Return filters that pass all, 1/16, 15/16, the last 1/10 and 1/100 of the entries."""
     return {
         "everything": Filter(),
         "one camera of 16": Filter(cameras=(3,)),
@@ -41,7 +42,7 @@ def filters(size: int) -> dict[str, Filter]:
 
 
 def _rows(folder: Path, start: int, stop: int) -> np.ndarray:
-    """Some rows; the file is mapped anew each time, so that it does not count as this process's memory."""
+    """Return some rows; the file is mapped each time, so that it does not count as this process's memory."""
     return np.array(np.load(folder / "rows.npy", mmap_mode="r")[start:stop])
 
 
@@ -53,7 +54,7 @@ def _batches(folder: Path) -> Iterator[tuple[np.ndarray, list[Entry]]]:
 
 
 def build(gallery: Gallery, folder: Path) -> dict[str, float]:
-    """Add everything."""
+    """Add all rows and measure it."""
     began, processor, slowest = time.perf_counter(), time.process_time(), 0.0
     for rows, entries in _batches(folder):
         start = time.perf_counter()
@@ -69,7 +70,7 @@ def build(gallery: Gallery, folder: Path) -> dict[str, float]:
 
 
 def _rates(ask: Callable[[np.ndarray], Any], queries: np.ndarray, seconds: float = 2.0) -> dict[str, float]:
-    """Queries a second: one at a time, one at a time from two threads, and a hundred at once."""
+    """Measure queries per second: one by one, one by one from two threads, and in batches of 100."""
 
     def one_at_a_time(first: int) -> int:
         asked, began = 0, time.perf_counter()
@@ -93,7 +94,7 @@ def _rates(ask: Callable[[np.ndarray], Any], queries: np.ndarray, seconds: float
 
 
 def search(gallery: Gallery, folder: Path, filtered: bool = True) -> dict[str, Any]:
-    """Recall and speed, for each filter."""
+    """Measure recall and speed for each filter."""
     queries = np.load(folder / "queries.npy")
     size, found = len(gallery), {}
     began = time.perf_counter()
@@ -111,7 +112,7 @@ def search(gallery: Gallery, folder: Path, filtered: bool = True) -> dict[str, A
 
 
 def faiss_flat(folder: Path) -> dict[str, Any]:
-    """The exact index of FAISS, without entries or filters."""
+    """Measure the exact index of FAISS, without entries or filters."""
     import faiss
 
     size, queries = len(np.load(folder / "cameras.npy")), np.load(folder / "queries.npy")
@@ -128,7 +129,7 @@ def faiss_flat(folder: Path) -> dict[str, Any]:
 
 
 def add_until_killed(uri: str, first: int) -> None:
-    """Add batches of a hundred, and say the number of each that is in the gallery."""
+    """Add batches of 100, and print the number of each batch once it is in the gallery."""
     with open_gallery(uri) as gallery:
         for number in range(first, 10**6):
             rows = np.random.default_rng(number).standard_normal((100, gallery.info.size))

@@ -1,12 +1,13 @@
-"""An encoder on the CPU: the SavedModel, LiteRT, ONNX Runtime and OpenVINO beside PyTorch.
+"""Inference speed on the CPU: SavedModel, LiteRT, ONNX Runtime and OpenVINO against PyTorch.
 
     python benchmarks/inference.py [--threads 2] [--rounds 5] [--networks resnet50 thin_resnet]
 
-ResNet-50 with the head fc512 and last stride 1 at 256 x 128 pixels, and the light `thin_resnet` at 128 x 64:
-the same random weights everywhere, uint8 images in, embeddings of length 1 out, normalisation included. Each
-contestant is a process of its own on the same cores; they work in turns, so that what else the machine does
-touches all of them, and the ratio is the median over the rounds. Answers are compared with PyTorch's: in
-float32 to 1e-4. Wants `pip install "san-tf[runtimes]" torch`; prints tables, writes `results/inference.json`.
+The networks are ResNet-50 with the head fc512 and last stride 1 at 256 x 128 pixels, and the light
+`thin_resnet` at 128 x 64. All contestants have the same random weights; uint8 images go in and embeddings of
+length 1 come out, normalisation included. Each contestant is its own process on the same cores. They take
+turns, so that other programs slow all alike, and ratios are medians over the rounds. Embeddings in float32
+must agree with PyTorch's to 1e-4. The script needs `pip install "san-tf[runtimes]" torch`, prints tables and
+writes `results/inference.json`.
 """
 
 from __future__ import annotations
@@ -48,21 +49,21 @@ SAVED = {
 CONTESTANTS = (*PYTORCH, *SAVED, *RUNTIMES)
 TOLERANCE = 1e-4
 PACKAGES = ("tensorflow", "keras", "torch", "ai-edge-litert", "onnxruntime", "openvino", "tf2onnx", "nncf")
-# Thread pools watch for work for a moment after an answer; the next contestant need not feel it.
+# Seconds before each run: thread pools spin for a moment after work, which would slow the next contestant.
 PAUSE = 0.02
 
 
 class Contestant:
-    """A contestant at work in a process of its own.
+    """A contestant in its own process.
 
     Args:
         name: of `CONTESTANTS`.
         network: of `NETWORKS`.
-        folder: that `prepare` wrote.
-        cores: that it may use; as many threads.
+        folder: folder written by `prepare`.
+        cores: cores to use, one thread each.
 
     Attributes:
-        start: seconds from the process's start to its first answer, to one image.
+        start: seconds from the start of the process to its first answer, for one image.
     """
 
     def __init__(self, name: str, network: str, folder: Path, cores: list[int]) -> None:
@@ -73,12 +74,12 @@ class Contestant:
             target=_serve, args=(name, network, folder, cores, far_end), daemon=True
         )
         self._process.start()
-        far_end.close()  # so that a process that dies is noticed
+        far_end.close()  # so that the end of the process is noticed
         self.ask(1)
         self.start = time.perf_counter() - began
 
     def ask(self, batch: int) -> dict[str, Any]:
-        """Embed a batch: `seconds`, `processor_seconds`, `embedding`, and `peak_GB` so far."""
+        """Embed a batch; return `seconds`, `processor_seconds`, `embedding` and `peak_GB` so far."""
         time.sleep(PAUSE)
         self._pipe.send(batch)
         answer: dict[str, Any] = self._pipe.recv()
@@ -104,7 +105,7 @@ def _serve(name: str, network: str, folder: Path, cores: list[int], pipe: Connec
 
 
 def _build(name: str, network: str, folder: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
-    # Imported here: each process holds the one library it measures.
+    # Imported here, so that each process loads only the library it measures.
     if name in RUNTIMES:
         from san_tf.serving.runtime_sessions import open_session
 
@@ -137,7 +138,7 @@ def _build(name: str, network: str, folder: Path, threads: int) -> Callable[[np.
 
 
 def _peak_gigabytes() -> float:
-    """Most memory this process has held, as Linux counts it; NaN elsewhere."""
+    """Return this process's peak memory in GB, from Linux; NaN elsewhere."""
     if not STATUS.exists():
         return float("nan")
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
@@ -147,7 +148,16 @@ def _peak_gigabytes() -> float:
 def contest(
     names: list[str], network: str, batches: list[int], cores: list[int], rounds: int, folder: Path
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Let the contestants work in turns; yield each batch with the rows by name."""
+    """Run the contestants in turns; yield each batch size with the rows by name.
+
+    Args:
+        names: of the contestants; the first is the reference.
+        network: of `NETWORKS`.
+        batches: batch sizes.
+        cores: cores to use.
+        rounds: number of rounds; four times as many for small batches.
+        folder: folder for the exported networks.
+    """
     context = multiprocessing.get_context("spawn")
     preparation = context.Process(target=prepare, args=(network, folder))
     preparation.start()
@@ -162,13 +172,13 @@ def contest(
         rows: dict[str, Any] = {name: {"answers": []} for name in names}
         reference = None
         for name, contestant in there.items():
-            contestant.ask(batch)  # plans, compiles
+            contestant.ask(batch)  # the first run compiles
             found = contestant.ask(batch)["embedding"]
             reference = found if reference is None else reference
             rows[name]["difference"] = float(np.abs(found - reference).max())
             exact = not name.endswith(("float16", "int8"))
             if exact and not rows[name]["difference"] <= TOLERANCE:
-                raise SystemExit(f"{name} computes something else: {rows[name]['difference']:.1e}.")
+                raise SystemExit(f"{name} differs from {names[0]} by {rows[name]['difference']:.1e}.")
         turns = rounds if batch > 4 else 4 * rounds
         for _ in track(range(turns), f"{network}, batch {batch}", transient=True):
             for name, contestant in there.items():
@@ -200,7 +210,7 @@ def _summarise(rows: dict[str, Any], batch: int) -> None:
 
 
 def show(rows: dict[str, Any], title: str, console: Console) -> None:
-    """Print what the contest found, the fastest first."""
+    """Print the results, the fastest first."""
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     for heading in ("", "images/s", "ms", "CPU ms", "x fastest PyTorch (range)", "by CPU time", "peak GB",
                     "start s", "differs by"):  # fmt: skip
@@ -218,7 +228,7 @@ def show(rows: dict[str, Any], title: str, console: Console) -> None:
 
 
 def best(rows: dict[str, Any], ending: str = "") -> str:
-    """The fastest contestant, of those with the same embeddings unless `ending` names others."""
+    """Return the fastest contestant with the same embeddings, or with a name that ends in `ending`."""
     chosen = {name: row for name, row in rows.items() if name.endswith(ending) and (
         ending or row["difference"] <= TOLERANCE)}  # fmt: skip
     return min(chosen, key=lambda name: chosen[name]["seconds"])
@@ -230,14 +240,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--threads", type=int, default=2, help="cores, and threads (default: %(default)s)")
-    parser.add_argument("--core", type=int, default=0, help="the first of them (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--core", type=int, default=0, help="the first core (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS], metavar="NAME")
     arguments = parser.parse_args()
     if PYTORCH[0] not in arguments.only:
-        parser.error(f"--only needs {PYTORCH[0]}, with which the others are compared")
+        parser.error(f"--only must include {PYTORCH[0]}, the reference of the others")
     cores = list(range(arguments.core, arguments.core + arguments.threads))
     console = Console(width=160)
     results: dict[str, Any] = {

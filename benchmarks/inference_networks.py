@@ -1,4 +1,4 @@
-"""What `inference.py` compares: the same two encoders as files of every runtime, and as PyTorch modules."""
+"""Encoders of `inference.py`, as files for every runtime and as PyTorch modules."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def prepare(network: str, folder: Path) -> None:
     """Write an encoder with random weights as SavedModels and for the other runtimes.
 
     Args:
-        network: of `NETWORKS`; with the head fc512 and last stride 1.
-        folder: gets `float32/1`, `float16/1` (SavedModels), `runtimes/` and `weights.npz` for PyTorch.
+        network: of `NETWORKS`; it has the head fc512 and last stride 1.
+        folder: where to write `float32/1`, `float16/1` (SavedModels), `runtimes/`, and `weights.npz` for
+            PyTorch.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras
@@ -36,7 +37,7 @@ def prepare(network: str, folder: Path) -> None:
     rng = np.random.default_rng(0)
     arrays = {}
     for layer in encoder.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):  # not 0 and 1
+        if isinstance(layer, keras.layers.BatchNormalization):  # instead of the initial 0 and 1
             layer.set_weights([
                 rng.uniform(0.3, 1.2, variable.shape) if kind in ("gamma", "variance")
                 else rng.normal(0, 0.2, variable.shape)
@@ -52,14 +53,14 @@ def prepare(network: str, folder: Path) -> None:
 
 
 def make_images(network: str, number: int) -> np.ndarray:
-    """`(N, H, W, 3)` uint8 of coarse patterns: the time does not depend on what is seen."""
+    """Return `(N, H, W, 3)` uint8 images of coarse patterns; their content does not affect the time."""
     height, width = NETWORKS[network]
     coarse = np.random.default_rng(1).integers(0, 256, (number, height // 16, width // 16, 3), dtype=np.uint8)
     return coarse.repeat(16, axis=1).repeat(16, axis=2)
 
 
 def pytorch_network(network: str, folder: Path) -> Any:
-    """The encoder as a PyTorch module, from uint8 `(N, H, W, 3)` to embeddings of length 1, same weights."""
+    """Return the same encoder as a PyTorch module, from uint8 `(N, H, W, 3)` to embeddings of length 1."""
     import torch
     from torch import nn
     from torch.nn import functional as F
@@ -110,7 +111,7 @@ def pytorch_network(network: str, folder: Path) -> Any:
             return (self.neck(x.mean((2, 3))),)
 
     class Served(nn.Module):
-        """With what a SavedModel does around the network."""
+        """The network with the normalisation of a SavedModel."""
 
         def __init__(self, inner: nn.Module) -> None:
             super().__init__()
@@ -127,7 +128,7 @@ def pytorch_network(network: str, folder: Path) -> Any:
     inner: Any
     if network == "resnet50":
         inner = Encoder(751)
-        inner.classifier = nn.Identity()  # what a SavedModel leaves out as well
+        inner.classifier = nn.Identity()  # a SavedModel has no classifier either
         fill(inner.stem, "conv1_conv", "conv1_bn")
         for stage, blocks in enumerate(inner.stages, start=2):
             for number, block in enumerate(blocks, start=1):

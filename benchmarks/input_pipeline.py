@@ -1,13 +1,14 @@
-"""How many images a second the training pipeline makes, beside torchreid's own loader with two workers.
+"""Speed of the training pipeline in images/s, compared with torchreid's loader with two workers.
 
     python benchmarks/input_pipeline.py [--peers DIR] [--images 2000] [--rounds 5] [--threads 2]
 
-2,000 JPEGs of 64x128 pixels, as Market-1501's, and 2,000 of 256x128, brought to 256x128: decoding, random
-translation, flip, erasing, normalisation, batches of 64. Each side is a process of its own on the same cores;
-they work in turns, and the ratio is the median over the rounds, by the clock and in processor time (workers
-included). torchreid takes part if `--peers` names a folder with its sources (`torchreid/`, see the README
-beside this file) and PyTorch and torchvision are there; nothing of it is part of this repository. It knows no
-textures: ours are measured without them as well. Prints a table, writes `results/input_pipeline.json`.
+2,000 JPEGs of 64x128 pixels, as in Market-1501, and 2,000 of 256x128 are decoded, resized to 256x128,
+translated at random, flipped, erased, normalised and batched by 64. Each contestant is its own process on the
+same cores. They take turns, and ratios are medians over the rounds, in wall-clock and in processor time
+(workers included). torchreid takes part if `--peers` names a folder with its sources (`torchreid/`, see the
+README beside this file) and PyTorch and torchvision are installed; none of it is part of this repository. It
+has no textures, so ours is also measured without them. The script prints a table and writes
+`results/input_pipeline.json`.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ CONTESTANTS = (
     "san_tf, without textures, colour jitter",
     "san_tf, inference",
 )
-# Batches that a side makes before its clock starts: what its buffers hold is not counted.
+# Batches before the clock starts, so that filled buffers are not counted.
 WARM_UP = 4
 
 
 def make_jpegs(number: int, size: tuple[int, int] = SIZES["64x128"]) -> list[bytes]:
-    """Return JPEGs of height and width `size`; those of 128x64 pixels take some 3 kB, as Market-1501's."""
+    """Return JPEGs of height and width `size`; 128x64 pixels take some 3 kB, as in Market-1501."""
     rng = np.random.default_rng(0)
     height, width = size
     encoded = []
@@ -69,23 +70,29 @@ def make_textures(number: int, people: int) -> list[bytes]:
     rng = np.random.default_rng(1)
     texture = cv2.resize(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8), (256, 256))
     content = cv2.imencode(".jpg", texture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
-    # Distinct bytes: a comment after the end marker, which decoders leave alone.
+    # Distinct bytes after the end marker, which decoders ignore.
     return [content + (index % people).to_bytes(4, "big") for index in range(number)]
 
 
 def torchreid(images: list[bytes], name: str, peers: Path | None) -> Callable[[], Iterator[Any]]:
-    """The peer's transforms, data set and loader, as its own data manager puts them together."""
+    """Return torchreid's loader, made as its own data manager makes it.
+
+    Args:
+        images: JPEG files.
+        name: not used.
+        peers: folder of the peers' sources.
+    """
     if peers is None or not (peers / "torchreid" / "torchreid" / "data" / "transforms.py").exists():
-        raise LookupError("its sources are not there; see --peers")
+        raise LookupError("its sources are missing; see --peers")
     try:
         import torch
     except ImportError as error:
         raise LookupError(str(error)) from error
     torchvision = importlib.util.find_spec("torchvision")
     if torchvision is None or torchvision.origin is None:
-        raise LookupError("there is no torchvision")
-    # Packages without their `__init__`, which would import everything else of it and what that needs:
-    # torchvision's, a compiled part that fits one build of PyTorch only, of which transforms need nothing.
+        raise LookupError("torchvision is not installed")
+    # Packages without their `__init__`, which would import much more: torchvision's imports a compiled part
+    # that fits only one build of PyTorch, and that transforms do not need.
     _bare_package("torchvision", Path(torchvision.origin).parent)
     for package in ("", ".utils", ".data", ".data.datasets"):
         folder = peers / "torchreid" / "torchreid" / package.replace(".", "/").strip("/")
@@ -112,7 +119,7 @@ def torchreid(images: list[bytes], name: str, peers: Path | None) -> Callable[[]
         num_workers=2,
         pin_memory=False,
         drop_last=True,
-        multiprocessing_context="fork",  # of PyTorch alone; the contest itself spawns
+        multiprocessing_context="fork",  # only for PyTorch's workers; contestants are spawned
     )
     return lambda: iter(loader)
 
@@ -124,7 +131,13 @@ def _bare_package(name: str, folder: Path) -> None:
 
 
 def san_tf(images: list[bytes], name: str, peers: Path | None) -> Callable[[], Iterator[Any]]:
-    """Our pipelines by their names in `CONTESTANTS`."""
+    """Return one of our pipelines.
+
+    Args:
+        images: JPEG files.
+        name: of `CONTESTANTS`.
+        peers: not used.
+    """
     import tensorflow as tf
 
     from san_tf.data.augmentation import Augmentation
@@ -146,7 +159,7 @@ def san_tf(images: list[bytes], name: str, peers: Path | None) -> Callable[[], I
     else:
         augmentation = Augmentation(jitter=1.0 if "jitter" in name else 0.0)
         dataset = train_dataset(records, 16, 4, size, augmentation=augmentation)
-    # A fresh iterator each turn: one left over would go on filling its buffers beside the others.
+    # A fresh iterator each turn: an old one would go on filling its buffers while others run.
     return lambda: iter(dataset)
 
 
@@ -169,7 +182,7 @@ def _serve(name: str, size: str, number: int, cores: list[int], peers: Path | No
         for _ in range(batches - WARM_UP):
             next(iterator)
         wall = time.perf_counter() - wall
-        del iterator  # ends workers, whose time is counted when they are gone
+        del iterator  # ends the workers, whose time is counted only then
         processor = _processor_seconds() - processor
         pipe.send({
             "images_per_second": (batches - WARM_UP) * BATCH / wall,
@@ -183,10 +196,17 @@ def _processor_seconds() -> float:
 
 
 class Contestant:
-    """A side at work in a process of its own.
+    """A contestant in its own process.
+
+    Args:
+        name: of `CONTESTANTS`.
+        size: of `SIZES`.
+        number: number of images.
+        cores: cores to use.
+        peers: folder of the peers' sources.
 
     Raises:
-        LookupError: it is not there, with the reason.
+        LookupError: the contestant is not available, with the reason.
     """
 
     def __init__(self, name: str, size: str, number: int, cores: list[int], peers: Path | None) -> None:
@@ -195,13 +215,13 @@ class Contestant:
         arguments = (name, size, number, cores, peers, far_end)
         self._process = context.Process(target=_serve, args=arguments)
         self._process.start()
-        far_end.close()  # so that a process that dies is noticed
+        far_end.close()  # so that the end of the process is noticed
         reason = self._pipe.recv()
         if reason is not None:
             raise LookupError(reason)
 
     def run(self) -> dict[str, float]:
-        """All images once: images a second, and processor time an image."""
+        """Read all images once; return images per second and processor time per image."""
         self._pipe.send(True)
         return self._pipe.recv()
 
@@ -214,7 +234,16 @@ class Contestant:
 def contest(
     size: str, number: int, cores: list[int], rounds: int, peers: Path | None, console: Console
 ) -> dict[str, dict[str, Any]]:
-    """Let them work in turns; a side that is not there is named and left out."""
+    """Run all contestants in turns; missing ones are reported and left out.
+
+    Args:
+        size: of `SIZES`.
+        number: number of images.
+        cores: cores to use.
+        rounds: number of rounds.
+        peers: folder of the peers' sources.
+        console: where to print.
+    """
     there: dict[str, Contestant] = {}
     for name in CONTESTANTS:
         try:
@@ -249,7 +278,7 @@ def contest(
 def show(rows: dict[str, dict[str, Any]], title: str, console: Console) -> None:
     """Print a table."""
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
-    for heading in ("", "images/s", "x torchreid (range)", "CPU ms an image", "x torchreid, CPU (range)"):
+    for heading in ("", "images/s", "x torchreid (range)", "CPU ms/image", "x torchreid, CPU (range)"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
         ratios = [
@@ -271,10 +300,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=int, default=2000, help="how many JPEGs (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each side (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=2000, help="number of JPEGs (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="cores (default: %(default)s)")
-    parser.add_argument("--core", type=int, default=0, help="the first of them (default: %(default)s)")
+    parser.add_argument("--core", type=int, default=0, help="the first core (default: %(default)s)")
     parser.add_argument("--peers", type=Path, help="folder with the peers' sources")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

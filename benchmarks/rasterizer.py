@@ -1,9 +1,9 @@
-"""Frames a second of the rasterizer, one core: skinning, normals, z-buffer, texture, shading.
+"""Speed of the rasterizer on one core: skinning, normals, z-buffer, texture and shading.
 
     python benchmarks/rasterizer.py [--seconds 3]
 
-Each frame is a new pose at a new yaw, drawn at 256 x 128; the time to shape the body (once an identity) is
-listed apart. The first call, which compiles, is not counted. Time is processor time, so that other programs
+Each frame is a new pose at a new yaw, drawn at 256 x 128. Shaping the body, once per identity, is listed
+separately. The first call, which compiles, is not counted. Times are processor times, so that other programs
 on the machine matter little.
 """
 
@@ -29,7 +29,7 @@ INFO = Path("/proc/cpuinfo")
 
 
 def rate(job: Callable[[int], object], seconds: float) -> float:
-    """Calls a second of processor time, the first one left out."""
+    """Return the calls per second of processor time, without the first call."""
     job(0)
     start, count = time.process_time(), 0
     while time.process_time() - start < seconds:
@@ -40,7 +40,7 @@ def rate(job: Callable[[int], object], seconds: float) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="how long each line is measured")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds to measure each line")
     seconds = parser.parse_args().seconds
     body, shape = load_body(), BodyShape()
     rest = shaped(shape)
@@ -75,7 +75,7 @@ def main() -> None:
     for name, job in (
         ("pose, normals, draw", frame),
         ("the same, with shadows", lambda i: frame(i, shadows=True)),
-        ("the same, 2 x 2 samples a pixel", lambda i: frame(i, 2)),
+        ("the same, 2 x 2 samples per pixel", lambda i: frame(i, 2)),
         ("the same, 2 x 2 samples and shadows", lambda i: frame(i, 2, True)),
         ("pose alone", posed),
         ("a new body shape alone", lambda i: shaped(shapes[i % 997])),

@@ -1,11 +1,11 @@
-"""What an encoder loses in other runtimes and with smaller weights: mAP on people it was not trained on.
+"""Accuracy of an encoder in other runtimes and precisions: mAP on people not seen in training.
 
     python benchmarks/runtime_accuracy.py --data_dir DATA [--model saved_models/synthetic/1]
 
-Writes the export for LiteRT, ONNX Runtime and OpenVINO in float32, float16 and int8, embeds the query and
-gallery images of a data set with each file (`synthetic_reid/ablation`: 600 and 1,950 images) and ranks them
-by Market-1501's protocol. int8 is calibrated on training images, evenly spread over them. Wants
-`pip install "san-tf[runtimes]"`; prints a table, writes `results/runtime_accuracy.json`.
+The script converts the export to LiteRT, ONNX Runtime and OpenVINO in float32, float16 and int8. It embeds
+the query and gallery images of a data set with each file (`synthetic_reid/ablation`: 600 and 1,950 images)
+and ranks them by Market-1501's protocol. int8 is calibrated on evenly spread training images. The script
+needs `pip install "san-tf[runtimes]"`, prints a table and writes `results/runtime_accuracy.json`.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ BATCH = 50
 
 
 def pixels(records: Records) -> list[np.ndarray]:
-    """The images, decoded as training decodes them."""
+    """Return the images, decoded as in training."""
     return [decode_image(tf.constant(content)).numpy() for content in records.images]
 
 
 def embeddings(session: Callable[[np.ndarray], np.ndarray], images: list[np.ndarray]) -> np.ndarray:
-    """`(N, D)`, in batches of images of one size each."""
+    """Return embeddings `(N, D)`, computed in batches of images of one size."""
     rows: list[np.ndarray] = [np.empty(0)] * len(images)
     sizes: dict[tuple[int, ...], list[int]] = {}
     for number, image in enumerate(images):
@@ -64,10 +64,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data_dir", required=True, help="where the data set is prepared")
+    parser.add_argument("--data_dir", required=True, help="folder of the prepared data set")
     parser.add_argument("--dataset", default="synthetic_reid/ablation", help="(default: %(default)s)")
     parser.add_argument("--model", default="saved_models/synthetic/1", help="(default: %(default)s)")
-    parser.add_argument("--calibrate_on", type=int, default=200, help="images (default: %(default)s)")
+    parser.add_argument(
+        "--calibrate_on", type=int, default=200, help="calibration images (default: %(default)s)"
+    )
     arguments = parser.parse_args()
 
     builder = find_builder(*arguments.dataset.split("/"), arguments.data_dir)

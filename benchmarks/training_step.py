@@ -1,12 +1,12 @@
-"""One training step of SAN with its decoder, beside PyTorch doing it as the public code does.
+"""Speed and memory of SAN's training step with its decoder, compared with PyTorch.
 
     python benchmarks/training_step.py [--threads 2] [--rounds 5] [--memory_batch 64] [--all]
 
-ResNet-50 of last stride 1, 256 x 128 pixels, batch 16 and all four losses. Each contestant is a process of
-its own on the same cores, warmed up; they work in turns, so that what else the machine does touches all of
-them, and the ratio is the median over the rounds. Afterwards each makes its memory's peak with a larger
-batch, alone, and ours is profiled on one core. PyTorch is needed here (`pip install torch`).
-Prints a table, writes `results/training_step.json`.
+The step is ResNet-50 with last stride 1, 256 x 128 pixels, batch 16 and all four losses. PyTorch works as
+the public code does. Each contestant is its own process on the same cores, warmed up. They take turns, so
+that other programs slow all alike, and ratios are medians over the rounds. Then the peak memory of each is
+measured alone with a larger batch, and our step is profiled on one core. The script needs PyTorch
+(`pip install torch`), prints a table and writes `results/training_step.json`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from san_tf.atomic import atomic_file
 STATUS = Path("/proc/self/status")
 OURS, PUBLIC = "san_tf, one joint backward pass", "PyTorch, as the public code"
 CONTESTANTS = (OURS, PUBLIC)
-# To tell what the joint pass gains from what the libraries do.
+# These separate the gain of the joint pass from differences of the libraries.
 MORE = (
     "PyTorch, as the public code, channels last",
     "PyTorch, one joint backward pass",
@@ -44,12 +44,12 @@ Row = dict[str, Any]
 
 
 class Contestant:
-    """A contestant at work in a process of its own, on `cores`.
+    """A contestant in its own process.
 
     Args:
         name: of `CONTESTANTS` or `MORE`.
-        batch: images a step.
-        cores: that it may use; as many threads.
+        batch: images per step.
+        cores: cores to use, one thread each.
     """
 
     def __init__(self, name: str, batch: int, cores: list[int]) -> None:
@@ -57,10 +57,10 @@ class Contestant:
         self._pipe, far_end = context.Pipe()
         self._process = context.Process(target=_serve, args=(name, batch, cores, far_end), daemon=True)
         self._process.start()
-        far_end.close()  # so that a process that dies is noticed
+        far_end.close()  # so that the end of the process is noticed
 
     def ask(self, question: str) -> Any:
-        """`step`: seconds and loss; or `parameters`, `gflop`, `product`, `profile`, `peak`."""
+        """Run `step` (seconds and loss), or return `parameters`, `gflop`, `product`, `profile` or `peak`."""
         self._pipe.send(question)
         return self._pipe.recv()
 
@@ -91,7 +91,7 @@ def _serve(name: str, size: int, cores: list[int], pipe: Connection) -> None:
 
 
 def _build(name: str, size: int, threads: int) -> Any:
-    # Imported here: each process holds the one library it measures.
+    # Imported here, so that each process loads only the library it measures.
     batch = make_batch(size)
     if name == OURS:
         from training_step_tensorflow import TensorFlowStep
@@ -103,7 +103,7 @@ def _build(name: str, size: int, threads: int) -> Any:
 
 
 def make_batch(size: int) -> dict[str, np.ndarray]:
-    """A batch of noise, four images an identity: the time of a step does not depend on what is in it."""
+    """Return a batch of noise, four images per identity; its content does not affect the time."""
     rng = np.random.default_rng(0)
     return {
         "image": rng.standard_normal((size, 256, 128, 3), np.float32),
@@ -114,7 +114,7 @@ def make_batch(size: int) -> dict[str, np.ndarray]:
 
 
 def _peak_gigabytes() -> float:
-    """Most memory this process has held, as Linux counts it; NaN elsewhere."""
+    """Return this process's peak memory in GB, from Linux; NaN elsewhere."""
     if not STATUS.exists():
         return float("nan")
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
@@ -122,18 +122,25 @@ def _peak_gigabytes() -> float:
 
 
 def contest(names: tuple[str, ...], size: int, cores: list[int], rounds: int) -> dict[str, Row]:
-    """Let the contestants work in turns."""
+    """Run the contestants in turns.
+
+    Args:
+        names: of `CONTESTANTS` or `MORE`; `PUBLIC` must be among them.
+        size: images per step.
+        cores: cores to use.
+        rounds: number of rounds.
+    """
     there = {name: Contestant(name, size, cores) for name in names}
     rows: dict[str, Row] = {}
     for name, contestant in there.items():
-        for _ in range(2):  # compiles, and lets the allocators settle
+        for _ in range(2):  # compile, and let allocators settle
             contestant.ask("step")
         rows[name] = {"parameters": contestant.ask("parameters"), "steps": [], "products": []}
     for _ in track(range(rounds), f"batch {size}, {len(cores)} cores", transient=True):
         for name, contestant in there.items():
             rows[name]["steps"].append(contestant.ask("step"))
     for name, contestant in there.items():
-        rows[name]["peak_GB"] = contestant.ask("peak")  # before a product asks for memory of its own
+        rows[name]["peak_GB"] = contestant.ask("peak")  # before the matrix products take memory
     for _ in range(3):
         for name, contestant in there.items():
             rows[name]["products"].append(contestant.ask("product"))
@@ -154,7 +161,13 @@ def contest(names: tuple[str, ...], size: int, cores: list[int], rounds: int) ->
 
 
 def measure_memory(names: tuple[str, ...], size: int, cores: list[int]) -> dict[str, Row]:
-    """Two steps each, one contestant after the other: peak and the second step's seconds."""
+    """Run two steps of each contestant alone; return peak memory and the second step's seconds.
+
+    Args:
+        names: of the contestants.
+        size: images per step.
+        cores: cores to use.
+    """
     rows = {}
     for name in track(names, f"memory at batch {size}", transient=True):
         contestant = Contestant(name, size, cores)
@@ -170,7 +183,7 @@ def measure_memory(names: tuple[str, ...], size: int, cores: list[int]) -> dict[
 
 
 def profile(size: int, core: int) -> dict[str, float]:
-    """Seconds of our step by kind of operation, on one core, one operation at a time."""
+    """Return the seconds of our step by kind of operation, on one core."""
     contestant = Contestant(OURS, size, [core])
     for _ in range(2):
         contestant.ask("step")
@@ -180,7 +193,7 @@ def profile(size: int, core: int) -> dict[str, float]:
 
 
 def show(rows: dict[str, Row], title: str, console: Console) -> None:
-    """Print what the contest found."""
+    """Print the results."""
     table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     for heading in ("", "s", "CPU s", "images/s", "x public (range)", "x public, CPU", "GFLOP", "GFLOP/s",
                     "product's", "peak GB"):  # fmt: skip
@@ -203,15 +216,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=16, help="images a step (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=16, help="images per step (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="cores, and threads (default: %(default)s)")
-    parser.add_argument("--core", type=int, default=0, help="the first of them (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: %(default)s)")
+    parser.add_argument("--core", type=int, default=0, help="the first core (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument(
-        "--memory_batch", type=int, default=64, help="batch of the measure of memory, 0 for none"
+        "--memory_batch", type=int, default=64, help="images per step to measure memory; 0 to skip it"
     )
-    parser.add_argument("--all", action="store_true", help="PyTorch in other ways too (14 GB of memory)")
-    parser.add_argument("--no_profile", action="store_true", help="leave the profile out")
+    parser.add_argument("--all", action="store_true", help="also other PyTorch variants (14 GB of memory)")
+    parser.add_argument("--no_profile", action="store_true", help="skip the profile")
     arguments = parser.parse_args()
     names = CONTESTANTS + MORE if arguments.all else CONTESTANTS
     cores = list(range(arguments.core, arguments.core + arguments.threads))
@@ -236,7 +249,7 @@ def main() -> None:
     if not arguments.no_profile:
         results["profile_seconds"] = profile(arguments.batch, cores[0])
         total = sum(results["profile_seconds"].values())
-        console.print(f"where our step of {arguments.batch} images goes on one core, {total:.2f} s:")
+        console.print(f"our step of {arguments.batch} images on one core, {total:.2f} s, by operation:")
         for kind, seconds in results["profile_seconds"].items():
             console.print(f"  {100 * seconds / total:5.1f} %  {kind}")
     with atomic_file(Path(__file__).with_name("results") / "training_step.json") as temporary:

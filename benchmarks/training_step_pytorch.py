@@ -1,12 +1,12 @@
-"""SAN's training step in PyTorch, run as the public code runs it: the contestant of `training_step.py`.
+"""PyTorch contestant of `training_step.py`: SAN's training step in the order of the public code.
 
-Written from the paper and from what the public code does, not from its text. The network is the one that
-`training_step_tensorflow.py` builds: ResNet-50 with strides on the 3x3 convolutions and last stride 1,
-Linear, batch norm and ReLU behind the pooling, a U-shaped decoder of widths 512, 256, 64, 32, 16. What is the
-public code's is the order of work: one forward pass, a backward pass of L_ID + L_Triplet through the encoder,
+It is written from the paper and the behaviour of the public code, without copying its text. The network is
+that of `training_step_tensorflow.py`: ResNet-50 with strides on the 3x3 convolutions and last stride 1;
+linear layer, batch norm and ReLU after the pooling; a U-shaped decoder of widths 512, 256, 64, 32, 16. The
+order of work is the public code's: one forward pass, a backward pass of L_ID + L_Triplet through the encoder,
 another of L_Rec + L_TR through decoder and encoder, then three Adam optimisers. (The public code steps the
-first optimiser between the two, which today's PyTorch refuses: the weights that the second pass needs are
-gone. Here all steps come after both passes, at the same cost.)
+first optimiser between both passes. Today's PyTorch refuses this, because the second pass needs the old
+weights. Here all steps come after both passes, at the same cost.)
 """
 
 from __future__ import annotations
@@ -27,13 +27,21 @@ Batch = dict[str, Tensor]
 
 
 def conv_norm(channels: int, filters: int, size: int, stride: int = 1, bias: bool = False) -> nn.Sequential:
-    """Convolution and batch norm; the ReLU, where there is one, works in place, as torchvision's does."""
+    """Return a convolution with batch norm.
+
+    Args:
+        channels: input channels.
+        filters: output channels.
+        size: side of the kernel.
+        stride: stride of the convolution.
+        bias: whether it has a bias.
+    """
     convolution = nn.Conv2d(channels, filters, size, stride, size // 2, bias=bias)
     return nn.Sequential(convolution, nn.BatchNorm2d(filters))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 with a shortcut around them."""
+    """Bottleneck block: 1x1, 3x3, 1x1 convolutions with a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int, first: bool) -> None:
         super().__init__()
@@ -50,7 +58,7 @@ class Bottleneck(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Images to embedding, logits and the four stage maps."""
+    """Encoder: images to embedding, logits and the four stage maps."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -67,7 +75,7 @@ class Encoder(nn.Module):
         self.classifier = nn.Linear(512, classes)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Images `(B, 3, H, W)`."""
+        """Take images `(B, 3, H, W)`."""
         x = F.max_pool2d(F.relu(self.stem(image), inplace=True), 3, 2, 1)
         maps = []
         for stage in self.stages:
@@ -78,7 +86,7 @@ class Encoder(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Two 3x3 convolutions around which the map passes, then twice the size and a third."""
+    """Residual block of two 3x3 convolutions, then doubling of the size and a third convolution."""
 
     def __init__(self, channels: int, filters: int) -> None:
         super().__init__()
@@ -93,7 +101,7 @@ class UpBlock(nn.Module):
 
 
 class Decoder(nn.Module):
-    """The four stage maps to a texture and the maps of the four blocks."""
+    """Decoder: four stage maps to a texture and the maps of the four blocks."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +114,7 @@ class Decoder(nn.Module):
         self.paint = nn.Conv2d(WIDTHS[-1], 3, 7, padding=3)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps of stages 1 to 4."""
+        """Take the maps of stages 1 to 4."""
         x = F.relu(self.reduce(stages[3]), inplace=True)
         maps = []
         for index, block in enumerate(self.blocks):
@@ -120,7 +128,7 @@ class Decoder(nn.Module):
 
 
 def batch_hard(embedding: Tensor, label: Tensor) -> Tensor:
-    """L_Triplet."""
+    """Return L_Triplet with the hardest positive and negative of each image."""
     distances = torch.cdist(embedding[None], embedding[None])[0]
     same = label[:, None] == label[None, :]
     hardest_positive = (distances * same).max(1).values
@@ -129,7 +137,7 @@ def batch_hard(embedding: Tensor, label: Tensor) -> Tensor:
 
 
 def texture_triplets(maps: Iterable[Tensor], label: Tensor) -> Tensor:
-    """L_TR: a positive and a negative drawn for every image, in every block."""
+    """Return L_TR: a random positive and negative for each image, in each block."""
     same = label[:, None] == label[None, :]
     partner = same & ~torch.eye(len(label), dtype=torch.bool)
     total = torch.zeros(())
@@ -143,14 +151,14 @@ def texture_triplets(maps: Iterable[Tensor], label: Tensor) -> Tensor:
 
 
 class PyTorchStep:
-    """The step, ready to be done again and again on one batch.
+    """The training step, to be repeated on one batch.
 
     Args:
-        batch: `image` (B, H, W, 3), `label`, `texture` (B, T, T, 3), as our data pipeline makes them.
-        classes: training identities.
-        threads: of PyTorch.
-        joint: one backward pass of the sum with one optimiser instead, the same arithmetic as ours.
-        channels_last: convolutions get their maps as (B, H, W, C), which the public code does not do.
+        batch: `image` (B, H, W, 3), `label`, `texture` (B, T, T, 3), as from our data pipeline.
+        classes: number of training identities.
+        threads: threads of PyTorch.
+        joint: use one backward pass of the sum and one optimiser, the same arithmetic as ours.
+        channels_last: store maps as (B, H, W, C), unlike the public code.
     """
 
     def __init__(
@@ -183,12 +191,12 @@ class PyTorchStep:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """Number of trainable parameters."""
         parts = (self.encoder, self.decoder)
         return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
     def __call__(self) -> float:
-        """One step; the sum of the losses before it."""
+        """Run one step; return the sum of the losses before it."""
         label = self.batch["label"]
         embedding, logits, stages = self.encoder(self.batch["image"])
         texture, maps = self.decoder(stages)
@@ -198,13 +206,13 @@ class PyTorchStep:
         return (reid + painting).item()
 
     def gflop(self) -> float:
-        """Arithmetic of one step, multiplications and additions counted singly, by PyTorch's own counter."""
+        """Return the GFLOP of one step (multiplications and additions), by PyTorch's counter."""
         with FlopCounterMode(display=False) as counter:
             self()
         return counter.get_total_flops() / 1e9
 
     def product_rate(self, side: int = 4096) -> float:
-        """GFLOP/s of PyTorch's own large float32 matrix product."""
+        """Return the GFLOP/s of a large float32 matrix product in PyTorch."""
         a, b = torch.rand(side, side), torch.rand(side, side)
         torch.mm(a, b)
         start = time.perf_counter()
@@ -220,7 +228,7 @@ class PyTorchStep:
         main, encoder, decoder = self.optimizers
         first = list(self.encoder.parameters())
         second = first + list(self.decoder.parameters())
-        # The head has no part in the painting losses.
+        # The painting losses do not use the head.
         of_reid = torch.autograd.grad(reid, first, retain_graph=True)
         of_painting = torch.autograd.grad(painting, second, allow_unused=True)
         self._assign(first, of_reid)

@@ -1,4 +1,4 @@
-"""SAN's training step as this package does it: the contestant of `training_step.py` that is ours."""
+"""Our contestant of `training_step.py`: SAN's training step of this package."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ OPTIMIZER = "adam_l2/"
 
 
 class TensorFlowStep:
-    """The step, ready to be done again and again on one batch, exactly as `fit` does it.
+    """The training step as in `fit`, to be repeated on one batch.
 
     Args:
         batch: `image` (B, H, W, 3), `label`, `texture` (B, T, T, 3), `texture_weight`.
-        classes: training identities.
-        threads: inside an operation.
-        threads_between: operations at work at a time; 0 leaves it to TensorFlow.
-        jit_compile: with XLA.
+        classes: number of training identities.
+        threads: threads inside an operation.
+        threads_between: operations that run in parallel; 0 for TensorFlow's default.
+        jit_compile: compile with XLA.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class TensorFlowStep:
         dataset = tf.data.Dataset.from_tensors({key: tf.constant(value) for key, value in batch.items()})
         self._batches = iter(dataset.repeat())
         self._spec = dataset.element_spec
-        # As the training loop has it, for good: this process does nothing else.
+        # As in the training loop; never undone, because this process does nothing else.
         self._sums = contextlib.ExitStack()
         self._sums.enter_context(ordered_sums())
         self.model.make_train_function()  # what `fit` calls for each batch
@@ -79,21 +79,21 @@ class TensorFlowStep:
 
     @property
     def parameters(self) -> int:
-        """How many numbers are trained."""
+        """Number of trainable parameters."""
         return sum(int(np.prod(variable.shape)) for variable in self.model.trainable_variables)
 
     def __call__(self) -> float:
-        """One step; the running mean of the sum of the losses."""
+        """Run one step; return the running mean of the sum of the losses."""
         logs = self._step(self._batches)
         return float(logs["loss"])
 
     def gflop(self) -> float:
-        """Arithmetic of one step, multiplications and additions counted singly, from the graph's shapes."""
+        """Return the GFLOP of one step (multiplications and additions), from the graph's shapes."""
         graph = tf.function(self.model.train_step).get_concrete_function(self._spec).graph
         return sum(_operations(node) for node in graph.get_operations()) / 1e9
 
     def product_rate(self, side: int = 4096) -> float:
-        """GFLOP/s of TensorFlow's own large float32 matrix product."""
+        """Return the GFLOP/s of a large float32 matrix product in TensorFlow."""
         a, b = tf.random.uniform((side, side)), tf.random.uniform((side, side))
         product = tf.function(lambda: tf.reduce_max(tf.matmul(a, b)))
         float(product())
@@ -102,7 +102,7 @@ class TensorFlowStep:
         return 2e-9 * side**3 / (time.perf_counter() - start)
 
     def profile(self) -> dict[str, float]:
-        """Seconds of one step by kind of operation. They overlap unless both numbers of threads are 1."""
+        """Return the seconds of one step by kind of operation; they overlap unless both threads are 1."""
         with tempfile.TemporaryDirectory() as folder:
             tf.profiler.experimental.start(folder)
             self()
@@ -112,7 +112,7 @@ class TensorFlowStep:
 
 
 def _operations(node: Any) -> float:
-    """Multiplications and additions of a node; 0 for all that is neither convolution nor matrix product."""
+    """Return multiplications and additions of a convolution or matrix product; 0 for other nodes."""
     if node.type == "Conv2D":
         return 2.0 * np.prod(node.outputs[0].shape) * np.prod(node.inputs[1].shape[:3])
     if node.type == "Conv2DBackpropInput":  # sizes, kernel, gradient of the output
@@ -127,7 +127,7 @@ def _operations(node: Any) -> float:
 
 
 def _seconds_by_kind(xspace: bytes) -> dict[str, float]:
-    # What the TensorBoard plugin reads; TensorFlow has no public reader of its own profiles.
+    # The format of the TensorBoard plugin; TensorFlow has no public reader of its profiles.
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
     space = xplane_pb2.XSpace.FromString(xspace)

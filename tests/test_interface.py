@@ -167,7 +167,7 @@ def test_orientation_of_files_is_followed(encoder):
         (["nowhere.jpg"], "nowhere.jpg cannot be read"),
         ([b"hello"], "Image 0 is not an image"),
         ([pictures(1)[0], None], "Image 1 is a NoneType"),
-        ({"a": 1}, "or a list of such; received dict"),
+        ({"a": 1}, "or a list of these; received dict"),
         (3, "received int"),
         (np.zeros((2, 8, 8, 3), np.float32), "Images must be uint8"),
         (np.zeros((8, 8), np.uint8), "Images must be uint8"),

@@ -1,1 +1,1 @@
-"""Embedding in bulk: any number of photographs through an exported encoder into one table."""
+"""Bulk embedding: photographs and tracks through an exported encoder into a feature table."""

@@ -1,4 +1,4 @@
-"""The same table by Apache Beam: photographs read and embedded by any number of workers."""
+"""Bulk embedding with Apache Beam, by any number of workers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from san_tf.embedding.feature_table import WHOLE_NUMBERS, whole_number
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
 
-# Photographs that travel to a worker together.
+# Photographs that are sent to a worker together.
 _CHUNK = 64
 _LEFT_OUT = "left_out"
 
 
 class ExportHandler(ModelHandler[bytes, Any, Any]):
-    """Beam's way to an exported encoder: each worker loads it once.
+    """Beam model handler for an exported encoder, which each worker loads once.
 
-    Beam's own handler for TensorFlow looks for a Keras model and fails on a SavedModel under Keras 3.
+    Beam's own TensorFlow handler expects a Keras model, and fails on a SavedModel under Keras 3.
 
     Args:
-        model: folder of the version, at the same path on every worker.
-        batch_size: files that the encoder gets at once, at most.
+        model: folder of the export's version, at the same path on every worker.
+        batch_size: most files in a batch of the encoder.
 
     Example:
         >>> embedded = files | RunInference(ExportHandler("saved_models/market/1"))
@@ -44,7 +44,7 @@ class ExportHandler(ModelHandler[bytes, Any, Any]):
         self._batch_size = batch_size
 
     def load_model(self) -> Any:
-        """Load the export in a worker; TensorFlow starts there, not where the pipeline is planned."""
+        """Load the export in a worker; TensorFlow is imported only there."""
         from san_tf.embedding.exported_encoder import ExportedEncoder
 
         return ExportedEncoder(self._model)
@@ -52,11 +52,17 @@ class ExportHandler(ModelHandler[bytes, Any, Any]):
     def run_inference(
         self, batch: Sequence[bytes], model: Any, inference_args: dict[str, Any] | None = None
     ) -> Iterable[Any]:
-        """Embed files; None in the place of one that cannot be decoded."""
+        """Embed files; None for each that cannot be decoded.
+
+        Args:
+            batch: contents of JPEG or PNG files.
+            model: from `load_model`.
+            inference_args: not used.
+        """
         return list(model.embed_each(batch))
 
     def batch_elements_kwargs(self) -> Mapping[str, Any]:
-        """Sizes of the batches."""
+        """Return the largest size of a batch."""
         return {"max_batch_size": self._batch_size}
 
 
@@ -69,25 +75,24 @@ def embed_by_beam(
     batch_size: int = 32,
     size: int | None = None,
 ) -> tuple[int, dict[str, str]]:
-    """Embed photographs by a runner of Apache Beam into a Parquet file.
+    """Embed photographs with a runner of Apache Beam into a Parquet file.
 
-    The rows are those of `embed_photographs`, in another order: workers finish when they finish.
+    The rows are those of `embed_photographs`, in no fixed order.
 
     Args:
-        photographs: their files must have the same paths on every worker.
-        model: folder of an export's version, as well.
-        out: the file, `.parquet`, where the last worker can write it.
-        runner: of Beam, such as "DirectRunner" or "FlinkRunner".
-        options: of that runner, such as "--direct_num_workers=2".
-        batch_size: files that the encoder gets at once, at most.
-        size: numbers of an embedding; what the export says if None.
+        photographs: photographs whose files have the same paths on every worker.
+        model: folder of an export's version, likewise.
+        out: file to write, `.parquet`, on a path that the last worker can write.
+        runner: name of a Beam runner, such as "DirectRunner" or "FlinkRunner".
+        options: options of the runner, such as "--direct_num_workers=2".
+        batch_size: most files in a batch of the encoder.
+        size: dimensions of an embedding; None for those of the export.
 
     Returns:
-        How many photographs have a row, and what was left out: problem by name.
+        The number of rows, and the problems of left-out photographs by name.
 
     Raises:
-        UserError: there are no photographs, or none that can be used, they have different columns, or there
-            is not such a runner.
+        UserError: no photograph can be used, photographs have different columns, or the runner is unknown.
     """
     from apache_beam.runners import create_runner
 
@@ -102,7 +107,7 @@ def embed_by_beam(
             f"Apache Beam has no runner {runner!r}; DirectRunner works on this machine."
         ) from error
     problems = Path(f"{os.fspath(out)}.left_out")
-    # `save_main_session` would pickle whoever called; all that the workers need is in this package.
+    # No `save_main_session`: it would pickle the caller, and workers need only this package.
     with beam.Pipeline(runner=chosen, options=PipelineOptions(list(options))) as pipeline:
         read = (
             pipeline
@@ -146,7 +151,7 @@ def _chunks(photographs: Iterable[Photograph]) -> tuple[list[list[Photograph]], 
             own, others = (", ".join(item.columns) or "none" for item in (photograph, first))
             raise UserError(
                 f"{photograph.name} comes with other columns ({own}) than {first.name} ({others}); embed "
-                "them into tables of their own."
+                "them into separate tables."
             )
         for name in WHOLE_NUMBERS.keys() & photograph.columns.keys():
             whole_number(name, photograph.name, photograph.columns[name])
@@ -164,10 +169,10 @@ def _schema(columns: Sequence[str], size: int) -> pa.Schema:
 
 
 class _Read(beam.DoFn):
-    """Reads the photographs of a chunk: their names and columns, and upright files."""
+    """Reads the photographs of a chunk as upright files, with names and columns."""
 
     def process(self, chunk: Sequence[Photograph]) -> Iterator[Any]:
-        """Yield `((name, columns), content)`, and problems on the side."""
+        """Yield `((name, columns), content)`, and problems as a side output."""
         for photograph in chunk:
             read, name = read_photograph(photograph), shown(photograph.name)
             if read.problem:
@@ -175,15 +180,15 @@ class _Read(beam.DoFn):
                 continue
             if read.several:
                 yield _left_out(f"{name} (further pictures)", FURTHER)
-            # A key must be hashable and encode the same everywhere.
+            # A key must be hashable, with the same encoding on all workers.
             yield (name, tuple(photograph.columns.items())), read.content
 
 
 class _Rows(beam.DoFn):
-    """Makes rows of the table of what the encoder answered."""
+    """Makes rows of the table from embeddings."""
 
     def process(self, element: tuple[tuple[str, tuple[tuple[str, str], ...]], Any]) -> Iterator[Any]:
-        """Yield a row, or a problem on the side."""
+        """Yield a row, or a problem as a side output."""
         (name, columns), answer = element
         features: np.ndarray | None = getattr(answer, "inference", answer)
         if features is None:

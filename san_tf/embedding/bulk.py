@@ -1,4 +1,4 @@
-"""Photographs through an encoder into a table, part after part, from where an interrupted run stopped."""
+"""Embeds photographs into a table, part by part, and resumes interrupted runs."""
 
 from __future__ import annotations
 
@@ -21,49 +21,49 @@ from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
 from san_tf.image_formats import holds_several
 
-# Photographs a part: a minute of work or two on a CPU, and some MB of memory.
+# Photographs in a part: a minute or two of work on a CPU, and some MB of memory.
 PART_SIZE = 2048
 UNDECODABLE = "is damaged: it cannot be decoded"
 FURTHER = "are further pictures of a file, whose first was taken"
 
 
 class Encoder(Protocol):
-    """What embeds files; None where one cannot be decoded."""
+    """Interface of an encoder of image files."""
 
     def embed_each(self, files: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Embed files, in order."""
+        """Return the `(D,)` embedding of each file, in order; None for one that cannot be decoded."""
 
 
 class Table(Protocol):
-    """Where embeddings go, part after part: a `FeatureTable`, a gallery."""
+    """Interface of what embeddings are written to, part by part: a `FeatureTable` or a gallery."""
 
     def has_part(self, number: int, sources: Sequence[str]) -> dict[str, str] | None:
-        """Whether a part of these sources is there: None if not, else what was left out."""
+        """Return what a finished part of these sources left out; None if there is no such part."""
 
     def write_part(
         self, number: int, sources: Sequence[str], rows: Sequence[Embedded], left_out: Mapping[str, str]
     ) -> None:
-        """Write a part; `sources` are all that its rows come from."""
+        """Write a part; `sources` are everything that its rows depend on."""
 
     def discard(self) -> None:
         """Remove the parts."""
 
     def finish(self, parts: int) -> int:
-        """Put the parts together; return the number of rows."""
+        """Join the parts; return the number of rows."""
 
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
-        done: photographs that are through, those of earlier runs included.
-        resumed: of these, those that were found done.
-        left_out: problem by name of the photographs that could not be embedded; also of the further pictures
-            of a file that has several.
-        seconds: time spent on the others.
+        done: photographs processed, also in earlier runs.
+        resumed: photographs among them that an earlier run processed.
+        left_out: problems of photographs without an embedding, by name; also of further pictures in a file.
+        seconds: time spent in this run.
         embedded: photographs with an embedding.
-        identities, cameras: how many different ones are known of them, where the table tells.
+        identities: number of identities, where known.
+        cameras: number of cameras, where known.
     """
 
     done: int
@@ -76,15 +76,15 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Photographs a second in this run."""
+        """Photographs per second in this run."""
         return (self.done - self.resumed) / self.seconds if self.seconds else 0.0
 
 
 class NothingEmbeddedError(UserError):
-    """There is no photograph, or none that can be used.
+    """No photograph could be embedded.
 
     Attributes:
-        progress: the last.
+        progress: the last progress.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -104,29 +104,29 @@ def embed_photographs(
 ) -> Progress:
     """Embed photographs into the parts of a table and finish it.
 
-    What cannot be read or decoded is left out and told. Memory holds a part's embeddings and some batches of
-    files, however many photographs there are.
+    Photographs that cannot be read or decoded are left out and reported. Memory holds the embeddings of one
+    part and some batches of files.
 
     Args:
-        photographs: in an order that repeats.
-        encoder: gives the embeddings.
-        table: where they go; parts that it has already are not made again.
-        batch_size: files that the encoder gets at once.
-        report: called after each batch, and after each part that was there already.
-        part_size: photographs a part.
+        photographs: photographs in a repeatable order.
+        encoder: the encoder.
+        table: where to write; finished parts are skipped.
+        batch_size: files in a batch of the encoder.
+        report: called after each batch, and after each part that was skipped.
+        part_size: photographs in a part.
 
     Returns:
         The last progress.
 
     Raises:
-        NothingEmbeddedError: there is no photograph, or none that can be used.
-        UserError: what `table` raises.
+        NothingEmbeddedError: no photograph could be embedded.
+        UserError: the table cannot be written.
     """
     progress, began, parts = Progress(0, 0, {}, 0.0), time.monotonic(), 0
     source = iter(photographs)
     with ThreadPoolExecutor(2 * core_count()) as pool:
         while part := list(itertools.islice(source, part_size)):
-            # What a row depends on: a file or a table that was mended since is not taken from a former run.
+            # All that a row depends on, so that files or tables changed meanwhile are embedded again.
             sources = [
                 json.dumps([photograph.name, photograph.columns, photograph.stamp()]) for photograph in part
             ]
@@ -143,7 +143,7 @@ def embed_photographs(
                     if report:
                         report(progress)
                 progress.embedded += len(rows)
-                # A file that could not be read may be readable when the command is given again.
+                # A file that could not be read may be readable when the command is run again.
                 table.write_part(parts, [*sources, "unread"] if unread else sources, rows, left_out)
             else:
                 progress.done += len(part)
@@ -154,7 +154,7 @@ def embed_photographs(
                 report(progress)
             parts += 1
     if progress.embedded == 0:
-        # Nothing is worth to be kept, and it must not stand in the way of the next run.
+        # Nothing is worth keeping, and empty parts must not block the next run.
         table.discard()
         raise NothingEmbeddedError(progress)
     table.finish(parts)
@@ -162,12 +162,11 @@ def embed_photographs(
 
 
 class ReadPhotograph(NamedTuple):
-    """What became of a photograph.
+    """Result of reading a photograph.
 
     Attributes:
-        photograph: which.
-        content: a JPEG or PNG file that stands upright; None if it could not be read at all, b"" if it is not
-            an image that can be used.
+        photograph: the photograph.
+        content: an upright JPEG or PNG file; None if it could not be read, b"" if it is not a usable image.
         problem: half a sentence; "" for none.
         several: whether the file holds more pictures than this one.
     """
@@ -179,7 +178,7 @@ class ReadPhotograph(NamedTuple):
 
 
 def read_photograph(photograph: Photograph) -> ReadPhotograph:
-    """Read a photograph and bring it to what an export decodes; never raises for one that cannot be used."""
+    """Read a photograph as an upright JPEG or PNG file; problems are returned, not raised."""
     if shown(photograph.name) != photograph.name:
         return ReadPhotograph(photograph, b"", "has a name that is not UTF-8; rename it")
     try:
@@ -194,14 +193,14 @@ def read_photograph(photograph: Photograph) -> ReadPhotograph:
 
 
 def shown(name: str) -> str:
-    """A name as tables hold it: bytes of a file's name that are not UTF-8 are written out."""
+    """Return a name as tables hold it: bytes that are not UTF-8 are escaped."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _read_ahead(
     part: Sequence[Photograph], pool: ThreadPoolExecutor, batch_size: int
 ) -> Iterator[list[ReadPhotograph]]:
-    """Yield batches of files, or problems, while the next ones are being read."""
+    """Yield batches of read photographs, while the next ones are being read."""
     waiting: deque[Future[ReadPhotograph]] = deque()
     left = iter(part)
     while True:

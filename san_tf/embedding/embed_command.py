@@ -1,9 +1,9 @@
 """Embed photographs in bulk: `san-tf embed IMAGES --model saved_models/market/1 --out features.parquet`.
 
 IMAGES are folders, tables (.csv with a column `path`), archives (.tar, .zip) or single files: JPEG, PNG, and
-what Pillow reads besides. With --tracks they are videos, or folders of frames, and the table has one
-embedding a track. An interrupted run goes on where it was when the same command is given again; what cannot
-be used is left out, counted by kind, and listed beside the table.
+other formats that Pillow reads. With --tracks they are videos or folders of frames, and the table has one
+embedding per track. To resume an interrupted run, give the same command again. Unusable photographs are left
+out, counted by kind, and listed in a file beside the table.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--model", metavar="EXPORT", help="saved_models/market, or one of its versions", **required
     )
     parser.add_argument("--out", metavar="FILE", help="the table to write, .parquet", **required)
-    parser.add_argument("--tracks", nargs="+", metavar="FILE", help="MOT files, one a video", default=[])
-    parser.add_argument("--per_track", type=int, metavar="N", default=16, help="crops of a track at most")
+    parser.add_argument("--tracks", nargs="+", metavar="FILE", help="MOT files, one per video", default=[])
+    parser.add_argument("--per_track", type=int, metavar="N", default=16, help="most crops per track")
     parser.add_argument(
-        "--first_frame", type=int, metavar="N", default=1, help="what the tracks call the first frame, 0 or 1"
+        "--first_frame", type=int, metavar="N", default=1, help="number of the tracks' first frame, 0 or 1"
     )
     parser.add_argument(
         "--boxes",
         choices=("sizes", "corners"),
-        help="the tracks' 5th and 6th number: width, height, or x2, y2",
+        help="the tracks' 5th and 6th number: width, height (sizes), or x2, y2 (corners)",
     )
-    parser.add_argument("--batch", type=int, metavar="N", default=32, help="pictures embedded at once")
-    parser.add_argument("--runner", metavar="NAME", help="embed by this runner of Apache Beam")
+    parser.add_argument("--batch", type=int, metavar="N", default=32, help="images in a batch")
+    parser.add_argument("--runner", metavar="NAME", help="embed with this runner of Apache Beam")
     parser.add_argument(
-        "--runner_options", nargs="+", metavar="KEY=VALUE", default=[], help="such as direct_num_workers=2"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the table if it is there")
+        "--runner_options", nargs="+", metavar="KEY=VALUE", default=[],
+        help="options of the runner, such as direct_num_workers=2",
+    )  # fmt: skip
+    parser.add_argument("--overwrite", action="store_true", help="replace the table if it exists")
     options: argparse.Namespace = parser.parse_args(argv)
     if options.batch < 1:
         raise UserError(f"--batch is {options.batch}; give a number from 1.")
@@ -64,7 +65,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError("The name of --out is not UTF-8; give it another one.") from None
     if options.tracks and len(options.tracks) != len(options.images):
         raise UserError(
-            f"There are {len(options.images)} videos and {len(options.tracks)} files of tracks; pair them."
+            f"There are {len(options.images)} videos and {len(options.tracks)} files of tracks; give one "
+            "file of tracks per video."
         )
     if options.runner and options.tracks:
         raise UserError("Tracks of videos are embedded on this machine; leave out --runner.")
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> None:
     from san_tf.embedding.sources import photographs
 
-    # Wrong places are told before TensorFlow takes its seconds to start.
+    # Report wrong places before TensorFlow starts, which takes seconds.
     for place in options.images if not options.tracks else ():
         next(photographs([place]), None)
     import_tensorflow()
@@ -115,7 +117,7 @@ def _run(options: argparse.Namespace) -> None:
 
         others: Counter[str] = Counter()
         progress = _embed(options, encoder, table, others, report)
-    resumed = f", {progress.resumed:,} of them found done" if progress.resumed else ""
+    resumed = f", {progress.resumed:,} of them from an earlier run" if progress.resumed else ""
     _tell(options, console, progress.embedded, progress.left_out, others)
     seconds = time.monotonic() - began
     console.print(f"{encoder.size} numbers each{resumed}; {progress.rate:,.0f} a second, {seconds:.0f} s")
@@ -134,9 +136,7 @@ def _run_beam(options: argparse.Namespace) -> None:
     try:
         from san_tf.embedding.beam_pipeline import embed_by_beam
     except ImportError as error:
-        raise UserError(
-            "Apache Beam is not installed; pip install 'san-tf[tfds,parquet]' brings it."
-        ) from error
+        raise UserError("Apache Beam is not installed; run pip install 'san-tf[tfds,parquet]'.") from error
     flags = [f"--{option}" for option in options.runner_options]
     others: Counter[str] = Counter()
     places = photographs(options.images, others)
@@ -162,7 +162,8 @@ def _tell(
     lines.append(left_out_summary(left_out, others, what))
     if left_out:
         lines.append(
-            f"{len(left_out):,} {what} could not be used; {left_out_list(options.out)} says which and why."
+            f"{len(left_out):,} {what} could not be used; {left_out_list(options.out)} lists them with the "
+            "reasons."
         )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""An encoder by its name, ready for whatever images come: `load_encoder("synthetic").embed(...)`."""
+"""Loads an encoder by name and embeds images of any kind: `load_encoder("synthetic").embed(...)`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from san_tf.models.presets import PRESETS
 from san_tf.serving.inference import inference_endpoints
 from san_tf.serving.runtime_sessions import checked_images
 
-# Exports that come with the checkout, by name.
+# Folder of the exports that come with the repository.
 _SHIPPED = Path(__file__).resolve().parents[2] / "saved_models"
 _MAX_BYTES = 6 * MAX_PIXELS + 2**20
 _KINDS = "a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3)"
@@ -32,14 +32,14 @@ _Function = Callable[[tf.Tensor], Mapping[str, tf.Tensor]]
 
 
 class LoadedEncoder:
-    """An encoder for inference: images of any kind and size in, embeddings of length 1 out.
+    """Encoder for inference: takes images of any kind and size, returns embeddings of length 1.
 
-    Get one from `load_encoder`. Resizing and normalisation are inside, as in an export.
+    Get one from `load_encoder`. It resizes and normalises images, as an export does.
 
     Attributes:
-        name: what it was loaded from.
-        dimensions: numbers an embedding has, D.
-        image_size: height and width that the network sees, in pixels; images of any size are resized to it.
+        name: name or path that it was loaded from.
+        dimensions: dimensions of an embedding, D.
+        image_size: height and width of the network's input, in pixels; images are resized to it.
     """
 
     def __init__(
@@ -59,21 +59,21 @@ class LoadedEncoder:
         return f"LoadedEncoder({self.name!r}, {height}x{width} pixels to {self.dimensions} numbers)"
 
     def embed(self, images: Images, batch_size: int = 32) -> np.ndarray:
-        """Embed images; the cosine of two embeddings is their scalar product.
+        """Embed images; the cosine similarity of two embeddings is their inner product.
 
         Args:
             images: one image or many. An image is a path, the bytes of a file, a PIL image or a uint8 RGB
-                array `(H, W, 3)`; many are a list or any iterable of images, an array `(N, H, W, 3)`, or
-                batches of such arrays, such as a `tf.data.Dataset` of them. A file's EXIF orientation is
-                followed.
-            batch_size: images that the network gets at once.
+                array `(H, W, 3)`. Many images are a list or other iterable of images, an array
+                `(N, H, W, 3)`, or batches of such arrays, such as a `tf.data.Dataset`. EXIF orientation is
+                applied.
+            batch_size: images in a batch of the network.
 
         Returns:
-            `(N, dimensions)` float32 of length 1 each, in the order of the images; `(1, dimensions)` for one
-            image and `(0, dimensions)` for none.
+            `(N, dimensions)` float32, each row of length 1, in the order of the images; N is 1 for one image
+            and 0 for none.
 
         Raises:
-            UserError: something is not an image, or a file is missing or damaged; the sentence names it.
+            UserError: a value is not an image, or a file is missing or damaged; the message names it.
 
         Example:
             >>> encoder = load_encoder("synthetic")
@@ -85,7 +85,7 @@ class LoadedEncoder:
         rows: list[np.ndarray] = []
         waiting: list[tuple[str, bytes | np.ndarray]] = []
         for name, content in _pictures(images):
-            # Pixels of one size and files of any size go together.
+            # A batch holds arrays of one size, or files of any size.
             if waiting and (len(waiting) == batch_size or _kind(content) != _kind(waiting[0][1])):
                 rows.append(self._embed(waiting))
                 waiting = []
@@ -112,20 +112,20 @@ class LoadedEncoder:
 
 
 def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
-    """Load an encoder to embed images with.
+    """Load an encoder to embed images.
 
-    An export is a program that TensorFlow runs with the rights of this process: load only those you trust.
+    An export is a program that runs with the rights of this process: load only exports you trust.
 
     Args:
-        model: the folder of an export, `saved_models/market/1`, or of its versions, of which the newest is
-            taken; the name of one that comes with the checkout, `synthetic`; a preset: its name, a folder of
-            `save_to_preset` or `hf://user/name`; or an encoder that `build_encoder` made.
+        model: one of: the folder of an export, `saved_models/market/1`, or of its versions, for the newest;
+            the name of an export that comes with the repository, `synthetic`; a preset, by its name, folder
+            (from `save_to_preset`) or `hf://user/name`; an encoder from `build_encoder`.
 
     Returns:
         The encoder.
 
     Raises:
-        UserError: there is no such encoder, or its files are damaged.
+        UserError: the encoder does not exist, or its files are damaged.
 
     Example:
         >>> load_encoder("synthetic").embed("crop.jpg").shape
@@ -148,7 +148,7 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
             lambda pixels: export.signatures["serving_default"](images=pixels),
             export,
         )
-    # Of a named preset the classifier answers nothing here, whatever its size.
+    # The classifier of a named preset is not used here, so its size does not matter.
     classes = 1 if text in PRESETS else None
     return _of_model(text, build_encoder.from_preset(text, classes))
 
@@ -169,7 +169,7 @@ def _kind(content: bytes | np.ndarray) -> tuple[int, ...] | None:
 
 
 def _pictures(images: Images) -> Iterator[tuple[str, bytes | np.ndarray]]:
-    """Yield each image with what it is called in messages: contents of a file, or pixels."""
+    """Yield the name of each image for messages, and its content: bytes of a file, or pixels."""
     if isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
         yield _picture(0, images)
         return
@@ -177,7 +177,7 @@ def _pictures(images: Images) -> Iterator[tuple[str, bytes | np.ndarray]]:
         yield from _pixels(0, np.asarray(images))
         return
     if isinstance(images, (Mapping, set, frozenset)) or not hasattr(images, "__iter__"):
-        raise UserError(f"Images are {_KINDS}, or a list of such; received {type(images).__name__}.")
+        raise UserError(f"Images must be {_KINDS}, or a list of these; received {type(images).__name__}.")
     number = 0
     for item in images:
         if isinstance(item, (np.ndarray, tf.Tensor)):
@@ -203,8 +203,7 @@ def _picture(number: int, image: Any) -> tuple[str, bytes | np.ndarray]:
         raise UserError(f"{name} {error}; leave it out or copy it again.") from error
     except IsADirectoryError as error:
         raise UserError(
-            f"{name} is a folder; give its files in an order of your choice, such as"
-            f" sorted(Path({name!r}).glob('*.jpg'))."
+            f"{name} is a folder; give its files, such as sorted(Path({name!r}).glob('*.jpg'))."
         ) from error
     except OSError as error:
         raise UserError(f"{name} cannot be read ({error.strerror}); check the path.") from error
@@ -212,6 +211,6 @@ def _picture(number: int, image: Any) -> tuple[str, bytes | np.ndarray]:
 
 
 def _pixels(number: int, array: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the images of one array `(H, W, 3)`, or of a batch of them."""
+    """Yield the images of an array `(H, W, 3)` or `(N, H, W, 3)`, with their names."""
     for place, image in enumerate(checked_images(array[None] if array.ndim == 3 else array)):
         yield f"Image {number + place}", image

@@ -1,4 +1,4 @@
-"""An exported encoder in this process: files in, embeddings out, as a model server would answer."""
+"""Runs an exported encoder in this process: embeds image files as a model server would."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from san_tf.serving.servable import check_export, find_versions
 
 
 class ExportedEncoder:
-    """A version of an export.
+    """An exported encoder.
 
-    An export is a program that TensorFlow runs with the rights of this process: load only those you trust.
+    An export is a program that runs with the rights of this process: load only exports you trust.
 
     Args:
         model: `saved_models/market/1`, or `saved_models/market` for its newest version.
 
     Attributes:
-        folder: of the version.
-        metadata: what the export says of itself, see `serving.read_metadata`.
-        size: numbers an embedding has.
-        signatures: all functions of the export by name, as TensorFlow has them.
+        folder: folder of the version.
+        metadata: metadata of the export, see `serving.read_metadata`.
+        size: dimensions of an embedding.
+        signatures: TensorFlow signatures of the export, by name.
 
     Raises:
         UserError: the folder is not an export of this package, or is damaged.
@@ -49,7 +49,7 @@ class ExportedEncoder:
         verify_export(folder)
         check_export(folder)
         try:
-            # Kept: its variables go with it.
+            # Kept, because its variables are freed with it.
             self._loaded = tf.saved_model.load(str(folder))
             self.signatures = self._loaded.signatures
             self._embed = self.signatures["serving_bytes"]
@@ -60,11 +60,11 @@ class ExportedEncoder:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """What its embeddings depend on, as 16 hexadecimal digits; see `serving.fingerprint`."""
+        """Fingerprint of weights and preprocessing, 16 hexadecimal digits; see `serving.fingerprint`."""
         return fingerprint(self.folder, self.metadata)
 
     def embed(self, files: Sequence[bytes]) -> np.ndarray:
-        """Embed files that can all be decoded.
+        """Embed files, all of which must be decodable.
 
         Args:
             files: contents of JPEG or PNG files, at least one.
@@ -73,13 +73,13 @@ class ExportedEncoder:
             `(N, size)` float32.
 
         Raises:
-            tf.errors.InvalidArgumentError: one cannot be decoded.
+            tf.errors.InvalidArgumentError: a file cannot be decoded.
         """
         answer: np.ndarray = self._embed(image_bytes=tf.constant(list(files), tf.string))["embedding"].numpy()
         return answer
 
     def embed_each(self, files: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Embed files of which some may be damaged: None in their place. It costs more only if one is."""
+        """Embed files; None for each damaged one, which alone costs extra time."""
         try:
             return list(self.embed(files)) if files else []
         except tf.errors.InvalidArgumentError:

@@ -1,4 +1,4 @@
-"""The table of features: a Parquet file, gathered from parts that survive an interruption."""
+"""Feature table: a Parquet file, joined from parts that survive an interruption."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _NOTES = b"san_tf"
-# Columns that `san_tf.evaluate` and the gallery know; a table may name them in the singular, as people do.
+# Columns that `san_tf.evaluate` and galleries know; a source table may also use the singular.
 WHOLE_NUMBERS = {"pid": "pids", "pids": "pids", "camid": "camids", "camids": "camids"}
 
 
 class Embedded(NamedTuple):
-    """A photograph's row: name, `(D,)` float32 embedding, and what a table said of it."""
+    """A photograph's row: name, `(D,)` float32 embedding, and columns of its source table."""
 
     name: str
     features: np.ndarray
@@ -33,14 +33,14 @@ class Embedded(NamedTuple):
 
 
 class FeatureTable:
-    """A Parquet file: `path`, `features` (float32, fixed length), and the columns of the sources' tables.
+    """Writer of a Parquet file: `path`, `features` (float32, fixed length), and columns of source tables.
 
-    Rows are written in parts to the folder `<path>.parts`, each whole or not at all; `finish` puts them
-    together and removes them. Memory holds a part at a time.
+    Rows are written in complete parts to the folder `<path>.parts`; `finish` joins and removes them. Memory
+    holds one part.
 
     Args:
-        path: of the file, `.parquet`.
-        notes: JSON values for the file's metadata, such as the model; parts of other notes are not used.
+        path: path of the file, `.parquet`.
+        notes: JSON values for the file's metadata, such as the model; parts with other notes are not reused.
 
     Raises:
         UserError: another suffix, or pyarrow is missing.
@@ -60,14 +60,14 @@ class FeatureTable:
         self.parts = self.path.with_name(f"{self.path.name}.parts")
 
     def has_part(self, number: int, sources: Sequence[str]) -> dict[str, str] | None:
-        """Whether a part of these sources is there: None if not, else what was left out, by name.
+        """Return what a finished part left out, by name; None if there is no part of these sources.
 
         Args:
-            number: of the part, from 0.
+            number: number of the part, from 0.
             sources: all that its rows depend on beside the notes: names, columns and stamps of the files.
         """
         try:
-            # Read whole, for its checksums: a part that survived a crash may have lost some of its pages.
+            # Read whole, to verify checksums: after a crash, a part may lack some of its pages.
             table = self._parquet.read_table(self._part(number), page_checksum_verification=True)
             notes = json.loads(table.schema.metadata[_NOTES])
         except (OSError, self._pa.ArrowException, KeyError, TypeError, ValueError):
@@ -80,13 +80,13 @@ class FeatureTable:
         """Write a part.
 
         Args:
-            number: of the part, from 0.
+            number: number of the part, from 0.
             sources: as for `has_part`.
-            rows: of those that were embedded, in their order.
-            left_out: why not, by name, of the others.
+            rows: rows of the embedded photographs, in order.
+            left_out: problems of the other photographs, by name.
 
         Raises:
-            UserError: the disk is full, the place cannot be written, or tables disagree about their columns.
+            UserError: the disk is full, the folder cannot be written, or rows have different columns.
         """
         table = self._table(rows)
         notes = {"digest": self._digest(sources), "left_out": dict(left_out)}
@@ -95,10 +95,10 @@ class FeatureTable:
             self._parquet.write_table(table, temporary, write_page_checksum=True)
 
     def finish(self, parts: int) -> int:
-        """List what was left out, put the parts together and remove them.
+        """List what was left out, join the parts and remove them.
 
         Returns:
-            Rows of the table.
+            Number of rows.
 
         Raises:
             UserError: the disk is full, or parts have different columns.
@@ -110,7 +110,7 @@ class FeatureTable:
             for part in kept
             for name, problem in json.loads(part.metadata[_NOTES])["left_out"].items()
         }
-        # The list first: a table that is there is the sign that all is done.
+        # The list first: an existing table means that everything is finished.
         write_left_out(self.path, left_out)
         schemas = [part.remove_metadata() for part in kept]
         schema = max(schemas, key=len).with_metadata({_NOTES: json.dumps(self._notes)})
@@ -122,7 +122,7 @@ class FeatureTable:
                     continue
                 if own != schema.remove_metadata():
                     raise UserError(
-                        "The tables do not have the same columns: "
+                        "The tables have different columns: "
                         f"{', '.join(own.names)}, and {', '.join(schema.names)}; give them the same."
                     )
                 writer.write_table(table.replace_schema_metadata(schema.metadata))
@@ -154,7 +154,7 @@ class FeatureTable:
             if list(row.columns) != names:
                 raise UserError(
                     f"{row.name} comes with other columns ({', '.join(row.columns) or 'none'}) than "
-                    f"{rows[0].name} ({', '.join(names) or 'none'}); embed them into tables of their own."
+                    f"{rows[0].name} ({', '.join(names) or 'none'}); embed them into separate tables."
                 )
         for name in names:
             values = [row.columns[name] for row in rows]
@@ -168,19 +168,19 @@ class FeatureTable:
 
 
 def left_out_list(path: str | Path) -> Path:
-    """Where the photographs that a table leaves out are listed."""
+    """Return the path of the list of photographs that a table leaves out."""
     return Path(path).with_suffix(".left_out.csv")
 
 
 def write_left_out(path: str | Path, left_out: Mapping[str, str]) -> None:
-    """List the photographs that a table leaves out, beside it; no list where there are none.
+    """Write the list of left-out photographs beside a table; remove it if there are none.
 
     Args:
-        path: of the table.
-        left_out: why not, by name.
+        path: path of the table.
+        left_out: problems by name.
 
     Raises:
-        UserError: the disk is full, or the place cannot be written.
+        UserError: the disk is full, or the folder cannot be written.
     """
     listed = left_out_list(path)
     if not left_out:
@@ -193,10 +193,10 @@ def write_left_out(path: str | Path, left_out: Mapping[str, str]) -> None:
 
 
 def people_and_cameras(path: str | Path) -> str:
-    """How many identities and cameras a table knows, such as ", 5 identities, 2 cameras"; "" for none.
+    """Return the counts of a table, such as ", 5 identities, 2 cameras"; "" where unknown.
 
     Args:
-        path: of a Parquet file with the columns `pids` and `camids`, or without.
+        path: path of a Parquet file, with or without the columns `pids` and `camids`.
     """
     import pyarrow.compute
     import pyarrow.parquet
@@ -212,14 +212,14 @@ def people_and_cameras(path: str | Path) -> str:
 
 
 def whole_number(column: str, name: str, value: str) -> int:
-    """An identity or camera of a table.
+    """Read an identity or camera of a table.
 
     Args:
-        column: its name in the table.
-        name: of the photograph.
-        value: as written.
+        column: name of the column.
+        name: name of the photograph, for messages.
+        value: the cell.
 
     Raises:
-        UserError: it is not a whole number.
+        UserError: the cell is not a whole number.
     """
     return WholeNumbers().read(column, value, name)

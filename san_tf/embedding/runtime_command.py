@@ -1,7 +1,7 @@
-"""`san-tf export-runtime saved_models/market/1 --out runtimes/market`: an export for LiteRT, ONNX, OpenVINO.
+"""Convert an export to LiteRT, ONNX and OpenVINO.
 
-Each file is compared with the SavedModel before the folder appears. int8 wants some hundred training images
-to find ranges on.
+Example: `san-tf export-runtime saved_models/market/1 --out runtimes/market`. Each file is compared with the
+SavedModel before the folder appears. int8 needs some hundred training images to calibrate its ranges.
 """
 
 from __future__ import annotations
@@ -24,16 +24,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     required: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
     parser.add_argument("saved_model", metavar="EXPORT", help="saved_models/market, or one of its versions")
     parser.add_argument("--out", metavar="DIR", help="the folder to write", **required)
-    parser.add_argument("--to", nargs="+", choices=[*SUFFIXES], default=[*SUFFIXES], help="which runtimes")
+    parser.add_argument("--to", nargs="+", choices=[*SUFFIXES], default=[*SUFFIXES], help="target runtimes")
     parser.add_argument(
-        "--weights", nargs="+", choices=WEIGHTS, default=["float32"], help="in which precision"
+        "--weights", nargs="+", choices=WEIGHTS, default=["float32"], help="precisions of the weights"
     )
     parser.add_argument(
         "--calibration", nargs="+", metavar="IMAGES", default=[],
         help="training images for int8: folders, .csv, .tar, .zip, image files",
     )  # fmt: skip
-    parser.add_argument("--calibrate_on", type=int, default=200, metavar="N", help="of them, evenly spread")
-    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it is there")
+    parser.add_argument(
+        "--calibrate_on", type=int, default=200, metavar="N", help="calibration images to use, evenly spread"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the folder if it exists")
     options: argparse.Namespace = parser.parse_args(argv)
     if options.calibrate_on < 1:
         raise UserError(f"--calibrate_on is {options.calibrate_on}; give a number from 1.")
@@ -41,7 +43,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _calibration(places: Sequence[str], count: int) -> list[Any]:
-    """At most `count` images, evenly spread over all there are, decoded as training decodes them."""
+    """Return at most `count` images, evenly spread over all, decoded as in training."""
     from san_tf.embedding.sources import photographs
 
     found = list(photographs(places))
@@ -80,7 +82,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _is_part(file: Path, name: str) -> bool:
-    """Whether a file belongs to the model `name`: it is it, or OpenVINO's weights of it."""
+    """Return whether a file is the model `name`, or its weights for OpenVINO."""
     return file.name == name or (name.endswith(".xml") and file.name == name.removesuffix(".xml") + ".bin")
 
 

@@ -1,4 +1,4 @@
-"""Where photographs come from: folders, tables, archives, one after another and never all in memory."""
+"""Finds photographs in folders, tables and archives, without holding all in memory."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["MAX_PIXELS", "PhotographError", "is_decodable", "upright"]
 
 
 def is_decodable(content: bytes) -> bool:
-    """Whether the decoder of exported graphs takes the file."""
-    # Commands tell wrong flags and places before TensorFlow takes its seconds to start.
+    """Return whether the decoder of exported graphs can decode the file."""
+    # Imported here, so that commands report wrong flags before TensorFlow starts.
     import tensorflow as tf
 
     from san_tf.data.images import decode_image
@@ -38,11 +38,11 @@ def is_decodable(content: bytes) -> bool:
 
 _ARCHIVES = (".tar", ".zip")
 _COMPRESSED = (".tgz", ".tar.gz")
-# Nobody's photograph is larger, and a wrong path in a table may name anything.
+# No photograph is larger, but a wrong path in a table may name any file.
 _MAX_BYTES = 256 * 2**20
-# Links to folders that link on can multiply without an end.
+# Links between folders can multiply without end.
 _MAX_FOLDERS = 1_000_000
-# Names of a table that mean the same column.
+# Names of the same column of a table.
 _SAME = {"pids": "pid", "camids": "camid"}
 _IDENTIFYING = {
     "pid": "identity",
@@ -55,13 +55,13 @@ _HINTS = {suffix: "pip install pillow-heif reads them" for suffix in (".heic", "
 
 
 class Photograph(NamedTuple):
-    """A photograph that is not read yet.
+    """A photograph that has not been read yet.
 
     Attributes:
-        name: path of the file, or of an archive and the member in it.
+        name: path of the file, or of an archive and its member.
         read: reads its bytes; raises DamagedFileError.
-        columns: what a table says of it beside its path, as written there.
-        stamp: what changes when the file does, found without reading it.
+        columns: other cells of its row in a table, as written.
+        stamp: returns a text that changes with the file, without reading it.
     """
 
     name: str
@@ -73,19 +73,19 @@ class Photograph(NamedTuple):
 def photographs(
     places: Sequence[str | os.PathLike[str]], others: Counter[str] | None = None
 ) -> Iterator[Photograph]:
-    """Yield the photographs of folders, tables, archives and single files, in an order that repeats.
+    """Yield the photographs of folders, tables, archives and single files, in a repeatable order.
 
-    - A folder: the files in it and in its subfolders whose names say that they are images (see
-      `san_tf.image_formats`), sorted folder by folder. Links are followed, but not to a folder above them.
-    - A `.csv`: a column `path` (relative paths start at the table's folder); its other columns go along.
-    - A `.tar` or `.zip`: the images in it, read in place.
+    - Folder: files with image names (see `san_tf.image_formats`) in it and its subfolders, sorted in each
+      folder. Links are followed, but not to a folder above them.
+    - `.csv`: files in the column `path`, relative to the table's folder; other columns are kept.
+    - `.tar` or `.zip`: the images in it, read in place.
 
     Args:
-        places: paths of these.
-        others: counts the files that are not taken, by kind: their suffix, or what they are.
+        places: paths of folders, tables, archives and files.
+        others: counts the ignored files by kind: their suffix, or a description.
 
     Raises:
-        UserError: a place is missing, of another kind, or an archive is broken or unsafe.
+        UserError: a place is missing or of another kind, or an archive is broken or unsafe.
 
     Example:
         >>> for photograph in photographs(["crops", "more.csv", "shards/000.tar"]):
@@ -99,31 +99,29 @@ def photographs(
         elif not place.exists():
             raise UserError(f"{place} does not exist; name a folder, a .csv, a .tar, a .zip or an image.")
         elif not place.is_file():
-            raise UserError(f"{place} is a pipe or a device, not a file; name what it should hold.")
+            raise UserError(f"{place} is a pipe or a device, not a file; name a file or a folder.")
         elif name.endswith(".csv"):
             yield from _table(place)
         elif name.endswith(_ARCHIVES):
             yield from _archive(place, others)
         elif name.endswith(_COMPRESSED):
-            raise UserError(f"{place} can only be read from its beginning on; unpack it, or pack it as .tar.")
+            raise UserError(f"{place} is compressed as a whole; unpack it, or pack it as .tar.")
         elif is_image_name(name):
             yield _file(place)
         else:
             hint = f" ({_HINTS[suffix_of(name)]})" if suffix_of(name) in _HINTS else ""
-            raise UserError(
-                f"{place} is of no kind that is read here{hint}; name a folder, .csv, .tar, .zip or image."
-            )
+            raise UserError(f"{place} is not a folder, .csv, .tar, .zip or image{hint}; name one of these.")
 
 
 def left_out_summary(
     left_out: Mapping[str, str], others: Mapping[str, int], what: str = "photographs"
 ) -> str:
-    """A sentence on what was not taken, by kind; also where that is nothing.
+    """Return a sentence that counts left-out files by kind.
 
     Args:
-        left_out: why not, by name, of photographs.
-        others: how many files that are not photographs, by kind, as `photographs` counts them.
-        what: is left out.
+        left_out: problems of photographs, by name.
+        others: numbers of ignored files by kind, as `photographs` counts them.
+        what: name of what is left out.
 
     Example:
         >>> left_out_summary({"a.jpg": "is empty", "b.jpg": "is missing"}, {".txt": 3})
@@ -175,7 +173,7 @@ def _folder(
             found = sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
         raise UserError(
-            f"The folder {folder} cannot be read ({error.strerror}); mend its permissions."
+            f"The folder {folder} cannot be read ({error.strerror}); check its permissions."
         ) from error
     here = (state.st_dev, state.st_ino)
     if here in above:
@@ -183,7 +181,7 @@ def _folder(
         return
     visited[0] += 1
     if visited[0] > _MAX_FOLDERS:
-        raise UserError(f"{folder}: there are more than {_MAX_FOLDERS:,} folders; remove links in a circle.")
+        raise UserError(f"{folder} has more than {_MAX_FOLDERS:,} folders; remove circular links.")
     for entry in found:
         if is_litter(entry.name):
             others["hidden"] += 1
@@ -203,9 +201,7 @@ def _table(path: Path) -> Iterator[Photograph]:
             if "path" not in names:
                 told = "; ".join(rows.fieldnames or ())
                 if ";" in told.replace("; ", "") or "\t" in told:
-                    raise UserError(
-                        f"{path} separates its cells otherwise than by commas; save it with commas."
-                    )
+                    raise UserError(f"{path} does not separate its cells by commas; save it with commas.")
                 raise UserError(f"{path} has no column `path`; its first line must name the columns.")
             meanings = Counter(_SAME.get(key, key) for key in names)
             twice = [name for name, number in meanings.items() if number > 1]
@@ -219,7 +215,7 @@ def _table(path: Path) -> Iterator[Photograph]:
             for row in rows:
                 if None in row or None in row.values():
                     raise UserError(
-                        f"{path}, line {rows.line_num}: it has not as many cells as the first line."
+                        f"{path}, line {rows.line_num} has more or fewer cells than the first line; fix it."
                     )
                 for key, name in names.items():
                     if what := _IDENTIFYING.get(key):

@@ -1,4 +1,4 @@
-"""People followed through a video: crops along each track, and one embedding of all of them."""
+"""Embeds the tracks of people in videos: the mean embedding of crops along each track."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from san_tf.image_formats import is_image_name, read_regular, stamp_of
 
 BoxForm = Literal["sizes", "corners"]
 _COLUMNS = "frame, id, left, top, width, height"
-# What programs call the first six columns in a first line.
+# Names of the first six columns, as programs write them in a first line.
 _TITLES: tuple[frozenset[str], ...] = (
     frozenset({"frame", "frameid", "framenumber", "frameno", "frameindex", "frameidx"}),
     frozenset({"id", "trackid", "objectid", "targetid", "track", "objid", "trackerid", "identity"}),
@@ -40,9 +40,9 @@ _TITLES: tuple[frozenset[str], ...] = (
 _CORNER_TITLES = frozenset(
     {"x2", "y2", "xmax", "ymax", "right", "bottom", "bbright", "bbbottom", "brx", "bry"}
 )
-# Boxes that tell whether they are corners; fewer tell nothing.
+# Boxes needed to decide by their variance whether they are corners.
 _ENOUGH = 8
-# Height by width of people who stand or walk.
+# Range of height divided by width of people who stand or walk.
 _SLENDER = (1.75, 4.0)
 _DIGITS = re.compile(r"([0-9]+)")
 _OUTSIDE = "lies outside the picture"
@@ -50,11 +50,14 @@ _MAX_FRAME_BYTES = 256 * 2**20
 
 
 class Box(NamedTuple):
-    """Where a track's person is in a frame.
+    """Bounding box of a track's person in a frame; it may reach out of the frame.
 
     Attributes:
         frame: number of the frame, from 1.
-        left, top, width, height: in pixels; a box may reach out of the frame.
+        left: left edge, in pixels.
+        top: upper edge, in pixels.
+        width: in pixels.
+        height: in pixels.
     """
 
     frame: int
@@ -68,8 +71,8 @@ class Tracks(dict[int, list[Box]]):
     """Boxes by track, in the order of the frames.
 
     Attributes:
-        left_out: why not, by file and line, of lines that hold no box of a track.
-        passed_over: how many boxes have the confidence 0, which says that they are not to be looked at.
+        left_out: problems of lines without a usable box, by file and line.
+        passed_over: number of boxes with confidence 0, which MOT files mark to be ignored.
     """
 
     def __init__(
@@ -81,23 +84,24 @@ class Tracks(dict[int, list[Box]]):
 
 
 def read_tracks(path: str | os.PathLike[str], first_frame: int = 1, boxes: BoxForm | None = None) -> Tracks:
-    """Read tracks as the MOT Challenge writes them: a line a box, `frame, id, left, top, width, height`, ...
+    """Read tracks in the format of the MOT Challenge.
 
-    A line that holds no box (a size of 0, an id of -1, a cell that is not a number) is left out and listed,
-    unless most of them are. A first line with these names is passed over.
+    Each line is one box: `frame, id, left, top, width, height`, ... Lines without a box (a size of 0, an id
+    of -1, a cell that is not a number) are left out and listed, unless they are most lines. A first line of
+    column names is skipped.
 
     Args:
-        path: of the file. Boxes whose seventh number, the confidence, is 0 are left out, as its authors want.
-        first_frame: what the file calls the first frame: 1, or 0 as some trackers do.
-        boxes: whether the fifth and sixth number are sizes or the right and lower corner; None takes them for
-            sizes, unless the file looks as if they were corners.
+        path: path of the file. Boxes whose seventh number, the confidence, is 0 are ignored, as in MOT.
+        first_frame: number of the first frame in the file: 1, or 0 for some trackers.
+        boxes: whether the fifth and sixth number are sizes, or the right and lower corner. None means sizes,
+            and raises an error if they look like corners.
 
     Returns:
         Boxes by track, in the order of the frames, which count from 1.
 
     Raises:
-        UserError: the file is missing, empty, of another form, counts frames from 0 where 1 is said, holds
-            detections without ids, or looks as if its boxes were corners.
+        UserError: the file is missing, empty or of another format, has a frame 0 with `first_frame` 1, holds
+            detections without ids, or its boxes look like corners.
 
     Example:
         >>> read_tracks("MOT17-04/gt/gt.txt")[1][0]
@@ -125,7 +129,7 @@ def read_tracks(path: str | os.PathLike[str], first_frame: int = 1, boxes: BoxFo
             passed_over += 1
         else:
             found.setdefault((track, box.frame), {}).setdefault(box, f"{path}, line {line}")
-    # Who is whom cannot be told where an id is in two places of a frame.
+    # If an id is in two places of a frame, neither box is certain.
     for lines in found.values():
         if len(lines) > 1:
             left_out |= dict.fromkeys(lines.values(), "has an id and frame that another line has, too")
@@ -138,7 +142,7 @@ def read_tracks(path: str | os.PathLike[str], first_frame: int = 1, boxes: BoxFo
         where, problem = next(iter(left_out.items()))
         raise UserError(f"{where} {problem}; lines must be {_COLUMNS}, as the MOT Challenge writes tracks.")
     if not told_boxes:
-        raise UserError(f"{path} holds no track; give the file a tracker wrote of this video.")
+        raise UserError(f"{path} holds no track; give a tracker's output for this video.")
     if boxes is None and _look_like_corners([box for _, box in told_boxes]):
         raise UserError(
             f"{path}: the fifth and sixth number look like the right and lower corner of the boxes, not like "
@@ -151,11 +155,11 @@ def read_tracks(path: str | os.PathLike[str], first_frame: int = 1, boxes: BoxFo
 
 
 class _FrameZeroError(ValueError):
-    """A frame before the first."""
+    """A frame 0 in a file whose frames count from 1."""
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """Lines with cells, and their numbers; a first line with the names of the columns is passed over."""
+    """Return lines with cells, with their numbers; a first line of column names is skipped."""
     try:
         text = read_regular(path, _MAX_FRAME_BYTES).decode("utf-8-sig")
         rows = [
@@ -165,7 +169,7 @@ def _rows(path: Path) -> list[tuple[int, list[str]]]:
         ]
     except (OSError, ValueError, csv.Error) as error:  # ValueError: a pipe, or not UTF-8
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"The tracks {path} cannot be read ({reason}).") from error
+        raise UserError(f"The tracks {path} cannot be read ({reason}); check the file.") from error
     if not rows:
         return []
     number, first = rows[0]
@@ -203,7 +207,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _box(row: Sequence[str], first_frame: int, boxes: BoxForm | None) -> tuple[int, Box, float]:
-    """Track, box and confidence of a line; ValueError with half a sentence if it is none."""
+    """Return track, box and confidence of a line; ValueError with half a sentence if it holds none."""
     if len(row) < 6:
         raise ValueError(f"has {len(row)} cells, not {_COLUMNS}")
     frame, track = _whole("frame", row[0]), _whole("id", row[1])
@@ -226,7 +230,7 @@ def _box(row: Sequence[str], first_frame: int, boxes: BoxForm | None) -> tuple[i
 
 
 def _whole(name: str, cell: str) -> int:
-    """A whole number, which some programs write as 7.0."""
+    """Read a whole number, which some programs write as 7.0."""
     try:
         return int(cell)
     except ValueError:
@@ -241,10 +245,10 @@ def _whole(name: str, cell: str) -> int:
 
 
 def _look_like_corners(boxes: Sequence[Box]) -> bool:
-    """Whether what should be sizes are rather corners.
+    """Return whether the sizes of boxes look like their right and lower corners.
 
-    Corners lie beyond the upper left one, everywhere. They move along with it, as sizes do not; and where
-    nothing moves, what they enclose is as slender as a person, and what sizes would enclose is not.
+    Corners always lie beyond the upper left corner, and move along with it, unlike sizes. Without movement,
+    they are corners if the box between corners is as slender as a person, and a box of these sizes is not.
     """
     left, top, width, height = np.array([box[1:] for box in boxes], np.float64).T
     if not (np.all(width > left) and np.all(height > top) and np.all(left >= 0) and np.all(top >= 0)):
@@ -269,18 +273,21 @@ def embed_videos(
     boxes: BoxForm | None = None,
     others: Counter[str] | None = None,
 ) -> Progress:
-    """Embed the tracks of videos into a table, a part a video, and finish it.
+    """Embed the tracks of videos into a table, one part per video, and finish it.
 
     Args:
-        videos: each video, and the file of its tracks.
-        encoder: gives the embeddings of crops.
-        table: where they go; videos that it has already are not read again.
-        per_track: crops of a track at most.
-        batch_size: crops that the encoder gets at once.
+        videos: pairs of a video and the file of its tracks.
+        encoder: encoder of the crops.
+        table: where to write; finished videos are skipped.
+        per_track: most crops per track.
+        batch_size: crops in a batch of the encoder.
         report: called after each video.
-        first_frame: as for `read_tracks`.
-        boxes: as for `read_tracks`.
-        others: counts boxes that say themselves that they are not to be looked at.
+        first_frame: as in `read_tracks`.
+        boxes: as in `read_tracks`.
+        others: counts the ignored boxes of confidence 0.
+
+    Returns:
+        The last progress.
 
     Raises:
         UserError: a video or a file of tracks cannot be used, or no track has a crop.
@@ -288,7 +295,7 @@ def embed_videos(
     for video, _ in videos:
         if shown(video) != video:
             raise UserError(f"The video {shown(video)} has a name that is not UTF-8; rename it.")
-    # All are looked at before the first is worked on.
+    # Read all tracks before the first video is embedded.
     every = [read_tracks(tracks, first_frame, boxes) for _, tracks in videos]
     progress, began = Progress(0, 0, {}, 0.0), time.monotonic()
     for number, ((video, _), tracks) in enumerate(zip(videos, every, strict=True)):
@@ -319,7 +326,7 @@ def embed_videos(
 
 
 def _stamp_of_video(video: Path) -> str:
-    """What changes when a video, or a folder of frames, does."""
+    """Return a text that changes with a video, or a folder of frames."""
     if not video.is_dir():
         return stamp_of(video)
     return json.dumps([(path.name, stamp_of(path)) for path in sorted(video.iterdir())])
@@ -332,25 +339,25 @@ def embed_tracks(
     per_track: int = 16,
     batch_size: int = 32,
 ) -> tuple[list[Embedded], dict[str, str]]:
-    """Embed each track of a video: the mean over crops spread evenly along it, scaled to length 1.
+    """Embed each track of a video: the mean over evenly spread crops, scaled to length 1.
 
-    A mean over views is steadier than any of them: a person turns, and is hidden now and then. Frames that
-    cannot be decoded, or are missing at the end, are left out; a track is, if no other frame has it.
+    A mean over views is steadier than one view, because people turn and are sometimes occluded. Frames that
+    cannot be decoded, or are missing at the end, are left out, and so are tracks without any other frame.
 
     Args:
-        video: a video file, or a folder with one image a frame, in the order of the numbers in their names.
+        video: a video file, or a folder with one image per frame, ordered by the numbers in their names.
         tracks: from `read_tracks`.
-        encoder: gives the embeddings of crops.
-        per_track: crops of a track at most.
-        batch_size: crops that the encoder gets at once.
+        encoder: encoder of the crops.
+        per_track: most crops per track.
+        batch_size: crops in a batch of the encoder.
 
     Returns:
-        A row a track, named `<video>#<track>`, with the columns `track`, `first_frame`, `last_frame` and
-        `crops`; and why a track, a frame or a line of the tracks' file was left out, by its name.
+        One row per track, named `<video>#<track>`, with the columns `track`, `first_frame`, `last_frame` and
+        `crops`; and the problems of left-out tracks, frames and lines, by name.
 
     Raises:
-        UserError: the video cannot be read, the order of the frames cannot be told, or the tracks go on far
-            beyond its end.
+        UserError: the video cannot be read, the order of its frames is unclear, or the tracks go far beyond
+            its end.
 
     Example:
         >>> rows, left_out = embed_tracks("camera1.mp4", read_tracks("camera1.txt"), encoder)
@@ -386,7 +393,7 @@ def embed_tracks(
         name, boxes = f"{video}#{track}", tracks[track]
         if features is None:
             gone = all(box.frame in lost for box in boxes)
-            left_out[name] = "is in frames only that could not be read" if gone else _OUTSIDE
+            left_out[name] = "is only in frames that could not be read" if gone else _OUTSIDE
             continue
         facts = {"track": track, "first_frame": boxes[0].frame, "last_frame": boxes[-1].frame, "crops": crops}
         rows.append(Embedded(name, features, {key: str(value) for key, value in facts.items()}))
@@ -394,7 +401,7 @@ def embed_tracks(
 
 
 def _chosen(tracks: Mapping[int, Sequence[Box]], per_track: int) -> dict[int, list[tuple[int, Box]]]:
-    """Tracks and boxes to look at, by frame."""
+    """Return the tracks and boxes to crop, by frame."""
     chosen: dict[int, list[tuple[int, Box]]] = {}
     for track, boxes in tracks.items():
         for place in np.linspace(0, len(boxes) - 1, min(per_track, len(boxes))).round().astype(int):
@@ -403,7 +410,7 @@ def _chosen(tracks: Mapping[int, Sequence[Box]], per_track: int) -> dict[int, li
 
 
 class _Pool:
-    """Sums of the embeddings of each track, made in batches across tracks."""
+    """Sums of each track's embeddings, computed in batches across tracks."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
@@ -417,7 +424,7 @@ class _Pool:
             self._embed()
 
     def means(self, tracks: Mapping[int, Sequence[Box]]) -> dict[int, tuple[np.ndarray | None, int]]:
-        """Mean of length 1 and number of crops, by track; None where there was no crop."""
+        """Return the mean, scaled to length 1, and the number of crops of each track; None without crops."""
         self._embed()
         means: dict[int, tuple[np.ndarray | None, int]] = {}
         for track in tracks:
@@ -436,12 +443,12 @@ class _Pool:
 
 
 def _frames(video: Path) -> Iterator[np.ndarray | str]:
-    """Frames as OpenCV has them, `(H, W, 3)` uint8 BGR, one at a time; half a sentence for a damaged one."""
+    """Yield frames, `(H, W, 3)` uint8 BGR; half a sentence for a damaged one."""
     if video.is_dir():
         for path in frames_in_order(video):
             try:
                 content = upright(read_regular(path, _MAX_FRAME_BYTES))
-                # Not OpenCV, which fills what is missing of a file that is cut off with grey.
+                # Not OpenCV, which fills the missing part of a truncated file with grey.
                 with tf.device("CPU"):
                     frame = decode_image(tf.constant(content)).numpy()[..., ::-1]
             except tf.errors.InvalidArgumentError:
@@ -469,67 +476,70 @@ def _frames(video: Path) -> Iterator[np.ndarray | str]:
 
 
 def frames_in_order(folder: Path) -> list[Path]:
-    """The frames of a folder in the order of the numbers in their names, padded with zeros or not.
+    """Return the frames of a folder, ordered by the numbers in their names.
 
     Args:
-        folder: with one image a frame, such as `000001.jpg` (MOT Challenge) or `12.png` (`ffmpeg %d.png`).
+        folder: folder with one image per frame, such as `000001.jpg` (MOT Challenge) or `12.png`
+            (`ffmpeg %d.png`).
 
     Raises:
-        UserError: the order cannot be told: names differ in more than numbers, two have the same number,
-            several numbers give another order than letters do, or numbers are left out, so that the frames of
-            the tracks may be meant by number or by place.
+        UserError: the order is unclear: names differ in more than numbers, two have the same number, several
+            numbers give another order than letters do, or numbers are missing, so that the tracks may count
+            frames by number or by place.
     """
     try:
         names = [path.name for path in folder.iterdir()]
     except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read ({error.strerror}).") from error
+        raise UserError(
+            f"The folder {folder} cannot be read ({error.strerror}); check its permissions."
+        ) from error
     names = sorted(name for name in names if is_image_name(name) and not is_litter(name))
     if not names:
-        raise UserError(f"{folder} holds no frame; name a video file or a folder with one image a frame.")
+        raise UserError(f"{folder} holds no frame; name a video file or a folder with one image per frame.")
     parts = {name: _DIGITS.split(os.path.splitext(name)[0]) for name in names}
     first = parts[names[0]]
     advice = "name the frames 1, 2, 3 ... in their order"
     for name in names[1:]:
         if parts[name][::2] != first[::2]:
             raise UserError(
-                f"The order of the frames of {folder} cannot be told: {names[0]} and {name} differ in more "
-                f"than a number; {advice}."
+                f"The order of the frames of {folder} is unclear: {names[0]} and {name} differ in more than "
+                f"a number; {advice}."
             )
     numbers = {name: tuple(map(int, found[1::2])) for name, found in parts.items()}
     ordered = sorted(names, key=numbers.__getitem__)
     for former, name in itertools.pairwise(ordered):
         if numbers[former] == numbers[name]:
             raise UserError(
-                f"The order of the frames of {folder} cannot be told: {former} and {name} have the same "
-                f"number; {advice}."
+                f"The order of the frames of {folder} is unclear: {former} and {name} have the same number; "
+                f"{advice}."
             )
     varying = [
         place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1
     ]
-    # 1.5 may be a decimal number, behind 1.25.
+    # 1.5 may be a decimal number, which comes after 1.25.
     decimal = any(place > 0 and first[2 * place] == "." for place in varying)
     if len(varying) > 1 or decimal:
         if ordered != names:
             one, other = next(pair for pair in zip(names, ordered, strict=True) if pair[0] != pair[1])
             raise UserError(
-                f"The order of the frames of {folder} cannot be told: by letters {one} comes before {other}, "
-                f"by numbers behind it; {advice}."
+                f"The order of the frames of {folder} is unclear: by letters {one} comes before {other}, by "
+                f"numbers after it; {advice}."
             )
     elif varying:
         counted = [numbers[name][varying[0]] for name in ordered]
         gaps = [place for place in range(1, len(counted)) if counted[place] != counted[place - 1] + 1]
-        # Numbers beyond the count of frames, such as times, cannot be what the tracks count by.
+        # The tracks cannot count by numbers larger than the count of frames, such as times.
         if gaps and counted[0] <= len(counted):
             former, name = ordered[gaps[0] - 1], ordered[gaps[0]]
             raise UserError(
-                f"{folder}: there are no frames between {former} and {name}, so it cannot be told which "
-                f"frame of the tracks {name} is; add them, or {advice}."
+                f"{folder} has no frames between {former} and {name}, so the number of {name} in the tracks "
+                f"is unclear; add them, or {advice}."
             )
     return [folder / name for name in ordered]
 
 
 def _crop(frame: np.ndarray, box: Box) -> bytes | None:
-    """The part of the box that lies in the frame, as a PNG file; None if there is none."""
+    """Return the part of the box inside the frame as a PNG file; None if there is none."""
     height, width = frame.shape[:2]
     top, bottom = max(0, round(box.top)), min(height, round(box.top + box.height))
     left, right = max(0, round(box.left)), min(width, round(box.left + box.width))

@@ -1,4 +1,4 @@
-"""Embedding, distances, rankings by every protocol of the field, verification and calibration."""
+"""Evaluation of embeddings: rankings by the field's protocols, verification and calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All that was asked of one set of features, measured."""
+"""Measures one query and gallery: ranking, re-ranking, ROC curve and breakdown by camera."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from san_tf.evaluation.reranking import Reranking
 from san_tf.evaluation.roc import RocCurve, roc_curve
 from san_tf.evaluation.significance import Difference, Interval, as_dict, compare, confidence_intervals
 
-# Called with what is done next.
+# Called with the name of the next step.
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What was measured; None where it was not asked for.
+    """The results of one evaluation; None for each that was not asked for.
 
     Attributes:
-        result: by the protocol.
-        intervals: of its means.
-        reranked: after re-ranking.
-        reranked_intervals: of those means.
-        roc: over all pairs.
-        cameras: by pairs of cameras.
+        result: scores by the protocol.
+        intervals: confidence intervals of these scores.
+        reranked: scores after re-ranking.
+        reranked_intervals: confidence intervals of the re-ranked scores.
+        roc: ROC curve over all pairs.
+        cameras: scores by pair of cameras.
     """
 
     result: ProtocolResult
@@ -42,7 +42,11 @@ class Assessment:
     cameras: CameraPairs | None = None
 
     def as_dict(self, far: list[float]) -> dict[str, Any]:
-        """As `--json` prints it: the re-ranked scores under names that begin with `reranked_`."""
+        """Return what `--json` prints; names of re-ranked scores begin with `reranked_`.
+
+        Args:
+            far: false accept rates to report.
+        """
         values = self.result.as_dict()
         if self.intervals:
             values["intervals"] = as_dict(self.intervals)
@@ -63,16 +67,16 @@ class Assessment:
 
 
 def assess(query: FeatureSet, gallery: FeatureSet, measures: Measures, say: Say) -> Assessment:
-    """Measure features.
+    """Measure prepared features.
 
     Args:
-        query: Q images, prepared.
-        gallery: G images, prepared.
-        measures: what is asked for.
-        say: told what is done next.
+        query: Q images.
+        gallery: G images.
+        measures: what to measure.
+        say: called with the name of the next step.
 
     Raises:
-        UserError: a value that makes no sense, or data that do not fit what is asked.
+        UserError: an impossible value, or features that do not fit the measures.
     """
     measures.check()
 
@@ -115,14 +119,19 @@ def assess(query: FeatureSet, gallery: FeatureSet, measures: Measures, say: Say)
 
 
 def differences(first: Assessment, second: Assessment, measures: Measures) -> dict[str, Difference]:
-    """Test whether two runs on the same queries differ; with 2,000 resamples where no number was asked for.
+    """Test whether two runs on the same queries differ.
+
+    Args:
+        first: the first run.
+        second: the second run.
+        measures: resamples (2,000 where `bootstrap` is 0), level, unit and seed.
 
     Raises:
         UserError: the queries are not the same.
     """
     if not np.array_equal(first.result.pids, second.result.pids):
         raise UserError(
-            "Two runs can be compared on the same queries in the same order only; these identities differ."
+            "The two runs have different query identities; give both the same queries in the same order."
         )
     return compare(
         first.result.per_query,
@@ -136,10 +145,15 @@ def differences(first: Assessment, second: Assessment, measures: Measures) -> di
 
 
 def reranked_distances(query: FeatureSet, gallery: FeatureSet, measures: Measures) -> Distances:
-    """Distances after k-reciprocal re-ranking, by the measures' metric and parameters.
+    """Return the distances after k-reciprocal re-ranking.
+
+    Args:
+        query: Q images.
+        gallery: G images.
+        measures: metric, k1, k2 and lambda.
 
     Raises:
-        UserError: a parameter that cannot be.
+        UserError: a parameter is out of range.
     """
     reranking = Reranking.of(
         query.features, gallery.features, measures.k1, measures.k2, measures.lambda_value, measures.metric
@@ -148,7 +162,7 @@ def reranked_distances(query: FeatureSet, gallery: FeatureSet, measures: Measure
 
 
 def roc_as_dict(curve: RocCurve, far: list[float]) -> dict[str, Any]:
-    """The numbers of a ROC curve that people quote."""
+    """The usual numbers of a ROC curve, at the false accept rates `far`."""
     rates = {f"{rate:g}": curve.tar_at(rate) for rate in far}
     return {
         "auc": curve.auc,

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, written to a folder."""
+"""Draws the figures of an evaluation."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 
 def draw(runs: dict[str, Assessment], report: dict[str, Any], folder: str) -> list[str]:
-    """Draw what was measured: `cmc.png`, and where it was asked for `roc`, `cameras`, `reliability`.
+    """Draw `cmc.png`, and `roc`, `cameras` and `reliability` where they were measured.
 
     Args:
-        runs: Name -> what was measured; a line each in `cmc` and `roc`, a figure each of cameras.
+        runs: results by name; each has a line in `cmc` and `roc`, and its own `cameras`.
         report: what `--json` prints; its `calibration` is drawn.
         folder: where the figures are written.
 
     Returns:
-        The files' names.
+        The paths of the figures.
 
     Raises:
         UserError: If the folder cannot be written.
@@ -58,7 +58,7 @@ def draw(runs: dict[str, Assessment], report: dict[str, Any], folder: str) -> li
     if "ece" in kept:
         predicted, observed, weight = (np.array(kept[key]) for key in ("predicted", "observed", "weight"))
         figures["reliability"] = reliability_diagram(
-            predicted, observed, weight, kept["ece"], "Do the probabilities keep their word?"
+            predicted, observed, weight, kept["ece"], "Do the probabilities hold?"
         )
     paths = [Path(folder) / f"{name}.png" for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):

@@ -1,4 +1,4 @@
-"""From a distance to the probability of "same person", as a file that goes with an encoder."""
+"""Calibration: turns a distance into the probability of "same person"; stored beside an encoder."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ _FORMAT, _VERSION = "san_tf calibration", 1
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a distance says, as a log likelihood ratio, and thresholds for wished false accept rates.
+    """Log likelihood ratio of a distance, with thresholds for given false accept rates.
 
-    The ratio `log p(distance | same) / p(distance | different)` does not depend on how often a pair shows the
-    same person; the prior does, and is the user's to name: in a gallery of a thousand people a pair at random
-    is the same person once in a thousand.
+    The ratio is `log(p(distance | same) / p(distance | different))`. It does not depend on how often a pair
+    shows the same person. The user states that share as the prior: in a gallery of a thousand people, one
+    random pair in a thousand shows the same person.
 
     Attributes:
-        method: "platt": the ratio is `intercept + slope * distance`; "isotonic": it falls in steps, linear
-            between `knots`.
-        metric: of the distances: "euclidean" (squared, as `distance_blocks` gives them) or "cosine".
+        method: "platt": the ratio is `intercept + slope * distance`; "isotonic": it falls, linear between
+            `knots`.
+        metric: of the distances: "euclidean" (squared, as from `distance_blocks`) or "cosine".
         normalized: whether embeddings are scaled to length 1 before they are compared.
         intercept: of "platt".
         slope: of "platt", below 0.
         knots: of "isotonic": pairs of distance and log ratio, rising in distance, falling in ratio.
-        prior: probability of "same person" where none is given.
+        prior: default probability of "same person", in (0, 1).
         num_same: same-person pairs it was fitted on.
         num_different: different-person pairs it was fitted on.
-        operating_points: thresholds for wished false accept rates.
+        operating_points: thresholds for given false accept rates.
     """
 
     method: str
@@ -67,10 +67,10 @@ class Calibration:
 
         Args:
             distances: of any shape, of this calibration's `metric`.
-            prior: probability of "same person" before looking, in (0, 1); the stored one where None.
+            prior: probability of "same person" before looking, in (0, 1); None for the stored one.
 
         Raises:
-            UserError: the prior is not a probability.
+            UserError: the prior is not between 0 and 1.
 
         Example:
             >>> Calibration("platt", "cosine", True, intercept=6.0, slope=-15.0).probability(0.4)
@@ -82,12 +82,12 @@ class Calibration:
         return 0.5 * (1.0 + np.tanh(0.5 * logit))  # the logistic function, without overflow
 
     def same_person(self, first: np.ndarray, second: np.ndarray, prior: float | None = None) -> np.ndarray:
-        """Probability that two embeddings are of one person, pair by pair.
+        """Probability that each pair of embeddings shows the same person.
 
         Args:
-            first: `(N, D)` float, as the encoder gives them.
-            second: `(N, D)`, or `(1, D)` to compare with one.
-            prior: as `probability` takes it.
+            first: `(N, D)` float embeddings from the encoder.
+            second: `(N, D)`, or `(1, D)` to compare all with one.
+            prior: as in `probability`.
 
         Returns:
             `(N,)` float64.
@@ -100,27 +100,27 @@ class Calibration:
         return self.probability(((first - second) ** 2).sum(axis=1), prior)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the calibration as JSON values."""
         return {"format": _FORMAT, "version": _VERSION, **dataclasses.asdict(self)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write a JSON file, whole or not at all."""
+        """Write a JSON file; a failure leaves no partial file."""
         with atomic_file(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n")
 
     @classmethod
     def from_dict(cls, values: Any, source: str = "calibration") -> Calibration:
-        """Read what `to_dict` gave.
+        """Read the output of `to_dict`; `source` names it in messages.
 
         Raises:
-            UserError: it is none, or its values cannot be.
+            UserError: `values` is not a calibration, or a value is impossible.
         """
         problem = f"{source} is not a calibration of this package"
         if not isinstance(values, dict) or values.get("format") != _FORMAT:
             raise UserError(f"{problem}; make one with `python -m san_tf.evaluate --calibrate FILE`.")
         if values.get("version") != _VERSION:
             raise UserError(
-                f"{source} is a calibration of version {values.get('version')!r}, and this package reads "
+                f"{source} is a calibration of version {values.get('version')!r}, but this package reads "
                 f"version {_VERSION}; make it anew."
             )
         values = {key: value for key, value in values.items() if key not in ("format", "version")}
@@ -141,15 +141,15 @@ class Calibration:
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{problem}: values are missing or wrong ({error}); make it anew.") from error
         if not fits:
-            raise UserError(f"{problem}: a value cannot be; make it anew.")
+            raise UserError(f"{problem}: a value is impossible; make it anew.")
         return result
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Calibration:
-        """Read what `save` wrote.
+        """Read a file written by `save`.
 
         Raises:
-            UserError: the file is missing, or no calibration.
+            UserError: the file is missing, or not a calibration.
         """
         try:
             values = json.loads(Path(path).read_text())
@@ -161,6 +161,6 @@ class Calibration:
 
 
 def check_prior(prior: float) -> None:
-    """Raise `UserError` unless `prior` is a probability that leaves a doubt."""
+    """Raise `UserError` unless `prior` lies strictly between 0 and 1."""
     if not 0 < prior < 1:
-        raise UserError(f"prior is {prior}, but a probability between 0 and 1 is wanted, such as 0.001.")
+        raise UserError(f"prior is {prior}, but it must be a probability between 0 and 1, such as 0.001.")

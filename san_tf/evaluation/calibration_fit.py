@@ -14,6 +14,7 @@ from san_tf.evaluation.operating_points import WISHED, operating_point
 from san_tf.evaluation.pairs import labelled_blocks
 from san_tf.evaluation.roc import roc_curve
 
+# Different-person pairs that are sampled for the fit.
 _SAMPLE = 2_000_000
 _KNOTS = 512
 
@@ -30,29 +31,30 @@ def fit_calibration(
     wished: Sequence[float] = WISHED,
     seed: int = 0,
 ) -> Calibration:
-    """Fit a calibration on validation people, whom the encoder was not trained on.
+    """Fit a calibration on a validation split of people not seen in training.
 
-    Different-person pairs outnumber the others a thousandfold, so each kind is weighted to `prior`: the fit
-    minimises `-prior * mean_same(log p) - (1 - prior) * mean_different(log(1 - p))`. All same-person pairs
-    are used, and of the others a random two million; the thresholds are exact, over all pairs.
+    Different-person pairs outnumber the others a thousandfold, so each kind is weighted by `prior`: the fit
+    minimises `-prior * mean_same(log p) - (1 - prior) * mean_different(log(1 - p))`. It uses all same-person
+    pairs and two million random different-person pairs. The thresholds are exact, over all pairs.
 
     Args:
-        distances: makes the blocks, of `metric`.
-        query: Q images of the validation split; only identities and cameras are looked at.
+        distances: yields blocks of distances by `metric`.
+        query: Q images of the validation split; only identities and cameras are used.
         gallery: G images likewise.
-        metric: noted, for whoever uses the file.
-        normalized: noted likewise: whether the embeddings had length 1.
+        metric: "euclidean" or "cosine"; stored in the calibration.
+        normalized: whether the embeddings have length 1; stored likewise.
         method: "platt": logistic in the distance (Platt, "Probabilistic Outputs for Support Vector Machines",
-            1999, with his targets, so that separable data do not end in certainty); "isotonic": any falling
-            function (Zadrozny and Elkan, "Transforming Classifier Scores", KDD 2002); it wants many pairs.
-        prior: share of same-person pairs to weight for, kept as the default of `Calibration.probability`.
-        protocol: which pairs do not count.
+            1999, with his targets, so that separable data do not give probabilities of 0 or 1); "isotonic":
+            any falling function (Zadrozny and Elkan, "Transforming Classifier Scores", KDD 2002); it needs
+            many pairs.
+        prior: share of same-person pairs in (0, 1), also stored as the default of `Calibration.probability`.
+        protocol: which pairs count, see `san_tf.evaluation.pairs`.
         wished: false accept rates to find thresholds for.
         seed: of the sample.
 
     Raises:
-        UserError: unknown method, impossible prior, pairs of one kind only, or distances that do not tell
-            the two kinds apart.
+        UserError: unknown method, impossible prior, pairs of one kind only, or same-person pairs that are
+            not nearer than the others.
 
     Example:
         >>> blocks = features_distances(query, gallery, "cosine")
@@ -88,7 +90,16 @@ def fit_calibration(
 
 
 def platt(same: np.ndarray, different: np.ndarray, prior: float) -> tuple[float, float]:
-    """Fit `log odds = intercept + slope * distance` by Newton's method; distances of both kinds, float64."""
+    """Fit `log odds = intercept + slope * distance` by Newton's method.
+
+    Args:
+        same: `(S,)` float64 distances of same-person pairs.
+        different: `(D,)` float64 distances of different-person pairs.
+        prior: share of same-person pairs, in (0, 1).
+
+    Returns:
+        Intercept and slope.
+    """
     distance = np.concatenate([same, different])
     weight = np.concatenate(
         [np.full(len(same), prior / len(same)), np.full(len(different), (1 - prior) / len(different))]
@@ -99,7 +110,7 @@ def platt(same: np.ndarray, different: np.ndarray, prior: float) -> tuple[float,
             np.full(len(different), 1 / (len(different) + 2)),
         ]
     )
-    # Both kinds' middles at -1 and 1, so that one scale of steps suits all distances.
+    # Centred and scaled, so that one step size suits all distances.
     centre, scale = (same.mean() + different.mean()) / 2, max(distance.std(), 1e-12)
     design = np.stack([np.ones_like(distance), (distance - centre) / scale])
     parameters = np.array([_logit(prior), 0.0])
@@ -126,7 +137,16 @@ def platt(same: np.ndarray, different: np.ndarray, prior: float) -> tuple[float,
 
 
 def isotonic(same: np.ndarray, different: np.ndarray, prior: float) -> list[tuple[float, float]]:
-    """Fit falling log odds, as knots of distance and log odds; distances of both kinds, float64."""
+    """Fit falling log odds.
+
+    Args:
+        same: `(S,)` float64 distances of same-person pairs.
+        different: `(D,)` float64 distances of different-person pairs.
+        prior: share of same-person pairs, in (0, 1).
+
+    Returns:
+        Knots: pairs of distance and log odds, at most 512.
+    """
     from sklearn.isotonic import IsotonicRegression
 
     distance = np.concatenate([same, different])
@@ -134,7 +154,7 @@ def isotonic(same: np.ndarray, different: np.ndarray, prior: float) -> list[tupl
     weight = np.repeat([prior / len(same), (1 - prior) / len(different)], [len(same), len(different)])
     model = IsotonicRegression(increasing=False).fit(distance, label, sample_weight=weight)
     places, values = model.X_thresholds_, model.y_thresholds_
-    # Certainty is what no data give: at both ends one more pair of the other kind is thought of.
+    # No data justify a probability of 0 or 1: assume one more pair of the other kind at both ends.
     lowest = prior / (len(same) + 1)
     highest = (1 - prior) / (len(different) + 1)
     values = np.clip(values, lowest / (lowest + 1 - prior), prior / (prior + highest))

@@ -1,4 +1,4 @@
-"""Which camera finds which: scores by camera of the query and camera of the gallery."""
+"""Scores by pair of query camera and gallery camera."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from san_tf.short_repr import ShortRepr
 
 @dataclass(frozen=True, repr=False)
 class CameraPairs(ShortRepr):
-    """Scores of each pair of cameras: queries of one, ranked against the images of the other alone.
+    """Scores of each pair of cameras: queries of one, ranked among the images of the other.
 
     Attributes:
         query_cameras: `(A,)` int64, rising.
         gallery_cameras: `(B,)` int64, rising.
-        rank1: `(A, B)` float64 in [0, 1]; NaN where no query of the pair has a true match, as with itself.
+        rank1: `(A, B)` float64 in [0, 1]; NaN where no query has a true match, as for a camera with itself.
         mAP: `(A, B)` likewise.
-        queries: `(A, B)` int64: queries with a true match.
+        queries: `(A, B)` int64: number of queries with a true match.
     """
 
     query_cameras: np.ndarray
@@ -32,7 +32,7 @@ class CameraPairs(ShortRepr):
     queries: np.ndarray
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it, None where there is no score."""
+        """Return the scores as JSON values; None for NaN."""
         return {
             "query_cameras": self.query_cameras.tolist(),
             "gallery_cameras": self.gallery_cameras.tolist(),
@@ -45,11 +45,11 @@ class CameraPairs(ShortRepr):
 
 
 def camera_pairs(query: FeatureSet, gallery: FeatureSet, metric: str = "euclidean") -> CameraPairs:
-    """Break a Market-1501 ranking down by camera.
+    """Break the scores of the Market-1501 protocol down by camera.
 
-    A mean over all cameras hides that one of them sees the backs of people in the evening. Each pair of query
-    and gallery image is compared once, so the cost is that of one evaluation. Images of unknown cameras (-1)
-    are left out.
+    A mean over all cameras hides one bad camera, for example one that sees only backs. Each pair of query and
+    gallery image is compared once, so it costs as much as one evaluation. Images of unknown cameras (-1) are
+    left out.
 
     Args:
         query: Q images.
@@ -57,7 +57,7 @@ def camera_pairs(query: FeatureSet, gallery: FeatureSet, metric: str = "euclidea
         metric: "euclidean" or "cosine".
 
     Raises:
-        UserError: no camera is known, or no query has a true match under another camera.
+        UserError: all cameras are unknown, or no query has a true match under another camera.
 
     Example:
         >>> pairs = camera_pairs(query, gallery)
@@ -66,12 +66,12 @@ def camera_pairs(query: FeatureSet, gallery: FeatureSet, metric: str = "euclidea
     asking = np.unique(query.camids[query.camids != UNKNOWN])
     holding = np.unique(gallery.camids[gallery.camids != UNKNOWN])
     if not len(asking) or not len(holding):
-        raise UserError("A breakdown by camera needs camids, and none is known.")
+        raise UserError("A breakdown by camera needs camids, but all are unknown (-1); give camids.")
     rank1, precision = np.full((2, len(asking), len(holding)), np.nan)
     queries = np.zeros((len(asking), len(holding)), np.int64)
     for column, camera in enumerate(holding):
         seen = gallery.select(gallery.camids == camera)
-        # Only those who can find anything there: the others have no part in any mean.
+        # Only queries with a match under this camera: the others are in no mean.
         able = np.isin(query.pids, seen.pids[seen.pids != -1]) & ~np.isin(query.camids, (camera, UNKNOWN))
         if not able.any():
             continue

@@ -1,4 +1,4 @@
-"""How different two colours look."""
+"""Perceived difference of two colours."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import numpy as np
 
 
 def lab_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Euclidean distance in CIELAB (CIE 1976): about 2 is just visible, 100 is black against white.
+    """Euclidean distance of colours in CIELAB (CIE 1976).
+
+    A distance of about 2 is just visible; black and white are 100 apart.
 
     Args:
         first: `(..., 3)` sRGB, 0-255.

@@ -1,10 +1,9 @@
-"""The honest baseline: retrieval by the colours of horizontal stripes, with nothing learnt.
+"""Baseline without learning: retrieval by the colours of horizontal stripes.
 
-Before deep learning this was the backbone of person re-identification: people wear a dark coat over light
-trousers. A trained encoder is worth its price only as far as it beats this, so the baseline is given every
-advantage that one image allows: it looks at the middle, where the person is, and evens out the camera's white
-balance and contrast.
-On rendered street cameras that multiplies its mAP by ten.
+Before deep learning, person re-identification relied on such colours: a dark coat over light trousers. A
+trained encoder must beat this baseline, so the baseline is made as strong as one image allows. It weights the
+middle of the crop, where the person is, and evens out the camera's white balance and contrast. On rendered
+street cameras this multiplies its mAP by ten.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ import cv2
 import numpy as np
 
 _CHUNK = 256
-# Standard deviations, as shares of the width, of the Gaussians that say how much a pixel counts: a person
-# fills about the middle half of a crop, and the middle fifth is hardly ever background.
+# Standard deviations, as shares of the width, of the Gaussians that weight the pixels: a person fills about
+# the middle half of a crop, and the middle fifth is hardly ever background.
 _BALANCE_WIDTH, _COUNT_WIDTH = 0.25, 0.1
 
 
@@ -25,10 +24,10 @@ def color_histograms(
 ) -> np.ndarray:
     """Describe images by histograms of hue, saturation and value over horizontal stripes.
 
-    Each image is balanced first: every channel gets the same mean, all together the same contrast. Grey
-    pixels have no reliable hue, so a pixel counts in the hue's histogram as much as it is saturated. Each
-    histogram is normalised to sum 1 (a stripe without colour has an empty one of hue), and the square root is
-    taken, so that Euclidean distance between descriptions is the Hellinger distance between histograms.
+    Each image is balanced first: every channel gets the same mean, and the image a fixed contrast. Grey
+    pixels have no reliable hue, so the hue histogram weights pixels by saturation. Each histogram is
+    normalised to sum 1; the hue histogram of a stripe without colour is empty. The square root makes the
+    Euclidean distance between descriptions the Hellinger distance between histograms.
 
     Args:
         images: `(N, H, W, 3)` uint8 RGB, or an iterable of such batches (all of one H and W), for example

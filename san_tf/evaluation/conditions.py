@@ -1,10 +1,9 @@
-"""mAP under conditions: how well matches are found that see the other side, another pose, half a person.
+"""Scores under conditions: matches from another side, in another pose, or occluded.
 
-One number hides whether an encoder knows a person's back from the front or merely finds the next frame of the
-same view. For a condition, only the true matches that fulfil it together with the query count as matches; the
-other true matches are removed like junk, and all images of other people stay. A query without such a match is
-left out, and the others are counted: conditions are means over different queries, so compare methods under
-one condition, not conditions under one method.
+One number hides whether an encoder recognises a person from behind or only finds the next frame of the same
+view. Under a condition, only the true matches that fulfil it together with the query count. The other true
+matches are removed like junk, and all images of other people stay. Queries without such a match are left out,
+so each condition is a mean over different queries: compare methods under one condition, not conditions.
 """
 
 from __future__ import annotations
@@ -19,9 +18,10 @@ from san_tf.evaluation.ranking import RankingResult, score_matches
 from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.short_repr import ShortRepr
 
+# Degrees of yaw: at most, and at least.
 SAME_SIDE, OPPOSITE_SIDES = 60.0, 120.0
-# Below 0.85 lies a twentieth of the test images of synthetic_reid/tiny, and a quarter of its queries have a
-# match of which that holds for one of the two; fixed by these counts before any method was measured.
+# Visibility: at least, and below. 5 % of the test images of synthetic_reid/tiny are below 0.85, and 25 % of
+# its queries have a match where one of the two is. Both limits were fixed before any method was measured.
 WHOLE, OCCLUDED = 0.9, 0.85
 
 
@@ -31,8 +31,8 @@ class Seen(ShortRepr):
 
     Attributes:
         yaw: `(N,)` degrees; 0 faces the camera, 90 shows the left side.
-        pose: `(N,)` int or str: what the person does.
-        visibility: `(N,)` share of the person that is seen, in [0, 1].
+        pose: `(N,)` int or str: the person's pose.
+        visibility: `(N,)` visible share of the person, in [0, 1].
     """
 
     yaw: np.ndarray
@@ -41,16 +41,16 @@ class Seen(ShortRepr):
 
     @classmethod
     def of(cls, extras: Mapping[str, np.ndarray]) -> Seen:
-        """Take the columns of the same names, such as `Records.extras`.
+        """Take the columns of the same names from `extras`, such as `Records.extras`.
 
         Raises:
-            UserError: one is missing: photographs do not say how they were taken.
+            UserError: a column is missing, as for photographs.
         """
         missing = [name for name in ("yaw", "pose", "visibility") if name not in extras]
         if missing:
             raise UserError(
-                f"A breakdown by condition needs the column {missing[0]}, which these records have not; use "
-                "a rendered data set, such as synthetic_reid."
+                f"A breakdown by condition needs the column {missing[0]}, which these records lack; use a "
+                "rendered data set, such as synthetic_reid."
             )
         return cls(*(np.asarray(extras[name]) for name in ("yaw", "pose", "visibility")))
 
@@ -73,7 +73,7 @@ def _least(query: Seen, match: Seen) -> np.ndarray:
     return np.minimum(query.visibility, match.visibility)
 
 
-# From M queries and M matches, one beside the other, to (M,) bool.
+# Each function takes the queries and matches of M pairs and returns `(M,)` bool.
 CONDITIONS: Mapping[str, Callable[[Seen, Seen], np.ndarray]] = {
     "same side": lambda query, match: yaw_difference(query.yaw, match.yaw) <= SAME_SIDE,
     "quarter turn": lambda query, match: (
@@ -96,17 +96,17 @@ def by_condition(
 ) -> dict[str, RankingResult | None]:
     """Measure a ranking once for each condition.
 
-    All conditions share one ranking: the images of other people before a match are the same whichever other
-    matches count.
+    All conditions share one ranking: the number of other people's images before a match does not depend on
+    which matches count.
 
     Args:
         ranked: from `ranking.rank_matches`.
-        query: of the Q queries.
-        gallery: of the G gallery images.
-        conditions: by name: from the matched queries and their matches to `(M,)` bool.
+        query: how the Q queries show their person.
+        gallery: likewise for the G gallery images.
+        conditions: name -> function of the queries and matches of M pairs that returns `(M,)` bool.
 
     Returns:
-        A result each, with `num_valid` of `num_queries` queries that have such a match; None where none has.
+        Name -> result; its `num_valid` counts the queries with such a match. None where there is no match.
 
     Raises:
         UserError: the columns do not fit the ranking.
@@ -124,7 +124,7 @@ def by_condition(
             if np.shape(values) != (number,):
                 raise UserError(
                     f"The {column} of the {name} images has shape {np.shape(values)}, but there are {number}"
-                    " images; give one value an image."
+                    " images; give one value per image."
                 )
     asked, found = query.at(ranked.owners), gallery.at(ranked.matches)
     results: dict[str, RankingResult | None] = {}

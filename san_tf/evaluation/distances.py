@@ -1,4 +1,4 @@
-"""Distances between embeddings, a block at a time, so that the whole matrix never has to exist."""
+"""Distances between embeddings, block by block, without holding the whole matrix."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from san_tf.evaluation.inputs import check_dimensions, check_metric, check_values, checked_features
 
-# Features of the gallery that are multiplied at once: large enough for the BLAS, small enough for the cache.
+# Size of the gallery features multiplied in one step: large enough for the BLAS, small enough for the cache.
 BLOCK_BYTES = 2**24
 
 
@@ -22,12 +22,12 @@ def l2_normalized(features: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Features that are converted, normalised and checked block by block, and never copied whole.
+    """Features that are converted, normalised and checked block by block, never copied whole.
 
     Args:
         name: "query" or "gallery", for messages.
-        features: `(N, D)`, also a memory map.
-        dtype: what distances are computed in.
+        features: `(N, D)`; may be a memory map.
+        dtype: type that distances are computed in.
         normalized: whether to divide each row by its length.
     """
 
@@ -50,18 +50,18 @@ class FeatureRows:
         return block
 
     def take(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same of chosen rows."""
+        """Return the rows at `indices` `(n,)`, and their squared lengths, as `block` does."""
         rows = np.empty((len(indices), self.features.shape[1]), self.features.dtype)
-        # One row of a memory map brings in some 64 kB around it: take few at a time.
+        # Reading one row of a memory map loads some 64 kB around it, so take few at a time.
         for start in range(0, len(indices), 512):
             rows[start : start + 512] = self.features[indices[start : start + 512]]
             self._release_pages()
         return self._prepared(rows, indices)
 
     def _prepared(self, rows: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        # Contiguous rows of the right type that are not normalised are not copied, those of a memory map that
-        # is only for reading excepted: the compiled loops would be compiled a second time for them.
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused below
+        # Contiguous rows of the right type are not copied, unless they are read-only: the loops would be
+        # compiled a second time for read-only arrays.
+        with np.errstate(over="ignore"):  # values too large for float32 become infinite and are refused below
             rows = np.require(rows, self.dtype, ["C", "W"])
         squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
         check_values(self.name, squares, numbers, self.dtype == np.float32)
@@ -71,7 +71,7 @@ class FeatureRows:
         return rows, squares
 
     def _release_pages(self) -> None:
-        """Give back what was read of a read-only memory map: it counts as this process's memory."""
+        """Release the pages read from a read-only memory map: they count as this process's memory."""
         pages = getattr(self.features, "_mmap", None)
         read_only = getattr(self.features, "mode", "") == "r"
         if pages is not None and read_only and hasattr(mmap, "MADV_DONTNEED"):
@@ -84,7 +84,9 @@ class FeatureRows:
 
 
 def feature_rows(query: np.ndarray, gallery: np.ndarray, metric: str) -> tuple[FeatureRows, FeatureRows]:
-    """Check the features of both sides, their values excepted, and choose the type to compute in.
+    """Check the shapes and types of both sides, and choose the type to compute in.
+
+    Values are checked later, as they are read.
 
     Args:
         query: `(Q, D)` numbers; computed in float32, or float64 if both are float64.
@@ -107,9 +109,9 @@ def distance_blocks(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield the distances of `block` queries to the whole gallery, block after block.
 
-    Euclidean distances are left squared, as |q|^2 + |g|^2 - 2 q.g, at least 0: ranking does not need the
-    root. In float32 that is right to about 1e-6 of |q|^2 + |g|^2, in which the order of near duplicates may
-    be lost; `ranking.evaluate_ranking` measures those again.
+    Euclidean distances are squared, as |q|^2 + |g|^2 - 2 q.g, at least 0. In float32 their error is about
+    1e-6 of |q|^2 + |g|^2, so the order of near duplicates may be lost; `ranking.evaluate_ranking` measures
+    those again.
 
     Args:
         query: `(Q, D)` numbers; computed in float32, or float64 if both are float64.
@@ -137,7 +139,14 @@ def distance_blocks(
 def distances_of(
     products: np.ndarray, squares: np.ndarray, other_squares: np.ndarray, metric: str
 ) -> np.ndarray:
-    """Turn inner products `(n, m)` into distances, in place; `squares` are both sides' squared lengths."""
+    """Turn inner products into distances, in place.
+
+    Args:
+        products: `(n, m)` inner products; overwritten.
+        squares: `(n,)` squared lengths of the first side.
+        other_squares: `(m,)` squared lengths of the second side.
+        metric: "euclidean" (squared) or "cosine".
+    """
     kind = products.dtype
     if metric == "cosine":
         np.subtract(1.0, products, out=products)

@@ -1,4 +1,4 @@
-"""Turns images into embeddings with an encoder, batch after batch."""
+"""Embeds images with an encoder, batch by batch."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from san_tf.progress import with_bar
 
 
 class Embedder:
-    """Embeds datasets with one encoder, whose graph is traced once however often that is done.
+    """Embeds datasets with one encoder, whose graph is traced only once.
 
     Args:
-        encoder: Keras model or function of `(N, H, W, 3)` normalised images and `training`, that returns the
-            embeddings `(N, D)` or a dict that holds them as `embedding`.
+        encoder: Keras model or function of `(N, H, W, 3)` normalised images and `training`. It returns the
+            embeddings `(N, D)`, or a dict that holds them as `embedding`.
         flip: average the embeddings of each image and its left-right mirror image.
-        crops: 1, the whole image; or 5: average the embeddings of its middle and its four corners, windows of
-            8/9 of its height and width resized to the whole, as training enlarges images 1.125 times.
-            With `flip`, of their mirror images too.
+        crops: 1 for the whole image, or 5 to average the embeddings of its middle and its four corners. The
+            five windows have 8/9 of its height and width and are resized to the whole, because training
+            enlarges images 1.125 times. With `flip`, their mirror images are averaged too.
 
     Raises:
         ValueError: `crops` is neither 1 nor 5.
@@ -47,7 +47,7 @@ class Embedder:
         Args:
             dataset: batches of images, or of dicts with `image`, as `data.pipeline.inference_dataset` yields.
             normalize: scale each embedding to length 1, after averaging.
-            description: of the progress bar, on standard error if that is a terminal; None for no bar.
+            description: of the progress bar, shown if standard error is a terminal; None for no bar.
 
         Returns:
             `(N, D)` float32, in the order of the dataset.
@@ -57,7 +57,7 @@ class Embedder:
         """
         spec = dataset.element_spec
         spec = spec["image"] if isinstance(spec, dict) else spec
-        # One graph for all batches: without the open batch size, a smaller last batch would be traced anew.
+        # One graph for all batches: with a fixed batch size, a smaller last batch would be traced anew.
         predict = self._predict.get_concrete_function(tf.TensorSpec((None, *spec.shape[1:]), spec.dtype))
         batches = int(dataset.cardinality())
         features = []
@@ -87,7 +87,7 @@ def embed(
     description: str | None = "Embedding",
     crops: int = 1,
 ) -> np.ndarray:
-    """Embed all images of a dataset, once; see `Embedder` for the arguments and what it returns and raises.
+    """Embed all images of a dataset; `Embedder` explains arguments, result and errors.
 
     Example:
         >>> features = embed(encoder, inference_dataset(records, (256, 128)), flip=True, normalize=True)
@@ -96,7 +96,7 @@ def embed(
 
 
 def _corners_and_middle(images: tf.Tensor) -> list[tf.Tensor]:
-    """Five windows of 8/9 of the images' height and width, resized to the whole."""
+    """Five windows of 8/9 of the images' height and width, resized to the full size."""
     height, width = images.shape[1:3]
     tall, wide = round(height * 8 / 9), round(width * 8 / 9)
     down, across = height - tall, width - wide

@@ -1,4 +1,4 @@
-"""What happens to embeddings between the encoder and the ranking, in its one order."""
+"""Steps between encoder and ranking: camera bias removal, normalisation, expansion."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from san_tf.evaluation.options import Preparation
 def expand_queries(query: np.ndarray, gallery: np.ndarray, k: int = 5, alpha: float = 3.0) -> np.ndarray:
     """Add to each query its k nearest gallery images.
 
-    `q + sum_i max(q.g_i, 0)^alpha g_i` over the k nearest `g_i`, scaled to length 1. `alpha` 0 is average
-    query expansion, AQE (Chum et al., "Total Recall", ICCV 2007); larger values trust near images more, alpha
-    query expansion (Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation",
-    TPAMI 2019, section 4.2). Of equally near images the first of the gallery count.
+    The result is `q + sum_i max(q.g_i, 0)^alpha g_i` over the k nearest `g_i`, scaled to length 1. `alpha` 0
+    is average query expansion, AQE (Chum et al., "Total Recall", ICCV 2007). Larger values give near images
+    more weight: alpha query expansion (Radenovic, Tolias, Chum, "Fine-tuning CNN Image Retrieval with No
+    Human Annotation", TPAMI 2019, section 4.2). Ties go to the first images of the gallery.
 
     Args:
         query: `(Q, D)` float.
         gallery: `(G, D)` float.
-        k: images added to each query; more than there are means all.
+        k: images added to each query; at most the whole gallery.
         alpha: exponent of the similarity, at least 0.
 
     Returns:
@@ -44,9 +44,9 @@ def expand_queries(query: np.ndarray, gallery: np.ndarray, k: int = 5, alpha: fl
 def augment_database(gallery: np.ndarray, k: int = 5, alpha: float = 3.0) -> np.ndarray:
     """Replace each gallery image by the weighted sum of itself and its k nearest others (DBA).
 
-    Database-side augmentation (Turcot and Lowe, "Better matching with fewer features", ICCV workshops 2009;
-    Arandjelovic and Zisserman, "Three things everyone should know", CVPR 2012), with the weights of
-    `expand_queries`. The cost is that of all pairs of the gallery.
+    This is database-side augmentation (Turcot and Lowe, "Better matching with fewer features", ICCV workshops
+    2009; Arandjelovic and Zisserman, "Three things everyone should know", CVPR 2012), with the weights of
+    `expand_queries`. It compares all pairs of gallery images.
 
     Args:
         gallery: `(G, D)` float.
@@ -83,7 +83,7 @@ def _expanded(
 
 
 def _nearest(similarity: np.ndarray, k: int) -> np.ndarray:
-    """Columns of the k largest values of each row, `(rows, k)`; of equal ones the first."""
+    """Columns of the k largest values of each row, `(rows, k)`; ties go to the first columns."""
     columns = similarity.shape[1]
     if k == columns:
         return np.broadcast_to(np.arange(columns), similarity.shape)
@@ -109,23 +109,23 @@ _CHUNK = 4096
 def without_camera_bias(sets: Sequence[FeatureSet]) -> list[FeatureSet]:
     """Subtract from each embedding the mean embedding of its camera.
 
-    Images of one camera look alike, and an encoder puts part of that into every embedding: the mean of a
-    camera. Subtracted, images of different cameras compare more fairly. It needs no labels but the cameras;
-    the means are over all images of all sets, so each camera should have seen many people. Images whose
-    camera is unknown (-1) lose the mean of all images.
+    Images of one camera look alike, and part of that is in every embedding as the camera's mean. Without it,
+    images of different cameras compare more fairly. Only camera ids are needed, no identities. The means are
+    over all images of all sets, so each camera should have seen many people. Images of unknown cameras (-1)
+    lose the mean of all images.
 
     Args:
-        sets: query and gallery of one encoder, for example.
+        sets: feature sets of one encoder, such as query and gallery.
 
     Returns:
-        The same sets with features float32 (float64 stays); scale them to length 1 again where wanted.
+        The same sets, float32 (float64 stays); they are not scaled to length 1 again.
 
     Example:
         >>> query, gallery = without_camera_bias([query, gallery])
     """
     cameras = np.unique(np.concatenate([item.camids for item in sets]))
     cameras = cameras[cameras != UNKNOWN]
-    # The last row collects everything, for unknown cameras.
+    # The last row is of all images, for unknown cameras.
     sums = np.zeros((len(cameras) + 1, sets[0].features.shape[1]))
     counts = np.zeros(len(cameras) + 1)
     rows = [_rows(item.camids, cameras) for item in sets]
@@ -160,13 +160,18 @@ def _subtracted(features: np.ndarray, means: np.ndarray, row: np.ndarray) -> np.
 def prepared(
     query: FeatureSet, gallery: FeatureSet, preparation: Preparation
 ) -> tuple[FeatureSet, FeatureSet]:
-    """Return query and gallery as they are to be ranked.
+    """Return query and gallery, prepared for ranking.
 
-    Expanded embeddings have length 1, so whoever expands one side only has the other scaled as well. Where
-    nothing is asked for, the sets come back as they are, memory maps included; else they are copied.
+    Expanded embeddings have length 1, so the other side is scaled too. The default preparation returns the
+    sets unchanged, memory maps included; any other copies them.
+
+    Args:
+        query: Q images.
+        gallery: G images.
+        preparation: the steps to take.
 
     Raises:
-        UserError: a value that makes no sense, or features that do not fit or are not finite.
+        UserError: an impossible value, or features that do not fit or are not finite.
 
     Example:
         >>> query, gallery = prepared(query, gallery, Preparation(normalize=True, query_expansion=5))
@@ -174,7 +179,7 @@ def prepared(
     preparation.check()
     if preparation == Preparation():
         return query, gallery
-    # Before one bad row can spoil the mean of its camera, or an expansion, and another be named for it.
+    # Check all rows first: a bad one would spoil its camera's mean, and the message would name another row.
     for side in feature_rows(query.features, gallery.features, "euclidean"):
         for start in range(0, len(side), side.rows_a_block):
             side.block(start, min(start + side.rows_a_block, len(side)))

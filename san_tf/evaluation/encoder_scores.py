@@ -1,4 +1,4 @@
-"""What an encoder is worth on query and gallery images, in one call."""
+"""Evaluates an encoder on query and gallery images in one call."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def evaluate(
 ) -> ProtocolResult:
     """Embed query and gallery, rank the gallery for each query, and measure the ranking.
 
-    Embeddings have length 1. For features that are there already see `san_tf.evaluation.evaluate_protocol`.
+    Embeddings are scaled to length 1. For existing features use `san_tf.evaluation.evaluate_protocol`.
 
     Args:
-        encoder: a `SAN`, an encoder of `build_encoder`, or what `load_encoder` gives.
+        encoder: a `SAN`, or an encoder from `build_encoder` or `load_encoder`.
         query: images with identities and cameras, such as `load_dataset(...)["query"]`.
         gallery: likewise.
-        protocol: "market" (the query's own camera is left out for its identity), "cuhk03", "cross-camera",
-            "partial" or "vehicleid".
+        protocol: "market" (images of the query's identity under its own camera do not count), "cuhk03",
+            "cross-camera", "partial" or "vehicleid".
         metric: "euclidean" or "cosine".
-        flip: average the embeddings of an image and its mirror image, as the field does; an encoder of
-            `load_encoder` answers as it was exported.
-        batch_size: images at once.
+        flip: average the embeddings of each image and its mirror image, as is usual; ignored for an encoder
+            from `load_encoder`, which is used as exported.
+        batch_size: images in a batch.
 
     Returns:
         CMC, mAP and mINP as shares in [0, 1]; `result.cmc[0]` is rank-1.
@@ -67,8 +67,8 @@ def evaluate(
 def _with_keras(encoder: Any, flip: bool, batch_size: int) -> Any:
     if not isinstance(encoder, keras.Model):
         raise UserError(
-            f"The encoder is a {type(encoder).__name__}; give a SAN, a model of"
-            " build_encoder, or load_encoder(...)."
+            f"The encoder is a {type(encoder).__name__}; give a SAN, or an encoder from"
+            " build_encoder or load_encoder."
         )
     embedder = Embedder(encoder, flip)
     _, height, width, _ = encoder.input.shape

@@ -1,6 +1,6 @@
 """Evaluates features of any toolkit: `python -m san_tf.evaluate --query Q.npz --gallery G.npz`.
 
-Needs neither TensorFlow nor a compiler, and reads galleries larger than the memory.
+It needs neither TensorFlow nor a compiler, and reads galleries larger than the memory.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from san_tf.errors import UserError
 from san_tf.evaluation.options import CalibrationOptions, Measures, Preparation
 
 if TYPE_CHECKING:
-    # These bring NumPy and Numba, which `--help` and wrong flags should not have to wait for.
+    # These import NumPy and Numba, which `--help` and wrong flags should not wait for.
     from san_tf.evaluation.assessment import Assessment, Say
     from san_tf.evaluation.feature_set import FeatureSet
 
 _EPILOG = (
-    "Files: .npz with `features` (N, D), `pids` (N,) and `camids` (N,); .npy features with a .csv of that "
-    "name (columns pid, camid); .parquet with the same three columns. -1 is junk among pids, unknown among "
-    "camids; camids may be missing. Distances are squared Euclidean, or 1 - cosine similarity."
+    "Files: .npz with `features` (N, D), `pids` (N,) and `camids` (N,); .npy features with a .csv of the "
+    "same name (columns pid, camid); .parquet with columns features, pids, camids. The pid -1 is junk, the "
+    "camid -1 is unknown; camids may be missing. Distances are squared Euclidean, or 1 - cosine similarity."
 )
 
 
@@ -33,13 +33,13 @@ class Files:
     """What is read and written."""
 
     query: list[str]
-    """Query features; several files are embeddings of several models, put side by side."""
+    """Query features; one file per model. The embeddings of several models are concatenated."""
     gallery: list[str] = field(default_factory=list)
-    """Gallery features, as many files; the protocol `vehicleid` can do without."""
+    """Gallery features, one file per model; optional for the protocol `vehicleid`."""
     weights: list[float] = field(default_factory=list)
-    """Weights of several models; equal without it."""
+    """Weights of several models; equal by default."""
     against: list[str] = field(default_factory=list)
-    """A second run's query and gallery file, of the same images, to compare with."""
+    """Query and gallery file of a second run on the same images, to compare with."""
     figures: str | None = None
     """A folder to draw figures in."""
     json: bool = False
@@ -51,13 +51,15 @@ class Files:
             raise UserError("--gallery is missing; name the gallery's features.")
         if self.gallery and len(self.gallery) != len(self.query):
             raise UserError(
-                f"There are {len(self.query)} query files and {len(self.gallery)} gallery files; each model "
-                "needs one of both."
+                f"There are {len(self.query)} query files and {len(self.gallery)} gallery files; give one of "
+                "each per model."
             )
         if self.weights and len(self.weights) != len(self.query):
-            raise UserError(f"--weights has {len(self.weights)} numbers for {len(self.query)} models.")
+            raise UserError(
+                f"--weights has {len(self.weights)} numbers for {len(self.query)} models; give one per model."
+            )
         if self.against and len(self.against) != (2 if self.gallery else 1):
-            raise UserError("--against wants the second run's query file and its gallery file.")
+            raise UserError("--against needs two files: the second run's query and gallery.")
 
 
 @dataclass(frozen=True)
@@ -110,15 +112,20 @@ def _check_calibration(options: Options) -> None:
     prepared = options.preparation
     if prepared.camera_bias_removal or prepared.database_augmentation or prepared.query_expansion:
         raise UserError(
-            "A calibration is of two embeddings alone; leave camera-bias removal, expansion and augmentation "
-            "out."
+            "A calibration compares two embeddings on their own; leave camera-bias removal, expansion and "
+            "augmentation out."
         )
     if options.measures.protocol == "vehicleid":
         raise UserError("The protocol vehicleid has no fixed pairs to calibrate; use the protocol partial.")
 
 
 def read(files: Sequence[str], weights: Sequence[float], role: str) -> FeatureSet:
-    """Read the features of one model, or put those of several side by side.
+    """Read the features of one model, or concatenate those of several.
+
+    Args:
+        files: one file per model.
+        weights: one per model; empty for equal weights.
+        role: "query" or "gallery".
 
     Raises:
         UserError: a file that cannot be used, or files of different images.
@@ -132,21 +139,24 @@ def read(files: Sequence[str], weights: Sequence[float], role: str) -> FeatureSe
     for name, item in zip(files[1:], sets[1:], strict=True):
         first = sets[0]
         if not (np.array_equal(item.pids, first.pids) and np.array_equal(item.camids, first.camids)):
-            raise UserError(f"{name} does not describe the images of {files[0]}: pids or camids differ.")
+            raise UserError(
+                f"{name} does not describe the images of {files[0]}: pids or camids differ; give files of "
+                "the same images."
+            )
     if len(sets) == 1:
         return sets[0]
     return sets[0].with_features(concatenated([item.features for item in sets], list(weights) or None))
 
 
 def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[str, Any]]:
-    """Do what the command line asks.
+    """Evaluate the files that the command line names.
 
     Args:
-        options: parsed.
-        say: told what is done next.
+        options: the command line.
+        say: called with the name of the next step.
 
     Returns:
-        Name -> what was measured, one entry a run; and everything as JSON can hold it.
+        The results of each run by name, and the report that `--json` prints.
 
     Raises:
         UserError: files or values that cannot be used.
@@ -226,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     def action() -> None:
         options = parse(argv)
-        # What is going on belongs to the screen, not to the result that may be piped on; as the bars do.
+        # Progress goes to standard error: standard output may be piped.
         screen = Terminal(stderr=True)
 
         def say(text: str) -> None:

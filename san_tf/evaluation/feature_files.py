@@ -21,7 +21,7 @@ from san_tf.evaluation.inputs import checked_features, checked_ids
 from san_tf.whole_numbers import WholeNumbers
 
 SUFFIXES = (".npz", ".npy", ".parquet")
-# What the readers of archives and arrays raise at bytes that nobody wrote on purpose.
+# Errors that the readers of archives and arrays raise for corrupt files.
 _BROKEN = (
     ValueError,
     TypeError,
@@ -42,21 +42,21 @@ _LAYOUT = "`features` (N, D), `pids` (N,) whole numbers and, where known, `camid
 def read_features(path: str | Path, role: str = "features") -> FeatureSet:
     """Read the embeddings of a query or gallery with their identities and cameras.
 
-    - `.npz`: arrays `features`, `pids`, `camids`. Stored as `numpy.savez` does, they are mapped into memory,
-      so a gallery larger than the memory can be read; `savez_compressed` has to be unpacked. A run's own
-      `features/<method>.npz`, which holds query and gallery, serves as either.
-    - `.npy`: the features, mapped; identities and cameras in a CSV file of the same name, `.csv`, with the
-      columns `pid` and `camid` (or `pids`, `camids`), a row an image.
+    - `.npz`: arrays `features`, `pids`, `camids`. Files of `numpy.savez` are memory-mapped, so the gallery
+      may be larger than the memory; files of `savez_compressed` are unpacked. A run's own
+      `features/<method>.npz` holds query and gallery, and serves as either.
+    - `.npy`: the features, memory-mapped. A CSV file of the same name, `.csv`, holds the columns `pid` and
+      `camid` (or `pids`, `camids`), one row per image.
     - `.parquet`: columns `features` (a list of numbers), `pids`, `camids`; needs `pyarrow`.
 
-    Cameras may be left out: they are unknown (-1) then.
+    Missing cameras are unknown (-1).
 
     Args:
         path: the file.
-        role: "query" or "gallery": names the arrays in a run's own file, and the file in messages.
+        role: "query" or "gallery": which arrays to take from a run's own file.
 
     Returns:
-        features of real numbers, `pids` and `camids` int64.
+        Features of real numbers, with `pids` and `camids` int64.
 
     Raises:
         UserError: the file is missing, broken, of another kind, holds objects, or its arrays do not fit.
@@ -70,7 +70,7 @@ def read_features(path: str | Path, role: str = "features") -> FeatureSet:
     readers = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet}
     reader = readers.get(path.suffix.lower())
     if reader is None:
-        raise UserError(f"{path} is of no kind that is read here; give one of: {', '.join(SUFFIXES)}.")
+        raise UserError(f"{path} is not a feature file by its name; give one of: {', '.join(SUFFIXES)}.")
     if not path.is_file():
         raise UserError(f"There is no file {path}; check the name.")
     try:
@@ -81,22 +81,22 @@ def read_features(path: str | Path, role: str = "features") -> FeatureSet:
         raise UserError(f"{path} cannot be read: {_in_a_line(error.strerror or error)}.") from error
     except MemoryError as error:
         raise UserError(
-            f"{path} says that it holds more than fits into memory; write it anew, or with numpy.savez."
+            f"{path} does not fit into memory; write it with numpy.savez, which is read piece by piece."
         ) from error
     except _BROKEN as error:
         reason = _in_a_line(error) or type(error).__name__
-        raise UserError(f"{path} is broken or no {path.suffix} file ({reason}); write it anew.") from error
+        raise UserError(f"{path} is not a valid {path.suffix} file ({reason}); write it anew.") from error
     return _checked(path, arrays)
 
 
 def _in_a_line(text: object) -> str:
-    """What a library says, as a part of a sentence."""
+    """A library's message, shortened to fit into a sentence."""
     line = " ".join(str(text).split())[:80].rstrip(". ")
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _names(names: Iterable[str]) -> str:
-    """Some names that a file holds, which may be anything."""
+    """The names in a file, made safe to print."""
     return _in_a_line(", ".join(names)) or "nothing"
 
 
@@ -139,13 +139,13 @@ def _npz_member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> 
         local = raw.read(30)
         if local[:4] != b"PK\x03\x04":
             raise ValueError(f"{info.filename} is not where the list of contents says")
-        # The local header's name and extra field may differ in length from the list's.
+        # The local header's name and extra field may differ in length from the central directory's.
         offset = info.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])) + length
     return np.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
 
 
 def _npy_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype, int]:
-    """Shape, order, dtype and length of the header of an NPY file that is open at its beginning."""
+    """Read the header of an NPY file: shape, Fortran order, dtype, and the header's length in bytes."""
     version = np.lib.format.read_magic(file)
     readers = {
         (1, 0): np.lib.format.read_array_header_1_0,
@@ -176,7 +176,7 @@ def _read_npy(path: Path, role: str) -> dict[str, Any]:
 
 def _read_csv(path: Path, beside: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise UserError(f"{beside} holds features alone; put identities beside it, in {path}.")
+        raise UserError(f"{beside} holds only features; put the identities beside it, in {path}.")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file)
@@ -208,7 +208,7 @@ def _read_parquet(path: Path, role: str) -> dict[str, Any]:
             f"Reading {path} needs pyarrow: pip install 'san-tf[parquet]', or give an .npz file."
         ) from error
     try:
-        # Not what the schema's metadata say: plain columns are all that is looked at.
+        # Only plain columns are read; the schema's metadata are ignored.
         names = parquet.read_schema(path).names
         missing = [name for name in ("features", "pids") if name not in names]
         if missing:
@@ -229,7 +229,7 @@ def _read_parquet(path: Path, role: str) -> dict[str, Any]:
             continue
         kind = column.type
         if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-            raise UserError(f"{path}: features must be lists of numbers, a list an image, not {kind}.")
+            raise UserError(f"{path}: features must be lists of numbers, one list per image, not {kind}.")
         values = column.flatten()
         if len(column) == 0 or len(values) % len(column) or not _even(column, pa):
             raise UserError(f"{path}: the features of all images must have one length.")

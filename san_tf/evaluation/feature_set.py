@@ -1,4 +1,4 @@
-"""Features with the identities and cameras that judging them needs."""
+"""Features with their identities and cameras."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from san_tf.short_repr import ShortRepr
 
 UNKNOWN = -1
 
-# Distances block by block, as often as asked: pairs of the first query's index and `(rows, G)` distances.
+# Each call yields all distances, block by block: the index of the first query and `(rows, G)` distances.
 Distances = Callable[[], Iterable[tuple[int, np.ndarray]]]
 
-# Distances held at a time: 256 MB of float32, however large the gallery is.
+# Distances in one block: 256 MB of float32, however large the gallery is.
 _VALUES_PER_BLOCK = 2**26
 
 
 @dataclass(frozen=True, repr=False)
 class FeatureSet(ShortRepr):
-    """Images as an encoder describes them.
+    """Embeddings of images, with identities and cameras.
 
     Attributes:
         features: `(N, D)` float; may be a memory map.
-        pids: `(N,)` int identities; -1 is junk, which is never ranked.
+        pids: `(N,)` int identities; -1 is junk and never ranked.
         camids: `(N,)` int cameras; -1 is an unknown camera.
     """
 
@@ -36,24 +36,24 @@ class FeatureSet(ShortRepr):
         return len(self.pids)
 
     def select(self, index: np.ndarray | slice) -> FeatureSet:
-        """Some of the images."""
+        """Return the images at `index`."""
         return FeatureSet(self.features[index], self.pids[index], self.camids[index])
 
     def with_features(self, features: np.ndarray) -> FeatureSet:
-        """The same images, described otherwise."""
+        """Return the same images with other features `(N, D)`."""
         return FeatureSet(features, self.pids, self.camids)
 
 
 def rows_per_block(gallery_size: int) -> int:
-    """How many queries to take at a time, so that their distances to the whole gallery fit 256 MB."""
+    """Number of queries whose distances to the whole gallery fit into 256 MB, at most 256."""
     return max(1, min(256, _VALUES_PER_BLOCK // max(gallery_size, 1)))
 
 
 def told_apart(query_camids: np.ndarray, gallery_camids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Give unknown cameras (-1) numbers that equal no other camera, those of the query none of the gallery.
+    """Number unknown cameras (-1) so that they equal no other camera, on either side.
 
-    Two images whose cameras nobody wrote down cannot be taken for images of one camera: that would remove
-    every true match of a data set without cameras.
+    Two images of unknown cameras must not count as images of one camera: that would remove every true match
+    of a data set without cameras.
 
     Args:
         query_camids: `(Q,)` int.

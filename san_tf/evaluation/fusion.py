@@ -1,4 +1,4 @@
-"""One embedding out of those of several models."""
+"""Fusion of the embeddings of several models."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from san_tf.evaluation.distances import l2_normalized
 
 
 def concatenated(features: Sequence[np.ndarray], weights: Sequence[float] | None = None) -> np.ndarray:
-    """Put the embeddings of several models side by side, each scaled to length 1 and weighted.
+    """Concatenate the embeddings of several models, each scaled to length 1 and weighted.
 
-    Scaled by the root of its share of the weights, each model contributes that share of the cosine similarity
-    of the whole: `cos = sum_m w_m cos_m` with the weights summing to 1. The whole has length 1.
+    Each embedding is scaled by the root of its weight, with weights that sum to 1. So the cosine similarity
+    of the whole is `cos = sum_m w_m cos_m`, and its length is 1.
 
     Args:
-        features: of M models, each `(N, D_m)` float, of the same images in the same order.
-        weights: M numbers above 0; equal ones where None.
+        features: M arrays, each `(N, D_m)` float, of the same images in the same order.
+        weights: M numbers above 0; None for equal weights.
 
     Returns:
         `(N, sum of D_m)` float32, or float64 if all are.
 
     Raises:
-        UserError: the numbers of images differ, or the weights do not fit.
+        UserError: the numbers of images differ, or the weights are not M numbers above 0.
 
     Example:
         >>> concatenated([np.array([[3.0, 4.0]]), np.array([[2.0]])], weights=[3, 1]).round(3)

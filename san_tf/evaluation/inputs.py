@@ -1,6 +1,6 @@
-"""What features and ids have to look like: every check of what a user hands to the evaluation.
+"""Checks of the features and ids that users give to the evaluation.
 
-Each mistake is a `UserError` of one sentence. `name` says whose array it is: "query", or a file's name.
+Each mistake raises a `UserError` of one sentence. `name` is "query", "gallery" or a file's name.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ import numpy as np
 from san_tf.errors import UserError
 
 METRICS = ("euclidean", "cosine")
-# A float32 holds squares up to 3.4e38.
+# The largest float32 is 3.4e38; sums of a few squares must stay below it.
 _LARGEST_SQUARE = 1e37
 
 
 def check_metric(metric: str) -> None:
-    """Refuse a metric that is none of `METRICS`."""
+    """Raise `UserError` unless the metric is one of `METRICS`."""
     if metric not in METRICS:
         raise UserError(f"There is no metric {metric!r}; choose one of: {', '.join(METRICS)}.")
 
 
 def checked_features(name: str, features: np.ndarray) -> np.ndarray:
-    """Return `(N, D)` features of real numbers; a memory map stays one. Values are checked as they are read.
+    """Return features `(N, D)` of real numbers, checked; a memory map stays a memory map.
+
+    `check_values` checks the values later, as they are read.
 
     Raises:
         UserError: wrong shape or type, or no rows or columns.
@@ -29,8 +31,8 @@ def checked_features(name: str, features: np.ndarray) -> np.ndarray:
     features = np.asanyarray(features)
     if features.ndim != 2:
         raise UserError(
-            f"The {name} features have shape {features.shape}; give one row an image, (N, D), for example by "
-            "reshape(N, -1)."
+            f"The {name} features have shape {features.shape}; give one row per image, (N, D), for example "
+            "by reshape(N, -1)."
         )
     if features.dtype.kind not in "fiub":
         raise UserError(f"The {name} features are of type {features.dtype}; give real numbers (float32).")
@@ -42,7 +44,7 @@ def checked_features(name: str, features: np.ndarray) -> np.ndarray:
 
 
 def check_dimensions(query: np.ndarray, gallery: np.ndarray) -> None:
-    """Refuse features of two sizes, which two encoders made."""
+    """Raise `UserError` if query and gallery have different dimensions."""
     if query.shape[1] != gallery.shape[1]:
         raise UserError(
             f"Query features have {query.shape[1]} dimensions and gallery features {gallery.shape[1]}; "
@@ -51,19 +53,19 @@ def check_dimensions(query: np.ndarray, gallery: np.ndarray) -> None:
 
 
 def check_values(name: str, squares: np.ndarray, rows: np.ndarray, single: bool) -> None:
-    """Refuse rows with NaN or infinity, or too long for float32.
+    """Raise `UserError` for rows with NaN or infinity, or too long for float32.
 
     Args:
         name: whose features.
-        squares: `(n,)` float64 squared lengths of rows.
-        rows: `(n,)` their numbers.
+        squares: `(n,)` float64 squared lengths of the rows.
+        rows: `(n,)` indices of the rows.
         single: whether distances are computed in float32.
     """
     finite = np.isfinite(squares)
     if not finite.all():
         raise UserError(
-            f"The {name} features are not finite (first in row {int(rows[np.argmin(finite)])}); the encoder "
-            "gives NaN or infinity, so take an earlier checkpoint."
+            f"The {name} features hold NaN or infinity (first in row {int(rows[np.argmin(finite)])}); use "
+            "an earlier checkpoint of the encoder."
         )
     if single and len(squares) and squares.max() > _LARGEST_SQUARE:
         raise UserError(
@@ -73,14 +75,14 @@ def check_values(name: str, squares: np.ndarray, rows: np.ndarray, single: bool)
 
 
 def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
-    """Return identities or cameras as `(number,)` int64.
+    """Return identities or cameras as `(number,)` int64, checked.
 
-    -1 is junk (or an unknown camera), 0 and above are ids.
+    -1 is junk (or an unknown camera); ids are 0 or larger.
 
     Args:
         name: for example "query pids".
-        ids: whole numbers; also as floats without a fraction, as CSV readers give them.
-        number: of images.
+        ids: whole numbers; floats without a fraction are allowed, as CSV readers give them.
+        number: number of images.
 
     Raises:
         UserError: another shape, not whole numbers, or below -1.
@@ -88,7 +90,7 @@ def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
     ids = np.asarray(ids)
     if ids.shape != (number,):
         raise UserError(
-            f"The {name} have shape {ids.shape}, but there are {number} images; give one id an image, "
+            f"The {name} have shape {ids.shape}, but there are {number} images; give one id per image, "
             f"({number},)."
         )
     if ids.dtype.kind not in "iuf" or (ids.dtype.kind == "f" and not np.array_equal(ids, np.trunc(ids))):
@@ -112,15 +114,21 @@ def checked_ids(name: str, ids: np.ndarray, number: int) -> np.ndarray:
 
 
 def checked_distances(distances: np.ndarray, first: int, number: int, size: int) -> np.ndarray:
-    """Return the distances of some queries, from `first` on, to a whole gallery, as float32 or float64.
+    """Return a block of distances as float32 or float64, checked.
+
+    Args:
+        distances: `(rows, size)` distances.
+        first: index of the block's first query.
+        number: number of all queries.
+        size: number of gallery images.
 
     Raises:
-        UserError: they do not fit `number` queries and `size` gallery images.
+        UserError: the shape does not fit these numbers.
     """
     distances = np.asarray(distances)
     if distances.ndim != 2 or distances.shape[1] != size or not 0 <= first <= number - len(distances):
         raise UserError(
             f"Distances of shape {distances.shape} from query {first} on do not fit {number} queries and "
-            f"{size} gallery images; give one row a query and one column a gallery image."
+            f"{size} gallery images; give one row per query and one column per gallery image."
         )
     return distances if distances.dtype in (np.float32, np.float64) else distances.astype(np.float64)

@@ -1,8 +1,8 @@
-"""The nearest neighbours of every image among query and gallery, from each pair's distance once.
+"""Nearest neighbours of every image among query and gallery.
 
-Of all-pairs distances only each image's nearest and its largest are kept, so memory grows with the number of
-images, not with its square. Distances are symmetric, so half of them are computed: a tile of them serves the
-images of its rows and those of its columns.
+Only each image's nearest neighbours and its largest distance are kept, so memory grows with the number of
+images, not with its square. Distances are symmetric, so only half of them are computed: one tile serves the
+images of its rows and of its columns.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from san_tf.evaluation.threads import finish_blocks, ranges, run_blocks
 from san_tf.progress import with_bar
 from san_tf.short_repr import ShortRepr
 
-# Images a side of a tile: 4 MB of float32.
+# Images on each side of a tile: 4 MB of float32.
 _TILE = 1024
-# Neighbours kept beyond those wanted, because the rounding of the product may have put them just behind.
+# Extra neighbours that are kept, because rounding may have put a true neighbour just behind.
 _SPARE = 4
 
 
 @dataclass(frozen=True, repr=False)
 class Neighbours(ShortRepr):
-    """What k-reciprocal encoding needs of all-pairs distances. Images are Q queries, then G gallery images.
+    """Nearest neighbours and largest distances, for k-reciprocal encoding.
+
+    Images are numbered: Q queries first, then G gallery images.
 
     Args:
         query: `(Q, D)` features, checked; float32, or float64 if both sides are.
         gallery: `(G, D)` likewise.
-        nearest: `(Q + G, n)` int32: each image itself, then its nearest ones. Those are told by squared
-            distances measured directly in float64, among those few more than n that a product in the
-            features' type finds; of equal ones, the smaller index is first.
-        largest: `(Q + G,)` the largest squared distance of each image to any other.
+        nearest: `(Q + G, n)` int32: each image itself, then its nearest ones by squared distance. A product
+            in the features' type finds a few more than n, and their distances are measured again in float64.
+            Of equal distances, the smaller index is first.
+        largest: `(Q + G,)` largest squared distance of each image to any other.
     """
 
     query: np.ndarray
@@ -56,9 +58,8 @@ def nearest_neighbours(
     Args:
         query: `(Q, D)` numbers.
         gallery: `(G, D)` numbers.
-        number: of neighbours, cut to Q + G.
-        metric: "euclidean", or "cosine": Euclidean between rows divided by their lengths, the order is the
-            same.
+        number: number of neighbours, at most Q + G.
+        metric: "euclidean", or "cosine": Euclidean between rows of length 1, which gives the same order.
         description: of the progress bar; None for no bar.
 
     Raises:
@@ -73,7 +74,7 @@ def nearest_neighbours(
     indices = np.full((images, max(lists, 1)), -1, np.int64)
     distances = np.full(indices.shape, np.inf, query.dtype)
     largest = np.zeros(images, query.dtype)
-    # A block's images are of one side, so that no side is copied.
+    # A block holds images of one side only, so that no side is copied.
     blocks = [(start, stop, query[start:stop]) for start, stop in ranges(len(query), _TILE)]
     blocks += [
         (len(query) + start, len(query) + stop, gallery[start:stop])
@@ -107,7 +108,7 @@ def nearest_neighbours(
 
 
 def _whole(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
-    """Return all rows and their squared lengths, both in the type of the distances, checked by blocks."""
+    """Return all rows and their squared lengths, checked, in the type of the distances."""
     features = np.require(rows.features, rows.dtype, ["C", "W"]) if not rows.normalized else None
     if features is None:
         features = np.empty(rows.features.shape, rows.dtype)
@@ -120,7 +121,7 @@ def _whole(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pairs(blocks: int) -> Iterator[tuple[int, int]]:
-    """Yield all pairs of blocks, neighbours in time being of different blocks: fewer threads wait."""
+    """Yield all pairs of blocks, ordered so that few threads wait for the same block."""
     for apart in range(blocks):
         for block in range(blocks - apart):
             yield block, block + apart

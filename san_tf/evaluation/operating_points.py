@@ -1,4 +1,4 @@
-"""Thresholds for a wished false accept rate, with what the data can vouch for."""
+"""Thresholds for a target false accept rate, with a confidence bound."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ WISHED = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold and its rates on the data it was found on.
+    """A threshold and its rates on the data it was chosen on.
 
     Attributes:
-        far: the wished false accept rate.
-        threshold: accept pairs up to this distance; None where no threshold keeps the wish.
+        far: target false accept rate.
+        threshold: accept pairs up to this distance; None where no threshold meets the target.
         tar: share of same-person pairs accepted.
-        false_accepts: different-person pairs accepted.
-        num_different: of so many.
+        false_accepts: number of different-person pairs accepted.
+        num_different: number of different-person pairs.
         far_bound: upper confidence bound of the false accept rate, at most `far` where there is a threshold.
-        confidence: of the bound.
-        supported: whether the data are enough for the wish; if not, no threshold could have kept it.
-        note: one sentence for people.
+        confidence: confidence of the bound.
+        supported: whether there are enough pairs for the target; if not, no threshold could meet it.
+        note: one sentence that explains the point.
     """
 
     far: float
@@ -40,12 +40,17 @@ class OperatingPoint:
 
 
 def far_upper_bound(false_accepts: int, num_different: int, confidence: float = 0.95) -> float:
-    """One-sided upper bound of a rate of which `false_accepts` in `num_different` were seen.
+    """Return the one-sided upper confidence bound of a false accept rate.
 
-    The exact bound of Clopper and Pearson (1934). Without any false accept it is the rule of three: 3 / n at
-    95 %. It takes pairs as independent and the threshold as chosen beforehand. Pairs share images and people,
-    and `operating_point` chooses by the same pairs, so the truth is somewhat wider: where much depends on it,
-    measure the threshold again on other people.
+    This is the exact bound of Clopper and Pearson (1934). Without any false accept it is the rule of three:
+    3 / n at 95 %. It assumes independent pairs and a threshold chosen beforehand. But pairs share images and
+    people, and `operating_point` chooses by the same pairs, so the true bound is somewhat wider. Measure an
+    important threshold again on other people.
+
+    Args:
+        false_accepts: number of different-person pairs accepted.
+        num_different: number of different-person pairs.
+        confidence: in (0, 1).
 
     Example:
         >>> round(far_upper_bound(0, 3000), 6)
@@ -59,15 +64,15 @@ def far_upper_bound(false_accepts: int, num_different: int, confidence: float = 
 
 
 def operating_point(curve: RocCurve, far: float, confidence: float = 0.95) -> OperatingPoint:
-    """Find the threshold that accepts most same-person pairs while the bound of its rate keeps the wish.
+    """Find the threshold that accepts most same-person pairs at a target false accept rate.
 
     Args:
-        curve: of the validation data.
-        far: wished false accept rate, in (0, 1).
-        confidence: that the true rate, on data like these, is at most `far`.
+        curve: ROC curve of the validation data.
+        far: target false accept rate, in (0, 1).
+        confidence: confidence that the true rate, on such data, is at most `far`; in (0, 1).
 
     Raises:
-        UserError: a rate or confidence that is none.
+        UserError: `far` or `confidence` is not between 0 and 1.
 
     Example:
         >>> point = operating_point(curve, 1e-3)
@@ -107,7 +112,7 @@ def operating_point(curve: RocCurve, far: float, confidence: float = 0.95) -> Op
 
 
 def _most_allowed(different: int, far: float, confidence: float) -> int:
-    """The largest number of false accepts whose bound keeps `far`, by bisection; 0 is known to keep it."""
+    """Largest number of false accepts whose bound is at most `far`, by bisection; 0 must meet it."""
     low, high = 0, different
     while low + 1 < high:
         middle = (low + high) // 2

@@ -1,6 +1,6 @@
-"""What an evaluation can be asked for: the flags of `python -m san_tf.evaluate`, and of recipes in part.
+"""Options of an evaluation: flags of `python -m san_tf.evaluate`, some also of recipes.
 
-Nothing heavy is imported here, so that `--help` is quick.
+This module imports nothing heavy, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Unit = Literal["query", "identity"]
 
 @dataclass(frozen=True)
 class Preparation:
-    """What happens to embeddings before they are ranked, in this order; the defaults change nothing."""
+    """Steps before embeddings are ranked, in this order; the defaults change nothing."""
 
     normalize: bool = False
     """Scale embeddings to unit length."""
@@ -28,10 +28,10 @@ class Preparation:
     query_expansion: int = 0
     """Nearest gallery images added to each query (alpha query expansion); 0 for none. Scales likewise."""
     alpha: float = 3.0
-    """Exponent of the similarity in both; 0 for plain averages (AQE)."""
+    """Exponent of the similarity in augmentation and expansion; 0 for plain averages (AQE)."""
 
     def check(self) -> None:
-        """Raise `UserError` at the first value that cannot work."""
+        """Raise `UserError` for the first impossible value."""
         for name in ("database_augmentation", "query_expansion", "alpha"):
             value = getattr(self, name)
             if not value >= 0:
@@ -43,9 +43,9 @@ class Ranking:
     """How the gallery is ranked for each query."""
 
     metric: Metric = "euclidean"
-    """What embeddings are compared by."""
+    """Distance between embeddings."""
     repeats: int = 10
-    """Random galleries of the protocols `cuhk03` and `vehicleid`, drawn from the seed."""
+    """Number of random galleries of the protocols `cuhk03` and `vehicleid`, drawn from the seed."""
     rerank: bool = False
     """Also measure after k-reciprocal re-ranking (Zhong et al., CVPR 2017)."""
     k1: int = 20
@@ -63,11 +63,11 @@ class Measures(Ranking):
     protocol: ProtocolName = "market"
     """Which images count: see `san_tf.evaluation.protocols`."""
     seed: int = 0
-    """Of everything that is drawn."""
+    """Seed of all random draws."""
     bootstrap: int = 0
-    """Resamples of the queries for confidence intervals and comparisons; 0 for none, 2000 is plenty."""
+    """Resamples of the queries for confidence intervals and comparisons; 0 for none, 2000 is enough."""
     bootstrap_unit: Unit = "query"
-    """What is drawn: each `query` alone, or each `identity` with all its queries, which is more honest."""
+    """Unit of resampling: `query`, or `identity` with all its queries, for honest, wider intervals."""
     level: float = 0.95
     """Confidence of the intervals."""
     roc: bool = False
@@ -78,7 +78,7 @@ class Measures(Ranking):
     """Also break the scores down by query camera and gallery camera."""
 
     def check(self) -> None:
-        """Raise `UserError` at the first value that cannot work."""
+        """Raise `UserError` for the first impossible value."""
         if self.bootstrap and self.bootstrap < 100:
             raise UserError(f"bootstrap is {self.bootstrap}, but an interval needs at least 100 resamples.")
         if not 0 < self.level < 1:
@@ -101,19 +101,19 @@ class CalibrationOptions:
     """From a distance to the probability of "same person"."""
 
     calibrate: str | None = None
-    """Fit a calibration on these features, of people the encoder was not trained on, and write it here."""
+    """Fit a calibration on these features, of people not seen in training, and write it to this file."""
     calibration: str | None = None
-    """Hold the calibration in this file against these features: reliability, expected calibration error."""
+    """Test the calibration in this file on these features: reliability, expected calibration error."""
     method: Literal["platt", "isotonic"] = "platt"
     """With --calibrate: logistic in the distance, or any falling function of it."""
     prior: float = 0.5
-    """With --calibrate: how often a pair shows the same person, for whom the probabilities are meant."""
+    """With --calibrate: how often a pair shows the same person where the probabilities are used."""
 
     def check(self) -> None:
-        """Raise `UserError` at the first value that cannot work."""
+        """Raise `UserError` for the first impossible value."""
         if not 0 < self.prior < 1:
             raise UserError(f"prior is {self.prior}, but it must lie between 0 and 1, such as 0.001.")
         if self.calibrate and self.calibration:
             raise UserError(
-                "--calibrate and --calibration exclude each other: fit on validation people, test on others."
+                "--calibrate and --calibration exclude each other; fit on validation people, test on others."
             )

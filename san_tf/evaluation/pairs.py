@@ -1,4 +1,4 @@
-"""Which pairs of query and gallery image count, and which show the same person, by protocol."""
+"""Labels pairs of query and gallery images by protocol: same person, different, or not counted."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from san_tf.evaluation.feature_set import Distances, FeatureSet, told_apart
 
 
 def cameras_of_pairs(query: FeatureSet, gallery: FeatureSet, protocol: str) -> tuple[np.ndarray, np.ndarray]:
-    """Cameras by which "one identity under one camera" says which pairs of a person do not count.
+    """Return camera ids that are equal where a pair of one person does not count.
 
     Args:
         query: Q images.
         gallery: G images.
-        protocol: "partial" and "vehicleid" let all count; unknown cameras (-1) equal no other.
+        protocol: for "partial" and "vehicleid" no ids are equal; unknown cameras (-1) never are.
 
     Returns:
         `(Q,)` and `(G,)` int64.
@@ -29,20 +29,20 @@ def cameras_of_pairs(query: FeatureSet, gallery: FeatureSet, protocol: str) -> t
 def labelled_blocks(
     distances: Distances, query: FeatureSet, gallery: FeatureSet, protocol: str = "market"
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield distances with what they are distances of.
+    """Yield distances, block by block, labelled as same person or different people.
 
-    Junk (identity -1) makes no pair. The protocol says which others do not count: "market" and "cuhk03" those
-    of one identity under one camera, "cross-camera" all under one camera, "partial" and "vehicleid" none.
+    Pairs with junk (identity -1) do not count. Nor do pairs of one identity under one camera for "market" and
+    "cuhk03", and all pairs under one camera for "cross-camera". "partial" and "vehicleid" count all others.
 
     Args:
-        distances: makes the blocks.
-        query: Q images; only identities and cameras are looked at.
+        distances: yields the blocks.
+        query: Q images; only identities and cameras are used.
         gallery: G images likewise.
         protocol: see `san_tf.evaluation.protocols`.
 
     Yields:
-        Index of the block's first query; `(rows, G)` distances; `(rows, G)` bool, pairs of one person;
-        `(rows, G)` bool, pairs of two.
+        Index of the block's first query; `(rows, G)` distances; `(rows, G)` bool, pairs of the same person;
+        `(rows, G)` bool, pairs of different people.
     """
     query_camids, gallery_camids = cameras_of_pairs(query, gallery, protocol)
     junk = gallery.pids == -1
@@ -56,6 +56,6 @@ def labelled_blocks(
         same &= elsewhere
         if protocol == "cross-camera":
             different &= elsewhere
-        # A junk query is nobody: it is not a pair's half.
+        # Pairs with a junk query do not count.
         different[query.pids[start:stop] == -1] = False
         yield start, block, same, different

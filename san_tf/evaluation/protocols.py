@@ -1,16 +1,16 @@
-"""The evaluation protocols of the field, each by its name, with one function for all of them.
+"""The field's evaluation protocols, in one function.
 
 | name | gallery | removed for a query | repeated |
 |---|---|---|---|
 | `market` | all images | junk; images of its identity under its camera | no |
 | `cross-camera` | all images | junk; *all* images under its camera | no |
 | `partial` | all images (whole bodies; queries are parts) | junk | no |
-| `cuhk03` | one image an identity, drawn | as `market`, before the draw | yes |
-| `vehicleid` | one image an identity, drawn from all; the other images are the queries | junk | yes |
+| `cuhk03` | one image per identity, drawn | as `market`, before the draw | yes |
+| `vehicleid` | one image per identity, drawn from all; the other images are the queries | junk | yes |
 
-Without camera identities (-1) nothing is known to be under one camera, so nothing is removed for it: `market`
-and `cuhk03` then rank easy pictures of the same moment too and give higher scores than with cameras;
-`cross-camera` means nothing and is refused; `partial` and `vehicleid` never look at cameras.
+Images of unknown cameras (-1) are never removed as same-camera images. `market` and `cuhk03` then also rank
+easy images of the same moment, and give higher scores than with cameras. `cross-camera` refuses unknown
+cameras. `partial` and `vehicleid` ignore cameras.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ REPEATED = ("cuhk03", "vehicleid")
 
 @dataclass(frozen=True)
 class ProtocolResult:
-    """What a protocol says of a ranking; all values are shares in [0, 1].
+    """Scores of a ranking by one protocol, as shares in [0, 1].
 
     Attributes:
-        protocol: its name.
+        protocol: name of the protocol.
         cmc: `(50,)` float64, mean over the draws.
         mAP: mean average precision, mean over the draws.
         mINP: mean inverse negative penalty, likewise.
@@ -49,9 +49,9 @@ class ProtocolResult:
         repeats: draws; 1 where nothing is drawn.
         num_valid: queries with a true match (mean over the draws, rounded).
         num_queries: all queries, likewise.
-        per_query: what each query got; of the pooled images for "vehicleid".
-        pids: the identities of those.
-        notes: sentences on what the numbers mean here, such as missing cameras.
+        per_query: scores of each query; for "vehicleid", of each pooled image.
+        pids: identities of the queries or pooled images.
+        notes: sentences on what limits the scores, such as missing cameras.
     """
 
     protocol: str
@@ -76,7 +76,13 @@ class ProtocolResult:
 
     @classmethod
     def of(cls, protocol: str, ranking: RankingResult, pids: np.ndarray) -> ProtocolResult:
-        """The result of one ranking."""
+        """Return the result of one ranking.
+
+        Args:
+            protocol: name of the protocol.
+            ranking: its scores.
+            pids: `(Q,)` int identities of the queries.
+        """
         return cls(
             protocol,
             ranking.cmc,
@@ -93,7 +99,7 @@ class ProtocolResult:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """What the command line prints as JSON."""
+        """Return the scores as JSON values."""
         values: dict[str, Any] = {
             "protocol": self.protocol,
             "cmc": self.cmc.tolist(),
@@ -123,23 +129,23 @@ def evaluate_protocol(
 ) -> ProtocolResult:
     """Rank the gallery for each query and measure the result by a protocol.
 
-    `cuhk03` is the classic protocol (Li et al., "DeepReID", CVPR 2014): the CMC of one gallery image an
-    identity, drawn anew `repeats` times; mAP and mINP are those of the whole gallery, as every toolkit
-    reports them. `vehicleid` (Liu et al., "Deep Relative Distance Learning", CVPR 2016) pools both sets: the
-    benchmark lists test images only, and the draw says which are queries.
+    `cuhk03` is the classic protocol (Li et al., "DeepReID", CVPR 2014). Its CMC is of one gallery image per
+    identity, drawn anew `repeats` times. Its mAP and mINP are of the whole gallery, as all toolkits report
+    them. `vehicleid` (Liu et al., "Deep Relative Distance Learning", CVPR 2016) pools both sets: the
+    benchmark lists only test images, and each draw chooses the queries.
 
     Args:
         query: Q images.
         gallery: G images.
         protocol: one of `PROTOCOLS`.
         metric: "euclidean" or "cosine".
-        repeats: draws of the protocols that draw.
+        repeats: number of draws for "cuhk03" and "vehicleid".
         seed: of the draws.
-        distances: distances to use in place of the features', such as re-ranked ones; not for "vehicleid".
+        distances: distances to use instead of the features', such as re-ranked ones; not for "vehicleid".
 
     Raises:
-        UserError: unknown protocol, too few repeats, cameras missing where the protocol is about them, or no
-            query has a true match.
+        UserError: unknown protocol, too few repeats, unknown cameras for "cross-camera", or no query has a
+            true match.
 
     Example:
         >>> result = evaluate_protocol(query, gallery, "cuhk03", repeats=20)
@@ -163,8 +169,8 @@ def evaluate_protocol(
         missing = np.count_nonzero(query.camids == UNKNOWN) + np.count_nonzero(gallery.camids == UNKNOWN)
         if missing:
             raise UserError(
-                f"The protocol cross-camera needs the camera of every image, and {missing} have none; give "
-                "camids, or use the protocol partial, which looks at no cameras."
+                f"The protocol cross-camera needs the camera of every image, but {missing} have none; give "
+                "camids, or use the protocol partial, which ignores cameras."
             )
         given = distances or features_distances(query, gallery, metric)
         distances = lambda: _other_cameras_first(given, query.camids, gallery.camids)  # noqa: E731
@@ -205,7 +211,7 @@ def evaluate_protocol(
 def features_distances(
     query: FeatureSet, gallery: FeatureSet, metric: str = "euclidean", description: str | None = None
 ) -> Distances:
-    """Distances of features, computed anew each time they are asked for, within bounded memory.
+    """Return the distances of features, computed block by block on each call.
 
     Args:
         query: Q images.
@@ -223,7 +229,7 @@ def features_distances(
 def _other_cameras_first(
     distances: Distances, query_camids: np.ndarray, gallery_camids: np.ndarray
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Move images under the query's camera behind all others: there they change no match's rank."""
+    """Move images under the query's camera to the end, where they change no match's rank."""
     for start, block in distances():
         own = query_camids[start : start + len(block), None] == gallery_camids
         yield start, np.where(own, np.finfo(block.dtype).max, block)
@@ -275,7 +281,7 @@ def _vehicleid(
 
 
 def _spread(values: np.ndarray) -> np.ndarray:
-    """Standard deviation over the draws; 0 for a single one, which says nothing of the others."""
+    """Standard deviation over the draws; 0 for a single draw."""
     return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])
 
 

@@ -1,4 +1,4 @@
-"""What each query got: the ground on which intervals and comparisons of two runs stand."""
+"""Scores of each query, for confidence intervals and comparisons of runs."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class QueryScores(ShortRepr):
 
     @classmethod
     def of(cls, ranking: RankingResult) -> QueryScores:
-        """The scores behind a ranking's means."""
+        """Return the scores of each query of a ranking."""
         valid = ranking.first_ranks > 0
         rank1 = np.where(valid, (ranking.first_ranks == 1).astype(np.float64), np.nan)
         return cls(rank1, ranking.average_precisions, ranking.inverse_penalties)
 
     def columns(self) -> dict[str, np.ndarray]:
-        """The scores by name."""
+        """Return the scores by name."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
 
     def valid(self) -> np.ndarray:
-        """`(Q,)` bool: the queries that have a true match."""
+        """Return `(Q,)` bool: whether each query has a true match."""
         return np.isfinite(self.mAP)

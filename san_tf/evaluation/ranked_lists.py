@@ -1,4 +1,4 @@
-"""The first images of each query's ranked list, for figures and for looking at."""
+"""Lists the first gallery images of each query."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.short_repr import ShortRepr
 
-# Images beyond the k wanted that are measured again: rounding may have put them just behind.
+# Images beyond the first k that are measured again, because rounding may have put them just behind.
 _SPARE = 8
 
 
 @dataclass(frozen=True, repr=False)
 class TopMatches(ShortRepr):
-    """The first k gallery images of each query, for ranked-list figures.
+    """The first k gallery images of each query.
 
     Args:
         indices: `(Q, k)` int64 into the gallery, -1 where fewer than k images remain.
         distances: `(Q, k)` distances (squared for "euclidean"), infinite where `indices` is -1.
-        correct: `(Q, k)` bool: whether it is the query's identity.
+        correct: `(Q, k)` bool: whether the image shows the query's identity.
     """
 
     indices: np.ndarray
@@ -44,10 +44,23 @@ def top_matches(
     k: int = 10,
     metric: str = "euclidean",
 ) -> TopMatches:
-    """Return the first k gallery images of each query, after the removals; args as `evaluate_ranking`.
+    """Return the first k gallery images of each query by the Market-1501 protocol.
 
-    A few more than k are taken by distances in the features' own type, and those are measured again in
-    float64, as `evaluate_ranking` does: near duplicates stand in their true order.
+    A few more than k are found by distances in the features' type. Their distances are measured again in
+    float64, as in `evaluate_ranking`, so that near duplicates are in their true order.
+
+    Args:
+        query_features: `(Q, D)` numbers.
+        query_pids: `(Q,)` int identities.
+        query_camids: `(Q,)` int cameras; -1 is unknown.
+        gallery_features: `(G, D)` numbers; may be a memory map.
+        gallery_pids: `(G,)` int.
+        gallery_camids: `(G,)` int.
+        k: images per query.
+        metric: "euclidean" or "cosine".
+
+    Raises:
+        UserError: features or ids that do not fit, unknown metric, or k too small.
     """
     query, gallery = feature_rows(query_features, gallery_features, metric)
     top = top_of_distances(
@@ -75,7 +88,7 @@ def top_of_distances(
     gallery_camids: np.ndarray,
     k: int = 10,
 ) -> TopMatches:
-    """Return the same of distances given block by block, for example re-ranked ones.
+    """Return the first k gallery images of each query by given distances, such as re-ranked ones.
 
     Args:
         blocks: pairs of the first query's index and `(rows, G)` distances.
@@ -83,7 +96,7 @@ def top_of_distances(
         query_camids: `(Q,)` int.
         gallery_pids: `(G,)` int.
         gallery_camids: `(G,)` int.
-        k: images a query.
+        k: images per query.
 
     Raises:
         UserError: ids or distances that do not fit, or k below 1.

@@ -1,10 +1,9 @@
-"""CMC, mAP and mINP by the Market-1501 protocol, exact, without sorting and within bounded memory.
+"""Exact CMC, mAP and mINP by the Market-1501 protocol, in bounded memory.
 
 For each query, gallery images of the same identity *and* camera, and junk (identity -1), are removed;
-distractors (identity 0) stay. What remains is ranked by distance, equal distances in gallery order. All
-measures need only the ranks of the true matches, and a rank is a count of smaller distances, so nothing is
-sorted: each block of distances is counted while it is still in the cache, and then forgotten
-(`ranking_kernels`).
+distractors (identity 0) stay. The others are ranked by distance, equal distances in gallery order. The
+measures need only the ranks of the true matches, and a rank is a count of smaller distances. So the gallery
+is not sorted: each block of distances is counted while it is in the cache, then dropped (`ranking_kernels`).
 """
 
 from __future__ import annotations
@@ -26,13 +25,13 @@ from san_tf.progress import with_bar
 __all__ = ["MAX_RANK", "RankingResult", "TopMatches", "evaluate_distances", "evaluate_ranking", "top_matches"]
 
 MAX_RANK = 50
-# Gallery images whose distances to a block of queries are counted while they are in the cache.
+# Gallery images in a tile: their distances to a block of queries fit into the cache.
 _TILE = 1024
 
 
 @dataclass(frozen=True)
 class RankingResult:
-    """What a ranking is worth; all values are shares in [0, 1].
+    """Scores of a ranking, as shares in [0, 1].
 
     Args:
         cmc: `(50,)` float64 cumulative matching characteristic: `cmc[k - 1]` is the share of queries with a
@@ -66,7 +65,12 @@ class RankingResult:
     def of_queries(
         cls, average_precisions: np.ndarray, inverse_penalties: np.ndarray, first_ranks: np.ndarray
     ) -> RankingResult:
-        """Take the means over the queries that have a true match; args as the fields of the same names.
+        """Take the means over the queries that have a true match.
+
+        Args:
+            average_precisions: `(Q,)` float64, NaN without a true match.
+            inverse_penalties: `(Q,)` float64, likewise.
+            first_ranks: `(Q,)` int64, from 1; -1 without a true match.
 
         Raises:
             UserError: no query has a true match.
@@ -92,26 +96,26 @@ class RankingResult:
 
     @property
     def rank1(self) -> float:
-        """Share of queries whose first image is right."""
+        """Share of queries whose first image is a true match."""
         return float(self.cmc[0])
 
     @property
     def rank5(self) -> float:
-        """Share of queries with a right image among the first 5."""
+        """Share of queries with a true match among the first 5."""
         return float(self.cmc[4])
 
     @property
     def rank10(self) -> float:
-        """Share of queries with a right image among the first 10."""
+        """Share of queries with a true match among the first 10."""
         return float(self.cmc[9])
 
     @property
     def rank20(self) -> float:
-        """Share of queries with a right image among the first 20."""
+        """Share of queries with a true match among the first 20."""
         return float(self.cmc[19])
 
     def row(self, method: str) -> dict[str, str | float]:
-        """Return the row that `results.json` holds for a method."""
+        """Return the method's row of `results.json`."""
         return {
             "method": method,
             "rank1": self.rank1,
@@ -135,25 +139,25 @@ def evaluate_ranking(
 ) -> RankingResult:
     """Rank the gallery for each query and measure the result.
 
-    Ranks are those of distances measured directly (sum of squared differences) in float64 from the features
-    as given, or for "cosine" from the rows divided by their lengths. So gallery rows that are equal are
-    tied, near duplicates stand in their true order, and neither `block` nor the number of cores changes a
-    rank. Most of it is decided by a float32 matrix product all the same; `ranking_kernels` says how. (That
-    product's error is taken to be at most 8 sqrt(D) roundings, which chance exceeds once in 1e10 products:
-    Higham and Mary, "A new approach to probabilistic rounding error analysis", SIAM J. Sci. Comput., 2019.)
+    Ranks follow direct float64 distances: the sum of squared differences of the given features, or 1 - inner
+    product of rows of length 1 for "cosine". So equal gallery rows are tied, near duplicates are in their
+    true order, and neither `block` nor the number of cores changes a rank. A float32 matrix product still
+    decides most ranks, see `ranking_kernels`. The error of an inner product is assumed to be at most
+    8 sqrt(D) roundings, which fails once in 1e10 products (Higham and Mary, "A new approach to probabilistic
+    rounding error analysis", SIAM J. Sci. Comput., 2019).
 
     Args:
         query_features: `(Q, D)` numbers.
         query_pids: `(Q,)` int identities.
-        query_camids: `(Q,)` int cameras; -1 is unknown, and equals no camera.
-        gallery_features: `(G, D)`; may be a memory map, which is read block by block and never copied whole.
+        query_camids: `(Q,)` int cameras; -1 is unknown and equals no camera.
+        gallery_features: `(G, D)`; may be a memory map, which is read block by block.
         gallery_pids: `(G,)` int.
         gallery_camids: `(G,)` int.
         metric: "euclidean" or "cosine".
-        block: queries at a time; memory is some 20 MB, and `block * 4` kB for each core.
+        block: queries at a time; memory is some 20 MB plus `block * 4` kB for each core.
 
     Returns:
-        The measures, means over the queries that have a true match.
+        Means over the queries that have a true match, and the scores of each query.
 
     Raises:
         UserError: unknown metric, features that are not finite, ids that do not fit, or no query has a true
@@ -178,11 +182,11 @@ def rank_matches(
     metric: str = "euclidean",
     block: int = 256,
 ) -> TrueMatches:
-    """Find where the true matches of each query stand in its ranking; args as of `evaluate_ranking`.
+    """Find the places of each query's true matches in its ranking; args as `evaluate_ranking`.
 
     Returns:
         The true matches, nearest first, each with the number of images before it that are not of the query's
-        identity: all that CMC, mAP and mINP need, of all matches or of some (see `conditions`).
+        identity. CMC, mAP and mINP need no more, for all matches or for some (see `conditions`).
 
     Raises:
         UserError: unknown metric, features that are not finite, or ids that do not fit.
@@ -193,10 +197,10 @@ def rank_matches(
         return sought
     cosine, dimensions = metric == "cosine", query.features.shape[1]
     _measure_matches(query, gallery, sought, cosine, block)
-    # Never more than the sure bound of D roundings. The direct measure rounds too, in float64.
+    # At most D roundings are certain. The direct measure rounds too, in float64.
     rounding = min(dimensions, 8.0 * dimensions**0.5) * (np.finfo(query.dtype).eps / 2 + 2.0**-53)
     firsts = range(0, len(gallery), gallery.rows_a_block)
-    # A bar for what takes seconds: two cores multiply some 1e11 numbers a second.
+    # Show a bar only if it takes seconds: two cores do some 1e11 multiplications a second.
     shown = "Ranking" if len(query) * len(gallery) * dimensions > 2e11 else None
     for first in with_bar(firsts, shown, len(firsts)):
         rows, squares = gallery.block(first, min(first + gallery.rows_a_block, len(gallery)))
@@ -230,11 +234,11 @@ def evaluate_distances(
     gallery_pids: np.ndarray,
     gallery_camids: np.ndarray,
 ) -> RankingResult:
-    """Measure a ranking from its distances, given block by block (as `distance_blocks` yields them).
+    """Measure a ranking from its distances, given block by block.
 
     Args:
-        blocks: pairs of the first query's index and `(rows, G)` distances; `[(0, matrix)]` for a whole
-            matrix. Equal distances rank in gallery order.
+        blocks: pairs of the first query's index and `(rows, G)` distances, as from `distance_blocks`;
+            `[(0, matrix)]` for a whole matrix. Equal distances rank in gallery order.
         query_pids: `(Q,)` int.
         query_camids: `(Q,)` int.
         gallery_pids: `(G,)` int.
@@ -256,21 +260,19 @@ def evaluate_distances(
                 sought.counts,
             )  # fmt: skip
             if broken >= 0:
-                raise UserError(
-                    f"A distance of query {broken} is not a number; look for NaN in the features."
-                )
+                raise UserError(f"A distance of query {broken} is NaN; look for NaN in the features.")
 
         if not missing[first : first + len(checked)].all():
-            raise UserError(f"The distances from query {first} on are there twice; give each query's once.")
+            raise UserError(f"The distances from query {first} on are given twice; give each query's once.")
         missing[first : first + len(checked)] = False
         finish_blocks(count, ranges(len(checked), 64))
     if missing.any():
-        raise UserError(f"There are no distances of query {int(np.argmax(missing))}; give every query's.")
+        raise UserError(f"The distances of query {int(np.argmax(missing))} are missing; give every query's.")
     return score_matches(sought)
 
 
 def score_matches(sought: TrueMatches) -> RankingResult:
-    """Measure rankings whose true matches have been found.
+    """Compute CMC, mAP and mINP from the output of `rank_matches`.
 
     Raises:
         UserError: no query has a true match.
@@ -284,7 +286,7 @@ def score_matches(sought: TrueMatches) -> RankingResult:
 def _measure_matches(
     query: FeatureRows, gallery: FeatureRows, sought: TrueMatches, cosine: bool, block: int
 ) -> None:
-    """Measure and sort the matches; of the gallery only their rows are read."""
+    """Measure and sort the true matches; only their gallery rows are read."""
     rows_wanted, places = np.unique(sought.matches, return_inverse=True)
     for first in range(0, len(rows_wanted), gallery.rows_a_block):
         rows, _ = gallery.take(rows_wanted[first : first + gallery.rows_a_block])

@@ -1,15 +1,14 @@
-"""The compiled loops over distances: rank true matches, list neighbours, re-rank, count pairs for ROC curves.
+"""Compiled loops over distances: ranking, neighbours, re-ranking and ROC counts.
 
-Nothing here sorts the gallery. A query's true matches are sorted by distance (there are a handful), and the
-other distances are counted against them, 256 at a time so that they stay in the first-level cache and the
-comparison runs in vector registers. The matches are tried from the farthest: once nothing of a stretch lies
-before one, nothing lies before the nearer ones, so most stretches of a good ranking cost one comparison each.
+The gallery is never sorted. Only a query's few true matches are sorted by distance, and the other distances
+are counted against them, 256 at a time: such a stretch stays in the first-level cache, and vector registers
+compare it. The farthest match is tried first. If no distance of a stretch lies before it, none lies before
+the nearer matches, so most stretches of a good ranking cost one comparison per distance.
 
-A matrix product in float32 leaves a distance uncertain by some 1e-6 of the features' squared length, which is
-more than the difference between near duplicates. So distances from a product only decide where they can: each
-match has a lower bound, below which an image surely comes before it, and an upper one; the few images between
-the two are measured again in float64, directly. What counts is that measure alone, hence ranks depend neither
-on the BLAS nor on blocks and threads.
+A float32 matrix product has an error of some 1e-6 of the features' squared length, more than the difference
+between near duplicates. So each match has two bounds: an image below the lower one surely comes before it, an
+image above the upper one surely does not. The few images between the bounds are measured again, directly in
+float64. Ranks therefore depend neither on the BLAS nor on blocks and threads.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ import numpy as np
 
 from san_tf.compiled import compiled
 
-# Distances that are compared at a time: they stay in the first-level cache.
+# Distances that are compared together: they stay in the first-level cache.
 _STRETCH = 256
-# Columns of a tile that are looked at side by side.
+# Columns of a tile that are scanned together.
 _STRIP = 128
 
 
@@ -28,8 +27,13 @@ _STRIP = 128
 def direct_distance(first: np.ndarray, second: np.ndarray, cosine: bool) -> float:
     """Return the exact float64 distance of two rows: squared Euclidean, or 1 - inner product.
 
-    Eight sums side by side, always in this order: they fill a vector register, and the same rows give the
-    same bits wherever the function is used.
+    Eight parallel sums fill a vector register. Their order is fixed, so the same rows always give the same
+    bits.
+
+    Args:
+        first: `(D,)` float.
+        second: `(D,)` float.
+        cosine: whether to return 1 - inner product.
     """
     s0, s1, s2, s3, s4, s5, s6, s7 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
     size = len(first)
@@ -72,7 +76,7 @@ def direct_distance(first: np.ndarray, second: np.ndarray, cosine: bool) -> floa
 
 @compiled
 def count_between(values: np.ndarray, number: int, low: float, high: float) -> tuple[np.int32, np.int32]:
-    """Return how many of the first `number` values are below `low`, and how many at most `high`."""
+    """Return how many of the first `number` values are below `low`, and how many are at most `high`."""
     below, within = np.int32(0), np.int32(0)
     for j in range(number):
         below = np.int32(below + np.int32(values[j] < low))
@@ -91,15 +95,15 @@ def list_matches(
 ) -> None:
     """Write each query's true matches: its identity under another camera, in gallery order.
 
-    Called first with an empty `matches`, it only counts them, into `bounds`.
+    With an empty `matches` it only counts them, into `bounds`. So it is called twice.
 
     Args:
-        order: `(G,)` gallery indices, sorted by identity, then by themselves.
-        same: `(Q, 2)` where in `order` the query's identity begins and ends.
+        order: `(G,)` gallery indices, sorted by identity, then by index.
+        same: `(Q, 2)` where the query's identity begins and ends in `order`.
         query_camids: `(Q,)`.
         gallery_camids: `(G,)`.
-        bounds: `(Q + 1,)` where in `matches` each query's begin.
-        matches: `(M,)` gallery indices.
+        bounds: `(Q + 1,)` where each query's matches begin in `matches`; written.
+        matches: `(M,)` gallery indices; written.
     """
     total = 0
     for query in range(len(same)):
@@ -123,15 +127,15 @@ def measure_matches(
     distances: np.ndarray,
     cosine: bool,
 ) -> None:
-    """Write the direct distances of some queries to those of their matches that lie in one block of rows.
+    """Write the direct distances of some queries to their matches in one block of rows.
 
     Args:
         query_rows: `(q, D)` features of the queries from `first_query` on.
-        first_query: index of their first.
-        rows: `(r, D)` features; `places` numbers them from `first_row` on.
-        first_row: number of their first.
+        first_query: index of the first query.
+        rows: `(r, D)` features of the rows from `first_row` on.
+        first_row: index of the first row.
         bounds: `(Q + 1,)` as `list_matches` writes them.
-        places: `(M,)` row of each match, ascending within a query.
+        places: `(M,)` row index of each match, ascending within a query.
         distances: `(M,)` float64, written.
         cosine: see `direct_distance`.
     """
@@ -146,7 +150,13 @@ def measure_matches(
 
 @compiled
 def sort_matches(bounds: np.ndarray, matches: np.ndarray, distances: np.ndarray) -> None:
-    """Sort each query's matches by distance, those of equal distance in gallery order."""
+    """Sort each query's matches by distance, equal distances in gallery order.
+
+    Args:
+        bounds: `(Q + 1,)` as `list_matches` writes them.
+        matches: `(M,)` gallery indices, ascending within a query; sorted in place.
+        distances: `(M,)` float64; sorted in place.
+    """
     for query in range(len(bounds) - 1):
         span = slice(bounds[query], bounds[query + 1])
         order = np.argsort(distances[span], kind="mergesort")  # stable, and `matches` ascend
@@ -173,10 +183,10 @@ def count_product(
     rounding: float,
     cosine: bool,
 ) -> None:
-    """Count, for each match of some queries, the images of one block of the gallery that come before it.
+    """Count the images of one gallery block that come before each match of some queries.
 
-    Left out are junk and every image of the query's identity: some are removed by the protocol, and where the
-    true matches stand among themselves is known.
+    Junk and all images of the query's identity are not counted: the protocol removes some, and the order of
+    the true matches among themselves is known.
 
     Args:
         products: `(q, r)` inner products of `query_rows` and `rows`, rounded in their own type.
@@ -190,10 +200,10 @@ def count_product(
         order: `(G,)` as in `list_matches`.
         same: `(Q, 2)` likewise.
         bounds: `(Q + 1,)` likewise.
-        matches: `(M,)` sorted by `sort_matches`.
-        thresholds: `(M,)` float64, likewise.
-        counts: `(M,)` int64, added to.
-        rounding: bound of an inner product's error as a share of both lengths' product.
+        matches: `(M,)` gallery indices, sorted by `sort_matches`.
+        thresholds: `(M,)` float64 distances of the matches, likewise.
+        counts: `(M,)` int64; added to.
+        rounding: bound of an inner product's error, as a share of the product of both lengths.
         cosine: see `direct_distance`.
     """
     kind = products.dtype.type
@@ -216,13 +226,13 @@ def count_product(
             number = min(_STRETCH, len(rows) - begin)
             for j in range(number):
                 near[j] = (products[i, begin + j] * minus + offset) + offsets[begin + j]
-            # Not a number is neither below nor above anything.
+            # NaN is neither below nor above anything.
             while place < same[query, 1] and order[place] < first_row + begin + number:
                 near[order[place] - first_row - begin] = np.nan
                 place += 1
             square = longest[begin // _STRETCH]
             unsure = 2.0 * rounding * np.sqrt(query_squares[i] * square) + ulp * (query_squares[i] + square)
-            unsure += 1e-36  # below the smallest normal numbers nothing is relative
+            unsure += 1e-36  # errors of subnormal numbers are not relative
             fresh = True
             for m in range(bounds[query + 1] - 1, bounds[query] - 1, -1):
                 low, high = kind(thresholds[m] - unsure), kind(thresholds[m] + unsure)
@@ -256,22 +266,21 @@ def count_matrix(
     thresholds: np.ndarray,
     counts: np.ndarray,
 ) -> int:
-    """Do all the same for whole rows of given distances, which are taken at their word.
+    """Count the images before each match of some queries by given distances, which are used as they are.
 
     Args:
-        distances: `(q, G)` of the queries from `first_query` on; the rest as in `count_product`, except that
-            `matches` come in gallery order and `thresholds` unset: both are written.
+        distances: `(q, G)` of the queries from `first_query` on.
         first_query: index of the first query.
         junk: `(G,)` bool.
-        order: `(G,)`.
-        same: `(Q, 2)`.
-        bounds: `(Q + 1,)`.
-        matches: `(M,)`.
-        thresholds: `(M,)`.
-        counts: `(M,)`.
+        order: `(G,)` as in `list_matches`.
+        same: `(Q, 2)` likewise.
+        bounds: `(Q + 1,)` likewise.
+        matches: `(M,)` in gallery order; sorted in place by distance.
+        thresholds: `(M,)` float64 distances of the matches; written.
+        counts: `(M,)` int64; added to.
 
     Returns:
-        The first query with a distance that is not a number, or -1.
+        Index of the first query with a NaN distance, or -1.
     """
     size = distances.shape[1]
     near = np.empty(_STRETCH, distances.dtype)
@@ -316,14 +325,14 @@ def score_queries(
     penalties: np.ndarray,
     first_ranks: np.ndarray,
 ) -> None:
-    """Turn counts into each query's measures; queries without a match keep what was there.
+    """Turn counts into each query's scores; values of queries without a match stay unchanged.
 
     Args:
         bounds: `(Q + 1,)` as in `list_matches`.
         counts: `(M,)` images before each match that are not of the query's identity.
-        precisions: `(Q,)` float64, written; likewise
-        penalties: `(Q,)` float64 and
-        first_ranks: `(Q,)` int64.
+        precisions: `(Q,)` float64 average precisions; written.
+        penalties: `(Q,)` float64 inverse negative penalties; written.
+        first_ranks: `(Q,)` int64 ranks of the first match; written.
     """
     for query in range(len(bounds) - 1):
         start, number = bounds[query], bounds[query + 1] - bounds[query]
@@ -340,15 +349,15 @@ def score_queries(
 
 @compiled
 def insert(indices: np.ndarray, distances: np.ndarray, index: int, distance: float) -> None:
-    """Put an image in its place in one sorted list, if it is near enough; the last falls out.
+    """Insert an image into one sorted list if it is near enough; the last one is dropped.
 
-    Of equal distances, that of the smaller index is first, in whatever order images come.
+    Of equal distances, the smaller index is first, whatever the order of insertion.
 
     Args:
-        indices: `(k,)` int64.
-        distances: `(k,)` ascending.
-        index: of the image.
-        distance: of the image.
+        indices: `(k,)` int64; written.
+        distances: `(k,)` ascending; written.
+        index: index of the image.
+        distance: distance of the image.
     """
     place = len(indices)
     while place > 0 and (
@@ -367,7 +376,14 @@ def insert(indices: np.ndarray, distances: np.ndarray, index: int, distance: flo
 
 @compiled
 def insert_row(row: np.ndarray, first: int, indices: np.ndarray, distances: np.ndarray) -> None:
-    """Insert the images of one row of distances, numbered from `first` on; NaN is left out."""
+    """Insert the images of one row of distances into its sorted list; NaN is left out.
+
+    Args:
+        row: `(m,)` distances of the images from `first` on.
+        first: index of the first image.
+        indices: `(k,)` int64; written.
+        distances: `(k,)` ascending; written.
+    """
     for begin in range(0, len(row), _STRETCH):
         stop = min(begin + _STRETCH, len(row))
         limit = distances[-1]
@@ -392,7 +408,9 @@ def insert_kept(
     indices: np.ndarray,
     distances: np.ndarray,
 ) -> None:
-    """List the nearest images of some queries that the protocol keeps: no junk, nor the own camera's.
+    """List the nearest images of some queries, after the protocol's removals.
+
+    Junk and images of the query's identity under its own camera are removed.
 
     Args:
         rows: `(q, G)` distances of the queries from `first_query` on.
@@ -425,14 +443,14 @@ def measure_lists(
     distances: np.ndarray,
     cosine: bool,
 ) -> None:
-    """Measure listed images directly and sort each list anew, by distance and then by index.
+    """Measure listed images directly and sort each list by distance, then by index.
 
     Args:
-        rows: `(n, D)` features of those that have the lists.
-        others: `(m, D)` features of those that are listed.
-        places: `(n, k)` rows of `others` that are listed.
-        indices: `(n, k)` int64 their indices, -1 at the end where there are fewer; sorted in place.
-        distances: `(n, k)` written, infinite where there is no image.
+        rows: `(n, D)` features of the images that have lists.
+        others: `(m, D)` features of the listed images.
+        places: `(n, k)` row in `others` of each listed image.
+        indices: `(n, k)` int64 indices of the listed images, -1 where there are fewer; sorted in place.
+        distances: `(n, k)` written; infinite where there is no image.
         cosine: see `direct_distance`.
     """
     size = indices.shape[1]
@@ -462,17 +480,17 @@ def scan_rows(
     distances: np.ndarray,
     largest: np.ndarray,
 ) -> None:
-    """Turn inner products into squared distances, in place, and look along the rows for neighbours.
+    """Turn inner products into squared distances, in place, and update the neighbours of the rows.
 
     Args:
-        tile: `(n, m)` inner products, written.
+        tile: `(n, m)` inner products; overwritten by distances.
         squares: `(n,)` squared lengths of the rows' images, in the tile's type.
-        other_squares: `(m,)` of the columns' images.
+        other_squares: `(m,)` squared lengths of the columns' images.
         first: index of the first row's image.
         other_first: index of the first column's image.
-        indices: `(N, k)` int64 lists of all images, written; an image is not in its own.
-        distances: `(N, k)` likewise.
-        largest: `(N,)` largest distance of each image, likewise.
+        indices: `(N, k)` int64 neighbours of all images, without the image itself; written.
+        distances: `(N, k)` their distances; written.
+        largest: `(N,)` largest distance of each image; written.
     """
     width = tile.shape[1]
     farthest = np.empty(_STRIP, tile.dtype)
@@ -507,7 +525,7 @@ def scan_columns(
     distances: np.ndarray,
     largest: np.ndarray,
 ) -> None:
-    """Look along the columns of a tile that `scan_rows` has turned into distances; args as there."""
+    """Update the neighbours of a tile's columns, after `scan_rows`; args as there."""
     width = tile.shape[1]
     limits, farthest = np.empty(_STRIP, tile.dtype), np.empty(_STRIP, tile.dtype)
     for begin in range(0, width, _STRIP):
@@ -538,12 +556,12 @@ def settle_neighbours(
     """Measure listed images directly and write the nearest of them, each image itself first.
 
     Args:
-        query: `(Q, D)` features of the images 0 to Q - 1.
+        query: `(Q, D)` features of images 0 to Q - 1.
         gallery: `(G, D)` features of the images from Q on.
-        start: first image whose list is settled.
-        stop: the one after the last.
-        indices: `(Q + G, k)` int64 lists.
-        neighbours: `(Q + G, n)` int32 with n <= k + 1, written.
+        start: first image whose list is written.
+        stop: one after the last image.
+        indices: `(Q + G, k)` int64 neighbours from the scans.
+        neighbours: `(Q + G, n)` int32 with n <= k + 1; written.
     """
     number = indices.shape[1]
     for image in range(start, stop):
@@ -560,8 +578,8 @@ def settle_neighbours(
             neighbours[image, k] = listed[order[k - 1]]
 
 
-# Re-ranking works on sparse rows. A row holds the images that an image is described by (ascending) and their
-# weights; many rows lie one after another, and `bounds` says where each begins.
+# Re-ranking works on sparse rows. The row of an image holds the images that describe it (ascending) and their
+# weights. Rows are joined one after another, and `bounds` holds where each begins.
 
 
 @compiled
@@ -575,7 +593,7 @@ def _has(neighbours: np.ndarray, image: int, number: int, wanted: int) -> bool:
 
 @compiled
 def _reciprocal(neighbours: np.ndarray, image: int, number: int, out: np.ndarray) -> int:
-    """Write those of an image's first neighbours that have it among theirs, and return how many."""
+    """Write the k-reciprocal neighbours of an image, with k `number`, and return how many there are."""
     found = 0
     for k in range(number):
         other = neighbours[image, k]
@@ -596,24 +614,23 @@ def encode_reciprocal(
     k1: int,
     half: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Describe some images by their k-reciprocal neighbours (the paper's sections 3.2 and 3.3).
+    """Describe some images by their k-reciprocal neighbours (Zhong et al. 2017, sections 3.2 and 3.3).
 
-    A neighbour's own reciprocal neighbours within `half` are added if more than two thirds of them are there
-    already. The weight of an image falls with its distance as a share of the largest one, exp(-d / largest);
-    weights sum to 1.
+    The `half`-reciprocal neighbours of a neighbour are added if more than two thirds of them are neighbours
+    already. The weight of an image is exp(-d / largest), with d its squared distance; weights sum to 1.
 
     Args:
-        query: `(Q, D)` features of the images 0 to Q - 1.
-        gallery: `(G, D)` of the images from Q on.
+        query: `(Q, D)` features of images 0 to Q - 1.
+        gallery: `(G, D)` features of the images from Q on.
         neighbours: `(N, n)` int32, each image itself first.
         largest: `(N,)` largest squared distance of each image.
         start: first image to describe.
-        stop: the one after the last.
-        k1: neighbours that count, the image itself included.
-        half: the same for the additions.
+        stop: one after the last image.
+        k1: number of neighbours, the image itself included.
+        half: number of neighbours for the additions, likewise.
 
     Returns:
-        `(stop - start,)` lengths of the rows, and their images (int32) and weights (float32), joined.
+        `(stop - start,)` lengths of the rows, and their joined images (int32) and weights (float32).
     """
     lengths = np.zeros(stop - start, np.int64)
     images = np.empty((stop - start) * k1 * 2, np.int32)
@@ -666,16 +683,16 @@ def expand_rows(
     stop: int,
     k2: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Replace some rows by the mean of their `k2` nearest (local query expansion, section 3.4).
+    """Replace some rows by the mean over their `k2` nearest (local query expansion, section 3.4).
 
     Args:
-        bounds: `(N + 1,)`.
+        bounds: `(N + 1,)` where each row begins.
         images: `(M,)` int32.
         weights: `(M,)` float32.
-        neighbours: `(N, n)` int32.
+        neighbours: `(N, n)` int32, each image itself first.
         start: first row to replace.
-        stop: the one after the last.
-        k2: neighbours, the image itself included.
+        stop: one after the last row.
+        k2: number of neighbours, the image itself included.
 
     Returns:
         As `encode_reciprocal`.
@@ -695,7 +712,7 @@ def expand_rows(
         first = total
         for k in range(k2):
             for m in range(bounds[neighbours[image, k]], bounds[neighbours[image, k] + 1]):
-                if sums[images[m]] == 0.0:  # weights are positive: not met yet
+                if sums[images[m]] == 0.0:  # not met yet: weights are positive
                     out_images[total] = images[m]
                     total += 1
                 sums[images[m]] += weights[m]
@@ -711,13 +728,13 @@ def expand_rows(
 def invert_rows(
     bounds: np.ndarray, images: np.ndarray, weights: np.ndarray, queries: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the gallery's rows the other way round: for each image, who is described by it.
+    """Invert the gallery's rows: for each image, list the gallery images that it describes.
 
     Args:
-        bounds: `(N + 1,)`.
+        bounds: `(N + 1,)` where each row begins.
         images: `(M,)` int32.
         weights: `(M,)` float32.
-        queries: rows to leave out, the first ones.
+        queries: number of first rows to leave out.
 
     Returns:
         `(N + 1,)` bounds, gallery indices (int32, from 0) and weights (float32).
@@ -743,13 +760,13 @@ def invert_rows(
 def square_distances(
     products: np.ndarray, squares: np.ndarray, other_squares: np.ndarray, distances: np.ndarray
 ) -> None:
-    """Write squared distances from inner products; all of one type.
+    """Write squared distances from inner products; all arrays have one type.
 
     Args:
-        products: `(n, m)`.
-        squares: `(n,)` squared lengths.
-        other_squares: `(m,)` squared lengths.
-        distances: `(n, m)` written.
+        products: `(n, m)` inner products.
+        squares: `(n,)` squared lengths of the rows' images.
+        other_squares: `(m,)` squared lengths of the columns' images.
+        distances: `(n, m)` squared distances; written.
     """
     zero, two = products.dtype.type(0.0), products.dtype.type(2.0)
     for i in range(len(products)):
@@ -772,21 +789,21 @@ def blend_distances(
 ) -> None:
     """Turn squared distances of some queries to the gallery into re-ranked ones, in place.
 
-    The Jaccard distance of two rows is 1 - s / (2 - s), where s sums the smaller of the two weights over all
-    images (section 3.3): weights sum to 1, so the larger ones sum to 2 - s. Only images that both rows hold
-    add to s, and the inverted lists lead straight to them; for most of the gallery s is 0.
+    The Jaccard distance of two rows is 1 - s / (2 - s), where s sums the smaller of both weights over all
+    images (section 3.3). Weights sum to 1, so the larger ones sum to 2 - s. Only images in both rows add to
+    s, and the inverted lists name them; for most of the gallery s is 0.
 
     Args:
         distances: `(q, G)` squared distances of the queries from `first` on; written.
         first: index of the first query.
-        bounds: `(Q + 1,)` of the queries' rows.
-        images: their images.
-        weights: their weights.
-        list_bounds: `(N + 1,)` as `invert_rows` returns them, like the next two.
-        listed: gallery indices.
-        list_weights: weights.
+        bounds: `(Q + 1,)` where each query's row begins.
+        images: images of the queries' rows.
+        weights: weights of the queries' rows.
+        list_bounds: `(N + 1,)` bounds from `invert_rows`.
+        listed: gallery indices from `invert_rows`.
+        list_weights: weights from `invert_rows`.
         largest: `(Q,)` largest squared distance of each query.
-        original: share of the original distance (lambda).
+        original: weight of the original distance (lambda), in [0, 1].
     """
     kind = distances.dtype.type
     shared = np.zeros(distances.shape[1], np.float32)
@@ -826,23 +843,23 @@ def count_others(
     up_to: np.ndarray,
     below: np.ndarray,
 ) -> int:
-    """Count the different-person pairs of some queries by the threshold they first fall under.
+    """Count the different-person pairs of some queries by the lowest threshold that accepts them.
 
     Args:
         block: `(n, G)` distances of n queries.
-        query_pids: `(n,)` int64; -1 is nobody.
+        query_pids: `(n,)` int64; -1 is junk.
         query_camids: `(n,)` int64.
         gallery_pids: `(G,)` int64; -1 is junk.
         gallery_camids: `(G,)` int64.
-        other_cameras_only: whether pairs of one camera do not count.
+        other_cameras_only: whether pairs under one camera do not count.
         thresholds: `(T,)` rising, of the block's type.
         starts: `(C + 1,)` int64: thresholds below the lower edge of each of C cells of equal width.
-        scale: cells per distance.
-        up_to: `(T + 1,)` int64, added to: pairs by the first threshold they are at most.
-        below: `(T + 1,)` int64, added to: pairs by the first threshold they are below.
+        scale: cells per unit of distance.
+        up_to: `(T + 1,)` int64, added to: pairs by the first threshold that is at least their distance.
+        below: `(T + 1,)` int64, added to: pairs by the first threshold that is above their distance.
 
     Returns:
-        All pairs that count, those beyond the last threshold included.
+        Number of all counted pairs, also of those beyond the last threshold.
     """
     number, cells = 0, len(starts) - 1
     low, high = thresholds[0], thresholds[-1]
@@ -861,7 +878,7 @@ def count_others(
             if distance <= low:
                 place = 0
             else:
-                # A cell more on both sides: rounding may have put the distance into a neighbour.
+                # Search one more cell on both sides: rounding may have chosen the next one.
                 cell = int((np.float64(distance) - np.float64(low)) * scale)
                 place = starts[max(cell - 1, 0)]
                 end = starts[min(cell + 2, cells)]

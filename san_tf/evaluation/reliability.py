@@ -1,4 +1,4 @@
-"""Whether a probability keeps its word: of the pairs given 70 %, 70 % must show the same person."""
+"""Reliability of probabilities: of the pairs given 70 %, 70 % should show the same person."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.pairs import labelled_blocks
 from san_tf.short_repr import ShortRepr
 
-# Probabilities are float64: a block's worth of them at once would be twice a block.
+# Pairs converted in one step: float64 probabilities of a whole block would take twice its memory.
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True, repr=False)
 class Reliability(ShortRepr):
-    """Predicted and observed probabilities, by bins of equal width of the predicted one.
+    """Predicted and observed probabilities, in bins of equal width of the predicted one.
 
     Attributes:
         predicted: `(B,)` mean predicted probability of each bin; NaN in an empty one.
         observed: `(B,)` share of same-person pairs, likewise.
         weight: `(B,)` share of all pairs, sums to 1.
-        pairs: `(B,)` int64 pairs counted.
+        pairs: `(B,)` int64 number of pairs.
     """
 
     predicted: np.ndarray
@@ -40,7 +40,7 @@ class Reliability(ShortRepr):
         return float(np.sum(self.weight[some] * np.abs(self.predicted[some] - self.observed[some])))
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+        """Return the bins that are not empty as JSON values."""
         some = self.weight > 0
         return {
             "ece": self.ece,
@@ -60,19 +60,19 @@ def reliability(
     prior: float | None = None,
     bins: int = 15,
 ) -> Reliability:
-    """Hold a calibration against pairs that it was not fitted on.
+    """Test a calibration on pairs that it was not fitted on.
 
-    Same-person pairs are rare among all pairs, so both kinds are weighted to `prior`: the error is that for
-    a user who meets them so often.
+    Same-person pairs are rare, so both kinds are weighted by `prior`. The error is then the one a user sees
+    whose pairs show the same person that often.
 
     Args:
         calibration: fitted on other people.
-        distances: makes the blocks, of the calibration's metric.
-        query: Q images; only identities and cameras are looked at.
+        distances: yields blocks of distances by the calibration's metric.
+        query: Q images; only identities and cameras are used.
         gallery: G images likewise.
-        protocol: which pairs do not count.
-        prior: the calibration's own where None.
-        bins: of equal width.
+        protocol: which pairs count, see `san_tf.evaluation.pairs`.
+        prior: share of same-person pairs, in (0, 1); None for the calibration's own.
+        bins: number of bins of equal width.
 
     Raises:
         UserError: pairs of one kind only.
@@ -93,7 +93,7 @@ def reliability(
                 sums[kind] += np.bincount(place, probability, bins)
     total = counts.sum(axis=1)
     if not total.all():
-        raise UserError("There are pairs of one kind only; a reliability diagram needs same and different.")
+        raise UserError("A reliability diagram needs pairs of both kinds; give query and gallery with both.")
     share = np.array([1 - prior, prior]) / total
     weight = share @ counts
     with np.errstate(invalid="ignore"):

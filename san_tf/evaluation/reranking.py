@@ -1,14 +1,14 @@
-"""k-reciprocal re-ranking from sparse lists, in memory that grows with the images, not with their square.
+"""k-reciprocal re-ranking in memory that grows with the number of images, not its square.
 
 Zhong, Zheng, Cao and Li, "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017: two
-images are alike if they have the same neighbours among query *and* gallery. Each image is described by those
-of its k1 nearest that also have it among theirs, weighted by exp(-d) with d the squared Euclidean distance as
-a share of the image's largest; descriptions are averaged over the k2 nearest; their Jaccard distance J is
-mixed with the original one: lambda d + (1 - lambda) J.
+images are alike if they have the same neighbours among query *and* gallery. An image's k-reciprocal
+neighbours, those of its k1 nearest that also have it among theirs, describe it. Their weights are exp(-d),
+with d the squared Euclidean distance as a share of the image's largest. Descriptions are averaged over the k2
+nearest. Their Jaccard distance J is mixed with the original one: lambda d + (1 - lambda) J.
 
-The published code holds several matrices of all pairs. Only a few neighbours of each image and its largest
-distance are needed (`neighbours`), descriptions are sparse, and a query's final distances to the gallery are
-made a block at a time, for whoever ranks them.
+The published code holds several matrices of all pairs. Here only a few neighbours of each image and its
+largest distance are held (`neighbours`), descriptions are sparse, and final distances are computed block by
+block.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from san_tf.progress import with_bar
 
 @dataclass(frozen=True)
 class SparseRows:
-    """Rows of which few values are not 0.
+    """Sparse matrix of N rows and M values.
 
     Args:
-        bounds: `(N + 1,)` int64 where in the others each row begins.
-        images: `(M,)` int32 ascending columns of each row.
-        weights: `(M,)` float32 their values.
+        bounds: `(N + 1,)` int64: where each row begins in `images` and `weights`.
+        images: `(M,)` int32 columns, ascending within a row.
+        weights: `(M,)` float32 values.
     """
 
     bounds: np.ndarray
@@ -44,13 +44,13 @@ class SparseRows:
 
 @dataclass(frozen=True)
 class Reranking:
-    """Everything that re-ranked distances are made of, but not those themselves.
+    """Compact data from which re-ranked distances are computed, block by block.
 
     Args:
-        neighbours: of all images, with the features.
+        neighbours: neighbours of all images, with the features.
         queries: `(Q, Q + G)` sparse descriptions of the queries.
-        lists: `(Q + G, G)` sparse: for each image, the gallery images that are described by it.
-        lambda_value: share of the original distance.
+        lists: `(Q + G, G)` sparse: for each image, the gallery images that it describes.
+        lambda_value: weight of the original distance, in [0, 1].
 
     Example:
         >>> reranking = Reranking.of(q, g)
@@ -75,31 +75,31 @@ class Reranking:
         lambda_value: float = 0.3,
         metric: str = "euclidean",
     ) -> Reranking:
-        """Compare all images and describe each by its neighbours; ids are not needed.
+        """Compare all images and describe each by its neighbours.
 
-        Time is that of half a matrix product of all images with all; memory some 1 to 2 kB an image beside
-        the features, which are copied once if they are a memory map, not float32 (or float64 both), or to be
-        normalised.
+        It takes as long as half a matrix product of all images with all, and some 1 to 2 kB of memory per
+        image beside the features. Features are copied once if they are a memory map, are to be normalised,
+        or are not float32 (or both float64).
 
         Args:
             query_features: `(Q, D)` numbers.
             gallery_features: `(G, D)` numbers.
             k1: neighbours that describe an image, before the additions.
-            k2: neighbours to average over, the image itself included; 1 for none.
-            lambda_value: share of the original distance in [0, 1]; 1 leaves the original ranking.
-            metric: "euclidean", or "cosine": Euclidean between rows divided by their lengths.
+            k2: neighbours to average over, the image itself included; 1 for no averaging.
+            lambda_value: weight of the original distance in [0, 1]; 1 keeps the original ranking.
+            metric: "euclidean", or "cosine": Euclidean between rows of length 1.
 
         Raises:
             UserError: k1, k2 or lambda out of range, unknown metric, or features that do not fit.
         """
         if k1 < 1 or k2 < 1:
-            raise UserError(f"k1 and k2 are at least 1 in re-ranking, not {k1} and {k2}.")
+            raise UserError(f"k1 and k2 of re-ranking must be at least 1, not {k1} and {k2}.")
         if not 0.0 <= lambda_value <= 1.0:
-            raise UserError(f"Lambda is the original distance's share, from 0 to 1, not {lambda_value}.")
+            raise UserError(f"Lambda weights the original distance, so give 0 to 1, not {lambda_value}.")
         found = nearest_neighbours(query_features, gallery_features, max(k1 + 1, k2), metric)
         nearest, queries = found.nearest, len(found.query)
         width = nearest.shape[1]
-        # The half as the published code has it: Python rounds 2.5 to 2.
+        # Half of k1 as in the published code: Python rounds 2.5 to 2.
         first, half = min(k1 + 1, width), min(round(k1 / 2) + 1, width)
         rows = _joined(
             len(nearest),
@@ -132,8 +132,8 @@ class Reranking:
             description: of the progress bar; None for no bar.
 
         Yields:
-            Index of the block's first query, and `(up to block, G)` distances, for `evaluate_distances`,
-            `top_of_distances` and whatever else takes blocks.
+            Index of the block's first query, and `(up to block, G)` distances, as `evaluate_distances` and
+            `top_of_distances` take them.
         """
         query, gallery = self.neighbours.query, self.neighbours.gallery
         squares, gallery_squares = (np.einsum("nd,nd->n", side, side) for side in (query, gallery))
@@ -172,7 +172,7 @@ def rerank(
     lambda_value: float = 0.3,
     metric: str = "euclidean",
 ) -> np.ndarray:
-    """Return re-ranked distances, `(Q, G)`; args and errors as `Reranking.of`, which needs no matrix."""
+    """Return re-ranked distances, `(Q, G)`; args and errors as `Reranking.of`, which saves the matrix."""
     return Reranking.of(query_features, gallery_features, k1, k2, lambda_value, metric).matrix()
 
 

@@ -1,9 +1,9 @@
-"""The ROC curve of "same person or not?" over all pairs of query and gallery image: exact, in bounded memory.
+"""Exact ROC curve of "same person or not?" over all pairs, in bounded memory.
 
-A market-sized test has 50 million pairs and a city's billions, nearly all of different people. They need not
-be kept: the curve only moves up at a distance of a pair of the *same* person, so all there is to know is how
-many different-person pairs lie below each of those. The few same-person distances are sorted once; the others
-pass by block after block and are counted, on all cores. Nothing is binned or sampled.
+A test of Market-1501's size has 50 million pairs, a city's has billions, nearly all of different people. They
+need not be kept: the curve rises only at distances of *same*-person pairs, so it is enough to know how many
+different-person pairs lie below each of those. The few same-person distances are sorted once. The others are
+counted block by block, on all cores, without bins or samples.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.short_repr import ShortRepr
 
-# Cells that the range of thresholds is cut into.
+# Number of cells of equal width over the range of thresholds.
 _CELLS = 2**16
 
 
 @dataclass(frozen=True, repr=False)
 class RocCurve(ShortRepr):
-    """Accepting pairs up to a distance: who is let in rightly, and who wrongly.
+    """Accepted pairs at each threshold: a pair is accepted if its distance is at most the threshold.
 
     Attributes:
-        thresholds: `(T,)` the different distances of same-person pairs, rising; a pair is accepted if its
-            distance is at most the threshold. No other threshold gives a better point.
+        thresholds: `(T,)` distinct distances of same-person pairs, rising. No other threshold gives a better
+            point.
         true_accepts: `(T,)` int64 same-person pairs accepted.
         false_accepts: `(T,)` int64 different-person pairs accepted.
-        false_below: `(T,)` int64 those of them that lie strictly below the threshold.
-        num_same: same-person pairs.
-        num_different: different-person pairs.
+        false_below: `(T,)` int64 different-person pairs strictly below the threshold.
+        num_same: number of same-person pairs.
+        num_different: number of different-person pairs.
     """
 
     thresholds: np.ndarray
@@ -57,10 +57,10 @@ class RocCurve(ShortRepr):
         return self.false_accepts / self.num_different
 
     def points(self) -> tuple[np.ndarray, np.ndarray]:
-        """The corners of the whole curve, from (0, 0) to (1, 1): false and true accept rates, `(2T + 2,)`.
+        """Return false and true accept rates at the curve's corners, each `(2T + 2,)`, from 0 to 1.
 
-        Between two thresholds only the false accepts grow; at one, ties make both grow, along a straight
-        line.
+        Between two thresholds only the false accepts grow. At a threshold, ties make both grow along a
+        straight line.
         """
         false = np.empty(2 * len(self.thresholds) + 2)
         true = np.empty_like(false)
@@ -74,13 +74,13 @@ class RocCurve(ShortRepr):
 
     @property
     def auc(self) -> float:
-        """Area under the curve: how often a same-person pair is nearer than another, ties counting half."""
+        """Area under the curve: how often a same-person pair is nearer than another; ties count half."""
         false, true = self.points()
         return float(np.sum(np.diff(false) * (true[1:] + true[:-1]) / 2))
 
     @property
     def eer(self) -> float:
-        """Equal error rate: where the curve has as many false accepts as false rejects, in share."""
+        """Equal error rate: the rate where false accepts and false rejects are equal, in [0, 1]."""
         false, true = self.points()
         excess = false - (1 - true)  # rises from -1 to 1
         after = int(np.argmax(excess >= 0))
@@ -89,12 +89,12 @@ class RocCurve(ShortRepr):
         return float(false[after - 1] + share * (false[after] - false[after - 1]))
 
     def tar_at(self, far: float) -> tuple[float, float | None]:
-        """The highest true accept rate whose false accept rate is at most `far`, and its threshold.
+        """Return the highest true accept rate with a false accept rate of at most `far`.
 
         Returns:
-            The rate, and the threshold; 0 and None if even the nearest same-person pair costs too much.
+            The rate and its threshold; 0 and None if no threshold keeps `far`.
         """
-        # Counts, not rates: 3 / 30000 must not be above 1e-4 by rounding.
+        # Compare counts, not rates: rounding must not put 3 / 30000 above 1e-4.
         allowed = np.floor(far * self.num_different * (1 + 1e-12))
         within = int(np.searchsorted(self.false_accepts, allowed, side="right"))
         if not within:
@@ -105,16 +105,16 @@ class RocCurve(ShortRepr):
 def roc_curve(
     distances: Distances, query: FeatureSet, gallery: FeatureSet, protocol: str = "market"
 ) -> RocCurve:
-    """Measure how well distances tell same-person pairs from others.
+    """Measure how well distances separate same-person pairs from others.
 
-    The distances are asked for twice: for the same-person pairs, then for the others. Memory is a block's and
-    some 40 bytes a same-person pair.
+    It reads all distances twice: for the same-person pairs, then for the others. It needs memory for one
+    block and some 40 bytes per same-person pair.
 
     Args:
-        distances: makes the blocks, the same ones each time.
-        query: Q images; only identities and cameras are looked at.
+        distances: yields the same blocks on each call.
+        query: Q images; only identities and cameras are used.
         gallery: G images likewise.
-        protocol: which pairs do not count, see `san_tf.evaluation.pairs`.
+        protocol: which pairs count, see `san_tf.evaluation.pairs`.
 
     Raises:
         UserError: there are no pairs of the same person, or none of different people.
@@ -136,19 +136,19 @@ def roc_curve(
     )
     if not len(thresholds):
         raise UserError(
-            "There is no pair of query and gallery image of the same person that counts; check that both "
+            "No pair of query and gallery image counts as the same person; check that query and gallery "
             "belong together and that cameras differ."
         )
     up_to, below, num_different = _count_others(distances, sought, thresholds, protocol == "cross-camera")
     if not num_different:
-        raise UserError("There is no pair of different people that counts; a ROC curve needs both kinds.")
+        raise UserError("No pair counts as different people, but a ROC curve needs both kinds; add people.")
     return RocCurve(thresholds, np.cumsum(counts), up_to, below, int(counts.sum()), num_different)
 
 
 def _count_others(
     distances: Distances, sought: TrueMatches, thresholds: np.ndarray, other_cameras_only: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """How many different-person pairs are at most and below each threshold, and how many there are."""
+    """Count the different-person pairs up to each threshold, strictly below it, and in all."""
     starts, scale = _cell_starts(thresholds)
     totals = np.zeros((2, len(thresholds) + 1), np.int64)
     num_different = 0
@@ -179,13 +179,13 @@ def _count_others(
 
 
 def _cell_starts(thresholds: np.ndarray) -> tuple[np.ndarray, float]:
-    """Cut the thresholds' range into cells of equal width, so that a distance's neighbours are found at once.
+    """Cut the thresholds' range into cells of equal width, to find the thresholds around a distance fast.
 
     Args:
         thresholds: `(T,)` rising.
 
     Returns:
-        `(_CELLS + 1,)` int64, how many thresholds lie below each cell's lower edge; and cells per distance.
+        `(_CELLS + 1,)` int64 thresholds below each cell's lower edge, and the cells per unit of distance.
     """
     low, high = float(thresholds[0]), float(thresholds[-1])
     width = (high - low) / _CELLS or 1.0

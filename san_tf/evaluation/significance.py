@@ -1,8 +1,8 @@
-"""How sure a score is: bootstrap intervals over queries, and tests of the difference between two runs.
+"""Bootstrap confidence intervals of scores, and tests of the difference between two runs.
 
-A test set is a sample of the queries there could have been. Intervals resample it with replacement (Efron,
-"Bootstrap Methods", 1979; percentile intervals). Queries of one identity succeed and fail together, so
-resampling whole identities gives the honest, wider interval for "other people, same cameras".
+A test set is a sample of all possible queries. Intervals resample it with replacement (Efron, "Bootstrap
+Methods", 1979; percentile intervals). Queries of one identity succeed and fail together, so resampling whole
+identities gives the honest, wider interval for "other people, same cameras".
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from san_tf.errors import UserError
 from san_tf.evaluation.query_scores import QueryScores
 
 UNITS = ("query", "identity")
-# Drawn counts held at a time.
+# Drawn counts in memory together.
 _VALUES = 2**22
-# Up to so many units, all 2^n ways of swapping two runs are tried instead of a sample.
+# Up to this many units n, all 2^n swaps of two runs are tried instead of a sample.
 _EXACT = 14
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A score and where it lies with a given confidence."""
+    """A score with its confidence interval, all in [0, 1]."""
 
     mean: float
     low: float
@@ -34,14 +34,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a second run differs from a first.
+    """Difference of two runs.
 
     Attributes:
-        mean: score of the first run less that of the second.
+        mean: score of the first run minus that of the second.
         low: lower end of the bootstrap interval of the difference.
         high: upper end.
-        p_value: of the permutation test: how often a difference at least as large, either way, comes about
-            when it is left to chance which run is which.
+        p_value: two-sided p-value of the permutation test: how often random swaps of the two runs give a
+            difference at least as large.
     """
 
     mean: float
@@ -58,18 +58,18 @@ def confidence_intervals(
     unit: str = "query",
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """Percentile bootstrap intervals of rank-1, mAP and mINP.
+    """Return percentile bootstrap intervals of rank-1, mAP and mINP.
 
     Args:
-        scores: of Q queries; those without a true match are left out.
-        pids: `(Q,)` int, the queries' identities.
-        resamples: bootstrap samples.
+        scores: scores of Q queries; queries without a true match are left out.
+        pids: `(Q,)` int identities of the queries.
+        resamples: number of bootstrap samples, at least 100.
         level: confidence, in (0, 1).
         unit: what is drawn: "query", or "identity" with all its queries.
         seed: of the draws.
 
     Raises:
-        UserError: a value that makes no sense.
+        UserError: resamples, level or unit are out of range.
 
     Example:
         >>> confidence_intervals(result.per_query, query.pids)["mAP"]
@@ -96,22 +96,22 @@ def compare(
     unit: str = "query",
     seed: int = 0,
 ) -> dict[str, Difference]:
-    """Test whether two runs on the same queries differ: paired bootstrap, and paired permutation test.
+    """Test whether two runs on the same queries differ: paired bootstrap and permutation test.
 
-    The permutation test swaps the two runs' scores of each unit or not, by a coin; with up to 14 units all
-    ways are tried, else `resamples` of them (p is then at least 1 / (resamples + 1)).
+    The permutation test swaps the two runs' scores of random units. With up to 14 units all swaps are tried,
+    else `resamples` random ones; p is then at least 1 / (resamples + 1).
 
     Args:
         first: scores of Q queries.
         second: scores of the same queries, in the same order.
-        pids: `(Q,)` int, the queries' identities.
-        resamples: bootstrap samples and swaps.
-        level: confidence of the interval.
-        unit: what is drawn and swapped: "query" or "identity".
+        pids: `(Q,)` int identities of the queries.
+        resamples: number of bootstrap samples and of swaps, at least 100.
+        level: confidence of the interval, in (0, 1).
+        unit: what is drawn and swapped: "query", or "identity" with all its queries.
         seed: of the draws.
 
     Raises:
-        UserError: the runs have different queries, or a value makes no sense.
+        UserError: the runs have different queries, or resamples, level or unit are out of range.
 
     Example:
         >>> compare(san.per_query, baseline.per_query, query.pids)["mAP"]
@@ -120,14 +120,14 @@ def compare(
     _check(resamples, level, unit)
     if len(first.mAP) != len(second.mAP):
         raise UserError(
-            f"Two runs can be compared on the same queries only, and these have {len(first.mAP)} and "
-            f"{len(second.mAP)}."
+            f"The two runs have {len(first.mAP)} and {len(second.mAP)} queries; give both the same queries "
+            "in the same order."
         )
     valid = first.valid()
     if not np.array_equal(valid, second.valid()):
         raise UserError(
-            "Two runs can be compared on the same queries only, but some have a true match in one of them "
-            "alone; give both the same identities and cameras."
+            "Some queries have a true match in only one of the two runs; give both the same identities and "
+            "cameras."
         )
     columns = [
         a[valid] - b[valid] for a, b in zip(first.columns().values(), second.columns().values(), strict=True)
@@ -145,12 +145,12 @@ def compare(
 
 
 def as_dict(results: dict[str, Interval] | dict[str, Difference]) -> dict[str, Any]:
-    """Intervals or differences as JSON can hold them."""
+    """Return intervals or differences as JSON values."""
     return {name: asdict(value) for name, value in results.items()}
 
 
 def _by_unit(values: np.ndarray, pids: np.ndarray, unit: str) -> tuple[np.ndarray, np.ndarray]:
-    """Sums of the scores and number of queries of each unit that is drawn whole."""
+    """Sum of the scores, and number of queries, of each unit."""
     if unit == "query":
         return values, np.ones(len(values))
     _, group = np.unique(pids, return_inverse=True)
@@ -165,16 +165,16 @@ def _bootstrap_means(
     units = len(sizes)
     means = []
     for rows in _chunks(resamples, units):
-        # How often each unit is drawn when as many are drawn as there are.
+        # How often each unit is drawn, when as many units are drawn as there are.
         drawn = rng.multinomial(units, np.full(units, 1 / units), size=rows).astype(np.float64)
         means.append((drawn @ sums) / (drawn @ sizes)[:, None])
     return np.concatenate(means)
 
 
 def _permutation_p(sums: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Two-sided p-value of the sum of differences when each unit's sign is left to a coin."""
+    """Two-sided p-value of the sum of differences, when each unit's sign is random."""
     units = len(sums)
-    # A sum that differs by rounding only is as large.
+    # Sums that differ only by rounding count as equal.
     bound = np.abs(sums.sum(axis=0)) * (1 - 1e-12) - 1e-15 * units
     if units <= _EXACT:
         signs = 1.0 - 2.0 * ((np.arange(2**units)[:, None] >> np.arange(units)) & 1)
@@ -194,7 +194,7 @@ def _chunks(resamples: int, units: int) -> Iterator[int]:
 
 def _check(resamples: int, level: float, unit: str) -> None:
     if resamples < 100:
-        raise UserError(f"resamples is {resamples}, but an interval needs at least 100.")
+        raise UserError(f"resamples is {resamples}, but it must be at least 100.")
     if not 0 < level < 1:
         raise UserError(f"level is {level}, but a confidence lies between 0 and 1, such as 0.95.")
     if unit not in UNITS:

@@ -1,4 +1,4 @@
-"""Protocols that draw one gallery image an identity, again and again: CUHK03 (classic) and VehicleID."""
+"""Protocols that repeatedly draw one gallery image per identity: CUHK03 (classic) and VehicleID."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ from san_tf.short_repr import ShortRepr
 
 @dataclass(frozen=True, repr=False)
 class SingleShotHits(ShortRepr):
-    """What the draws gave.
+    """Scores of repeated draws.
 
     Attributes:
-        cmc: `(repeats, 50)` float64: a CMC each draw.
-        first: `(Q,)` float64: the share of draws in which a query's first image was right; NaN without a
-            match.
+        cmc: `(repeats, 50)` float64 CMC of each draw.
+        first: `(Q,)` float64 share of draws in which a query's first image is right; NaN without a match.
     """
 
     cmc: np.ndarray
@@ -35,21 +34,21 @@ def cuhk03_cmcs(
     repeats: int,
     rng: np.random.Generator,
 ) -> SingleShotHits:
-    """CMC of one gallery image an identity, drawn `repeats` times.
+    """Return the CMC of one gallery image per identity, drawn `repeats` times.
 
-    A draw is a random order of the gallery, the same for all queries: of each identity the first image
-    counts, of the query's own the first under another camera. So every draw is a gallery somebody could have
-    had, and the curves of the draws differ as such galleries do. (Drawing anew for each query, as some
-    toolkits do, has the same expectation.) Equal distances are ranked in gallery order.
+    A draw is a random order of the gallery, the same for all queries. The first image of each identity
+    counts; of the query's identity, the first under another camera. So every draw is a possible gallery, and
+    the curves vary as such galleries do. (Some toolkits draw anew for each query, with the same expectation.)
+    Equal distances rank in gallery order.
 
     Args:
-        blocks: first query's index and `(rows, G)` distances.
+        blocks: pairs of the first query's index and `(rows, G)` distances.
         query_pids: `(Q,)` int.
         query_camids: `(Q,)` int, all known.
         gallery_pids: `(G,)` int.
         gallery_camids: `(G,)` int.
         repeats: number of draws.
-        rng: draws.
+        rng: generator of the draws.
 
     Raises:
         UserError: no query has an image of its identity under another camera.
@@ -74,7 +73,10 @@ def cuhk03_cmcs(
             ranks[draw, start + row] = 1 + np.count_nonzero(nearer, axis=1)
     matched = ranks[0] > 0
     if not matched.any():
-        raise UserError("No query has an image of its identity under another camera, so nothing is measured.")
+        raise UserError(
+            "No query has an image of its identity under another camera; check that query and gallery belong "
+            "together and that cameras differ."
+        )
     found = ranks[:, matched, None] <= np.arange(1, MAX_RANK + 1)
     return SingleShotHits(found.mean(axis=1), np.where(matched, (ranks == 1).mean(axis=0), np.nan))
 
@@ -82,12 +84,12 @@ def cuhk03_cmcs(
 def vehicleid_draws(
     pids: np.ndarray, repeats: int, rng: np.random.Generator
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, for each draw, the indices of the queries and of the gallery, one image an identity.
+    """Yield the indices of the queries and of the gallery (one image per identity) of each draw.
 
     Args:
-        pids: `(N,)` int identities of all images; junk (-1) is in neither.
+        pids: `(N,)` int identities of all images; junk (-1) is left out.
         repeats: number of draws.
-        rng: draws.
+        rng: generator of the draws.
 
     Raises:
         UserError: no identity has two images.
@@ -103,10 +105,11 @@ def vehicleid_draws(
 
 
 def _draw(pids: np.ndarray, camids: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One random order of the gallery, as two indices an identity (sorted as `np.unique`).
+    """Draw one random order of the gallery.
 
     Returns:
-        The identity's first image, and its first image under another camera than that, -1 if there is none.
+        Two indices for each identity, sorted as `np.unique`: its first image, and its first image under
+        another camera than that one, or -1.
     """
     order = rng.permutation(np.flatnonzero(pids != -1))
     _, position, identity = np.unique(pids[order], return_index=True, return_inverse=True)

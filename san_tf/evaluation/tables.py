@@ -1,4 +1,4 @@
-"""What was measured, as tables for the terminal."""
+"""Tables of an evaluation for the terminal."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from san_tf.evaluation.roc import RocCurve
 from san_tf.evaluation.significance import Difference, Interval
 
 RANKS = (1, 5, 10, 20)
-# Wider tables of cameras than this do not fit a terminal; their worst pairs are listed instead.
+# Larger tables of cameras do not fit a terminal; the worst pairs are listed instead.
 _MOST_CAMERAS = 12
 
 
 def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures, console: Console) -> None:
-    """Print what was measured, for people.
+    """Print the results of an evaluation.
 
     Args:
-        runs: name -> what was measured.
+        runs: results by name.
         report: what `--json` prints.
-        measures: what was asked for.
-        console: prints.
+        measures: what was measured.
+        console: where to print.
     """
     images = report["images"]
     compared = f"{images['query']:,} queries, {images['gallery']:,} gallery images"
@@ -64,7 +64,7 @@ def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures
             soft_wrap=True,
         )
     elif kept:
-        console.print(f"\n{kept['file']} written; thresholds it vouches for:", markup=False, soft_wrap=True)
+        console.print(f"\n{kept['file']} written; its thresholds:", markup=False, soft_wrap=True)
         for point in kept["operating_points"]:
             console.print(f"  {point['note']}")
     for path in report.get("figures", ()):
@@ -72,7 +72,7 @@ def show(runs: dict[str, Assessment], report: dict[str, Any], measures: Measures
 
 
 def score_table(runs: dict[str, Assessment], level: float) -> Table:
-    """CMC, mAP and mINP in percent, a row a run, with spread and interval beneath where there are any."""
+    """CMC, mAP and mINP in percent, one row per run, with spread and interval below where known."""
     table = _table("")
     for title in (*(f"rank-{rank}" for rank in RANKS), "mAP", "mINP"):
         table.add_column(title, justify="right")
@@ -100,7 +100,7 @@ def _add_scores(
 
 def difference_table(differences: dict[str, Difference], level: float) -> Table:
     """How much the first run is better than the second, in percentage points."""
-    table = _table("first less second")
+    table = _table("first minus second")
     for title in ("difference", f"{100 * level:g} % interval", "p"):
         table.add_column(title, justify="right")
     for key, name in (("rank1", "rank-1"), ("mAP", "mAP"), ("mINP", "mINP")):
@@ -115,21 +115,21 @@ def difference_table(differences: dict[str, Difference], level: float) -> Table:
 
 
 def roc_table(curve: RocCurve, far: list[float]) -> Table:
-    """True accepts at false accept rates, with the distances that give them."""
+    """True accept rates at false accept rates, with their distance thresholds."""
     table = _table("all pairs")
     table.add_column("", justify="right")
     table.add_column("up to distance", justify="right")
     for rate in far:
         tar, threshold = curve.tar_at(rate)
         shown = "-" if threshold is None else f"{threshold:.4g}"
-        table.add_row(f"same-person pairs accepted at {100 * rate:g} % of others", f"{100 * tar:.1f}", shown)
+        table.add_row(f"true accept rate at false accept rate {100 * rate:g} %", f"{100 * tar:.1f}", shown)
     table.add_row("equal error rate", f"{100 * curve.eer:.2f}", "")
     table.add_row("area under the curve", f"{100 * curve.auc:.2f}", "")
     return table
 
 
 def camera_table(pairs: CameraPairs) -> Table:
-    """The mAP of each pair of cameras in percent, or, of many cameras, the ten worst pairs."""
+    """The mAP of each pair of cameras in percent; of many cameras, the ten worst pairs."""
     if max(pairs.mAP.shape) > _MOST_CAMERAS:
         table = _table("worst pairs of cameras")
         for title in ("query", "gallery", "rank-1", "mAP", "queries"):

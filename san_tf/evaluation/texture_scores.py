@@ -1,11 +1,10 @@
-"""How good a painted texture is: colours, structure, edges and amount of detail, on the body alone.
+"""Scores of generated textures: structure, edges and amount of detail, on the body only.
 
-All scores are means over the texels of a mask, so that the emptiness between the islands of a UV layout
-neither helps nor harms. SSIM is that of Wang et al., "Image quality assessment: from error visibility to
-structural similarity", IEEE TIP 2004 (Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03). GMSD is that
-of Xue et al., "Gradient magnitude similarity deviation: a highly efficient perceptual image quality index",
-IEEE TIP 2014 (Prewitt gradients of the luminance at half size, c 170): a perceptual score without a learnt
-network.
+All scores are over the texels of a mask, so that the empty space between the islands of a UV layout does not
+count. SSIM is from Wang et al., "Image quality assessment: from error visibility to structural similarity",
+IEEE TIP 2004 (Gaussian window of 11 x 11, sigma 1.5, K1 0.01, K2 0.03). GMSD is from Xue et al., "Gradient
+magnitude similarity deviation: a highly efficient perceptual image quality index", IEEE TIP 2014 (Prewitt
+gradients of the luminance at half size, c 170): a perceptual score without a trained network.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ _PREWITT = np.array([[1, 0, -1]] * 3) / 3.0
 
 
 def ssim(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Structural similarity, 1 for equal textures, about 0 for unrelated ones.
+    """Structural similarity: 1 for equal textures, about 0 for unrelated ones.
 
-    A window's means and variances are of its texels on the mask alone, weighted by the window; where the
-    whole window lies on the mask they are the paper's. Channels are measured apart and averaged.
+    A window's means and variances use only its texels on the mask. Where the whole window lies on the mask,
+    they are the paper's. Channels are measured separately and averaged.
 
     Args:
-        painted: `(N, T, T, 3)`, 0-255.
-        true: `(N, T, T, 3)`, 0-255.
+        painted: `(N, T, T, 3)` generated textures, 0-255.
+        true: `(N, T, T, 3)` true textures, 0-255.
         mask: `(T, T)` bool, the texels that count.
 
     Returns:
@@ -44,7 +43,7 @@ def ssim(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
     total = _blurred(weight)[..., None]
 
     def mean(values: np.ndarray) -> np.ndarray:
-        # Off the mask nothing is read, so that dividing by almost nothing there does no harm.
+        # Values off the mask are not used, so the division by almost 0 there does no harm.
         return _blurred(values * weight[..., None]) / np.maximum(total, 1e-12)
 
     scores = []
@@ -60,20 +59,20 @@ def ssim(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def gmsd(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Gradient magnitude similarity deviation: 0 where all edges are alike; above about 0.2 few are.
+    """Gradient magnitude similarity deviation: 0 for equal edges; above about 0.2 few edges agree.
 
-    Blind to colours of equal lightness, and to a plain offset of lightness.
+    It does not see colours of equal lightness, nor a constant offset of lightness.
 
     Args:
-        painted: `(N, T, T, 3)`, 0-255.
-        true: `(N, T, T, 3)`, 0-255.
+        painted: `(N, T, T, 3)` generated textures, 0-255.
+        true: `(N, T, T, 3)` true textures, 0-255.
         mask: `(T, T)` bool; texels whose gradient reaches off the mask do not count.
 
     Returns:
         `(N,)` float64, at least 0.
 
     Raises:
-        UserError: shapes do not fit, or no gradient lies on the mask whole.
+        UserError: shapes do not fit, or no gradient lies wholly on the mask.
     """
     inside = _whole(painted, true, mask)
     return np.array(
@@ -85,9 +84,9 @@ def gmsd(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def detail(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Mean gradient of what was painted as a share of the true one's: 1 for as much detail, 0 for none.
+    """Mean gradient as a share of the true texture's: 1 for as much detail, 0 for none.
 
-    Says how much is drawn, not whether it is right; args and errors as of `gmsd`.
+    It measures the amount of detail, not whether it is right. Args and errors as in `gmsd`.
 
     Returns:
         `(N,)` float64; NaN where the true texture has no detail at all.
@@ -114,12 +113,12 @@ def _gradient(texture: np.ndarray) -> np.ndarray:
 
 
 def _whole(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Places at half size whose 3 x 3 neighbours lie on the mask whole."""
+    """Places at half size whose 3 x 3 neighbours lie wholly on the mask."""
     _check(painted, true, mask)
     whole = (_halved(mask.astype(np.float64)) == 1).astype(np.uint8)
     inside = cv2.erode(whole, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
     if not inside.any():
-        raise UserError("No gradient lies on the mask whole; use larger textures.")
+        raise UserError("No gradient lies wholly on the mask; use larger textures.")
     return inside
 
 
@@ -130,4 +129,4 @@ def _check(painted: np.ndarray, true: np.ndarray, mask: np.ndarray) -> None:
             f" {painted.shape} and {true.shape}."
         )
     if not mask.any():
-        raise UserError("The mask has no texel, so there is nothing to compare.")
+        raise UserError("The mask is empty; give one with at least one texel.")

@@ -1,4 +1,4 @@
-"""The same work on many blocks, one thread a core: matrix products and compiled loops release the GIL."""
+"""Runs a function on many blocks, one thread per core."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ Item = TypeVar("Item")
 
 @functools.cache
 def _libraries() -> ThreadpoolController:
-    # Looking for them takes milliseconds, and NumPy's BLAS has been there from the start.
+    # The search takes milliseconds, and NumPy has loaded its BLAS already.
     return ThreadpoolController()
 
 
 def run_blocks(function: Callable[[Item], object], items: Iterable[Item]) -> Iterator[None]:
-    """Call a function with each item, on all cores, and yield after each call that has ended.
+    """Call a function with each item, on all cores, and yield after each finished call.
 
-    The BLAS is held to one thread meanwhile: one core multiplies a block and goes on with it while it is
-    still in its cache, and no core waits for the others after each product.
+    Matrix products and compiled loops release the GIL, so threads run in parallel. The BLAS is limited to one
+    thread meanwhile: each core goes on with its product while it is in the cache, and none waits for others.
 
     Args:
-        function: called in threads; what it raises, this raises.
-        items: read as they are needed, a few ahead.
+        function: called in threads; its exceptions are raised here.
+        items: read as needed, a few ahead.
 
     Example:
         >>> for _ in run_blocks(fill, ranges): bar.advance()
@@ -50,13 +50,13 @@ def run_blocks(function: Callable[[Item], object], items: Iterable[Item]) -> Ite
 
 
 def finish_blocks(function: Callable[[Item], object], items: Iterable[Item]) -> None:
-    """Do the same without a step after each call."""
+    """Call a function with each item, on all cores, and wait for all calls."""
     for _ in run_blocks(function, items):
         pass
 
 
 def ranges(number: int, size: int) -> list[tuple[int, int]]:
-    """Cut `number` into ranges of at most `size`, as even as possible: `(start, stop)` pairs."""
+    """Cut `number` into even ranges of at most `size`, as `(start, stop)` pairs."""
     pieces = max(1, -(-number // size))
     edges = [number * piece // pieces for piece in range(pieces + 1)]
     return list(itertools.pairwise(edges))

@@ -1,4 +1,4 @@
-"""Who is to be found: the true matches of every query, listed once from the ids."""
+"""Lists the true matches of every query from the ids."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from san_tf.short_repr import ShortRepr
 
 @dataclass(frozen=True, repr=False)
 class TrueMatches(ShortRepr):
-    """The true matches of every query and what is counted of them, for `ranking_kernels`.
+    """True matches of every query, with their distances and counts, for `ranking_kernels`.
 
-    Queries are `Q`, gallery images `G`, pairs of a query and one of its matches `M`.
+    There are Q queries, G gallery images, and M pairs of a query and one of its matches.
     """
 
-    query_pids: np.ndarray  # (Q,) int64; likewise
-    query_camids: np.ndarray
-    gallery_pids: np.ndarray  # (G,) int64; likewise
-    gallery_camids: np.ndarray
-    order: np.ndarray  # (G,) gallery indices by identity
-    same: np.ndarray  # (Q, 2) where in `order` each query's identity begins and ends
+    query_pids: np.ndarray  # (Q,) int64
+    query_camids: np.ndarray  # (Q,) int64
+    gallery_pids: np.ndarray  # (G,) int64
+    gallery_camids: np.ndarray  # (G,) int64
+    order: np.ndarray  # (G,) gallery indices sorted by identity
+    same: np.ndarray  # (Q, 2) where each query's identity begins and ends in `order`
     junk: np.ndarray  # (G,) bool
-    bounds: np.ndarray  # (Q + 1,) where in the next three each query's matches begin
+    bounds: np.ndarray  # (Q + 1,) where each query's matches begin in the next three
     matches: np.ndarray  # (M,) gallery indices
     distances: np.ndarray  # (M,) float64
     counts: np.ndarray  # (M,) int64 images before each match that are not of the query's identity
@@ -41,9 +41,18 @@ class TrueMatches(ShortRepr):
         gallery_camids: np.ndarray,
         size: int,
     ) -> TrueMatches:
-        """Check the ids and list the matches of `number` queries among `size` images.
+        """Check the ids and list the true matches; unknown cameras (-1) equal no other camera.
 
-        Unknown cameras (-1) are told apart: two images of unknown cameras are never taken for images of one.
+        Args:
+            query_pids: `(Q,)` int identities.
+            query_camids: `(Q,)` int cameras.
+            number: number of queries, Q.
+            gallery_pids: `(G,)` int identities.
+            gallery_camids: `(G,)` int cameras.
+            size: number of gallery images, G.
+
+        Raises:
+            UserError: ids that do not fit.
         """
         query_pids = checked_ids("query pids", query_pids, number)
         query_camids = checked_ids("query camids", query_camids, number)
@@ -66,14 +75,16 @@ class TrueMatches(ShortRepr):
 
     @property
     def owners(self) -> np.ndarray:
-        """`(M,)` int64: the query of each match."""
+        """Index of the query of each match, `(M,)` int64."""
         return np.repeat(np.arange(len(self.same)), np.diff(self.bounds))
 
     def only(self, kept: np.ndarray) -> TrueMatches:
-        """Leave matches out, as if they were junk: neither found nor in the way.
+        """Keep some matches and treat the others as junk.
+
+        Counts stay right, because they count only images of other identities.
 
         Args:
-            kept: `(M,)` bool. The counts of a ranked match are of other identities alone, so they stay right.
+            kept: `(M,)` bool.
         """
         bounds = np.concatenate([[0], np.cumsum(kept)])[self.bounds]
         return replace(

@@ -1,1 +1,1 @@
-"""A local web page for a gallery: drop a crop, see who is most alike, and what the network sees of them."""
+"""Local web page for a gallery: drop a crop and see the most similar people, with textures."""

@@ -1,4 +1,4 @@
-"""The page's server: files of the page, and questions and answers as JSON."""
+"""Web application of the page: static files, and an API in JSON."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 def entry_facts(entry: Entry) -> dict[str, Any]:
-    """An entry for the page, without its path."""
+    """Return an entry as JSON values for the page, without its path."""
     return {
         "key": entry.key,
         "camera": None if entry.camera < 0 else entry.camera,
@@ -45,9 +45,9 @@ def entry_facts(entry: Entry) -> dict[str, Any]:
 
 
 def is_right(query: int | None, hit: int | None) -> bool | None:
-    """Whether a hit shows the person looked for; None where that is not known.
+    """Return whether a hit shows the query's identity; None where unknown.
 
-    By Market-1501's numbers: 0 is somebody whom nobody looks for, -1 a picture that counts as nobody.
+    Identities are those of Market-1501: 0 is a distractor, -1 is junk.
 
     Example:
         >>> is_right(7, 7), is_right(7, 0), is_right(7, -1), is_right(None, 7)
@@ -59,7 +59,7 @@ def is_right(query: int | None, hit: int | None) -> bool | None:
 
 
 def answer_facts(found: Found) -> dict[str, Any]:
-    """An answer for the page."""
+    """Return a search result as JSON values for the page."""
     return {
         "query": None if found.query is None else entry_facts(found.query),
         "pid": found.pid,
@@ -77,10 +77,10 @@ def answer_facts(found: Found) -> dict[str, Any]:
 
 
 def answer_csv(found: Found) -> str:
-    """An answer as a table.
+    """Return a search result as a CSV table.
 
-    Keys and tags that a spreadsheet would take for a formula get an apostrophe in front, as spreadsheets
-    themselves mark text; `answer_facts` has everything as it is.
+    Keys and tags that a spreadsheet would read as a formula get an apostrophe in front, which marks text.
+    `answer_facts` leaves them unchanged.
     """
     target = io.StringIO()
     rows = csv.writer(target, lineterminator="\n")
@@ -104,7 +104,7 @@ def answer_csv(found: Found) -> str:
 
 
 def written_time(seconds: float) -> str:
-    """A time in words that sort, UTC; the number itself where no calendar has it.
+    """Return a time (seconds since 1970) in ISO 8601, UTC; the number itself outside the calendar.
 
     Example:
         >>> written_time(1767225600.0)
@@ -119,21 +119,21 @@ def written_time(seconds: float) -> str:
 
 
 def time_of(entry: Entry) -> float | None:
-    """Its time; None also where the gallery holds a number that is none."""
+    """Return the entry's time; None where it is unknown or not finite."""
     return entry.time if entry.time is not None and math.isfinite(entry.time) else None
 
 
 def _as_text(text: str) -> str:
-    # Spreadsheets pass over white space and control characters, and some take the wide signs of East Asia.
+    # Spreadsheets skip white space and control characters, and some accept full-width signs.
     first = next((letter for letter in text if not letter.isspace() and letter.isprintable()), "")
     return f"'{text}" if first in _FORMULAS or text[:1].isspace() else text
 
 
 UPLOAD_BYTES = 16 * 2**20
+# Hits on an exported sheet.
 _SHEET = 50
-# How many of a kind are worked on at a time; the others wait without taking a thread or memory for pixels.
-# A search whose long list is put in a better order takes some 20 MB, a crop as much. The encoder does one
-# picture at a time, while the next is read.
+# Requests of each kind that run in parallel; others wait without a thread or memory for pixels. A search with
+# re-ranking takes some 20 MB, and so does a crop. The encoder works on one picture while the next is read.
 _QUESTIONS, _PICTURES, _ENCODED, _SHEETS = 8, 4, 2, 1
 _WAITING_SHEETS = 4
 Answer = TypeVar("Answer")
@@ -148,20 +148,20 @@ def build_app(
     patience: Patience = PATIENCE,
     held_bytes: int = HELD_BYTES,
 ) -> Guard:
-    """Make the application; an ASGI server runs it.
+    """Make the ASGI application.
 
     Args:
-        service: what answers.
+        service: the gallery and its encoder.
         names: see `Guard`.
         addresses: see `Guard`.
-        upload_bytes: that a picture may have.
+        upload_bytes: largest size of an uploaded picture.
         patience: see `Guard`.
         held_bytes: see `Guard`.
 
     Example:
         >>> application = build_app(PageService(gallery, network, "people"))
     """
-    # FastAPI's own pages of documentation load scripts from elsewhere.
+    # FastAPI's documentation pages would load scripts from other sites.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     _add_page(app)
     _add_questions(app, service, upload_bytes)
@@ -176,13 +176,13 @@ def build_app(
 
 
 def page_files() -> dict[str, bytes]:
-    """The files of the page by name."""
+    """Return the files of the page by name."""
     folder = resources.files("san_tf.page") / "assets"
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
 
 
 def _add_page(app: FastAPI) -> None:
-    # Read once: what is asked for is a name in a table, never a path.
+    # Read once: a request names a file in this table, never a path.
     files = page_files()
 
     @app.get("/")
@@ -198,11 +198,11 @@ def _add_page(app: FastAPI) -> None:
 
 
 class _BusyError(RefusedError):
-    """Too many wait for the same already. The message is a sentence."""
+    """Too many requests wait already; the message is a sentence for the page."""
 
 
 class _Turns:
-    """Who is next: so many at a time, in a thread, in the order in which they came."""
+    """Runs a limited number of requests in threads, in order of arrival."""
 
     def __init__(self, number: int, waiting: float = float("inf")) -> None:
         self._limiter = CapacityLimiter(number)
@@ -210,13 +210,13 @@ class _Turns:
 
     async def take(self, request: Request, work: Callable[..., Answer], *values: Any) -> Answer:
         if self._here >= self._number + self._waiting:
-            raise _BusyError("Others wait for that already; try again in a moment.")
+            raise _BusyError("Too many requests are waiting already; try again in a moment.")
         self._here += 1
         try:
             async with self._limiter:
-                # A page that was scrolled on or closed does not wait for its pictures any more.
+                # A page that was scrolled on or closed no longer waits for its pictures.
                 if await request.is_disconnected():
-                    raise RefusedError("The browser went away.")
+                    raise RefusedError("The browser closed the connection.")
                 return await to_thread.run_sync(work, *values)
         finally:
             self._here -= 1
@@ -295,7 +295,7 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
     for rank, hit in enumerate(found.hits[:_SHEET], 1):
         entry = hit.entry
         where = "" if entry.camera < 0 else f"camera {entry.camera}"
-        # Day and clock below each other: a picture is narrow.
+        # Date and time on two lines, because a picture is narrow.
         time = time_of(entry)
         when = () if time is None else written_time(time).partition(".")[0].rstrip("Z").split("T")
         lines = (f"{rank}   {hit.score:.3f}", where, *when)
@@ -306,7 +306,7 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
 
 def _title(facts: dict[str, Any], wanted: Search, count: int) -> str:
     reranked = f", the first {wanted.rerank} re-ranked" if wanted.rerank else ""
-    return f"{facts['name']}: the {count} most alike by {facts['model']}{reranked}"
+    return f"{facts['name']}: the {count} nearest by {facts['model']}{reranked}"
 
 
 def _text(facts: dict[str, Any], indent: int | None = None) -> str:
@@ -314,7 +314,7 @@ def _text(facts: dict[str, Any], indent: int | None = None) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    # Half a character, which no encoding has, becomes an escape that JSON reads back.
+    # A lone surrogate, which UTF-8 cannot encode, becomes an escape that JSON reads back.
     return text.encode("utf-8", "backslashreplace")
 
 
@@ -342,7 +342,7 @@ def _told(sentence: str, status: int, headers: Mapping[str, str] | None = None) 
 
 
 async def _for_the_terminal(_: Request, error: Exception) -> Response:
-    # It names paths of this machine, which the page may not show.
+    # The error names paths of this machine, which the page must not show.
     print(printable(f"Error: {error}"), file=sys.stderr, flush=True)
     return _told("The gallery cannot answer now; the terminal of the page says why.", 503)
 
@@ -351,16 +351,16 @@ async def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     where = ".".join(str(part) for part in first.get("loc", ())[1:])[:80]
     what = str(first.get("msg", "it is malformed")).removeprefix("Value error, ")[:200]
-    return _told(f"The question makes no sense ({where or 'as a whole'}: {what}).", 422)
+    return _told(f"The request is not valid ({where or 'as a whole'}: {what}).", 422)
 
 
 async def _unknown(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
-    sentence = "There is nothing here." if status in (404, 405) else "The question cannot be read."
+    sentence = "There is nothing at this address." if status in (404, 405) else "The request cannot be read."
     return _told(sentence, status, error.headers if isinstance(error, HTTPException) else None)
 
 
 async def _unexpected(_: Request, error: Exception) -> Response:
-    # Starlette raises it again when this is sent, and the server prints it.
+    # Starlette raises the error again after this answer, and the server prints it.
     sentence = "Something went wrong in the program behind this page; its terminal says what."
     return _told(sentence, 500)

@@ -1,12 +1,13 @@
-"""What stands before the page: whose requests are answered, how large they may be, what a browser may do.
+"""Guard of the page: refuses foreign, oversized and stalled requests, and sets security headers.
 
-The page has no login, because it is for the person at the machine. That holds only if no other web page in
-that person's browser can ask in her name, so requests are refused
+The page has no login, because it is for the person at the machine. So no other web page in that person's
+browser may send requests in their name. The guard refuses requests
 
-- whose `Host` is a name that is not ours: a foreign name that was pointed at 127.0.0.1 (DNS rebinding);
-- that come from another site (`Origin`, `Sec-Fetch-Site`), or could come from a form of one (media type);
-- whose body is larger than the path allows, before it is taken in;
-- whose body does not arrive in time, or stands still while others want the memory.
+- whose `Host` is not a name of this server, for example a foreign name that points at 127.0.0.1 (DNS
+  rebinding);
+- that come from another site (`Origin`, `Sec-Fetch-Site`), or could come from a form on it (media type);
+- whose body is larger than the path allows, before it is read;
+- whose body does not arrive in time, or stalls while others need the memory.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None
 
 UPLOADS = "/api/uploads"
 _QUESTION_BYTES = 1 << 20
-# Bodies of requests that are in memory at a time, arriving or waiting for their turn.
+# Bytes of all request bodies in memory, arriving or waiting: uploads, and other requests.
 HELD_BYTES, _HELD_QUESTIONS = 96 * 2**20, 16 * 2**20
 _TYPES = {UPLOADS: "application/octet-stream"}
 _JSON = "application/json"
 
 HEADERS = {
-    # Everything comes from here; scripts are files, and text never becomes markup.
+    # Everything comes from this server; scripts are files, and text never becomes markup.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "img-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
@@ -45,18 +46,18 @@ HEADERS = {
 
 
 class Refusal(NamedTuple):
-    """Status and sentence of a request that is not answered."""
+    """Status and sentence for a refused request."""
 
     status: int
     sentence: str
 
 
 class Patience(NamedTuple):
-    """Seconds that a request may take to arrive.
+    """Time limits for the arrival of a request, in seconds.
 
     Attributes:
-        body: after its head.
-        still: without a byte, where others want the memory.
+        body: for the whole body, after the head.
+        still: without any byte, while others need the memory.
     """
 
     body: float = 60.0
@@ -67,7 +68,7 @@ PATIENCE = Patience()
 
 
 class _Body:
-    """A request's body; `dropped` is set when it has to go."""
+    """A request's body; `dropped` is set when it must be discarded."""
 
     def __init__(self, now: float) -> None:
         self.content = bytearray()
@@ -76,7 +77,7 @@ class _Body:
 
 
 class _Bodies:
-    """Bodies in memory, together at most so many bytes: one that stands still makes room for others."""
+    """Request bodies in memory with a common limit; stalled ones are dropped for others."""
 
     def __init__(self, most: int, patience: Patience) -> None:
         self._most, self._still, self._held = most, patience.still, 0
@@ -88,8 +89,8 @@ class _Bodies:
         return body
 
     def add(self, body: _Body, part: bytes, now: float) -> bool:
-        """Whether there was room for more of it."""
-        del self._arriving[body]  # who got something last stands last
+        """Add a part of a body; return whether there was room."""
+        del self._arriving[body]  # the body with the latest part goes to the end
         self._arriving[body] = None
         body.last = now
         self._held += len(part)
@@ -107,30 +108,30 @@ class _Bodies:
         return True
 
     def arrived(self, body: _Body) -> bytes:
-        """All of it; its bytes count until `end`."""
+        """Return the whole body; its bytes count until `end`."""
         self._arriving.pop(body, None)
         content = bytes(body.content)
         body.content = bytearray()
         return content
 
     def end(self, body: _Body) -> None:
-        """Let go of it."""
+        """Discard a body."""
         self._arriving.pop(body, None)
         self._held -= body.size
         body.size, body.content = 0, bytearray()
 
 
 class Guard:
-    """Stands before an ASGI application.
+    """ASGI middleware that guards an application.
 
     Args:
-        application: what answers.
-        names: of this machine, that `Host` may say beside its loopback addresses.
-        addresses: whether `Host` may be any address in numbers: one cannot be pointed elsewhere, as a name
-            can. For a server that listens to other machines.
-        upload_bytes: that a picture may have.
-        patience: how long requests may take to arrive.
-        held_bytes: that pictures may have together which arrive or wait.
+        application: the guarded ASGI application.
+        names: names of this machine that `Host` may hold, beside its loopback addresses.
+        addresses: whether `Host` may be any numeric address, for a server open to other machines. Unlike a
+            name, such an address cannot be pointed elsewhere.
+        upload_bytes: largest size of an uploaded picture.
+        patience: time limits for the arrival of requests.
+        held_bytes: largest size of all uploads in memory together.
     """
 
     def __init__(
@@ -158,7 +159,7 @@ class Guard:
                 await send({"type": "websocket.close", "code": 1008})
             return
 
-        # Whoever may ask for something may ask for its head alone: the same answer without what it holds.
+        # HEAD gets the answer of GET without its body.
         head = scope["method"] == "HEAD"
 
         async def guarded_send(message: Message) -> None:
@@ -192,11 +193,11 @@ class Guard:
         host = headers.get("host", "")
         if not self._is_ours(host):
             return Refusal(
-                421, "This page answers to its own address only; open the one that its terminal shows."
+                421, "This page answers only to its own address; open the one that its terminal shows."
             )
         if not scope["path"].startswith("/api/"):
             return None
-        foreign = Refusal(403, "Another web site asked; only this page may.")
+        foreign = Refusal(403, "The request comes from another web site; only this page may send requests.")
         if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return foreign
         own = f"{scope['scheme']}://{host}".lower()
@@ -207,7 +208,7 @@ class Guard:
         wanted = _TYPES.get(scope["path"], _JSON)
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if scope["method"] == "POST" and kind != wanted:
-            return Refusal(415, f"This wants a body of the type {wanted}.")
+            return Refusal(415, f"The request needs a body of type {wanted}.")
         return None
 
     def _is_ours(self, host: str) -> bool:
@@ -227,10 +228,10 @@ class Guard:
     ) -> Refusal | None:
         limit = self._limits.get(path, _QUESTION_BYTES)
         shown = f"{limit / 2**20:.0f} MB" if limit >= 2**20 else f"{limit:,} bytes"
-        too_large = Refusal(413, f"That is more than the {shown} that are taken; choose a smaller file.")
+        too_large = Refusal(413, f"The request exceeds the limit of {shown}; choose a smaller file.")
         stated = headers.get("content-length", "0")
         if not stated.isascii() or not stated.isdigit():
-            return Refusal(400, "The request's length makes no sense.")
+            return Refusal(400, "The request's length is not valid.")
         if len(stated.lstrip("0")) > 18 or int(stated) > limit:
             return too_large
         clock = asyncio.get_running_loop().time
@@ -238,20 +239,20 @@ class Guard:
         while True:
             message = await _before(receive, body.dropped, end - clock())
             if message is None:
-                return Refusal(408, "What was sent did not arrive in time; send it again.")
+                return Refusal(408, "The request did not arrive in time; send it again.")
             if message["type"] != "http.request":
                 return Refusal(400, "The request broke off.")
             part = message.get("body", b"")
             if body.size + len(part) > limit:
                 return too_large
             if not bodies.add(body, part, clock()):
-                return Refusal(503, "Many others send something just now; try again in a moment.")
+                return Refusal(503, "Too many requests are arriving now; try again in a moment.")
             if not message.get("more_body", False):
                 return None
 
 
 async def _before(receive: Receive, dropped: asyncio.Future[None], seconds: float) -> Message | None:
-    """The next message; None if there was none in time, or if it is not wanted any more."""
+    """Return the next message; None if none came in time, or if the body was dropped."""
     message = asyncio.ensure_future(receive())
     either: set[asyncio.Future[Any]] = {message, dropped}
     try:
@@ -262,7 +263,7 @@ async def _before(receive: Receive, dropped: asyncio.Future[None], seconds: floa
 
 
 def _single(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Headers by name; of one that comes twice, both values, which then fit nothing."""
+    """Return headers by name; the values of a repeated one are joined, so that they match nothing."""
     found: dict[str, str] = {}
     for key, value in headers:
         name, text = key.decode("latin-1").lower(), value.decode("latin-1")
@@ -271,7 +272,7 @@ def _single(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
 
 
 def _name(host: str) -> str | None:
-    """The name or address in a `Host` header, without port and brackets; None if it is malformed."""
+    """Return the name or address in a `Host` header, without port and brackets; None if malformed."""
     name, colon, port = host, "", ""
     if host.startswith("["):
         name, bracket, rest = host[1:].partition("]")
@@ -282,7 +283,7 @@ def _name(host: str) -> str | None:
         name, colon, port = host.partition(":")
     if colon and not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
         return None
-    if "%" in name:  # a zone of an IPv6 address, behind which anything may stand
+    if "%" in name:  # the zone of an IPv6 address, which may be any text
         return None
     return name.lower().removesuffix(".") or None
 
@@ -293,7 +294,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     async def replay() -> Message:
         if not left:
             return await receive()
-        # Not kept here any longer than it takes to hand it on.
+        # Popped, so that it is not kept in memory here.
         return {"type": "http.request", "body": left.pop(), "more_body": False}
 
     return replay

@@ -1,8 +1,8 @@
 """A web page for a gallery: `san-tf serve-ui --gallery people.gallery --model saved_models/market/1`.
 
-Drop a crop, or choose one of the gallery, and see who is most alike, with camera, time and score, and the
-texture that the encoder's decoder paints of each: what the network sees. `san-tf serve-ui --demo` renders a
-gallery of people who do not exist, to try it at once.
+Drop a crop, or choose one of the gallery, and see the nearest entries with camera, time and score. Below each
+is the texture that the encoder's decoder paints: what the network sees. `san-tf serve-ui --demo` renders
+a gallery of people who do not exist, to try the page.
 """
 
 from __future__ import annotations
@@ -37,24 +37,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--model",
         metavar="EXPORT",
-        help="the gallery's encoder, if it has moved or is new here; it is a program, so it must be trusted",
+        help="the gallery's encoder, if it has moved or is new here; it is a program, so you must trust it",
     )
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="the folder of the gallery's photographs, if it has moved or comes from elsewhere",
+        help="the folder of the gallery's photographs, if it has moved or is new here",
     )
-    parser.add_argument("--demo", action="store_true", help="render a gallery to try the page with")
-    parser.add_argument("--host", metavar="ADDRESS", help="listen to other machines too; there is no login")
-    parser.add_argument("--port", type=int, metavar="N", default=PORT, help="0 for a free one")
+    parser.add_argument("--demo", action="store_true", help="render a demo gallery to try the page")
+    parser.add_argument(
+        "--host", metavar="ADDRESS", help="address to listen on for other machines; there is no login"
+    )
+    parser.add_argument("--port", type=int, metavar="N", default=PORT, help="port; 0 for a free one")
     parser.add_argument(
         "--browser",
         action=argparse.BooleanOptionalAction,
-        help="open the page in this machine's browser, as the demo does",
+        help="open the page in this machine's browser; the demo does so by default",
     )
     options: argparse.Namespace = parser.parse_args(argv)
     if options.demo and options.gallery:
-        raise UserError("--demo renders a gallery of its own; leave out --gallery, or --demo.")
+        raise UserError("--demo renders its own gallery; leave out --gallery, or --demo.")
     if not options.demo and not options.gallery:
         raise UserError("--gallery is missing; name a gallery, or try the page with --demo.")
     if options.demo and not options.model:
@@ -78,11 +80,11 @@ def _run(options: argparse.Namespace) -> None:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError("The page wants FastAPI and uvicorn: pip install 'san-tf[page]'.") from error
+        raise UserError("The page needs FastAPI and uvicorn: pip install 'san-tf[page]'.") from error
     from san_tf.page.server import LOOPBACK, listen
 
     host = options.host or LOOPBACK
-    # Taken first: a port in use is told before TensorFlow takes its seconds to start.
+    # Listen first: a port in use is reported before TensorFlow starts, which takes seconds.
     with contextlib.closing(listen(host, options.port)) as server, _service(options) as service:
         browser = options.demo if options.browser is None else options.browser
         _serve(service, server, host, browser)
@@ -91,7 +93,7 @@ def _run(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _service(options: argparse.Namespace) -> Iterator[PageService]:
-    """The gallery and its encoder."""
+    """Open the gallery and its encoder."""
     with contextlib.ExitStack() as stack:
         model, name = options.model, options.gallery
         if not options.demo:
@@ -131,10 +133,10 @@ def _serve(service: PageService, server: socket.socket, host: str, browser: bool
     def ready() -> None:
         facts = service.facts()
         what = f"{facts['entries']:,} entries, encoder {facts['model']}"
-        print(printable(f"{address}  ·  {what}  ·  Ctrl-C ends it"), flush=True)
+        print(printable(f"{address}  ·  {what}  ·  stop with Ctrl-C"), flush=True)
         if others:
             print(
-                "Warning: there is no login: whoever reaches this address over the network sees the gallery.",
+                "Warning: there is no login; anyone who reaches this address sees the gallery.",
                 file=sys.stderr,
                 flush=True,
             )

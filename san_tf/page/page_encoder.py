@@ -1,4 +1,4 @@
-"""The encoder behind the page: embeddings of files, and the textures that it paints."""
+"""Encoder of the page: embeds image files and paints their textures."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _UNDECODABLE = "is damaged: it cannot be decoded"
 
 
 class Network(Protocol):
-    """What the page asks of an encoder.
+    """Interface that the page needs of an encoder.
 
     Attributes:
-        size: numbers of an embedding.
-        name: for people, such as `market/1`.
-        fingerprint: of weights and preprocessing; "" where it is not known.
+        size: dimensions of an embedding.
+        name: name to show, such as `market/1`.
+        fingerprint: of weights and preprocessing; "" where unknown.
         paints: whether `paint` works.
     """
 
@@ -35,17 +35,17 @@ class Network(Protocol):
     paints: bool
 
     def embed(self, content: bytes) -> np.ndarray:
-        """The `(D,)` float32 embedding of a file; RefusedError if it cannot be used."""
+        """Return the `(D,)` float32 embedding of a file; RefusedError if it cannot be used."""
 
     def paint(self, content: bytes) -> np.ndarray:
-        """The `(T, T, 3)` uint8 texture of the person in a file; RefusedError if it cannot be used."""
+        """Return the `(T, T, 3)` uint8 texture of the person in a file; RefusedError if it cannot be used."""
 
     def warm_up(self) -> None:
-        """Do everything once."""
+        """Run everything once."""
 
 
 class ExportedNetwork:
-    """A version of an export, with its signature `texture` where it has one.
+    """Encoder from an export, with its signature `texture` if it has one.
 
     Args:
         model: `saved_models/market/1`, or `saved_models/market` for its newest version.
@@ -67,15 +67,15 @@ class ExportedNetwork:
         self.fingerprint = self.encoder.fingerprint
         self._paint = self.encoder.signatures.get("texture")
         self.paints = self._paint is not None
-        # TensorFlow uses all cores for one picture, so more of them at once only wait for each other. Turning
-        # a large photograph takes half a gigabyte: that waits for its turn as well.
+        # TensorFlow uses all cores for one picture, so more in parallel gain nothing. Turning a large
+        # photograph upright takes half a gigabyte, so that waits, too.
         self._turn = threading.Lock()
 
     def embed(self, content: bytes) -> np.ndarray:
-        """The `(D,)` float32 embedding of a JPEG or PNG file.
+        """Return the `(D,)` float32 embedding of a JPEG or PNG file.
 
         Raises:
-            RefusedError: it is neither, is damaged, or has too many pixels.
+            RefusedError: the file is neither, is damaged, or has too many pixels.
         """
         with self._turn:
             embedding = self.encoder.embed_each([_upright(content)])[0]
@@ -84,10 +84,10 @@ class ExportedNetwork:
         return embedding
 
     def paint(self, content: bytes) -> np.ndarray:
-        """The `(T, T, 3)` uint8 RGB texture of the person in a JPEG or PNG file.
+        """Return the `(T, T, 3)` uint8 RGB texture of the person in a JPEG or PNG file.
 
         Raises:
-            RefusedError: as `embed`; or the export has no signature `texture`.
+            RefusedError: as `embed`, or the export has no signature `texture`.
         """
         if self._paint is None:
             raise RefusedError(f"{self.name} paints no textures; export it with --export_texture.")
@@ -100,7 +100,7 @@ class ExportedNetwork:
         return texture
 
     def warm_up(self) -> None:
-        """Do everything once, so that nobody waits for TensorFlow's first time."""
+        """Run everything once, because the first run of TensorFlow is slow."""
         file = io.BytesIO()
         Image.new("RGB", (64, 128), (127, 127, 127)).save(file, "PNG")
         self.embed(file.getvalue())

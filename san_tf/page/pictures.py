@@ -1,4 +1,4 @@
-"""Pictures for the page: small, upright, and without what a camera or a program wrote beside the pixels."""
+"""Pictures for the page: small, upright and without metadata."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from san_tf.data.headers import read_header
 from san_tf.data.upright import PhotographError, upright
 from san_tf.retrieval.image_files import NoPictureError
 
-# A page shows crops at some 200 pixels, twice that on fine screens.
+# The page shows crops at some 200 pixels, twice that on high-resolution screens.
 _SIDE = 512
-# Decoded and copied, a picture takes some 12 bytes a pixel, so 16 at once of the largest would take 10 GB.
-# Those of more pixels than this wait for each other; app.py bounds how many smaller ones there are at a time.
+# Decoded and copied, a picture takes some 12 bytes per pixel, so 16 of the largest would take 10 GB. Pictures
+# of more pixels than this are handled one at a time; app.py limits the number of smaller ones.
 _LARGE = 2_000_000
 _one_large = threading.Lock()
 
 
 def for_page(content: bytes) -> tuple[bytes, str]:
-    """Return a picture for a page, and its media type.
+    """Return a picture for the page, and its media type.
 
-    It is always decoded and stored anew, at most 512 pixels wide and high. What stands beside the pixels does
-    not go along: place, time and device in EXIF, XMP, comments, previews, bytes behind the end. A PNG file
-    keeps its pixels unless it is made smaller.
+    It is always decoded and encoded again, at most 512 pixels wide and high. Metadata are dropped: place,
+    time and device in EXIF, XMP, comments, previews, bytes after the end. A PNG file keeps its pixels unless
+    it is made smaller.
 
     Args:
-        content: of the file.
+        content: the bytes of the file.
 
     Raises:
-        NoPictureError: it cannot be used, has too many pixels, or cannot be decoded.
+        NoPictureError: the file cannot be used, has too many pixels, or cannot be decoded.
     """
     target = io.BytesIO()
     with _opened(content) as (image, kind):
@@ -46,7 +46,7 @@ def for_page(content: bytes) -> tuple[bytes, str]:
 
 
 def pixels_for_page(content: bytes) -> np.ndarray:
-    """The picture of `for_page` as `(H, W, 3)` uint8 RGB.
+    """Return the picture of `for_page` as `(H, W, 3)` uint8 RGB.
 
     Raises:
         NoPictureError: as `for_page`.
@@ -58,20 +58,20 @@ def pixels_for_page(content: bytes) -> np.ndarray:
 
 @contextlib.contextmanager
 def _opened(content: bytes) -> Iterator[tuple[Image.Image, str]]:
-    """A picture as the encoder sees it, in RGB, and the format of its file."""
+    """Open a picture as the encoder sees it, in RGB, with the format of its file."""
     with _one_large if _may_be_large(content) else contextlib.nullcontext():
         try:
             content = upright(content)
             with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as stored:
                 kind = "png" if stored.format == "PNG" else "jpeg"
-                stored.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG is decoded at the size that is needed
+                stored.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG is decoded at a reduced size
                 stored.load()
                 image = _eight_bits(stored)
-                if image.mode != "RGB":  # even then `convert` would copy it
+                if image.mode != "RGB":  # else `convert` would copy it for nothing
                     image = image.convert("RGB")
         except PhotographError as error:
             raise NoPictureError(f"The picture {error}.") from error
-        except Exception as error:  # whatever Pillow meets in bytes that nobody wrote on purpose
+        except Exception as error:  # Pillow raises errors of many kinds for corrupt files
             raise NoPictureError("The picture is damaged: it cannot be decoded.") from error
         yield image, kind
 
@@ -79,18 +79,18 @@ def _opened(content: bytes) -> Iterator[tuple[Image.Image, str]]:
 def _may_be_large(content: bytes) -> bool:
     try:
         header = read_header(content)
-    except ValueError:  # of another format, which only decoding tells, or none
+    except ValueError:  # another format, whose size only decoding shows, or not an image
         return True
     return header.height * header.width > _LARGE
 
 
 def _bare(image: Image.Image) -> Image.Image:
-    """The pixels alone: Pillow writes a comment and a colour profile of the file into the next one."""
+    """Return only the pixels: Pillow would copy the file's comment and colour profile."""
     return Image.fromarray(np.asarray(image))
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Pillow cuts 16 bits off at 255, where it should divide."""
+    """Return a picture of 16 bits in 8 bits: Pillow would clip at 255 instead of dividing."""
     if not image.mode.startswith("I"):
         return image
     return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""What the page asks, checked before anything is done."""
+"""Checked requests of the page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _Number = Annotated[int, Field(ge=-1, lt=2**62)]
 
 
 class RefusedError(UserError):
-    """What was asked or sent cannot be used. The message is a sentence for the page: it names no path.
+    """A request or picture cannot be used; the message is a sentence for the page, without paths.
 
-    Other `UserError`s are for the terminal, where the paths are wanted; the page never shows them.
+    Other `UserError`s name paths. They go to the terminal, and the page never shows them.
     """
 
 
 class Question(BaseModel):
-    """Common to all: strict types, and nothing that is not known."""
+    """Base of all requests: strict types, and no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -36,7 +36,7 @@ class Where(Question):
     tags: Annotated[list[_Text], Field(max_length=64)] = []
 
     def filter(self) -> Filter:
-        """The gallery's own."""
+        """Return the gallery's filter."""
         return Filter(
             tuple(self.cameras), tuple(self.excluded_cameras), self.since, self.until, tuple(self.tags)
         )
@@ -51,14 +51,14 @@ class Listing(Question):
 
 
 class Search(Question):
-    """Whom to look for, and among whom.
+    """A query, and the entries to search; give either `key` or `upload`.
 
     Attributes:
-        key: of the entry that is looked for, or
-        upload: the name that the server gave an uploaded picture.
-        pid: who is in the uploaded picture, where that is known.
-        top: hits wanted.
-        rerank: put so many of the first in a better order; 0 leaves the order.
+        key: key of the entry that is the query.
+        upload: name of an uploaded picture, from the server.
+        pid: identity in the uploaded picture, where known.
+        top: number of hits.
+        rerank: number of first hits to re-rank; 0 for none.
         where: which entries count.
     """
 
@@ -72,5 +72,5 @@ class Search(Question):
     @model_validator(mode="after")
     def _one_query(self) -> Search:
         if (self.key is None) == (self.upload is None):
-            raise ValueError("name a key or an upload, one of both")
+            raise ValueError("name either a key or an upload")
         return self

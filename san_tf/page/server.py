@@ -1,4 +1,4 @@
-"""The page on a port of this machine, until Ctrl-C."""
+"""HTTP server of the page, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ LOOPBACK = "127.0.0.1"
 
 
 class Limits(NamedTuple):
-    """What a connection may do to keep others waiting.
+    """Limits of connections, so that none can block the others.
 
     Attributes:
-        silence: seconds until a whole head of a request is there, from the connection's begin or the last
-            answer, whatever drips in meanwhile.
-        reading: seconds until an answer is taken.
-        connections: at a time; one more closes the one that has been silent the longest.
+        silence: seconds for the complete head of a request, from the start of the connection or the last
+            answer, even if bytes arrive slowly meanwhile.
+        reading: seconds for the client to read an answer.
+        connections: open connections; one more closes the one that was silent the longest.
     """
 
     silence: float = 10.0
@@ -42,14 +42,14 @@ LIMITS = Limits()
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take a port, before anything slow is done.
+    """Listen on a port; call it before anything slow.
 
     Args:
         host: address or name of this machine.
-        port: 0 takes a free one.
+        port: number of the port; 0 for a free one.
 
     Raises:
-        UserError: the port is taken or may not be taken, or there is no such address here.
+        UserError: the port is in use or reserved, or this machine has no such address.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -66,7 +66,7 @@ def listen(host: str, port: int) -> socket.socket:
         server.close()
         if error.errno == errno.EADDRINUSE:
             raise UserError(
-                f"Port {port} is in use; end what uses it, or give another (--port 0 finds a free one)."
+                f"Port {port} is in use; stop its program, or give another (--port 0 finds a free one)."
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise UserError(
@@ -79,30 +79,30 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def address_of(server: socket.socket, host: str) -> str:
-    """What to open in a browser."""
+    """Return the address to open in a browser."""
     if ipaddress.ip_address(server.getsockname()[0].partition("%")[0]).is_unspecified:
-        host = socket.gethostname()  # all addresses of this machine: none that could be opened
+        host = socket.gethostname()  # 0.0.0.0 and :: cannot be opened in a browser
     shown = f"[{host}]" if ":" in host else host
     return f"http://{shown}:{server.getsockname()[1]}/"
 
 
 def is_open_to_others(server: socket.socket) -> bool:
-    """Whether other machines may reach it."""
+    """Return whether other machines can reach the server."""
     return not ipaddress.ip_address(server.getsockname()[0].partition("%")[0]).is_loopback
 
 
 def own_names(server: socket.socket, host: str) -> list[str]:
-    """Names by which a browser may know this machine: for a server open to others, also its own."""
+    """Return the names that a browser may use; for a server open to others, also the host names."""
     return [host, socket.gethostname(), socket.getfqdn()] if is_open_to_others(server) else [host]
 
 
 def build_server(application: Guard, ready: Callable[[], None], limits: Limits = LIMITS) -> uvicorn.Server:
-    """A server that is not running yet.
+    """Return a server that is not running yet.
 
     Args:
         application: from `build_app`.
-        ready: called when it answers.
-        limits: of its connections.
+        ready: called when the server answers.
+        limits: limits of its connections.
     """
     import uvicorn
 
@@ -118,7 +118,7 @@ def build_server(application: Guard, ready: Callable[[], None], limits: Limits =
             log_level="warning",
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nobody else's word for who asks
+            proxy_headers=False,  # do not trust headers about the client
             ws="none",
             lifespan="off",
             timeout_graceful_shutdown=2,
@@ -127,7 +127,7 @@ def build_server(application: Guard, ready: Callable[[], None], limits: Limits =
 
 
 def _connections(limits: Limits) -> type[asyncio.Protocol]:
-    """How a connection is served: by uvicorn, which waits for ever for a head that drips in."""
+    """Return uvicorn's protocol with time limits: uvicorn itself would wait forever for a slow head."""
     import h11
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -142,7 +142,7 @@ def _connections(limits: Limits) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             self._watch()
             if len(self.connections) > limits.connections:
-                # Those that are being answered stay, and the new one is the last to be silent.
+                # Connections that are being answered stay, and the new one was silent for the shortest time.
                 others: list[Any] = [other for other in self.connections if getattr(other, "_timer", None)]
                 min(others, key=lambda other: other._since).transport.abort()
 
@@ -173,7 +173,7 @@ def _connections(limits: Limits) -> type[asyncio.Protocol]:
                 self._stuck = None
 
         def _watch(self) -> None:
-            """Time runs while the other side has to do something, and bytes alone do not stop it."""
+            """Run the timer while the client must act; single bytes do not stop it."""
             if self.cycle is not None and not self.cycle.response_complete:
                 if self._timer is not None:
                     self._timer.cancel()
@@ -190,13 +190,13 @@ def _connections(limits: Limits) -> type[asyncio.Protocol]:
                 self.transport.abort()
 
         def _should_upgrade(self) -> bool:
-            return False  # nothing but HTTP, and no note in the terminal for each who tries
+            return False  # only HTTP, and no warning in the terminal for each attempt
 
         def send_400_response(self, msg: str) -> None:
             if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
                 self.transport.abort()  # an answer is on its way already
                 return
-            content = json.dumps({"error": "That is not a request that can be read."}).encode()
+            content = json.dumps({"error": "The request cannot be read."}).encode()
             own = {**HEADERS, "content-type": "application/json", "connection": "close"}
             headers = [*own.items(), ("content-length", str(len(content)))]
             events: tuple[Any, ...] = (
@@ -212,15 +212,15 @@ def _connections(limits: Limits) -> type[asyncio.Protocol]:
 
 
 def serve(application: Guard, server: socket.socket, ready: Callable[[], None]) -> None:
-    """Answer until Ctrl-C or SIGTERM, which both are the way to end it; in the main thread.
+    """Serve until Ctrl-C or SIGTERM; call it in the main thread.
 
     Args:
         application: from `build_app`.
-        server: from `listen`; closed at the end.
-        ready: called when it answers.
+        server: socket from `listen`; closed at the end.
+        ready: called when the server answers.
     """
-    # uvicorn answers what it was asked and raises the signal again; SIGTERM would end the process there and
-    # then, with whatever it has to clear away.
+    # uvicorn finishes its answers and raises the signal again. SIGTERM would then end the process without
+    # cleaning up, so it is handled like Ctrl-C.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with contextlib.suppress(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What the page does, whoever carries the questions: uploads, searches, pictures, textures."""
+"""Functions of the page, independent of HTTP: uploads, searches, pictures, textures."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """A bounded memory that forgets what was not asked for the longest. May be used from several threads.
+    """Thread-safe cache of limited size, which drops the least recently used value first.
 
     Args:
-        capacity: sum of the sizes that it holds at most.
-        size: of a value; each counts 1 if None.
+        capacity: largest sum of sizes.
+        size: function that returns the size of a value; None counts each as 1.
 
     Example:
         >>> thumbnails = Recent(64 * 2**20, len)
@@ -50,7 +50,7 @@ class Recent(Generic[Value]):
         self._lock = threading.Lock()
 
     def get(self, name: str) -> Value | None:
-        """Return a value, or None if it was never here or is forgotten."""
+        """Return a value; None if it is not in the cache."""
         with self._lock:
             if name not in self._values:
                 return None
@@ -58,7 +58,7 @@ class Recent(Generic[Value]):
             return self._values[name]
 
     def put(self, name: str, value: Value) -> None:
-        """Remember a value, also one that is larger than everything together: until the next comes."""
+        """Store a value; one larger than the capacity stays until the next comes."""
         with self._lock:
             if name in self._values:
                 self._held -= self._size(self._values.pop(name))
@@ -72,19 +72,19 @@ class Recent(Generic[Value]):
         return len(self._values)
 
 
-# Of a gallery's entries, so many tell whether it knows times, identities and pictures.
+# Entries that are inspected to see whether the gallery has times, identities and pictures.
 _SAMPLE = 500
 _MAX_TAGS = 500
 _MB = 2**20
 
 
 class GoneError(RefusedError):
-    """What is asked for is not here, or not any more."""
+    """A requested entry, upload or file does not exist, or no longer."""
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture that was dropped on the page: it is in memory, and nowhere else."""
+    """A picture that was dropped on the page; kept only in memory."""
 
     content: bytes
     embedding: np.ndarray
@@ -92,13 +92,13 @@ class Upload:
 
 @dataclass(frozen=True)
 class Found:
-    """An answer.
+    """Result of a search.
 
     Attributes:
-        query: the entry that was looked for; None for an upload.
-        pid: who that is, where it is known.
+        query: the entry that was the query; None for an upload.
+        pid: identity of the query, where known.
         hits: best first, without the query itself.
-        seconds: that the search took.
+        seconds: time of the search.
     """
 
     query: Entry | None
@@ -108,15 +108,15 @@ class Found:
 
 
 class PageService:
-    """A gallery and its encoder.
+    """A gallery with its encoder, as the page uses them.
 
-    Each answer is the gallery's of that moment: entries are looked up anew, and what is remembered of a
-    picture goes by its content. Photographs come from the folder that the gallery names when this is made.
+    Answers are always of the present gallery: entries are looked up each time, and pictures are cached by
+    their content. Photographs come from the folder that the gallery names when this object is made.
 
     Args:
-        gallery: what is searched.
-        network: made the gallery's embeddings.
-        name: of the gallery, for people.
+        gallery: the gallery to search.
+        network: encoder of the gallery's embeddings.
+        name: name of the gallery to show.
 
     Raises:
         UserError: the gallery was made with another encoder.
@@ -134,13 +134,13 @@ class PageService:
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
 
     def warm_up(self) -> None:
-        """Do everything once, so that nobody waits for what compiles or loads at its first time."""
+        """Run everything once, because the first run compiles and loads."""
         self._network.warm_up()
         for entry in self._gallery.entries(limit=1):
             self.search(Search(key=entry.key, rerank=50))
 
     def facts(self) -> dict[str, Any]:
-        """What the page has to know of the gallery and its encoder."""
+        """Return what the page needs to know of the gallery and its encoder."""
         self._check_place()
         sample = self._gallery.entries(limit=_SAMPLE)
         return {
@@ -157,29 +157,29 @@ class PageService:
 
     @property
     def model(self) -> str:
-        """Name of the encoder, for people."""
+        """Name of the encoder to show."""
         return self._network.name
 
     def listing(self, wanted: Listing) -> list[Entry]:
-        """A part of the gallery."""
+        """Return a part of the gallery, in the order of its keys."""
         self._check_place()
         return self._gallery.entries(wanted.where.filter(), wanted.start, wanted.limit)
 
     def upload(self, content: bytes) -> str:
-        """Keep a picture in memory for searches, and return the name to ask for it by.
+        """Keep a picture in memory for searches, and return its name for later requests.
 
         Raises:
-            RefusedError: it is not a picture, is damaged, or has too many pixels.
+            RefusedError: the content is not a picture, is damaged, or has too many pixels.
         """
         name = secrets.token_urlsafe(16)
         self._uploads.put(name, Upload(content, self._network.embed(content)))
         return name
 
     def search(self, wanted: Search) -> Found:
-        """Find who is most alike.
+        """Find the entries nearest to a query.
 
         Raises:
-            GoneError: there is no such entry or upload (any more).
+            GoneError: the entry or upload does not exist, or no longer.
         """
         began = time.perf_counter()
         if wanted.key is not None:
@@ -197,47 +197,47 @@ class PageService:
         return Found(query, pid, hits[: wanted.top], time.perf_counter() - began)
 
     def picture(self, key: str) -> tuple[bytes, str]:
-        """An entry's picture for the page, and its media type.
+        """Return an entry's picture for the page, and its media type.
 
         Raises:
-            GoneError: there is no such entry (any more), or it has no picture.
+            GoneError: the entry does not exist, or has no picture.
             NoPictureError: its picture is missing or cannot be used.
         """
         content = self._content(key)
         return _made_once(self._pictures, _digest(content), lambda: for_page(content))
 
     def texture(self, key: str) -> bytes:
-        """What the encoder's decoder paints of an entry, as PNG.
+        """Return the texture of an entry, as PNG.
 
         Raises:
-            RefusedError: there is no picture, or the encoder paints none.
+            RefusedError: there is no picture, or the encoder paints no textures.
             NoPictureError: as `picture`.
         """
         return self._texture(self._content(key))
 
     def upload_texture(self, name: str) -> bytes:
-        """What the encoder's decoder paints of an uploaded picture, as PNG.
+        """Return the texture of an uploaded picture, as PNG.
 
         Raises:
-            RefusedError: it is not here any more, or the encoder paints none.
+            RefusedError: the upload was dropped, or the encoder paints no textures.
         """
         return self._texture(self._upload(name).content)
 
     def pixels(self, wanted: Search) -> np.ndarray | None:
-        """The query's picture, `(H, W, 3)` uint8; None if it has none."""
+        """Return the query's picture, `(H, W, 3)` uint8; None if it has none."""
         if wanted.upload is not None:
             return pixels_for_page(self._upload(wanted.upload).content)
         return self.entry_pixels(wanted.key or "")
 
     def entry_pixels(self, key: str) -> np.ndarray | None:
-        """An entry's picture, `(H, W, 3)` uint8; None if it has none."""
+        """Return an entry's picture, `(H, W, 3)` uint8; None if it has none."""
         try:
             return pixels_for_page(self._content(key))
         except ValueError:
             return None
 
     def decoded(self, paint: Callable[[str], bytes], name: str) -> np.ndarray | None:
-        """A texture as `(T, T, 3)` uint8, by `texture` or `upload_texture`; None if there is none."""
+        """Return a texture, `(T, T, 3)` uint8, by `texture` or `upload_texture`; None if there is none."""
         try:
             return np.asarray(Image.open(io.BytesIO(paint(name))).convert("RGB"))
         except ValueError:
@@ -260,18 +260,18 @@ class PageService:
     def _upload(self, name: str) -> Upload:
         upload = self._uploads.get(name)
         if upload is None:
-            raise GoneError("The uploaded picture is forgotten; drop it on the page again.")
+            raise GoneError("The uploaded picture is no longer in memory; drop it on the page again.")
         return upload
 
     def _candidate(self, key: str) -> Candidate:
         self._check_place()
         found = self._gallery.lookup([key]).get(key)
         if found is None:
-            raise GoneError("There is no such entry in the gallery, or not any more.")
+            raise GoneError("The gallery does not hold this entry, or no longer.")
         return found
 
     def _check_place(self) -> None:
-        # A file that is deleted stays open, with everybody in it, for as long as this process reads from it.
+        # A deleted file stays readable, with all its people, as long as this process has it open.
         if self._place is not None and self._place != _file_of(self._gallery.name):
             raise GoneError("The gallery was removed or replaced since the page was started; start it again.")
 
@@ -282,7 +282,7 @@ class PageService:
 
 
 def _file_of(gallery: str) -> tuple[int, int, int] | None:
-    """Which folder and file a gallery on this machine is; None for one in memory or on a server."""
+    """Return device and inodes of a gallery on this machine; None for one in memory or on a server."""
     folder = Path(gallery)
     try:
         return folder.stat().st_dev, folder.stat().st_ino, (folder / STORE).stat().st_ino

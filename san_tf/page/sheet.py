@@ -1,4 +1,4 @@
-"""The ranked list as one picture, to be carried away."""
+"""Draws a ranked list as one picture, for export."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Cell:
     """A picture of the sheet.
 
     Attributes:
-        picture: `(H, W, 3)` uint8 RGB, None if there is none.
-        texture: `(T, T, 3)` uint8 RGB, None for none.
-        caption: short lines below.
-        right: frames it green (True) or red (False).
+        picture: `(H, W, 3)` uint8 RGB, or None.
+        texture: `(T, T, 3)` uint8 RGB, or None.
+        caption: short lines below the picture.
+        right: True for a green frame, False for a red one, None for a neutral one.
     """
 
     picture: np.ndarray | None
@@ -36,15 +36,15 @@ class Cell:
 
 
 def ranked_sheet(query: Cell, hits: Sequence[Cell], title: str) -> np.ndarray:
-    """Draw a query and what was found for it, best first, ten in a row.
+    """Draw a query and its hits, best first, ten in a row.
 
-    Words alone are drawn by matplotlib, and the pictures put beside them: an axes for each of a hundred
-    pictures takes ten seconds.
+    Matplotlib draws only the texts, and the pictures are copied in: axes for a hundred pictures would take
+    ten seconds.
 
     Args:
-        query: whom was looked for.
-        hits: may be none.
-        title: above the figure.
+        query: the query.
+        hits: the hits; may be empty.
+        title: text above the figure.
 
     Returns:
         `(H, W, 3)` uint8 RGB.
@@ -94,7 +94,7 @@ def ranked_sheet(query: Cell, hits: Sequence[Cell], title: str) -> np.ndarray:
 
 
 def as_png(sheet: np.ndarray) -> bytes:
-    """The sheet as a file."""
+    """Return the sheet as a PNG file."""
     target = io.BytesIO()
     Image.fromarray(sheet).save(target, "PNG", compress_level=3)
     return target.getvalue()
@@ -115,7 +115,7 @@ def _write(figure: Figure, cell: Cell, left: float, top: float) -> None:
 
 
 def _put(sheet: np.ndarray, picture: np.ndarray, left: float, top: float, tall: float, frame: str) -> None:
-    """Put a picture into a box as wide as a cell, whole and undistorted, with a frame around it."""
+    """Copy a picture into a box as wide as a cell, whole and undistorted, with a frame."""
     wide, high = _pixels(_CELL), _pixels(tall)
     scale = min(wide / picture.shape[1], high / picture.shape[0])
     size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))

@@ -1,4 +1,4 @@
-"""Galleries: embeddings with who, where and when, searched, filtered and kept on disk."""
+"""Galleries: stored embeddings with identity, camera and time, to search and filter."""
 
 from __future__ import annotations
 

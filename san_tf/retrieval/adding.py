@@ -1,4 +1,4 @@
-"""Photographs into a gallery: embedded part after part, those that are in it already passed over."""
+"""Embeds photographs into a gallery, part by part, and skips those already in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.gallery import Gallery
 from san_tf.retrieval.name_reader import NameReader
 
-# Photographs that are kept, for good, at a time; keys that are looked up at once.
+# Photographs stored in one part, and keys looked up together.
 PART_SIZE = 256
 _AT_ONCE = 1000
 
@@ -32,24 +32,24 @@ def add_photographs(
     report: Callable[[Progress], None] | None = None,
     replace: bool = False,
 ) -> tuple[Progress, int]:
-    """Embed photographs into a gallery; those of keys that are in it are not embedded again.
+    """Embed photographs into a gallery, and skip those whose keys are in it.
 
-    Keys are paths relative to the gallery's folder of images. A photograph of an archive has no image in it.
+    Keys are paths relative to the gallery's folder of images. Photographs from archives have no image path.
 
     Args:
-        gallery: where they go; its `info.images` is a folder above all of them.
+        gallery: the gallery; its `info.images` is a folder that holds all photographs.
         photographs: from `embedding.sources`.
-        encoder: the gallery's.
-        reader: tells cameras, identities and times.
-        batch_size: files that the encoder gets at once.
+        encoder: the gallery's encoder.
+        reader: reads identities, cameras and times.
+        batch_size: files in a batch of the encoder.
         report: called after each batch.
-        replace: embed those of known keys anew too, and put them in the place of the former.
+        replace: also embed photographs whose keys are known, and replace their entries.
 
     Returns:
-        The last progress, and how many were passed over.
+        The last progress, and the number of skipped photographs.
 
     Raises:
-        UserError: a photograph lies elsewhere, or nothing can be used; and what the gallery raises.
+        UserError: a photograph lies outside the folder, no photograph can be used, or the gallery refuses.
     """
     table = _Table(gallery, reader, replace)
     new = table.new_ones(photographs)
@@ -62,7 +62,7 @@ def add_photographs(
     try:
         progress = embed_photographs(chosen, encoder, table, batch_size, report, part_size=PART_SIZE)
     except NothingEmbeddedError as error:
-        # The same command again, of which only what cannot be used is new.
+        # A repeated command: the only new photographs are those that cannot be used.
         if not table.passed_over:
             raise
         progress = error.progress
@@ -73,7 +73,7 @@ def add_photographs(
 
 
 class _Table:
-    """A gallery as the bulk embedding sees it."""
+    """A gallery as the table that bulk embedding writes to."""
 
     def __init__(self, gallery: Gallery, reader: NameReader, replace: bool) -> None:
         self._gallery, self._reader, self._replace = gallery, reader, replace
@@ -83,7 +83,7 @@ class _Table:
         self.cameras: set[int] = set()
 
     def new_ones(self, photographs: Iterable[Photograph]) -> Iterator[Photograph]:
-        """Yield those that are not in the gallery."""
+        """Yield the photographs that are not in the gallery."""
         source = iter(photographs)
         while some := list(itertools.islice(source, _AT_ONCE)):
             keys = [self._key(photograph.name) for photograph in some]
@@ -94,7 +94,7 @@ class _Table:
                 elif not key.isprintable():
                     self.odd[ascii(photograph.name)] = "has a name that cannot be printed"
                 else:
-                    # One absurd number in a name is not a reason to stop.
+                    # One impossible number in a name must not stop the whole run.
                     try:
                         checked_entry(self._entry(photograph.name, photograph.columns))
                     except UserError as error:
@@ -124,7 +124,7 @@ class _Table:
         root, path = Path(self._gallery.info.images or "."), Path(os.path.abspath(name))
         if not path.is_relative_to(root):
             raise UserError(
-                f"{name} does not lie in the folder of this gallery's images, {root}; make another gallery."
+                f"{name} is not in the folder of this gallery's images, {root}; make another gallery."
             )
         return path.relative_to(root).as_posix()
 
@@ -134,7 +134,7 @@ class _Table:
 
 
 def folder_of(places: Sequence[str | os.PathLike[str]]) -> str:
-    """Return the absolute path of the folder that holds all photographs of `places`."""
+    """Return the absolute path of the folder that holds all `places`."""
     folders = []
     for place in places:
         path = Path(os.path.abspath(place))

@@ -1,4 +1,4 @@
-"""What embeddings and entries have to look like before a gallery takes them."""
+"""Checks of embeddings, entries and filters before a gallery uses them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
 
-# Keys and images are paths as a rule; no file system has longer ones.
+# Keys and images are usually paths; no file system has longer ones.
 MAX_TEXT = 4096
 MAX_TAGS = 64
 _LARGEST_ID = 2**62
@@ -20,12 +20,12 @@ def checked_embeddings(gallery: str, size: int, embeddings: np.ndarray) -> np.nd
     """Return `(N, D)` embeddings as float32 of length 1.
 
     Args:
-        gallery: its name, for messages.
-        size: numbers of an embedding in it.
-        embeddings: real numbers.
+        gallery: name of the gallery, for messages.
+        size: dimensions of its embeddings, D.
+        embeddings: `(N, D)` real numbers.
 
     Raises:
-        UserError: another shape or size, no numbers, or a row that is not finite or all 0.
+        UserError: another shape or size, not real numbers, or a row that is not finite or all 0.
     """
     rows = np.asarray(embeddings)
     if rows.ndim != 2 or rows.dtype.kind not in "fiu":
@@ -44,43 +44,43 @@ def checked_embeddings(gallery: str, size: int, embeddings: np.ndarray) -> np.nd
     bad = ~np.isfinite(lengths) | (lengths == 0)
     if bad.any():
         raise UserError(
-            f"Embedding {int(np.argmax(bad))} is not finite or all 0, so it has no direction; the encoder "
-            "gave nonsense for this image, so leave it out or take an earlier checkpoint."
+            f"Embedding {int(np.argmax(bad))} is not finite or all 0, so it has no direction; leave out its "
+            "image, or use an earlier checkpoint of the encoder."
         )
     return np.asarray(rows / lengths[:, None].astype(np.float32), np.float32)
 
 
 def checked_entries(gallery: str, entries: Sequence[Entry], number: int) -> list[Entry]:
-    """Return the entries as plain Python values, with tags sorted and each once.
+    """Return the entries as plain Python values, with unique sorted tags.
 
     Args:
-        gallery: its name, for messages.
-        entries: of the embeddings.
-        number: of embeddings.
+        gallery: name of the gallery, for messages.
+        entries: one per embedding.
+        number: number of embeddings.
 
     Raises:
-        UserError: another number of entries, or one that cannot be kept.
+        UserError: another number of entries, or one with impossible values.
     """
     if len(entries) != number:
         raise UserError(
             f"There are {number} embeddings and {len(entries)} entries for the gallery {gallery}; give one "
-            "entry an embedding."
+            "entry per embedding."
         )
     return [checked_entry(entry) for entry in entries]
 
 
 def checked_filter(where: Filter) -> Filter:
-    """Return a filter whose values can be compared with those of entries.
+    """Return the filter, checked.
 
     Raises:
-        UserError: a camera that there cannot be, a time that is not finite, or a tag that is none.
+        UserError: an impossible camera, a time that is not finite, or a tag that cannot be printed.
     """
     for camera in (*where.cameras, *where.excluded_cameras):
         if not -1 <= camera < _LARGEST_ID:
             raise UserError(f"There is no camera {_short(camera)}; they count from 0, -1 is unknown.")
     for time in (where.since, where.until):
         if time is not None and not math.isfinite(time):
-            raise UserError(f"The time {time} cannot be looked for; give seconds since 1970.")
+            raise UserError(f"The time {time} of the filter is not finite; give seconds since 1970.")
     for tag in where.tags:
         if not tag.isprintable():
             raise UserError(f"There is no tag {tag[:60]!a}: tags are printable words.")
@@ -88,10 +88,10 @@ def checked_filter(where: Filter) -> Filter:
 
 
 def checked_entry(entry: Entry) -> Entry:
-    """Return an entry as plain Python values, with tags sorted and each once.
+    """Return an entry as plain Python values, with unique sorted tags.
 
     Raises:
-        UserError: it cannot be kept.
+        UserError: a value is impossible.
     """
     if not entry.key:
         raise UserError("An entry of a gallery has no key; name it, for example by its file.")
@@ -123,5 +123,5 @@ def checked_entry(entry: Entry) -> Entry:
 
 
 def _short(number: int) -> str:
-    """A number of any size for a sentence."""
+    """A number of any size, shortened for a message."""
     return str(number) if abs(number) < 10**20 else f"a number above {10**20:.0e}"

@@ -1,8 +1,8 @@
-"""The gallery on this machine: a folder with a SQLite file, and an index of FAISS made from it.
+"""Gallery on this machine: a folder with a SQLite file and a FAISS index built from it.
 
-SQLite is what counts: an `add` is on disk when it returns, several processes may search while one adds. The
-index is a file that can always be made anew; rows that came after it are compared one by one, and when there
-are many of them, it is extended.
+SQLite holds the data: an `add` is on disk when it returns, and several processes may search while one adds.
+The index can always be rebuilt. Rows newer than the index are compared one by one, until there are many of
+them and the index is extended.
 """
 
 from __future__ import annotations
@@ -27,22 +27,26 @@ from san_tf.retrieval.sqlite_store import SqliteStore, State
 from san_tf.retrieval.vector_index import VectorIndex, faiss, sample_size
 
 STORE = "gallery.sqlite"
-# Rows that are compared one by one: at least so many before an index pays, at most so many in memory.
+# Rows that are compared one by one: an index pays above the first number, memory allows at most the second.
 _FEWEST, _MOST = 10_000, 100_000
-# Cells chosen for so many times fewer rows are chosen anew.
+# The index is trained anew when the gallery has grown by this factor.
 _GROWTH = 4
-# Rows that are read at once, and queries that are answered at once.
+# Rows read in one step, and queries answered in one step.
 _ROWS, _QUERIES = 10_000, 64
+# Filters whose passing ids are kept in memory.
+_FILTERS = 8
+# An id above all that there can be.
+_BEYOND = 2**62
 _NOTHING = np.empty(0, np.int64)
 
 
 class Checked(NamedTuple):
-    """What `EmbeddedGallery.check` found.
+    """Result of `EmbeddedGallery.check`.
 
     Attributes:
-        entries: that are there now.
-        damaged: keys of entries whose bytes had changed.
-        made: what was made anew.
+        entries: number of entries now.
+        damaged: keys of entries whose bytes have changed.
+        made: names of what was rebuilt.
     """
 
     entries: int
@@ -51,26 +55,24 @@ class Checked(NamedTuple):
 
 
 class EmbeddedGallery(Gallery):
-    """A folder with a gallery.
+    """A gallery in a folder on this machine.
 
-    Up to 10,000 entries every search is exact, and FAISS is not needed. Beyond that an index finds the
-    candidates, more than are asked for, and those are measured exactly. Without FAISS all embeddings are held
-    in memory.
+    Up to 10,000 entries every search is exact and needs no FAISS. Beyond that, an index finds more candidates
+    than are asked for, and these are measured exactly. Without FAISS all embeddings are held in memory.
 
-    What is answered is held against digests: the index as a whole when it is opened, rows when they are
-    answered or come into memory, all entries at the first search or list with a filter, and SQLite's indexes
-    before keys are looked for. Damaged rows are refused
-    with a sentence; an index that is damaged or missing is done without, more slowly, and made anew when the
-    gallery is written. What is deleted leaves the disk before `delete` returns, for which the index is
-    written anew: seconds, where it has a million entries.
+    All answers are checked against digests: the index when it is opened, rows when they are read, all entries
+    at the first search or list with a filter, and SQLite's indexes before the first look-up of keys. Damaged
+    rows raise an error. A damaged or missing index only makes searches slower; writing the gallery rebuilds
+    it. Deleted entries leave the disk before `delete` returns: the index is rewritten, which takes seconds
+    for a million entries.
 
     Args:
-        folder: of the gallery.
-        read_only: refuse changes; then the folder may be one that cannot be written.
-        mend: open it to be checked, even if what it notes of its index is damaged.
+        folder: folder of the gallery.
+        read_only: refuse changes; the folder need not be writable.
+        mend: open it for a check, even if its record of the index is damaged.
 
     Raises:
-        UserError: there is no gallery in the folder, or it is damaged.
+        UserError: the folder holds no gallery, or it is damaged.
 
     Example:
         >>> EmbeddedGallery.create("people.gallery", GalleryInfo(512, "market/1"))
@@ -95,10 +97,10 @@ class EmbeddedGallery(Gallery):
 
     @staticmethod
     def create(folder: str | os.PathLike[str], info: GalleryInfo) -> None:
-        """Make an empty gallery, whole or not at all.
+        """Make an empty gallery; a failure leaves nothing behind.
 
         Raises:
-            UserError: something stands there, or the place cannot be written.
+            UserError: the folder exists, or it cannot be written.
         """
         if Path(folder).exists():
             raise UserError(f"{folder} exists already; name another folder for the gallery.")
@@ -106,34 +108,32 @@ class EmbeddedGallery(Gallery):
             SqliteStore.create(temporary / STORE, info, Path(folder))
 
     def optimize(self) -> None:
-        """Bring all rows into the index now, for the fastest searches; `add` does it when many are not.
+        """Bring all rows into the index, for the fastest searches; `add` does so when many are missing.
 
         Raises:
-            UserError: the disk is full; the gallery is as it was.
+            UserError: the disk is full; the gallery is unchanged.
         """
         try:
             self._reindex(1)
         except (OSError, RuntimeError) as error:
             raise UserError(
-                f"The index of {self.name} cannot be written, and what it held it still holds; free "
-                "some space on the disk."
+                f"The index of {self.name} cannot be written, and is unchanged; free some space on the disk."
             ) from error
 
     def check(self, drop: bool = False) -> Checked:
-        """Hold everything in the gallery against its digests, and make anew what follows from it.
+        """Check everything in the gallery against its digests, and repair what can be rebuilt.
 
-        The index, SQLite's own indexes and the table of tags are made anew where they are damaged. A gallery
-        of the former format gets its digests, which vouch for what is in it now. What a killed process left
-        is removed.
+        The index, SQLite's own indexes and the table of tags are rebuilt where they are damaged. A gallery of
+        the former format gets digests of its present content. Files left by killed processes are removed.
 
         Args:
-            drop: delete the entries that are damaged, so that they can be added again.
+            drop: delete damaged entries, so that they can be added again.
 
         Returns:
-            What was found.
+            The number of entries, the damaged ones, and what was rebuilt.
 
         Raises:
-            UserError: SQLite's file is damaged beyond that, or the disk is full.
+            UserError: SQLite's file is damaged beyond repair, or the disk is full.
         """
         self._refuse_if_read_only()
         made: list[str] = []
@@ -151,11 +151,11 @@ class EmbeddedGallery(Gallery):
         return Checked(len(self), keys, made)
 
     def _make_anew(self, made: list[str]) -> None:
-        """Make anew what is missing or damaged and follows from the entries; name it in `made`."""
+        """Rebuild what is missing or damaged and follows from the entries; list it in `made`."""
         former = not self._store.is_sealed
         if former:
             with self._writing():
-                pass  # they get their digests
+                pass  # the entries get their digests
             self._store.compact()
             made.append("digests")
         if self._store.problems():
@@ -164,8 +164,8 @@ class EmbeddedGallery(Gallery):
             made.append("SQLite's indexes")
             if problems := self._store.problems():
                 raise UserError(
-                    f"The gallery {self.name} is damaged beyond repair ({problems[0]}); take a backup of it, "
-                    "or make another one."
+                    f"The gallery {self.name} is damaged beyond repair ({problems[0]}); restore a backup of "
+                    "it, or make another one."
                 )
         state = self._store.state()
         if (state.last_id and (former or self._verified_file(state) is None)) or self._store.was_mended:
@@ -189,7 +189,7 @@ class EmbeddedGallery(Gallery):
             return self._store.count()
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         with self._lock:
             self._store.close()
             self._index = None
@@ -204,14 +204,14 @@ class EmbeddedGallery(Gallery):
             return self._store.entries(where, start, limit)
 
     def _check_structure(self) -> None:
-        """Before keys are looked for: once, as long as the gallery is open."""
+        """Check SQLite's structure before the first look-up of keys."""
         if not self._ordered:
             self._store.check_counts()
             self._store.check_structure()
             self._ordered = True
 
     def _facts_now(self) -> _Facts:
-        """What filters ask of all entries that there are now; no embedding is read."""
+        """Return cameras, times and tags of all present entries; no embedding is read."""
         version = self._store.state().version
         if version != self._facts_version:
             self._store.check_counts()
@@ -250,7 +250,7 @@ class EmbeddedGallery(Gallery):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """Change rows; a gallery of the former format gets its digests first."""
+        """Start a change of rows; a gallery of the former format gets its digests first."""
         with self._store.writing():
             if not self._store.is_sealed:
                 state = self._store.state()
@@ -259,16 +259,16 @@ class EmbeddedGallery(Gallery):
             yield
 
     def _purge(self, ids: Sequence[int]) -> None:
-        """Let what was deleted leave the disk: the index, and what SQLite wrote ahead."""
+        """Remove deleted rows from the disk: from the index and from SQLite's write-ahead log."""
         if not ids:
             return
         try:
             self._reindex(1, wait=True)
         except (OSError, RuntimeError, UserError):
-            self._forget_index()  # slower searches, until it is made anew
+            self._forget_index()  # searches are slower until it is rebuilt
         with self._lock:
             state, dead = self._store.state(), self._store.dead()
-            if len(dead) and state.last_id:  # without FAISS it cannot be written anew
+            if len(dead) and state.last_id:  # without FAISS the index cannot be rewritten
                 self._forget_index()
             self._store.scrub()
 
@@ -317,7 +317,7 @@ class EmbeddedGallery(Gallery):
         return 0 if self._index is None else len(self._index)
 
     def _mask(self, passing: np.ndarray | None, dead: np.ndarray) -> np.ndarray | None:
-        """Whether an id of the index counts; None if all do."""
+        """Return which ids of the index count, as bool; None if all do."""
         if passing is None:
             if not len(dead):
                 return None
@@ -330,14 +330,14 @@ class EmbeddedGallery(Gallery):
 
     def _passing_ids(self, where: Filter) -> np.ndarray:
         if where not in self._passing:
-            while len(self._passing) >= 8:  # the oldest goes
+            while len(self._passing) >= _FILTERS:  # drop the oldest
                 del self._passing[next(iter(self._passing))]
             self._facts.read(self._store)
             self._passing[where] = self._facts.passing(where)
         return self._passing[where]
 
     def _refresh(self) -> None:
-        """Bring what is in memory to the state of the file, which another process may have changed."""
+        """Update the memory to the state of the file, which another process may have changed."""
         state = self._store.state()
         if state.version == self._state.version:
             return
@@ -353,7 +353,7 @@ class EmbeddedGallery(Gallery):
         after = int(self._tail_ids[-1]) if len(self._tail_ids) else self._covered
         ids, rows = [self._tail_ids], [self._tail]
         while True:
-            more, vectors = self._store.vectors(after, 2**62, _ROWS)
+            more, vectors = self._store.vectors(after, _BEYOND, _ROWS)
             if not len(more):
                 break
             ids.append(more)
@@ -361,18 +361,18 @@ class EmbeddedGallery(Gallery):
             after = int(more[-1])
         if len(ids) > 1:
             self._tail_ids, self._tail = np.concatenate(ids), np.concatenate(rows)
-        self._state = state  # last: what could not be read is tried again
+        self._state = state  # last, so that a failed read is tried again
 
     def _open_index(self, state: State) -> None:
         self._index, self._covered = None, 0
         self._tail_ids, self._tail = _NOTHING, np.empty((0, self.info.size), np.float32)
         if state.last_id and faiss():
-            # Missing or broken, it is done without; another process may just have replaced it, too.
+            # A missing or broken index is not used; another process may just have replaced it.
             self._index = self._verified_index(state)
             self._covered = 0 if self._index is None else state.last_id
 
     def _verified_file(self, state: State) -> Path | None:
-        """The index's file; None if it is missing or its bytes have changed."""
+        """Return the index's file; None if it is missing or its bytes have changed."""
         path = self._file(state.generation)
         digest = _digest_of(path)
         return path if digest is not None and digest == (state.index_digest or digest) else None
@@ -390,7 +390,7 @@ class EmbeddedGallery(Gallery):
         return self._folder / f"index-{generation}.faiss"
 
     def _reindex(self, least: int, wait: bool = False) -> None:
-        """Bring rows into the index if there are so many that are not, or that are and are gone."""
+        """Bring rows into the index if at least `least` are missing, or were deleted but are in it."""
         if self._read_only or not faiss():
             return
         # One process at a time; another will do it later.
@@ -405,7 +405,7 @@ class EmbeddedGallery(Gallery):
             if max(missing, len(dead)) < least and not broken:
                 return
             if number < _FEWEST:
-                if len(dead) or broken:  # so few need no index, but memories of what is gone would pile up
+                if len(dead) or broken:  # so few need no index, but ids of deleted rows would pile up
                     self._announce(State(state.generation + 1, 0, 0, 0), dead)
                 return
             index, trained, after = self._extended(state, dead, number), state.trained, state.last_id
@@ -425,7 +425,7 @@ class EmbeddedGallery(Gallery):
             self._announce(State(generation, upto, trained, 0, digest), dead)
 
     def _announce(self, state: State, buried: np.ndarray) -> None:
-        """Let everybody use another index, or none, without the dead rows that it does not have."""
+        """Record another index, or none, for all processes; `buried` are dead rows that it lacks."""
         with self._lock:
             with self._writing():
                 self._store.set_index(state, buried.tolist())
@@ -435,12 +435,12 @@ class EmbeddedGallery(Gallery):
                 former.unlink(missing_ok=True)
 
     def _remove_temporary(self) -> None:
-        """Remove what a process that was killed left of an index; while the lock is held."""
+        """Remove what a killed process left of an index; call it while holding the lock."""
         for left in self._folder.glob(".index-*.tmp*"):
             left.unlink(missing_ok=True)
 
     def _extended(self, state: State, dead: np.ndarray, number: int) -> VectorIndex | None:
-        """The present index without the rows that are gone; None if it is time for a new one."""
+        """Return the present index without deleted rows; None if a new one is due."""
         if not state.last_id or number > _GROWTH * state.trained:
             return None
         index = self._verified_index(state, change=True)
@@ -462,10 +462,10 @@ def _largest(scores: np.ndarray, count: int) -> np.ndarray:
 
 
 class _Facts:
-    """What filters ask of all entries, read once and held against their digests.
+    """Cameras, times and tags of all entries, read once and checked against their digests.
 
-    SQLite's own indexes would answer sooner at first. A byte that changes in them, or in a row that no longer
-    passes, would leave entries out without a word.
+    SQLite's own indexes would be faster at first. But a changed byte in them, or in a row, would silently
+    leave entries out.
     """
 
     def __init__(self) -> None:
@@ -474,7 +474,7 @@ class _Facts:
         self._tagged: dict[str, np.ndarray] = {}
 
     def read(self, store: SqliteStore) -> None:
-        """Read what came since the last time."""
+        """Read the entries that were added since the last call."""
         ids, cameras, times = [self._ids], [self._cameras], [self._times]
         tagged: dict[str, list[int]] = {}
         while rows := store.facts(self._last):
@@ -493,11 +493,11 @@ class _Facts:
                 self._tagged[tag] = np.concatenate([self._tagged.get(tag, _NOTHING), more])
 
     def remove(self, dead: np.ndarray) -> None:
-        """Forget ids that are gone."""
+        """Drop the ids in `dead`."""
         self._keep(~np.isin(self._ids, dead))
 
     def remove_buried(self, store: SqliteStore) -> None:
-        """Forget ids that are gone and are not known to be any more."""
+        """Drop the ids that are no longer in the store."""
         if len(self._ids):
             self._keep(np.isin(self._ids, store.ids()))
 
@@ -510,7 +510,7 @@ class _Facts:
         return np.unique(self._cameras[self._cameras >= 0]).tolist()
 
     def tags(self) -> list[str]:
-        """Return all tags of entries that are there, sorted."""
+        """Return all tags of present entries, sorted."""
         return sorted(tag for tag, ids in self._tagged.items() if self._has_any(ids))
 
     def _has_any(self, ids: np.ndarray) -> bool:
@@ -524,7 +524,7 @@ class _Facts:
             passes &= np.isin(self._cameras, where.cameras)
         if where.excluded_cameras:
             passes &= ~np.isin(self._cameras, where.excluded_cameras)
-        # Comparisons with a time that is not known, NaN, are false.
+        # Comparisons with NaN, an unknown time, are false.
         if where.since is not None:
             passes &= self._times >= where.since
         if where.until is not None:
@@ -535,7 +535,7 @@ class _Facts:
 
 
 def _digest_of(path: Path) -> bytes | None:
-    """BLAKE2b of a plain file; None where there is none. A gigabyte takes a second."""
+    """Return the BLAKE2b digest of a plain file, or None without one; a gigabyte takes a second."""
     digest = hashlib.blake2b()
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)

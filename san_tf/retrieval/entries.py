@@ -1,4 +1,4 @@
-"""What a gallery holds beside the embeddings, what it answers with, and what a search can be limited to."""
+"""Entries, hits and filters of a gallery."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class Entry:
     Attributes:
         key: unique in the gallery; adding the same key again replaces it.
         image: path of the photograph, relative to the gallery's folder of images; "" for none.
-        camera: which one took it, from 0; -1 where that is not known.
-        time: when, in seconds since 1970, UTC.
-        pid: who is in it, where that is known.
-        tags: words of one's own.
+        camera: camera id, from 0; -1 where unknown.
+        time: seconds since 1970, UTC; None where unknown.
+        pid: identity, from 0, or -1 for junk; None where unknown.
+        tags: your own words.
 
     Example:
         >>> Entry("0002_c1s1_000451_03.jpg", "0002_c1s1_000451_03.jpg", camera=1, pid=2, tags=("door",))
@@ -34,8 +34,8 @@ class Hit:
     """An entry that a search found.
 
     Attributes:
-        entry: of the gallery.
-        score: cosine similarity of its embedding and the query's, -1 to 1.
+        entry: the entry.
+        score: cosine similarity of its embedding and the query's, in [-1, 1].
     """
 
     entry: Entry
@@ -44,14 +44,14 @@ class Hit:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which entries count; all conditions hold together, and an empty one lets everything pass.
+    """Conditions that entries must meet, all of them; empty conditions are ignored.
 
     Attributes:
-        cameras: one of these; -1 for entries of an unknown camera.
-        excluded_cameras: none of these.
-        since: not before this time (seconds since 1970, UTC); entries of unknown time do not pass.
-        until: before this time; likewise.
-        tags: all of these.
+        cameras: the camera is one of these; -1 for unknown cameras.
+        excluded_cameras: the camera is none of these.
+        since: the time is this or later (seconds since 1970, UTC); entries of unknown time do not pass.
+        until: the time is before this; likewise.
+        tags: the entry has all of these.
 
     Example:
         >>> Filter(cameras=(1, 2), tags=("door",)).passes(Entry("a", camera=2, tags=("door", "day")))
@@ -65,7 +65,7 @@ class Filter:
     tags: tuple[str, ...] = ()
 
     def passes(self, entry: Entry) -> bool:
-        """Whether an entry counts."""
+        """Return whether an entry meets all conditions."""
         return (
             (not self.cameras or entry.camera in self.cameras)
             and entry.camera not in self.excluded_cameras

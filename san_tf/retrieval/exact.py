@@ -1,4 +1,4 @@
-"""A gallery in memory that compares each query with each entry: for evaluation and as a measure of others."""
+"""Exact gallery in memory, which compares each query with each entry."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
 from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
 
-# Queries that are compared at once: products of 64 with a million entries take 256 MB.
+# Queries compared in one step: products of 64 with a million entries take 256 MB.
 _QUERIES = 64
 
 
 class ExactGallery(Gallery):
-    """Embeddings in one matrix; a search is a matrix product and the choice of the largest values.
+    """Gallery in one matrix: a search is a matrix product and the choice of the largest values.
 
-    Nothing is kept on disk. A million embeddings of 512 numbers take 2 GB.
+    It serves for evaluation, and as a reference for other engines. Nothing is stored on disk. A million
+    embeddings of 512 numbers take 2 GB.
 
     Args:
-        info: the encoder and the photographs.
+        info: the encoder and the folder of the photographs.
 
     Example:
         >>> gallery = ExactGallery(GalleryInfo(512))
@@ -49,7 +50,7 @@ class ExactGallery(Gallery):
         return len(self._kept)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Drop all entries."""
         with self._lock:
             self._rows, self._kept, self._places = self._rows[:0].copy(), [], {}
 
@@ -89,7 +90,7 @@ class ExactGallery(Gallery):
         with self._lock:
             gone = [key for key in keys if key in self._places]
             for key in gone:
-                # The last entry takes the place of the one that goes.
+                # The last entry takes the place of the deleted one.
                 place, last = self._places.pop(key), self._kept.pop()
                 if place < len(self._kept):
                     self._kept[place] = last
@@ -119,7 +120,7 @@ class ExactGallery(Gallery):
 
 
 def _largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Places of the `count` largest of `(N,)` scores, and of all that equal the last of them."""
+    """Places of the `count` largest of `(N,)` scores, and of all that equal the smallest of them."""
     if count >= len(scores):
         return np.arange(len(scores))
     least = scores[np.argpartition(scores, -count)[-count:]].min()

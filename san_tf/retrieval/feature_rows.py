@@ -1,4 +1,4 @@
-"""Tables of features (`san-tf embed`) into galleries, and galleries into such tables."""
+"""Reads feature tables of `san-tf embed` into galleries, and exports galleries as such tables."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ _COLUMNS = ("pids", "camids", "time", "tags")
 
 
 class FeatureRows:
-    """A Parquet file with the columns `path` and `features`, and some of `pids`, `camids`, `time`, `tags`.
+    """Reader of a Parquet file of features.
+
+    The file has the columns `path` and `features`, and may have `pids`, `camids`, `time` and `tags`.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Raises:
-        UserError: it is missing, broken, or has other columns; or pyarrow is missing.
+        UserError: the file is missing, broken, or has other columns; or pyarrow is missing.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -60,12 +62,12 @@ class FeatureRows:
     def batches(
         self, reader: NameReader, images: Path | None, left_out: dict[str, str] | None = None
     ) -> Iterator[tuple[np.ndarray, dict[int, Entry]]]:
-        """Yield embeddings, and entries by their rows, some thousand at a time.
+        """Yield `(n, D)` embeddings, and entries by row number, some thousand rows at a time.
 
         Args:
-            reader: tells what columns do not.
-            images: folder of the photographs: keys are relative to it, of those that lie there.
-            left_out: gets the paths whose entries cannot be kept, and why; None refuses them.
+            reader: reads from names what the columns do not hold.
+            images: folder of the photographs; keys of photographs in it are relative to it.
+            left_out: is filled with the paths of impossible entries and the reasons; None raises instead.
 
         Raises:
             UserError: the file is damaged or has empty cells.
@@ -94,13 +96,18 @@ class FeatureRows:
 
 
 def export_rows(gallery: Gallery, path: str | Path, where: Filter = EVERYTHING) -> int:
-    """Write entries and embeddings into a Parquet file, which `FeatureRows` and `san-tf evaluate` read.
+    """Write entries and embeddings to a Parquet file, which `FeatureRows` and `san-tf evaluate` read.
+
+    Args:
+        gallery: the gallery.
+        path: path of the file, `.parquet`.
+        where: which entries to write.
 
     Returns:
-        How many there were.
+        The number of entries.
 
     Raises:
-        UserError: another suffix, the disk is full, or nothing passes the filter.
+        UserError: another suffix, the disk is full, or no entry passes the filter.
     """
     if Path(path).suffix.lower() != ".parquet":
         raise UserError(f"{path} is not the name of a Parquet file; let it end in .parquet.")
@@ -121,7 +128,7 @@ def export_rows(gallery: Gallery, path: str | Path, where: Filter = EVERYTHING) 
             columns = [
                 pa.array([entry.key for entry in entries]),
                 pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1)), info.size),
-                # -1 is who is not known, whom no ranking counts.
+                # Unknown identities become -1, junk, which no ranking counts.
                 pa.array([-1 if entry.pid is None else entry.pid for entry in entries], pa.int64()),
                 pa.array([entry.camera for entry in entries], pa.int64()),
                 pa.array([entry.time for entry in entries], pa.float64()),
@@ -135,7 +142,7 @@ def export_rows(gallery: Gallery, path: str | Path, where: Filter = EVERYTHING) 
 
 
 def _key_and_image(path: str, images: Path | None) -> tuple[str, str]:
-    """Key and image of a row: its path may be as `san-tf embed` was given it, or relative to `images`."""
+    """Key and image of a row, whose path is as given to `san-tf embed`, or relative to `images`."""
     if images is not None:
         for place in (Path(os.path.abspath(path)), images / path):
             if place.is_relative_to(images) and place.is_file():

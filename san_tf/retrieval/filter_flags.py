@@ -1,4 +1,4 @@
-"""The flags of a filter, and the table of entries, that the commands of galleries share."""
+"""Filter flags and entry tables of the gallery commands."""
 
 from __future__ import annotations
 
@@ -20,25 +20,27 @@ from san_tf.retrieval.name_reader import parse_time
 
 
 def add_filter_flags(parser: argparse.ArgumentParser) -> None:
-    """Let a command be limited to some entries."""
-    group = parser.add_argument_group("which entries count; all conditions hold together")
+    """Add the flags of a filter to a command."""
+    group = parser.add_argument_group("filter: entries must meet all of these conditions")
     camera = whole_number(-1, 2**62)
-    group.add_argument("--cameras", nargs="+", type=camera, metavar="N", default=[], help="one of these")
     group.add_argument(
-        "--excluded_cameras", nargs="+", type=camera, metavar="N", default=[], help="none of these"
+        "--cameras", nargs="+", type=camera, metavar="N", default=[], help="one of these cameras"
     )
     group.add_argument(
-        "--since", metavar="TIME", help="2026-01-31, 2026-01-31T08:30, seconds since 1970; UTC"
+        "--excluded_cameras", nargs="+", type=camera, metavar="N", default=[], help="none of these cameras"
+    )
+    group.add_argument(
+        "--since", metavar="TIME", help="from this time on (UTC): 2026-01-31, 2026-01-31T08:30, Unix seconds"
     )
     group.add_argument("--until", metavar="TIME", help="before this time")
-    group.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="all of these")
+    group.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="all of these tags")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return the type of a flag that is a whole number from `least` to `most`."""
+    """Return an argparse type for whole numbers from `least` to `most`."""
 
     def read(text: str) -> int:
-        # Python refuses to read thousands of digits, and SQLite and FAISS what needs more than 64 bits.
+        # Python refuses thousands of digits, and SQLite and FAISS refuse more than 64 bits.
         try:
             number = int(text) if len(text) < 40 else most + 1
         except ValueError:
@@ -54,7 +56,7 @@ def filter_of(options: argparse.Namespace) -> Filter:
     """Return the filter that the flags describe.
 
     Raises:
-        UserError: a time is none, or no time lies between them.
+        UserError: a time cannot be read, or `--since` is not before `--until`.
     """
     since, until = (None if text is None else parse_time(text) for text in (options.since, options.until))
     if since is not None and until is not None and since >= until:
@@ -64,7 +66,7 @@ def filter_of(options: argparse.Namespace) -> Filter:
 
 
 def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None) -> Table:
-    """Return a table for `print_table`: a row an entry, and with scores a ranked list."""
+    """Return a table for `print_table`, one row per entry; with scores, a ranked list."""
     table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for heading in ("", "score") if scores is not None else ():
         table.add_column(heading, justify="right")
@@ -76,13 +78,13 @@ def entry_table(entries: Sequence[Entry], scores: Sequence[float] | None = None)
         ranked = (str(number + 1), f"{scores[number]:.3f}") if scores is not None else ()
         camera, pid = _shown(entry.camera if entry.camera >= 0 else None), _shown(entry.pid)
         cells = (*ranked, entry.key, camera, time_text(entry.time), pid, " ".join(entry.tags))
-        # As text: in a plain cell, brackets of a file's name or a tag would be read as a style.
+        # As `Text`: in a plain cell, brackets in a file's name or a tag would be read as a style.
         table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
 
 
 def print_table(console: Terminal, table: Table) -> None:
-    """Print a table; into a file or a pipe as wide as it is, so that no key is broken over lines."""
+    """Print a table; to a file or a pipe in full width, so that no key is broken over lines."""
     if not console.is_terminal:
         wide = console.options.update(max_width=2**20)
         console = Terminal(file=console.file, width=Measurement.get(console, wide, table).maximum)
@@ -90,7 +92,7 @@ def print_table(console: Terminal, table: Table) -> None:
 
 
 def time_text(time: float | None) -> str:
-    """A time as people read it, UTC; "" where it is not known."""
+    """Return a time (seconds since 1970) as UTC date and time; "" where unknown."""
     if time is None:
         return ""
     try:
@@ -100,7 +102,7 @@ def time_text(time: float | None) -> str:
 
 
 def as_json(entry: Entry) -> dict[str, Any]:
-    """An entry as a JSON object."""
+    """Return an entry as JSON values."""
     return {**asdict(entry), "tags": list(entry.tags)}
 
 

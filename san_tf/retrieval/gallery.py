@@ -1,4 +1,4 @@
-"""What every gallery does, whatever keeps it: add, search, filter, list, delete."""
+"""Base class of galleries: add, search, filter, list and delete entries."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from san_tf.errors import UserError
 from san_tf.retrieval.checks import MAX_TEXT, checked_embeddings, checked_entries, checked_filter
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter, Hit
 
-# Candidates beyond those asked for: an engine's rounding may have put one just behind.
+# Extra candidates: an engine's rounding may have put one just behind.
 _SPARE = 8
-# Scores that are closer than this may be equal: an engine's arithmetic is coarser than that of the answer.
+# Scores closer than this may be equal: an engine computes less exactly than the final measure.
 _ALIKE = 1e-5
-# Embeddings that are held at once while ties are looked through.
+# Embeddings in memory while ties are resolved.
 _AT_ONCE = 2**16
 _LARGEST_SIZE = 2**16
+# Larger numbers do not fit into the 64 bits of SQLite.
+_LARGEST_NUMBER = 2**62
 _IMPOSSIBLE = (
-    "The gallery {} is damaged or none of this package: what it notes of itself is impossible; take a backup "
+    "The gallery {} is damaged, or not a gallery of this package: its record is impossible; restore a backup "
     "of it."
 )
 
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What a gallery knows of the encoder whose embeddings it holds, and of its photographs.
+    """A gallery's record of its encoder and its photographs.
 
     Attributes:
-        size: numbers of an embedding.
-        model: folder of the encoder's export, such as `saved_models/market/1`; "" where it is not known.
-        fingerprint: of the encoder's weights and preprocessing (`serving.fingerprint`); "" where not known.
-        images: folder that the entries' images are in; None where there are no photographs.
+        size: dimensions of an embedding.
+        model: folder of the encoder's export, such as `saved_models/market/1`; "" where unknown.
+        fingerprint: of the encoder's weights and preprocessing (`serving.fingerprint`); "" where unknown.
+        images: folder of the entries' images; None where there are no photographs.
     """
 
     size: int
@@ -46,14 +48,14 @@ class GalleryInfo:
 
     @classmethod
     def from_json(cls, gallery: str, text: str) -> GalleryInfo:
-        """Return what a gallery notes of itself, which somebody else may have written.
+        """Read the record of a gallery, which may come from a stranger.
 
         Args:
-            gallery: its name, for messages.
+            gallery: name of the gallery, for messages.
             text: a JSON object with the attributes.
 
         Raises:
-            UserError: it is damaged, or none of this package.
+            UserError: the record is damaged or impossible.
         """
         try:
             info = cls(**json.loads(text))
@@ -70,11 +72,11 @@ class GalleryInfo:
         """Refuse another encoder: its embeddings cannot be compared with those in the gallery.
 
         Args:
-            gallery: name of the gallery that has this information.
-            encoder: size and fingerprint of the one that is to be used; an unknown fingerprint passes.
+            gallery: name of the gallery with this record.
+            encoder: size and fingerprint of the encoder to use; an unknown fingerprint passes.
 
         Raises:
-            UserError: they differ.
+            UserError: size or fingerprint differ.
         """
         here, there = self.model or "an unnamed encoder", encoder.model or "an unnamed encoder"
         if self.size != encoder.size:
@@ -91,23 +93,23 @@ class GalleryInfo:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What an engine proposes for a query: an entry and its `(D,)` float32 embedding of length 1."""
+    """A possible hit from an engine: an entry and its `(D,)` float32 embedding of length 1."""
 
     entry: Entry
     embedding: np.ndarray
 
 
 class Gallery(ABC):
-    """Embeddings with their entries.
+    """Embeddings with their entries, to search and filter.
 
-    An engine implements the methods that begin with an underscore, and `cameras`, `tags`, `__len__` and
-    `close`; what users give is checked here, once. Methods may be called from several threads.
+    An engine implements the abstract methods. This class checks what users give. Methods may be called from
+    several threads.
 
-    A gallery that comes from somebody else has to be trusted for its answers. What it says of this machine,
-    `info.model` and `info.images`, is not to be used as it stands: `opening.open_to_search` decides that.
+    The answers of a gallery are only as trustworthy as its source. Do not use the paths in its record,
+    `info.model` and `info.images`, unchecked: `opening.open_to_search` decides about them.
 
     Args:
-        name: of the gallery, for messages: its path or address.
+        name: path or address of the gallery, for messages.
         info: its encoder and photographs.
         read_only: refuse changes.
 
@@ -119,7 +121,7 @@ class Gallery(ABC):
         ('b.jpg', 0.93)
     """
 
-    # Candidates of a query, at most.
+    # The most candidates of a query.
     most_candidates = 2**16
 
     def __init__(self, name: str, info: GalleryInfo, read_only: bool = False) -> None:
@@ -128,15 +130,15 @@ class Gallery(ABC):
         self._read_only = read_only
 
     def add(self, embeddings: np.ndarray, entries: Sequence[Entry]) -> None:
-        """Add entries; those of keys that are there already replace them. On disk when it returns.
+        """Add entries, and replace those with the same keys; durable on return.
 
         Args:
-            embeddings: `(N, D)` numbers; they are kept as float32 of length 1.
-            entries: N of them; of the same key, the last counts.
+            embeddings: `(N, D)` numbers; stored as float32 of length 1.
+            entries: N entries; of equal keys, the last counts.
 
         Raises:
-            UserError: sizes that do not fit the gallery, values that are not finite or all 0, entries that
-                are none; the disk is full, then nothing of this call is in the gallery.
+            UserError: sizes that do not fit the gallery, embeddings that are not finite or all 0, impossible
+                entries, or a full disk. Nothing of this call is then in the gallery.
         """
         self._refuse_if_read_only()
         rows = checked_embeddings(self.name, self.info.size, embeddings)
@@ -152,16 +154,16 @@ class Gallery(ABC):
 
         Args:
             queries: `(Q, D)` embeddings by the gallery's encoder, of any length but 0.
-            top: entries a query, at most.
+            top: most entries per query.
             where: which entries count.
 
         Returns:
-            A list a query, best first; equal scores in the order of their keys, where no more than
-            `most_candidates` are equal. It is shorter than `top` only where fewer entries pass `where`.
+            One list per query, best first. Equal scores are in the order of their keys, if no more than
+            `most_candidates` are equal. A list is shorter than `top` only if fewer entries pass `where`.
 
         Raises:
-            UserError: sizes that do not fit the gallery, values that are not finite or all 0, a filter that
-                is none; or the gallery is damaged.
+            UserError: sizes that do not fit the gallery, embeddings that are not finite or all 0, an
+                impossible filter, or a damaged gallery.
         """
         rows = checked_embeddings(self.name, self.info.size, queries)
         if top < 1:
@@ -177,8 +179,8 @@ class Gallery(ABC):
                 for number, candidates in zip(some, self._candidates(rows[some], count, where), strict=True):
                     hits = _ranked(rows[number], candidates)
                     answers[number] = hits[:top]
-                    # The last that was asked for is as near as the last that was found: there may be others
-                    # as near, whose keys come first.
+                    # The last wanted hit is as near as the last candidate: there may be more of the same
+                    # score, whose keys come first.
                     if len(candidates) >= count and hits[top - 1].score - hits[-1].score <= _ALIKE:
                         undecided.append(number)
             if count == most:
@@ -190,7 +192,7 @@ class Gallery(ABC):
         """Return entries by their keys, in the order of `keys`.
 
         Raises:
-            UserError: a key is not there; or the gallery is damaged.
+            UserError: a key is missing, or the gallery is damaged.
         """
         found = self.lookup(keys)
         return [found[key].entry if key in found else self._refuse_key(key) for key in keys]
@@ -200,35 +202,36 @@ class Gallery(ABC):
 
         Args:
             where: which entries count.
-            start: how many to pass over.
-            limit: how many at most; None for all.
+            start: number of entries to skip.
+            limit: most entries to return; None for all.
 
         Raises:
-            UserError: a filter that is none; or the gallery is damaged.
+            UserError: an impossible filter, or a damaged gallery.
         """
         checked_filter(where)
         if start < 0 or (limit is not None and limit < 0):
             raise UserError(
                 f"A list starts at 0 or later and has 0 or more entries, not {start} and {limit}."
             )
-        return self._entries(where, min(start, 2**62), None if limit is None else min(limit, 2**62))
+        start, limit = min(start, _LARGEST_NUMBER), None if limit is None else min(limit, _LARGEST_NUMBER)
+        return self._entries(where, start, limit)
 
     def delete(self, keys: Sequence[str] | None = None, where: Filter | None = None) -> int:
-        """Delete entries by key, or those that pass a filter (`Filter()`: all of them).
+        """Delete entries by key, or those that pass a filter (`Filter()` for all).
 
         Args:
-            keys: some may not be there.
+            keys: keys to delete; missing ones are ignored.
             where: used if `keys` is None.
 
         Returns:
-            How many there were.
+            The number of deleted entries.
 
         Raises:
             UserError: neither or both are given.
         """
         self._refuse_if_read_only()
         if (keys is None) == (where is None):
-            raise UserError("Name the keys to delete, or a filter for them; one of both.")
+            raise UserError("Name either the keys to delete, or a filter for them.")
         if keys is None:
             return self._delete_where(checked_filter(where or EVERYTHING))
         return self._delete(_storable(keys))
@@ -237,14 +240,14 @@ class Gallery(ABC):
         """Return the embeddings of entries, `(N, D)` float32 of length 1, in the order of `keys`.
 
         Raises:
-            UserError: a key is not there.
+            UserError: a key is missing.
         """
         found = self.lookup(keys)
         rows = [found[key].embedding if key in found else self._refuse_key(key) for key in keys]
         return np.stack(rows) if rows else np.empty((0, self.info.size), np.float32)
 
     def lookup(self, keys: Sequence[str]) -> dict[str, Candidate]:
-        """Return what is under the keys now, entry and embedding of one moment; missing keys are left out."""
+        """Return entry and embedding of each key, read together; missing keys are left out."""
         return self._lookup(_storable(keys))
 
     def _refuse_key(self, key: str) -> NoReturn:
@@ -252,17 +255,17 @@ class Gallery(ABC):
 
     def _refuse_if_read_only(self) -> None:
         if self._read_only:
-            raise UserError(f"The gallery {self.name} was opened to be read only; open it to be changed.")
+            raise UserError(f"The gallery {self.name} was opened read-only; open it for changes.")
 
     def known(self, keys: Sequence[str]) -> set[str]:
-        """Return those of the keys that are in the gallery."""
+        """Return the keys that are in the gallery."""
         return self._known(_storable(keys))
 
-    def optimize(self) -> None:  # noqa: B027  # most engines see to it themselves
-        """Make searches as fast as they can be, after much was added.
+    def optimize(self) -> None:  # noqa: B027  # most engines do it themselves
+        """Make searches as fast as possible, after many entries were added.
 
         Raises:
-            UserError: the disk is full; the gallery is as it was.
+            UserError: the disk is full; the gallery is unchanged.
         """
 
     @abstractmethod
@@ -279,27 +282,27 @@ class Gallery(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and connections."""
+        """Close files and connections."""
 
     @abstractmethod
     def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
-        """Store `(N, D)` float32 rows of length 1 under different keys, replacing; durable on return."""
+        """Store `(N, D)` float32 rows of length 1 under unique keys, and replace; durable on return."""
 
     @abstractmethod
     def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> Iterable[list[Candidate]]:
-        """Return for each of `(Q, D)` float32 queries of length 1 the `count` nearest entries, any order."""
+        """Return the `count` entries nearest to each of `(Q, D)` float32 queries of length 1, unordered."""
 
     @abstractmethod
     def _delete(self, keys: list[str]) -> int:
-        """Delete by different keys; return how many there were."""
+        """Delete by unique keys; return the number of deleted entries."""
 
     @abstractmethod
     def _delete_where(self, where: Filter) -> int:
-        """Delete what passes; return how many there were."""
+        """Delete the entries that pass; return their number."""
 
     @abstractmethod
     def _lookup(self, keys: list[str]) -> dict[str, Candidate]:
-        """Return what is under those of the different keys that are there."""
+        """Return entry and embedding of each unique key; missing keys are left out."""
 
     @abstractmethod
     def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
@@ -307,7 +310,7 @@ class Gallery(ABC):
 
     @abstractmethod
     def _known(self, keys: list[str]) -> set[str]:
-        """Return those of the different keys that are there."""
+        """Return the unique keys that are in the gallery."""
 
     def __enter__(self) -> Gallery:
         return self
@@ -319,7 +322,7 @@ class Gallery(ABC):
 
 
 def _storable(keys: Sequence[str]) -> list[str]:
-    """Different keys, without those that no gallery can have: file names that are not UTF-8."""
+    """Unique keys, without file names that are not UTF-8, which no gallery can hold."""
     return [key for key in dict.fromkeys(keys) if not any("\ud800" <= letter <= "\udfff" for letter in key)]
 
 
@@ -328,12 +331,11 @@ def _portions(values: list[int], size: int) -> list[list[int]]:
 
 
 def _ranked(query: np.ndarray, candidates: Sequence[Candidate]) -> list[Hit]:
-    """Measure the candidates anew, all alike, so that every engine gives the same scores and order."""
+    """Measure the candidates again, so that every engine gives the same scores and order."""
     if not candidates:
         return []
     rows = np.stack([candidate.embedding for candidate in candidates])
-    # einsum sums every row in the same order, wherever it stands, and a matrix product need not: two entries
-    # of the same embedding have the same score.
+    # einsum sums every row in the same order, unlike a matrix product: equal embeddings get equal scores.
     scores = np.einsum("nd,d->n", rows.astype(np.float64), query.astype(np.float64)).astype(np.float32)
     hits = [Hit(candidate.entry, float(score)) for candidate, score in zip(candidates, scores, strict=True)]
     return sorted(hits, key=lambda hit: (-hit.score, hit.entry.key))

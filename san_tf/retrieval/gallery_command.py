@@ -1,12 +1,12 @@
-"""Galleries: photographs or embeddings that are kept to be searched (`san-tf search`).
+"""Galleries: stored embeddings of photographs, for `san-tf search`.
 
     san-tf gallery add DB --images FOLDER --model saved_models/market/1
     san-tf gallery add DB --features features.parquet [--images FOLDER]
     san-tf gallery info|list|delete|export|check DB
 
-DB is a folder that is made, `milvus:FILE.db` for Milvus in a file, or `http://host:19530` for a Milvus
-server (its token in the environment variable MILVUS_TOKEN). `san-tf gallery add --help` and so on tell more.
-A gallery answers with what is in it: take one only from people whose answers you would take.
+DB is a folder, `milvus:FILE.db` for Milvus in a file, or `http://host:19530` for a Milvus server (its token
+in the environment variable MILVUS_TOKEN). See also `san-tf gallery add --help` and so on.
+Use galleries only from people you trust: a gallery decides what a search finds.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     actions = {
-        "add": (_add, "photographs, or a table of embeddings; what is in the gallery is passed over"),
-        "info": (_info, "how many entries, whose embeddings, which cameras and tags"),
-        "list": (_list, "entries, by their keys"),
-        "delete": (_delete, "entries, by key or filter"),
-        "export": (_export, "entries and embeddings into a Parquet file, as `san-tf evaluate` reads it"),
-        "check": (_check, "hold everything against its digests, and make anew what can be"),
+        "add": (_add, "add photographs or a table of embeddings; keys in the gallery are skipped"),
+        "info": (_info, "show the number of entries, the encoder, cameras and tags"),
+        "list": (_list, "list entries in the order of their keys"),
+        "delete": (_delete, "delete entries by key or filter"),
+        "export": (_export, "export entries and embeddings to a Parquet file for `san-tf evaluate`"),
+        "check": (_check, "check everything against its digests, and rebuild what can be rebuilt"),
     }
     parsers = {}
     for name, (action, told) in actions.items():
@@ -82,20 +82,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("list", "delete", "export"):
         add_filter_flags(parsers[name])
     parsers["list"].add_argument(
-        "--start", type=whole_number(0, 2**62), metavar="N", default=0, help="entries to pass over"
+        "--start", type=whole_number(0, 2**62), metavar="N", default=0, help="entries to skip"
     )
     parsers["list"].add_argument(
-        "--limit", type=whole_number(1, 2**62), metavar="N", default=50, help="entries at most"
+        "--limit", type=whole_number(1, 2**62), metavar="N", default=50, help="most entries to list"
     )
     for name in ("list", "info"):
         parsers[name].add_argument("--json", action="store_true", help="print JSON")
     parsers["delete"].add_argument("--keys", nargs="+", metavar="KEY", default=[], help="these entries")
     parsers["delete"].add_argument("--all", action="store_true", help="every entry")
     parsers["check"].add_argument(
-        "--drop", action="store_true", help="delete the entries that are damaged, to add them again"
+        "--drop", action="store_true", help="delete damaged entries, so that they can be added again"
     )
-    parsers["export"].add_argument("--out", metavar="FILE", required=True, help="the file, .parquet")
-    parsers["export"].add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    parsers["export"].add_argument("--out", metavar="FILE", required=True, help="file to write, .parquet")
+    parsers["export"].add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     options: argparse.Namespace = parser.parse_args(argv)
     return options
 
@@ -103,21 +103,21 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", nargs="+", metavar="PLACE", help="folders, .csv, .tar, .zip, image files")
     parser.add_argument("--model", metavar="EXPORT", help="saved_models/market, or one of its versions")
-    parser.add_argument("--features", metavar="FILE", help="a table that `san-tf embed` wrote, .parquet")
+    parser.add_argument("--features", metavar="FILE", help="a table of `san-tf embed`, .parquet")
     parser.add_argument(
         "--camera_pattern",
         metavar="REGEX",
         default=MARKET,
-        help="finds the groups `camera`, `pid` and `time` in a file's name; Market-1501's unless given",
+        help="pattern of file names with groups `camera`, `pid`, `time`; default: that of Market-1501",
     )
-    parser.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="of all that is added")
+    parser.add_argument("--tags", nargs="+", metavar="WORD", default=[], help="tags of all added entries")
     parser.add_argument(
         "--replace",
         action="store_true",
-        help="also take what is in the gallery already, in place of the former: files, names or tags changed",
+        help="replace entries that are in the gallery already, for changed files, names or tags",
     )
     parser.add_argument(
-        "--batch", type=whole_number(1, 2**16), metavar="N", default=32, help="pictures embedded at once"
+        "--batch", type=whole_number(1, 2**16), metavar="N", default=32, help="photographs in a batch"
     )
 
 
@@ -125,7 +125,7 @@ def _add(options: argparse.Namespace) -> None:
     reader = NameReader(options.camera_pattern, tuple(options.tags))
     if options.features:
         if options.model:
-            raise UserError("--model goes with --images; the table says which encoder its features are of.")
+            raise UserError("--model goes with --images; leave it out, since the table names its encoder.")
         _add_features(options, reader)
     elif options.images and options.model:
         _add_images(options, reader)
@@ -136,7 +136,7 @@ def _add(options: argparse.Namespace) -> None:
 def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
     from san_tf.embedding.sources import left_out_summary, photographs
 
-    # Wrong places are told before TensorFlow takes its seconds to start.
+    # Report wrong places before TensorFlow starts, which takes seconds.
     for place in options.images:
         next(photographs([place]), None)
     import_tensorflow()
@@ -183,7 +183,7 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
     left_out: dict[str, str] = {}
     rows = FeatureRows(options.features)
     if options.images and not (len(options.images) == 1 and Path(options.images[0]).is_dir()):
-        raise UserError("With --features, --images names the one folder that the photographs are in.")
+        raise UserError("With --features, --images must be the one folder that holds the photographs.")
     images = None if not options.images else os.path.abspath(options.images[0])
     with (
         open_gallery(
@@ -209,9 +209,7 @@ def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
 def _tell_added(
     options: argparse.Namespace, console: Terminal, added: int, passed: int, total: int, began: float
 ) -> None:
-    known = (
-        f"; {passed:,} were in it already and stay as they are (--replace takes them anew)" if passed else ""
-    )
+    known = f"; {passed:,} were in it already and were skipped (--replace adds them again)" if passed else ""
     seconds = time.monotonic() - began
     console.print(
         f"{options.gallery}: {added:,} added{known}; {total:,} entries now, {seconds:.0f} s",
@@ -221,7 +219,7 @@ def _tell_added(
 
 
 def _tell_left_out(gallery: str, console: Terminal, left_out: Mapping[str, str]) -> None:
-    """List what could not be used: beside a gallery on this machine, else on the screen."""
+    """List unusable photographs: in a file beside a gallery on this machine, else on the screen."""
     if not left_out:
         return
     if "://" in gallery:
@@ -232,7 +230,7 @@ def _tell_left_out(gallery: str, console: Terminal, left_out: Mapping[str, str])
     listed = Path(f"{gallery.removeprefix('milvus:')}.left_out.csv")
     _write_table(listed, [("path", "problem"), *left_out.items()])
     console.print(
-        f"{len(left_out):,} photographs could not be used; {listed} says which and why.",
+        f"{len(left_out):,} photographs could not be used; {listed} lists them with the reasons.",
         markup=False,
         soft_wrap=True,
     )
@@ -289,7 +287,7 @@ def _delete(options: argparse.Namespace) -> None:
 
 
 def _refuse_mistyped(gallery: Gallery, options: argparse.Namespace, where: Filter) -> None:
-    """Refuse keys and filters that name nothing: whoever mistypes one believes it deleted."""
+    """Refuse keys and filters without entries: after a typo, users would believe them deleted."""
     known = gallery.known(options.keys)
     unknown = [key for key in options.keys if key not in known]
     if unknown:
@@ -310,7 +308,7 @@ def _check(options: argparse.Namespace) -> None:
     with console.status("Checking"):
         found = check_gallery(options.gallery, options.drop)
     for what in found.made:
-        console.print(f"{what}: made anew")
+        console.print(f"{what}: rebuilt")
     if not found.damaged:
         print(printable(f"{options.gallery}: {found.entries:,} entries, all as they were written"))
         return
@@ -319,12 +317,12 @@ def _check(options: argparse.Namespace) -> None:
     number = len(found.damaged)
     if not options.drop:
         raise UserError(
-            f"{number:,} of {found.entries:,} entries of {options.gallery} are damaged, {listed} says which; "
-            "take a backup, or delete them with --drop and add them again."
+            f"{number:,} of {found.entries:,} entries of {options.gallery} are damaged, listed in {listed}; "
+            "restore a backup, or delete them with --drop and add them again."
         )
     print(
         printable(
-            f"{options.gallery}: {number:,} damaged entries deleted, {listed} says which; add them again"
+            f"{options.gallery}: {number:,} damaged entries deleted, listed in {listed}; add them again"
         )
     )
 

@@ -1,4 +1,4 @@
-"""Hits in a better order: those that are also each other's neighbours come first."""
+"""k-reciprocal re-ranking of the hits of a search."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def rerank(
     k2: int = 6,
     lambda_value: float = 0.3,
 ) -> list[Hit]:
-    """Re-rank the hits of a query by k-reciprocal encoding (`evaluation.reranking`), among themselves.
+    """Re-rank the hits of a query among themselves by k-reciprocal encoding (`evaluation.reranking`).
 
     Args:
-        gallery: they were found in.
-        query: `(D,)` its embedding.
-        hits: the first of its list; a hundred or more, for there to be neighbours.
+        gallery: the gallery of the hits.
+        query: `(D,)` embedding of the query.
+        hits: the first hits of its list; a hundred or more, so that there are neighbours.
         k1: neighbours that describe an image.
         k2: neighbours to average over.
-        lambda_value: share of the original distance.
+        lambda_value: weight of the original distance, in [0, 1].
 
     Returns:
-        The same hits, with their scores, in another order.
+        The same hits with their original scores, in the new order.
 
     Raises:
-        UserError: an entry has been deleted since, or a value is out of range.
+        UserError: an entry was deleted meanwhile, or a value is out of range.
 
     Example:
         >>> hits = gallery.search(query[None], top=100)[0]

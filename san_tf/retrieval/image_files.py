@@ -1,4 +1,4 @@
-"""Files of a gallery's folder of images, and of no other place."""
+"""Reads images from a gallery's folder of images, and from nowhere else."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ _OUTSIDE = "This entry's picture is not inside the gallery's folder of images."
 
 
 class NoPictureError(ValueError):
-    """There is no picture to be shown. The message is a sentence that names neither folder nor file."""
+    """An entry has no picture to show; the message is a sentence without paths."""
 
 
 class ImageFolder:
-    r"""A folder of photographs, as it stands when this is made.
+    r"""Safe reader of a folder of photographs.
 
-    Names come out of a gallery, which may come from anywhere. A name that is absolute, climbs out by `..` or
-    leads out by a link is refused, whenever the link was made. So is a folder that was replaced by a link
-    since, and what is not a plain file (reading a pipe never ends).
+    Names come from a gallery, which may come from a stranger. A name that is absolute or leaves the folder by
+    `..` or by a link is refused, whenever the link was made. So are a folder that was later replaced by a
+    link, and anything but a plain file (reading a pipe never ends).
 
     Args:
-        folder: of the photographs; links to it are followed now and never again.
+        folder: folder of the photographs; links to it are followed only now.
 
     Example:
         >>> ImageFolder("market/bounding_box_test").read("0002_c1s1_000451_03.jpg")[:2]
@@ -37,7 +37,7 @@ class ImageFolder:
         try:
             descriptor = os.open(self._root, os.O_RDONLY)
         except OSError:
-            return  # not there yet, or never
+            return  # the folder does not exist, or not yet
         try:
             self._root = _place_of(descriptor)
         except OSError:
@@ -46,11 +46,11 @@ class ImageFolder:
             os.close(descriptor)
 
     def read(self, name: str, most: int = MAX_BYTES) -> bytes:
-        """Read a file that lies in the folder, whatever its name says.
+        """Read a file inside the folder.
 
         Args:
-            name: path relative to the folder.
-            most: bytes it may have.
+            name: path relative to the folder; not trusted.
+            most: largest size, in bytes.
 
         Raises:
             NoPictureError: there is no such file inside the folder, or it is too large.
@@ -61,7 +61,7 @@ class ImageFolder:
         try:
             path = (self._root / name).resolve(strict=True)
             inside = path.is_relative_to(self._root)
-            # The last part is not followed any more if it became a link since.
+            # O_NOFOLLOW: the file may have become a link meanwhile.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             descriptor = os.open(path, flags) if inside else -1
         except (OSError, RuntimeError, UnicodeError) as error:  # RuntimeError: links in a circle
@@ -69,8 +69,7 @@ class ImageFolder:
         if not inside:
             raise NoPictureError(_OUTSIDE)
         try:
-            # A folder on the way may have become a link between both lines above: what counts is where that
-            # lies which was opened.
+            # A folder of the path may have become a link before it was opened: check the opened file's place.
             if not _place_of(descriptor).is_relative_to(self._root):
                 raise NoPictureError(_OUTSIDE)
             facts = os.fstat(descriptor)
@@ -87,12 +86,12 @@ class ImageFolder:
 
 
 def read_inside(folder: str | os.PathLike[str], name: str, most: int = MAX_BYTES) -> bytes:
-    """Read a file that lies in a folder; see `ImageFolder`.
+    """Read a file inside a folder; see `ImageFolder`.
 
     Args:
-        folder: of the photographs.
-        name: path relative to it.
-        most: bytes it may have.
+        folder: folder of the photographs.
+        name: path relative to it; not trusted.
+        most: largest size, in bytes.
 
     Raises:
         NoPictureError: as `ImageFolder.read`.
@@ -101,7 +100,7 @@ def read_inside(folder: str | os.PathLike[str], name: str, most: int = MAX_BYTES
 
 
 def _place_of(descriptor: int) -> Path:
-    """Where an open file or folder lies, without links; OSError where the system does not tell."""
+    """Return the path of an open file or folder, without links; OSError where the system does not know it."""
     if sys.platform == "darwin":
         found = fcntl.fcntl(descriptor, fcntl.F_GETPATH, bytes(1024))
         return Path(os.fsdecode(found.partition(b"\0")[0]))

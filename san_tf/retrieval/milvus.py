@@ -1,4 +1,4 @@
-"""The same gallery in Milvus: on a server or a cluster by its address, or in a file by milvus-lite."""
+"""Gallery in Milvus: on a server or cluster, or in a file with milvus-lite."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from san_tf.retrieval.checks import MAX_TAGS, MAX_TEXT
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
 from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
 
-# A request to a server may have 64 MB, and an answer 16,384 rows.
+# Milvus limits a request to 64 MB, and an answer to 16,384 rows.
 _ROWS, _MOST_HITS = 1_000, 16_384
+# Queries in one request.
+_QUERIES = 64
 _BYTES = 4 * MAX_TEXT  # Milvus counts bytes
 _FIELDS = ["key", "image", "camera", "time", "pid", "tags"]
 _DEFAULT = "san_tf_gallery"
-# Connections of this process by address.
+# Number of open connections of this process, by address.
 _open: collections.Counter[str] = collections.Counter()
 
 
@@ -34,11 +36,11 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
     """Open a gallery in Milvus, or make one.
 
     Args:
-        address: `FILE.db`, or `http://host:19530`, which a collection's name may follow after `/`. The token
-            of a server comes from the environment variable MILVUS_TOKEN.
-        name: of the gallery, for messages.
-        create: what a new one is to know; None opens only what is there.
-        read_only: make none, and refuse changes.
+        address: `FILE.db`, `http://host:19530` or `http://host:19530/COLLECTION`. The token of a server comes
+            from the environment variable MILVUS_TOKEN.
+        name: name of the gallery, for messages.
+        create: record of a new gallery; None opens only an existing one.
+        read_only: refuse changes, and make no new gallery.
 
     Raises:
         UserError: there is no such gallery or server, or pymilvus is missing.
@@ -48,7 +50,7 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
     except ImportError as error:
         raise UserError("Milvus needs pymilvus: pip install 'san-tf[milvus]'.") from error
     for logger in ("pymilvus", "milvus_lite", "grpc._server"):
-        logging.getLogger(logger).setLevel(logging.CRITICAL)  # what matters is raised as well
+        logging.getLogger(logger).setLevel(logging.CRITICAL)  # errors are also raised
     server, collection = _place(address)
     missing = f"There is no gallery {name}; make one with `san-tf gallery add {name} ...`."
     may_make = create is not None and not read_only
@@ -75,7 +77,7 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
                     raise UserError(f"{name} is not a gallery, but another collection; name another one.")
                 _make_info(client, collection, create)
                 info = create
-            if not client.has_collection(collection):  # not even if an earlier try was interrupted
+            if not client.has_collection(collection):  # also if an earlier try was interrupted
                 _make(client, collection, info)
             client.load_collection(collection)
             return MilvusGallery(client, server, collection, name, info, read_only)
@@ -85,7 +87,7 @@ def open_milvus(address: str, name: str, create: GalleryInfo | None, read_only: 
 
 
 def _close(client: Any, server: str) -> None:
-    """Close a connection; with the last one to a file, its server in this process, which holds its lock."""
+    """Close a connection; with the last one to a file, also its local server, which holds the lock."""
     client.close()
     _open[server] -= 1
     if "://" not in server and not _open[server]:
@@ -95,20 +97,20 @@ def _close(client: Any, server: str) -> None:
 
 
 class MilvusGallery(Gallery):
-    """A collection of Milvus, from `open_milvus`.
+    """A gallery in a Milvus collection; see `open_milvus`.
 
-    Entries have no digests here: what changes on Milvus's disks is answered as it is.
+    Entries have no digests here, so changes on Milvus's disks are not detected.
 
-    Milvus itself sees to its index and to several clients at once; milvus-lite serves one process at a time,
-    and refuses a second. Entries that are added are sent in portions of 1,000: if the disk fills up, the
-    portions before are in the gallery.
+    A Milvus server manages its index and several clients. milvus-lite serves one process at a time and
+    refuses a second. Entries are added in portions of 1,000: if the disk is full, earlier portions stay in
+    the gallery.
 
     Args:
-        client: of pymilvus.
-        server: its address or file.
-        collection: its name.
-        name: of the gallery, for messages.
-        info: what the gallery knows.
+        client: client of pymilvus.
+        server: address or file.
+        collection: name of the collection.
+        name: name of the gallery, for messages.
+        info: record of encoder and photographs.
         read_only: refuse changes.
     """
 
@@ -122,7 +124,7 @@ class MilvusGallery(Gallery):
         self._closed = False
 
     def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
-        # Milvus sorts nothing: all are fetched.
+        # Milvus does not sort, so all entries are fetched.
         found = sorted((_entry(row) for row in self._every(where, _FIELDS)), key=lambda entry: entry.key)
         return found[start : None if limit is None else start + limit]
 
@@ -157,11 +159,11 @@ class MilvusGallery(Gallery):
     def _candidates(self, queries: np.ndarray, count: int, where: Filter) -> Iterator[list[Candidate]]:
         if count > _MOST_HITS:
             raise UserError(f"Milvus finds at most {_MOST_HITS:,} entries, not {count:,}; ask for fewer.")
-        for start in range(0, len(queries), 64):
+        for start in range(0, len(queries), _QUERIES):
             with _errors_told(self.name):
                 found = self._client.search(
                     self._collection,
-                    list(queries[start : start + 64]),
+                    list(queries[start : start + _QUERIES]),
                     anns_field="embedding",
                     filter=_condition(where),
                     limit=count,
@@ -217,11 +219,11 @@ def _place(address: str) -> tuple[str, str]:
 
 
 def _read_info(client: Any, collection: str) -> GalleryInfo | None:
-    """What the gallery knows, from a collection of a single row; None if there is no gallery."""
+    """Read the gallery's record from its collection of a single row; None if there is no gallery."""
     name = f"{collection}_info"
     if not client.has_collection(name):
         return None
-    client.load_collection(name)  # a server that was started anew, or somebody, may have released it
+    client.load_collection(name)  # it may have been released, for example by a restart of the server
     rows = client.query(name, filter="number == 0", output_fields=["info"])
     return GalleryInfo.from_json(collection, str(rows[0]["info"])) if rows else None
 
@@ -261,7 +263,7 @@ def _create(client: Any, name: str, schema: Any) -> None:
 
 
 def _condition(where: Filter) -> str:
-    """A filter in Milvus's language."""
+    """Return a filter in Milvus's syntax."""
     parts = []
     if where.cameras:
         parts.append(f"camera in {[int(camera) for camera in where.cameras]}")
@@ -294,4 +296,4 @@ def _errors_told(name: str) -> Iterator[None]:
         yield
     except MilvusException as error:
         reason = " ".join(str(error.message).split())[:200]
-        raise UserError(f"Milvus does not do what was asked of the gallery {name}: {reason}.") from error
+        raise UserError(f"Milvus refuses a request of the gallery {name}: {reason}.") from error

@@ -1,4 +1,4 @@
-"""What a photograph's name and its row in a table say: who, which camera, when."""
+"""Reads identity, camera and time from a photograph's name and its row in a table."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry
 from san_tf.whole_numbers import WholeNumbers
 
-# Market-1501 and its kin: 0002_c1s1_000451_03.jpg. Other names match nothing and tell nothing.
+# Names of Market-1501 and similar data sets: 0002_c1s1_000451_03.jpg. Other names do not match.
 MARKET = r"(?P<pid>-?\d+)_c(?P<camera>\d+)"
 _GROUPS = {"pid", "camera", "time"}
 
 
 def parse_time(text: str) -> float:
-    """Return seconds since 1970 of such a number, or of a date and time by ISO 8601 (UTC if it says no zone).
+    """Return the seconds since 1970 of a number, or of an ISO 8601 date and time (UTC without a zone).
 
     Raises:
-        UserError: it is neither.
+        UserError: the text is neither.
 
     Example:
         >>> parse_time("2026-01-01"), parse_time("2026-01-01T01:00+01:00"), parse_time("12.5")
@@ -31,7 +31,7 @@ def parse_time(text: str) -> float:
         seconds = float(text)
     except ValueError:
         try:
-            # Python 3.10 knows no Z.
+            # Python 3.10 does not read "Z".
             moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:
             raise UserError(
@@ -45,15 +45,15 @@ def parse_time(text: str) -> float:
 
 
 class NameReader:
-    r"""Makes entries from names and columns; a column wins over the name.
+    r"""Makes entries from names and columns; columns override names.
 
     Args:
-        pattern: regular expression that is looked for in a file's name, with some of the groups `pid`,
-            `camera` (numbers, kept as they are written) and `time` (see `parse_time`).
-        tags: of every entry, beside its own.
+        pattern: regular expression to find in a file's name, with some of the groups `pid`, `camera` (whole
+            numbers) and `time` (see `parse_time`).
+        tags: tags of every entry, beside its own.
 
     Raises:
-        UserError: it is not a regular expression, or has none of these groups; or a tag is not a word.
+        UserError: the pattern is not a regular expression or lacks these groups, or a tag is not a word.
 
     Example:
         >>> NameReader().entry("a/0002_c1s1_000451_03.jpg", "0002_c1s1_000451_03.jpg", {"tags": "door day"})
@@ -78,12 +78,12 @@ class NameReader:
         """Return the entry of a photograph.
 
         Args:
-            key: of the entry; its last part is the file's name.
+            key: key of the entry; its last part is the file's name.
             image: path in the gallery's folder of images, or "".
-            columns: what a table says: `pid`, `camid` or `camera`, `time`, `tags` (words).
+            columns: cells of the table: `pid`, `camid` or `camera`, `time`, `tags` (words).
 
         Raises:
-            UserError: a value is none of its kind, or one number was written in another way before.
+            UserError: a value cannot be read, or the same number was written differently before.
         """
         match = self._pattern.search(PurePosixPath(key).name)
         told = {name: value for name, value in (match.groupdict() if match else {}).items() if value}
@@ -107,7 +107,7 @@ def _singular(name: str) -> str:
 
 def _whole(what: str, key: str, value: str) -> int:
     try:
-        # Python itself refuses to read some thousands of digits, with another sentence, and reads 1_000.
+        # Python refuses thousands of digits with its own message, and would accept 1_000.
         if "_" in value:
             raise ValueError
         return int(value) if len(value) < 40 else 10**40

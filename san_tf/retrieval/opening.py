@@ -1,4 +1,4 @@
-"""Galleries by name: a path for one on this machine, an address for one on a server."""
+"""Opens galleries by path or address."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def open_gallery(
     """Open a gallery, or make one.
 
     Args:
-        uri: a path, for the embedded engine; `milvus:FILE.db`, for Milvus in a file; `http://host:19530` or
-            `http://host:19530/NAME`, for a Milvus server.
-        create: what a new gallery is to know of its encoder; one that is there must have the same. None
-            opens only what is there.
+        uri: a folder on this machine; `milvus:FILE.db` for Milvus in a file; `http://host:19530` or
+            `http://host:19530/NAME` for a Milvus server.
+        create: record of a new gallery; an existing one must have the same encoder. None opens only an
+            existing gallery.
         read_only: refuse changes.
 
     Raises:
-        UserError: there is no such gallery, it is of another encoder, or something else.
+        UserError: the gallery does not exist, is of another encoder, or is not a gallery.
 
     Example:
         >>> gallery = open_gallery("people.gallery", create=GalleryInfo(512, "market/1"))
@@ -68,20 +68,20 @@ def _open_embedded(
 
 
 def check_gallery(uri: str | os.PathLike[str], drop: bool = False) -> Checked:
-    """Hold all of a gallery on this machine against its digests; see `EmbeddedGallery.check`.
+    """Check a gallery on this machine against its digests, and repair it; see `EmbeddedGallery.check`.
 
     Args:
-        uri: its path.
-        drop: delete entries that are damaged.
+        uri: path of the gallery.
+        drop: delete damaged entries.
 
     Raises:
-        UserError: there is no such gallery, it is one in Milvus, or it cannot be mended.
+        UserError: the gallery does not exist, is in Milvus, or cannot be repaired.
     """
     text = os.fspath(uri)
     if text.startswith((*_SERVERS, _FILE)):
         raise UserError(
-            f"{text} lies in Milvus, where entries have no digests, so it is not checked: what changes on its"
-            " disks is answered as it is; `san-tf gallery export` keeps a copy."
+            f"{text} is in Milvus, where entries have no digests to check; keep a copy with"
+            " `san-tf gallery export`."
         )
     gallery = _open_embedded(Path(text), None, read_only=False, mend=True)
     with gallery:
@@ -89,12 +89,12 @@ def check_gallery(uri: str | os.PathLike[str], drop: bool = False) -> Checked:
 
 
 class Searchable(NamedTuple):
-    """A gallery to be searched by its encoder.
+    """A gallery to search, with its encoder.
 
     Attributes:
-        gallery: read only; `info.images` is a folder that may be shown, or None.
+        gallery: read-only gallery; `info.images` is a folder that may be shown, or None.
         model: folder of the encoder's export.
-        withheld: why its photographs are not shown, as a sentence; "" where nothing is withheld.
+        withheld: a sentence that says why its photographs are not shown; "" where they are shown.
     """
 
     gallery: Gallery
@@ -105,25 +105,25 @@ class Searchable(NamedTuple):
 def open_to_search(
     uri: str | os.PathLike[str], model: str | None = None, images: str | None = None
 ) -> Searchable:
-    """Open a gallery to search it, without trusting what it says of this machine.
+    """Open a gallery to search it, without trusting the paths in its record.
 
     A gallery may come from a stranger, and it names an export and a folder of photographs. An export is a
-    program, and a folder may be the whole disk. The export is therefore used only if the caller names it, or
-    if this user has named one of the same fingerprint before (`san_tf.trusted`); then that one is used, if it
-    has not changed. The folder is used only if the caller names it or has named it for this gallery before,
-    or if it lies in the gallery or beside it.
+    program, and a folder may be the whole disk. So the export is used only if the caller names it, or if this
+    user has named one of the same fingerprint before (`san_tf.trusted`) and it has not changed. The folder is
+    used only if the caller names it, has named it for this gallery before, or if it is in the gallery or
+    beside it.
 
     Args:
-        uri: of the gallery, see `open_gallery`.
-        model: the export that the user names; None for the one that is known.
-        images: the folder of the photographs that the user names; remembered for this gallery.
+        uri: path or address of the gallery, see `open_gallery`.
+        model: export named by the user; None for the known one.
+        images: folder of the photographs named by the user; remembered for this gallery.
 
     Raises:
-        UserError: there is no such gallery, export or folder, or nobody has named the export here.
+        UserError: gallery, export or folder do not exist, or the export was never named here.
     """
     name = os.fspath(uri)
     if images is not None and not os.path.isdir(images):
-        raise UserError(f"--images {images} is not a folder; name the one that the photographs are in.")
+        raise UserError(f"--images {images} is not a folder; name the one that holds the photographs.")
     gallery = open_gallery(uri, read_only=True)
     try:
         info = gallery.info
@@ -165,12 +165,12 @@ def _encoder_of(gallery: str, info: GalleryInfo, named: str | None) -> str:
 
 
 def _lies_beside(gallery: str, images: str) -> bool:
-    """Whether a folder lies in a gallery's folder or beside it, links followed."""
+    """Return whether a folder is in a gallery's folder or beside it, with links followed."""
     if "://" in gallery or not os.path.isabs(images):
         return False
     place, folder = Path(gallery.removeprefix(_FILE)).resolve(), Path(images).resolve()
     if folder.is_relative_to(place):
         return True
-    # Beside a gallery that lies in the home folder or in /tmp lies everything.
+    # Everything is beside a gallery in the home folder or in /tmp, so these do not count.
     wide = {Path("/"), Path(tempfile.gettempdir()).resolve(), Path(os.path.expanduser("~")).resolve()}
     return place.parent not in wide and place.parent in folder.parents

@@ -37,32 +37,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="san-tf search", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--gallery", metavar="DB", required=True, help="of `san-tf gallery add`")
+    parser.add_argument("--gallery", metavar="DB", required=True, help="a gallery of `san-tf gallery add`")
     parser.add_argument("--query", nargs="+", metavar="FILE", required=True, help="photographs of people")
     parser.add_argument(
         "--model",
         metavar="EXPORT",
-        help="the gallery's encoder, if it has moved or is new here; it is a program, so it must be trusted",
+        help="the gallery's encoder, if it has moved or is new here; it is a program, so you must trust it",
     )
     parser.add_argument(
         "--images",
         metavar="FOLDER",
-        help="the folder of the gallery's photographs, for --figure, if it has moved or comes from elsewhere",
+        help="the folder of the gallery's photographs, for --figure, if it has moved or is new here",
     )
-    parser.add_argument("--top", type=whole_number(1, 2**31), metavar="N", default=20, help="entries a query")
+    parser.add_argument(
+        "--top", type=whole_number(1, 2**31), metavar="N", default=20, help="entries per query"
+    )
     parser.add_argument(
         "--rerank",
         type=whole_number(0, 2**31),
         metavar="N",
         default=0,
-        help="re-rank the first N by their neighbours, as 100",
+        help="re-rank the first N entries by their neighbours, for example 100",
     )
     add_filter_flags(parser)
     parser.add_argument("--figure", metavar="FILE", help="draw the ranked lists, .png or .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options: argparse.Namespace = parser.parse_args(argv)
     if options.rerank and options.rerank < options.top:
-        raise UserError(f"--rerank is {options.rerank}; give a number from --top ({options.top}) on.")
+        raise UserError(f"--rerank is {options.rerank}; give at least --top, {options.top}.")
     if options.figure and Path(options.figure).suffix.lower() not in (".png", ".pdf", ".svg"):
         raise UserError(f"{options.figure} is not the name of a figure; let it end in .png, .pdf or .svg.")
     return options
@@ -70,7 +72,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     where = filter_of(options)
-    # Mistakes are told before TensorFlow takes its seconds to start.
+    # Report mistakes before TensorFlow starts, which takes seconds.
     contents = [_content(path) for path in options.query]
     gallery, model, withheld = open_to_search(options.gallery, options.model, options.images)
     with gallery:
@@ -98,7 +100,7 @@ def _content(path: str) -> bytes:
 
 
 def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: Gallery) -> np.ndarray:
-    """Embeddings of the queries; `contents` become files that stand upright."""
+    """Return the queries' embeddings, `(Q, D)`; `contents` is replaced by upright images."""
     import_tensorflow()
     from san_tf.embedding.exported_encoder import ExportedEncoder
     from san_tf.embedding.sources import PhotographError, upright
@@ -167,7 +169,7 @@ def _draw(
     )
     save_figure(figure, options.figure)
     if not options.json:
-        Terminal().print(f"{options.figure}: the ranked lists", markup=False, soft_wrap=True)
+        Terminal().print(f"{options.figure}: ranked lists", markup=False, soft_wrap=True)
 
 
 def _caption(entry: Entry) -> str:
@@ -175,7 +177,7 @@ def _caption(entry: Entry) -> str:
 
 
 def _image_of(entry: Entry, gallery: Gallery) -> np.ndarray:
-    """The photograph of an entry; a grey one where it is not there any more."""
+    """Return the photograph of an entry, or a grey image where it is missing."""
     from san_tf.embedding.sources import PhotographError, upright
     from san_tf.retrieval.image_files import read_inside
 

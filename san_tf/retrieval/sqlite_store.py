@@ -1,8 +1,8 @@
-"""Entries and embeddings in SQLite: what a gallery on this machine holds, and nothing of it can be lost.
+"""Stores the entries and embeddings of a gallery in SQLite, with digests.
 
-Every row has a digest of its entry and one of its embedding, and so has what is noted of the whole. What is
-answered has been held against them: bytes that changed on the disk are told, not answered. They are made
-against decay and accidents. Somebody who may write the file can make them anew.
+Each row has a digest of its entry and one of its embedding, and so has the record of the whole gallery. All
+answers are checked against them: changed bytes on the disk raise an error. Digests guard against decay and
+accidents, not against attackers: who can write the file can also renew the digests.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.gallery import Candidate, GalleryInfo
 
-# Format 1 had no digests. Its galleries are read, and get them when they are written.
+# Format 1 had no digests. Its galleries can be read, and get digests when they are written.
 _FORMAT, _FORMER = 2, 1
 # Seconds to wait for another process that writes.
 _PATIENCE = 30.0
-# Values in one statement; SQLite takes some thousands.
+# Values in one statement; SQLite allows some thousands.
 _AT_ONCE = 500
-# Rows that are read at once.
+# Rows read in one step.
 _ROWS = 10_000
-# Bytes of a digest, and of the largest value that is read: an entry with all its tags takes less.
+# Bytes of a row's digest, of half the record's digest, and of the largest value read: no entry is larger.
 _DIGEST, _HALF, _LARGEST = 8, 32, 2**24
-# Far more than there will be, and so few that a byte for each fits into memory.
+# More ids than there will ever be, and few enough that one byte for each fits into memory.
 _MOST_IDS = 2**33
-# SQLite keeps these texts, and a gallery is known by them: not a blank of them may change.
-# Embeddings have a table of their own, so that filters run over few pages; `dead` are the ids of rows that
-# are gone but may still be in an index or in somebody's memory. Ids are never used twice.
+# SQLite stores these texts, and a gallery is recognised by them: not even a blank may change.
+# Embeddings have their own table, so that filters read few pages. `dead` holds the ids of deleted rows that
+# may still be in an index or in the memory of a process. Ids are never reused.
 _SCHEMA = """
 CREATE TABLE state (one INTEGER PRIMARY KEY, format INTEGER, info TEXT, generation INTEGER, last_id INTEGER,
     trained INTEGER, version INTEGER);
@@ -54,25 +54,25 @@ CREATE TABLE tags (tag TEXT NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (tag, id)
 CREATE INDEX tags_by_id ON tags (id);
 CREATE TABLE dead (id INTEGER PRIMARY KEY);
 """
-# One row of `seal`: how many entries there are, the digest of the index, and one of all that and `state`.
+# The one row of `seal`: number of entries, digest of the index, and digest of these values and of `state`.
 _SEALS = (
     "CREATE TABLE digests (id INTEGER PRIMARY KEY, entry BLOB NOT NULL, embedding BLOB NOT NULL)",
     "CREATE TABLE seal (one INTEGER PRIMARY KEY, entries INTEGER, index_digest BLOB, digest BLOB)",
 )
 _COLUMNS = "key, image, camera, time, pid, tags"
 _NONE = type(None)
-_BACKUP = "take a backup of it, or make another one"
+_BACKUP = "restore a backup of it, or make another one"
 
 
 class State(NamedTuple):
-    """Which index belongs to the rows.
+    """The index that belongs to the rows.
 
     Attributes:
-        generation: of the index file; 0 where there is none.
-        last_id: rows up to this one are in it.
-        trained: how many rows there were when its cells were chosen.
-        version: rises with every change of anything.
-        index_digest: of the index file; empty where it is not known, in a gallery of the former format.
+        generation: number of the index file; 0 where there is none.
+        last_id: rows up to this id are in the index.
+        trained: number of rows when the index was trained.
+        version: rises with every change of the gallery.
+        index_digest: digest of the index file; empty where unknown, in a gallery of the former format.
     """
 
     generation: int
@@ -83,7 +83,7 @@ class State(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What filters ask of an entry, held against its digest."""
+    """The part of an entry that filters need, checked against its digest."""
 
     id: int
     camera: int
@@ -92,21 +92,21 @@ class Row(NamedTuple):
 
 
 class SqliteStore:
-    """The tables of a gallery. Callers see to it that one thread at a time uses it.
+    """The tables of a gallery; callers must use it from one thread at a time.
 
-    A file that somebody else may have made is read with care: tables, indexes, triggers and views must be
-    those of this package, values have the types and sizes that it writes, and links are not followed.
+    The file may come from a stranger. So tables, indexes, triggers and views must be those of this package,
+    values must have its types and sizes, and links are not followed.
 
     Args:
-        path: of the SQLite file.
-        read_only: refuse changes; then the folder may be one that cannot be written.
-        mend: if what it notes of its index is damaged, note that there is none.
+        path: path of the SQLite file.
+        read_only: refuse changes; the folder need not be writable.
+        mend: if the record of the index is damaged, record that there is no index.
 
     Attributes:
-        was_mended: whether that was so.
+        was_mended: whether that record was damaged.
 
     Raises:
-        UserError: the file cannot be opened, is damaged or of another version of this package.
+        UserError: the file cannot be opened, is damaged, or is of another version of this package.
     """
 
     def __init__(self, path: Path, read_only: bool = False, mend: bool = False) -> None:
@@ -126,14 +126,20 @@ class SqliteStore:
 
     @staticmethod
     def create(path: Path, info: GalleryInfo, folder: Path) -> None:
-        """Make the file of an empty gallery, that will be in `folder`."""
+        """Make the file of an empty gallery.
+
+        Args:
+            path: path of the file.
+            info: record of the encoder and the photographs.
+            folder: folder of the gallery, for messages.
+        """
         with (
             _errors_told(folder),
             contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection,
         ):
             # With pages of the usual 4 kB, an embedding of 512 numbers would fill one by itself.
             connection.execute("PRAGMA page_size = 16384")
-            connection.execute("PRAGMA journal_mode = WAL")  # who searches need not wait for who adds
+            connection.execute("PRAGMA journal_mode = WAL")  # searches need not wait for writes
             connection.executescript(_SCHEMA)
             for text in _SEALS:
                 connection.execute(text)
@@ -144,7 +150,7 @@ class SqliteStore:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether there are digests; as of the last call of `state`."""
+        """Whether the gallery has digests, as of the last call of `state`."""
         return self._sealed
 
     def close(self) -> None:
@@ -153,7 +159,7 @@ class SqliteStore:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Change several things: all of them are on disk when the block ends, or none.
+        """Start a transaction: at the end of the block all changes are on disk, or none.
 
         Raises:
             UserError: the disk is full, the file cannot be written, or another process writes for too long.
@@ -161,29 +167,27 @@ class SqliteStore:
         with _errors_told(self._path.parent):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
-                self.state()  # another process may just have added the digests
+                self.state()  # another process may have added digests meanwhile
                 yield
                 self._connection.execute("UPDATE state SET version = version + 1")
                 if self._sealed:
                     _renew_seal(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
-                with contextlib.suppress(
-                    sqlite3.Error
-                ):  # SQLite has rolled back by itself if the disk is full
+                with contextlib.suppress(sqlite3.Error):  # SQLite rolls back by itself if the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
 
     def state(self) -> State:
-        """Return which index belongs to the rows.
+        """Return the index that belongs to the rows.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the record is damaged.
         """
         return self._state()[0]
 
     def set_index(self, state: State, buried: Sequence[int]) -> None:
-        """Note another index, that does not have the dead rows `buried`; within `writing`."""
+        """Record another index, which lacks the dead rows `buried`; call it within `writing`."""
         self._connection.execute(
             "UPDATE state SET generation = ?, last_id = ?, trained = ?",
             (state.generation, state.last_id, state.trained),
@@ -193,7 +197,7 @@ class SqliteStore:
         self._connection.executemany("DELETE FROM dead WHERE id = ?", ((number,) for number in buried))
 
     def seal(self, index_digest: bytes) -> None:
-        """Add digests to a gallery of the former format; within `writing`. They vouch for what is there."""
+        """Add digests of the present rows to a gallery of the former format; call it within `writing`."""
         if self._sealed:
             return
         for text in _SEALS:
@@ -214,10 +218,10 @@ class SqliteStore:
         self._sealed = True
 
     def insert(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
-        """Add entries of keys that are not there; within `writing`."""
+        """Add entries with new keys; call it within `writing`."""
         execute = self._connection.execute
         for row, entry in zip(rows, entries, strict=True):
-            # SQLite keeps no -0.0.
+            # SQLite does not store -0.0.
             time = None if entry.time is None else entry.time + 0.0
             values = (entry.key, entry.image, entry.camera, time, entry.pid, json.dumps(entry.tags))
             number = execute(
@@ -234,7 +238,7 @@ class SqliteStore:
             execute("UPDATE seal SET entries = entries + ?", (len(entries),))
 
     def remove(self, ids: Sequence[int]) -> None:
-        """Remove rows; within `writing`."""
+        """Remove rows; call it within `writing`."""
         each = [(number,) for number in ids]
         for table in ("entries", "vectors", "tags"):
             self._connection.executemany(f"DELETE FROM {table} WHERE id = ?", each)
@@ -244,12 +248,12 @@ class SqliteStore:
             self._connection.execute("UPDATE seal SET entries = entries - ?", (gone,))
 
     def scrub(self) -> None:
-        """Empty the file that SQLite writes ahead, which may still hold what was removed."""
-        with contextlib.suppress(UserError):  # the last one to close the gallery removes it
+        """Empty SQLite's write-ahead log, which may still hold removed rows."""
+        with contextlib.suppress(UserError):  # the last process to close the gallery removes it
             self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
-        """Return the ids of those of the keys that are there."""
+        """Return the ids of the keys; missing keys are left out."""
         return {
             key: number
             for some in _portions(keys)
@@ -261,7 +265,7 @@ class SqliteStore:
         return self._numbers(f"SELECT id FROM {'digests' if self._sealed else 'entries'} ORDER BY id")
 
     def dead(self) -> np.ndarray:
-        """Return the ids of rows that are gone, ascending int64."""
+        """Return the ids of deleted rows, ascending int64."""
         return self._numbers("SELECT id FROM dead ORDER BY id")
 
     def last_id(self) -> int:
@@ -270,14 +274,14 @@ class SqliteStore:
         return int(self._rows(f"SELECT coalesce(max(id), 0) FROM {table}")[0][0])
 
     def count(self, after: int = 0) -> int:
-        """Return how many entries have an id above `after`."""
+        """Return the number of entries with an id above `after`."""
         return int(self._rows("SELECT count(*) FROM entries WHERE id > ?", (after,))[0][0])
 
     def check_counts(self) -> None:
-        """Hold the number of rows against what is noted, and see that none is both there and gone.
+        """Check the number of rows against the record, and that no row is both present and deleted.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the gallery is damaged.
         """
         if not self._sealed:
             return
@@ -286,13 +290,18 @@ class SqliteStore:
             "(SELECT count(*) FROM dead JOIN digests USING (id)) FROM seal"
         )[0]
         if counted != [noted, noted] or both:
-            raise self._damaged(f"it had {noted} entries, and they are not all there")
+            raise self._damaged(f"it had {noted} entries, but not all of them are there")
 
     def vectors(self, after: int, upto: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return `(n,)` int64 ids in (after, upto], ascending, and their `(n, D)` float32 rows.
+        """Return ids, ascending `(n,)` int64, and their rows, `(n, D)` float32.
+
+        Args:
+            after: ids are above this one.
+            upto: largest id.
+            limit: most rows.
 
         Raises:
-            UserError: one is damaged.
+            UserError: a row is damaged.
         """
         return self._verified_vectors("id > ? AND id <= ? ORDER BY id LIMIT ?", (after, upto, limit))
 
@@ -300,7 +309,7 @@ class SqliteStore:
         """Return the rows of some ids, `(n, D)` float32, in any order.
 
         Raises:
-            UserError: one is damaged.
+            UserError: a row is damaged.
         """
         found = [
             self._verified_vectors(f"id IN ({_marks(some)})", some)[1] for some in _portions(ids.tolist())
@@ -308,10 +317,10 @@ class SqliteStore:
         return np.concatenate([self._matrix([]), *found])
 
     def facts(self, after: int) -> list[Row]:
-        """Return entries with ids above `after`, some thousands in the order of their ids; none at the end.
+        """Return some thousand entries with ids above `after`, by id; none at the end.
 
         Raises:
-            UserError: one is damaged.
+            UserError: an entry is damaged.
         """
         found = self._rows(
             f"SELECT id, {_COLUMNS}, {self._sum('entry')} FROM {self._joined('entries')} WHERE id > ? "
@@ -325,10 +334,10 @@ class SqliteStore:
         return rows
 
     def candidates(self, ids: Iterable[int]) -> dict[int, Candidate]:
-        """Return what there is under ids; those that are gone are left out.
+        """Return entry and embedding of each id; missing ids are left out.
 
         Raises:
-            UserError: one is damaged.
+            UserError: a row is damaged.
         """
         sums = f"{self._sum('entry')}, {self._sum('embedding')}"
         joined = f"{self._joined('entries')} LEFT JOIN vectors USING (id)"
@@ -347,8 +356,13 @@ class SqliteStore:
     def entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
         """Return entries in the order of their keys.
 
+        Args:
+            where: which entries count.
+            start: number of entries to skip.
+            limit: most entries; None for all.
+
         Raises:
-            UserError: one is damaged.
+            UserError: an entry is damaged.
         """
         condition, values = _condition(where)
         found = self._rows(
@@ -359,25 +373,25 @@ class SqliteStore:
         return [self._entry(number, row, digest) for number, *row, digest in found]
 
     def ids_where(self, where: Filter) -> np.ndarray:
-        """Return the ids that pass by SQLite's own word, ascending int64."""
+        """Return the ids that pass according to SQLite's indexes, ascending int64."""
         condition, values = _condition(where)
         return self._numbers(f"SELECT id FROM entries {condition} ORDER BY id", values)
 
     def check_structure(self) -> None:
-        """See that SQLite's indexes of the entries have all of them; two seconds for a million.
+        """Check that SQLite's indexes hold all entries; it takes two seconds for a million.
 
         Raises:
-            UserError: they have not.
+            UserError: an index lacks entries.
         """
         if self._rows("PRAGMA integrity_check(entries)") != [("ok",)]:
             raise self.lacking()
 
     def lacking(self) -> UserError:
-        """What to raise if an index of SQLite or the table of tags lacks entries."""
-        return self._damaged("its indexes or tags are not those of its entries")
+        """Return the error for an index of SQLite or a table of tags that lacks entries."""
+        return self._damaged("its indexes or tags do not fit its entries")
 
     def damaged_rows(self) -> dict[int, str]:
-        """Return ids of damaged rows and their keys, where these can be told; one pass over everything."""
+        """Return ids of damaged rows with their keys, or "" where unreadable; it reads everything."""
         found: dict[int, str] = {}
         tables = ("entries", "vectors", *(("digests",) if self._sealed else ()))
         source = " UNION ".join(f"SELECT id FROM {table}" for table in tables)
@@ -398,7 +412,7 @@ class SqliteStore:
         return found
 
     def rebuild(self) -> None:
-        """Make SQLite's indexes and the table of tags anew from the entries; within `writing`."""
+        """Rebuild SQLite's indexes and the table of tags from the entries; call it within `writing`."""
         self._connection.execute("REINDEX")
         self._connection.execute("DELETE FROM tags")
         after = 0
@@ -411,10 +425,10 @@ class SqliteStore:
         self._connection.execute("DELETE FROM dead WHERE id IN (SELECT id FROM digests)")
 
     def problems(self) -> list[str]:
-        """Return what is wrong with SQLite's own structures, in its words, and with the table of tags."""
+        """Return problems of SQLite's own structures, in its words, and of the table of tags."""
         found = [text for (text,) in self._rows("PRAGMA integrity_check(5)") if text != "ok"]
         if not found:
-            with contextlib.suppress(UserError):  # a damaged row is told elsewhere
+            with contextlib.suppress(UserError):  # damaged rows are reported elsewhere
                 found += self._wrong_tags()
         with contextlib.suppress(UserError):
             self.check_counts()
@@ -427,12 +441,12 @@ class SqliteStore:
             wanted = {(tag, row.id) for row in rows for tag in row.tags}
             there = set(self._rows("SELECT tag, id FROM tags WHERE id > ? AND id <= ?", (after, rows[-1].id)))
             if wanted != there:
-                return ["the table of tags is not that of the entries"]
+                return ["the table of tags does not fit the entries"]
             after = rows[-1].id
         return []
 
     def compact(self) -> None:
-        """Write the file anew: what was removed before SQLite was told to overwrite it leaves the disk.
+        """Rewrite the file, so that rows removed without overwriting leave the disk.
 
         Raises:
             UserError: there is no room for a copy.
@@ -441,7 +455,7 @@ class SqliteStore:
         self.scrub()
 
     def _connect(self) -> None:
-        """Open the file; where it cannot be opened as others write it, as one that nobody writes."""
+        """Open the file; if its folder is not writable, open it as a file that nobody writes."""
         try:
             self._frozen = None
             self._open(f"mode={'ro' if self._read_only else 'rw'}")
@@ -452,11 +466,11 @@ class SqliteStore:
                     raise
             if ahead.exists() and ahead.stat().st_size:
                 raise UserError(
-                    f"The gallery {self._path.parent} cannot be written, and whoever wrote it last did not "
-                    "close it; open it once where it can be written, with `san-tf gallery check`."
+                    f"The gallery {self._path.parent} cannot be written, but was not closed after its last "
+                    "change; run `san-tf gallery check` once where it can be written."
                 ) from error
             with _errors_told(self._path.parent):
-                # Taken first: a change while it is opened is seen.
+                # Taken before opening, so that a change meanwhile is seen.
                 frozen = self._signature()
                 self._open("mode=ro&immutable=1")
                 self._frozen = frozen
@@ -473,8 +487,8 @@ class SqliteStore:
             if hasattr(self._connection, "setlimit"):  # from Python 3.11 on
                 self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST)
             for setting in (
-                "synchronous = FULL",  # acknowledged means on the disk
-                "secure_delete = ON",  # deleted means gone from the disk
+                "synchronous = FULL",  # committed rows are on the disk
+                "secure_delete = ON",  # deleted rows are overwritten
                 "trusted_schema = OFF",
                 "cell_size_check = ON",
             ):
@@ -485,7 +499,7 @@ class SqliteStore:
             raise
 
     def _signature(self) -> tuple[Any, ...]:
-        """What changes when somebody writes the file."""
+        """Return inode, size and time of the files, which change when they are written."""
         signature = []
         for name in (self._path.name, f"{self._path.name}-wal"):
             try:
@@ -505,17 +519,17 @@ class SqliteStore:
             if any(row[:2] == ("table", "state") for row in found):
                 form = next(self._connection.execute("SELECT format FROM state LIMIT 1"), (None,))[0]
         self._check_format(_FORMAT if form == _FORMER or not isinstance(form, int) else form)
-        raise self._damaged("its tables are none of this package", _BACKUP)
+        raise self._damaged("its tables are not those of this package", _BACKUP)
 
     def _check_format(self, form: Any) -> None:
         if form not in (_FORMAT, _FORMER):
             raise UserError(
-                f"The gallery {self._path.parent} has format {form}, and this version of san_tf reads "
+                f"The gallery {self._path.parent} has format {form}, but this version of san_tf reads "
                 f"{_FORMAT}; use the version it was made with."
             )
 
     def _noted(self) -> tuple[Any, ...]:
-        """The rows of `state` and `seal`, in one: format, info, four numbers, and three more with digests."""
+        """Return the rows of `state` and `seal`: format, info, four numbers, and three values of the seal."""
         if self._frozen is not None and self._frozen != self._signature():
             self._connection.close()
             self._connect()
@@ -525,7 +539,7 @@ class SqliteStore:
             text = f"SELECT {columns}, entries, index_digest, digest FROM state JOIN seal USING (one) LIMIT 2"
             rows = self._rows(text)
         if len(rows) != 1 or not isinstance(rows[0][1], str):
-            raise self._damaged("what it notes of itself is missing", _BACKUP)
+            raise self._damaged("its own record is missing", _BACKUP)
         self._check_format(rows[0][0])
         return rows[0]
 
@@ -534,28 +548,26 @@ class SqliteStore:
         self._sealed, digest = noted[0] == _FORMAT, b""
         if self._sealed:
             if noted[-1] != _state_digest(noted[:-1]):
-                raise self._damaged("what it notes of itself has changed on the disk")
+                raise self._damaged("its own record has changed on the disk")
             digest = noted[-2]
         numbers = noted[2:6]
         if not all(type(n) is int and 0 <= n < _MOST_IDS for n in numbers) or type(digest) is not bytes:
-            raise self._damaged("what it notes of its index is impossible", _BACKUP)
+            raise self._damaged("its record of its index is impossible", _BACKUP)
         generation, last_id, trained, version = numbers
         return State(generation, last_id, trained, version, digest), noted[1]
 
     def _mend(self) -> None:
-        """If what is noted of the index is damaged, note that there is none."""
+        """If the record of the index is damaged, record that there is none."""
         noted = self._noted()
         if noted[0] != _FORMAT or noted[-1] == _state_digest(noted[:-1]):
             return
         if type(noted[-1]) is not bytes or noted[-1][:_HALF] != _state_digest(noted[:-1])[:_HALF]:
-            raise self._damaged(
-                "what it notes of its encoder and photographs has changed on the disk", _BACKUP
-            )
+            raise self._damaged("its record of its encoder and photographs has changed on the disk", _BACKUP)
         files = [path.stem.partition("-")[2] for path in self._path.parent.glob("index-*.faiss")]
         last = max((int(name) for name in files if name.isdecimal() and len(name) < 9), default=0)
         with _errors_told(self._path.parent):
             self._connection.execute("BEGIN IMMEDIATE")
-            # Another version than any before: whoever has it open looks anew.
+            # A new version number, so that other processes read the state again.
             self._connection.execute(
                 "UPDATE state SET generation = ?, last_id = 0, trained = 0, version = ?",
                 (last + 1, 2**29 + secrets.randbelow(2**29)),
@@ -568,7 +580,7 @@ class SqliteStore:
         self.was_mended = True
 
     def _joined(self, table: str, first: str = "digests") -> str:
-        """A table with the digests of its rows: one that lacks its other half must be seen."""
+        """Return a table joined with the digests of its rows; a row without its other half stays."""
         if not self._sealed:
             return table
         second = table if first == "digests" else "digests"
@@ -578,7 +590,7 @@ class SqliteStore:
         return f"digests.{column}" if self._sealed else "NULL"
 
     def _blob(self) -> str:
-        """An embedding, if it has the size of one: others are not read."""
+        """Return the SQL of an embedding; a value of another size is not read."""
         return f"CASE WHEN length(vectors.embedding) = {4 * self.info.size} THEN vectors.embedding END"
 
     def _verified_vectors(self, condition: str, values: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -598,7 +610,7 @@ class SqliteStore:
         return content
 
     def _key_of(self, number: int) -> str:
-        """Name a row in a message."""
+        """Return the name of a row for a message."""
         with contextlib.suppress(UserError):
             for (key,) in self._rows("SELECT key FROM entries WHERE id = ?", [number]):
                 if isinstance(key, str):
@@ -606,7 +618,7 @@ class SqliteStore:
         return f"entry number {number}"
 
     def _check_lengths(self, ids: Sequence[int] | np.ndarray, rows: np.ndarray) -> None:
-        """Embeddings in a gallery have length 1."""
+        """Check that all embeddings have length 1."""
         with np.errstate(over="ignore", invalid="ignore"):
             squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
             bad = np.flatnonzero(~(np.abs(squares - 1) < 1e-3))
@@ -619,7 +631,7 @@ class SqliteStore:
         return Entry(key, image, camera, time, pid, words)
 
     def _words(self, number: int, values: Sequence[Any], digest: bytes | None) -> tuple[str, ...]:
-        """Hold the columns of an entry against their digest and their types; return its tags."""
+        """Check the columns of an entry against their digest and types; return its tags."""
         key, image, camera, time, pid, tags = values
         if self._sealed and _entry_digest(number, values) != digest:
             raise self._damaged(
@@ -629,7 +641,7 @@ class SqliteStore:
         texts = type(key) is str and type(image) is str and words is not None
         numbers = type(camera) is int and type(time) in (float, _NONE) and type(pid) in (int, _NONE)
         if not texts or not numbers or words is None:
-            raise self._damaged(f"the entry number {number} holds values that are none of this package")
+            raise self._damaged(f"the entry number {number} holds values of wrong types")
         return words
 
     def _damaged(self, how: str, cure: str = "") -> UserError:
@@ -647,7 +659,7 @@ class SqliteStore:
             try:
                 return np.fromiter((number for (number,) in self._connection.execute(text, values)), np.int64)
             except (TypeError, ValueError, OverflowError) as error:
-                raise self._damaged("a number of it has changed on the disk") from error
+                raise self._damaged("one of its numbers has changed on the disk") from error
 
     def _matrix(self, rows: Sequence[bytes]) -> np.ndarray:
         return np.frombuffer(b"".join(rows), np.float32).reshape(-1, self.info.size)
@@ -655,7 +667,7 @@ class SqliteStore:
 
 @functools.lru_cache(1000)
 def _tags(text: Any) -> tuple[str, ...] | None:
-    """The tags of an entry; None for what is not a list of words."""
+    """Return the tags of an entry; None if the text is not a list of words."""
     try:
         words = tuple(json.loads(text))
     except (ValueError, TypeError, RecursionError):
@@ -665,7 +677,7 @@ def _tags(text: Any) -> tuple[str, ...] | None:
 
 @functools.cache
 def _schemas() -> tuple[frozenset[Any], ...]:
-    """Tables, indexes and their texts, as SQLite notes them, of both formats."""
+    """Return the schemas of both formats, as SQLite stores them."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
         noted = "SELECT type, name, tbl_name, sql FROM sqlite_master"
         connection.executescript(_SCHEMA)
@@ -676,7 +688,7 @@ def _schemas() -> tuple[frozenset[Any], ...]:
 
 
 def _refuse_links(folder: Path) -> None:
-    """Refuse a gallery whose own files are links, or none: they would lead writers and readers elsewhere."""
+    """Refuse a gallery whose own files are links or not plain files: links could lead elsewhere."""
     try:
         names = os.listdir(folder)
     except OSError as error:
@@ -687,8 +699,8 @@ def _refuse_links(folder: Path) -> None:
             with contextlib.suppress(FileNotFoundError):  # another process just replaced an index
                 if not stat.S_ISREG(os.lstat(folder / name).st_mode):
                     raise UserError(
-                        f"The gallery {folder} holds {name}, which is a link or something else in place of a "
-                        "file; copy the gallery with its files."
+                        f"The gallery {folder} holds {name}, which is a link or not a plain file; copy the "
+                        "gallery with its files."
                     )
 
 
@@ -703,15 +715,15 @@ def _embedding_digest(number: int | None, content: bytes) -> bytes:
 
 
 def _digests(row: Sequence[Any]) -> tuple[int, bytes, bytes]:
-    """Id and digests of a row: id, the columns of its entry, its embedding."""
+    """Return id and digests of a row (id, columns of the entry, embedding)."""
     number, *values, content = row
-    # What is not an embedding is refused when it is read, whatever its digest.
+    # A value that is not an embedding is refused when it is read, whatever its digest.
     content = content if type(content) is bytes else b""
     return number, _entry_digest(number, values), _embedding_digest(number, content)
 
 
 def _state_digest(values: Sequence[Any]) -> bytes:
-    """Two digests: of what the gallery is, and of what is noted of its index."""
+    """Return two joined digests: of format and info, and of the record of the index."""
     parts = (repr(tuple(part)).encode("utf-8", "surrogatepass") for part in (values[:2], values[2:]))
     return b"".join(hashlib.blake2b(part, digest_size=_HALF).digest() for part in parts)
 
@@ -726,27 +738,27 @@ def _renew_seal(connection: sqlite3.Connection) -> None:
 
 @contextlib.contextmanager
 def _errors_told(folder: Path) -> Iterator[None]:
-    """Turn what SQLite raises into a sentence that names the gallery."""
+    """Turn errors of SQLite into a sentence that names the gallery."""
     place = f"The gallery {folder}"
     try:
         yield
     except sqlite3.Error as error:
         reason = str(error)
         if "disk is full" in reason:
-            told = f"{place} cannot grow, the disk is full; what was in it still is, so free some space."
+            told = f"{place} cannot grow, because the disk is full; it is unchanged, so free some space."
         elif "is locked" in reason:
-            told = f"{place} is being written by another process for {_PATIENCE:.0f} s; try again later."
+            told = f"{place} is still being written by another process ({_PATIENCE:.0f} s); try again later."
         elif "readonly" in reason or "unable to open" in reason:
             told = f"{place} cannot be opened or written ({reason}); check its permissions."
         elif "I/O" in reason:
             told = f"{place} cannot be read or written ({reason}); check the disk."
         else:
-            told = f"{place} is damaged or none of this package ({reason}); take a backup of it."
+            told = f"{place} is damaged or not a gallery of this package ({reason}); restore a backup of it."
         raise UserError(told) from error
 
 
 def _condition(where: Filter) -> tuple[str, list[Any]]:
-    """The WHERE clause of a filter, and its values."""
+    """Return the WHERE clause of a filter, and its values."""
     parts: list[str] = []
     values: list[Any] = []
     for word, cameras in (("IN", where.cameras), ("NOT IN", where.excluded_cameras)):

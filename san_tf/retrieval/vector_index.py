@@ -1,8 +1,8 @@
-"""Which embeddings are near a query, without looking at all of them: an inverted file of FAISS.
+"""FAISS index (inverted file) that finds embeddings near a query without comparing all.
 
-The space is divided into cells around centres (k-means); a search looks into the cells nearest to the query.
-In them a number takes a byte: 512 MB for a million embeddings of 512, mapped from the file, not loaded. That
-rounding, and cells that are passed over, are why a gallery asks for more than it needs and measures again.
+The space is divided into cells around centres (k-means), and a search visits the cells nearest to the query.
+Each number takes one byte: 512 MB for a million embeddings of 512, memory-mapped. Because of this rounding
+and of unvisited cells, a gallery asks for more candidates than it needs and measures them again.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-# Cells that a search looks into. If a share of the entries passes a filter, by the square of that share more:
-# fewer pass in a cell, and what is nearest of them lies farther away. Below a tenth or so that is all cells.
+# Cells that a search visits. If a filter passes a share of the entries, the number is divided by its square:
+# fewer entries of a cell pass, and the nearest are farther away. Below about a tenth that is all cells.
 _PROBES = 32
-# Embeddings a cell from which the centres are computed.
+# Training embeddings per cell, from which the centres are computed.
 _SAMPLE = 50
 
 
 @functools.cache
 def faiss() -> Any | None:
-    """Return FAISS; None where it is not installed."""
+    """Return the FAISS module; None where it is not installed."""
     try:
         import faiss
     except ImportError:
@@ -33,7 +33,7 @@ def faiss() -> Any | None:
 
 
 def sample_size(number: int) -> int:
-    """How many of `number` embeddings `train` wants."""
+    """Return how many of `number` embeddings `train` needs as a sample."""
     return min(number, _SAMPLE * _cells(number))
 
 
@@ -42,10 +42,10 @@ def _cells(number: int) -> int:
 
 
 class VectorIndex:
-    """An index, in memory to be changed or mapped from its file to be searched.
+    """An index: in memory for changes, or memory-mapped for searches.
 
     Args:
-        index: of FAISS.
+        index: index of FAISS.
     """
 
     def __init__(self, index: Any) -> None:
@@ -53,16 +53,16 @@ class VectorIndex:
 
     @classmethod
     def train(cls, sample: np.ndarray, number: int) -> VectorIndex:
-        """Make an empty one for `number` embeddings, of which a `(n, D)` sample is given."""
-        index = faiss().index_factory(  # type: ignore[union-attr]  # who comes here has it
+        """Make an empty index for `number` embeddings, trained on a sample `(n, D)` of them."""
+        index = faiss().index_factory(  # type: ignore[union-attr]  # callers have FAISS
             sample.shape[1],
             f"IVF{_cells(number)},SQ8",
             faiss().METRIC_INNER_PRODUCT,  # type: ignore[union-attr]
         )
         index.cp.max_points_per_centroid = _SAMPLE
-        index.cp.min_points_per_centroid = 1  # it would complain on the screen
-        # Numbers as they are, not less the cell's centre, and room above the largest: embeddings that come
-        # later, of people unlike those here, must not be cut off.
+        index.cp.min_points_per_centroid = 1  # else FAISS prints warnings
+        # Store numbers themselves, not differences from the cell's centre, with room beyond the largest:
+        # later embeddings of unlike people must not be clipped.
         index.by_residual = False
         index.sq.rangestat_arg = 0.25
         index.train(sample)
@@ -72,16 +72,16 @@ class VectorIndex:
     def open(cls, path: Path, size: int, last_id: int, change: bool = False) -> VectorIndex:
         """Open a file, to search or to change it.
 
-        FAISS reads it without much care: hold its bytes against a digest before.
+        FAISS does not check it well, so check its digest before.
 
         Args:
-            path: of the file.
-            size: numbers of an embedding.
-            last_id: the largest id there may be in it.
-            change: read it into memory, to be changed.
+            path: path of the file.
+            size: dimensions of an embedding.
+            last_id: the largest id it may hold.
+            change: load it into memory for changes.
 
         Raises:
-            RuntimeError: it is missing, broken or another kind of index.
+            RuntimeError: the file is missing, broken or another kind of index.
         """
         library: Any = faiss()
         index = library.read_index(str(path), 0 if change else library.IO_FLAG_MMAP)
@@ -96,9 +96,10 @@ class VectorIndex:
         self._index.add_with_ids(rows, ids)
 
     def remove(self, ids: np.ndarray) -> None:
-        """Remove ids; some may not be there. Cells that lose some get the mean of the others as their centre.
+        """Remove ids; missing ones are ignored.
 
-        A centre of few embeddings is nearly one of them, and what is removed must not be found in the file.
+        A cell that loses embeddings gets the mean of the others as its centre: the centre of few embeddings
+        is nearly one of them, and removed embeddings must not stay in the file.
         """
         if not len(ids):
             return
@@ -135,32 +136,32 @@ class VectorIndex:
 
         Args:
             queries: `(Q, D)` float32.
-            count: ids a query.
-            passing: `(M,)` bool, whether an id counts; None for all. The fewer pass, the more cells are
-                looked into, up to all of them: near a query there may be none that passes.
+            count: ids per query.
+            passing: `(M,)` bool, whether each id counts; None for all. The fewer pass, the more cells are
+                visited, up to all of them.
 
         Returns:
-            `(up to count,)` int64 a query.
+            `(up to count,)` int64 for each query.
         """
         library = faiss()
         if library is None or not len(self):
             return [np.empty(0, np.int64)] * len(queries)
         count = min(count, len(self))
         parameters, probes = library.SearchParametersIVF(), float(_PROBES)
-        # Cells that hold some times more than is asked for.
+        # Visit cells that hold some four times more entries than are asked for.
         probes = max(probes, 4 * count * self._index.nlist / len(self))
         if passing is not None:
-            # Ids that never were in the index may count as passing, too.
+            # Ids that were never in the index may count as passing, too.
             probes *= max(1.0, len(self) / max(int(np.count_nonzero(passing)), 1)) ** 2
             bits = np.packbits(passing, bitorder="little")
-            # Kept in a variable: FAISS holds pointers to both.
+            # In variables, because FAISS holds only pointers to both.
             selector = library.IDSelectorBitmap(len(bits), library.swig_ptr(bits))
             parameters.sel = selector
         parameters.nprobe = int(min(self._index.nlist, math.ceil(probes)))
         found = self._index.search(queries, count, params=parameters)[1]
         fewer = np.flatnonzero((found < 0).any(axis=1))
         if len(fewer) and parameters.nprobe < self._index.nlist:
-            # Fewer lie in these cells than are asked for, and there may be more in others.
+            # These cells hold fewer than are asked for; other cells may hold more.
             parameters.nprobe = self._index.nlist
             found[fewer] = self._index.search(queries[fewer], count, params=parameters)[1]
         return [row[row >= 0] for row in found]

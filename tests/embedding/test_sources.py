@@ -135,16 +135,16 @@ def test_missing_and_unreadable_files_are_problems_of_their_own(tmp_path):
     ("name", "content", "told"),
     [
         ("list.csv", b"file\n1.jpg\n", "has no column `path`"),
-        ("list.csv", b"path,camid\n1.jpg\n", "line 2: it has not as many cells as the first line"),
-        ("list.csv", b"path\n1.jpg,2\n", "line 2: it has not as many cells"),
+        ("list.csv", b"path,camid\n1.jpg\n", "line 2 has more or fewer cells than the first line"),
+        ("list.csv", b"path\n1.jpg,2\n", "line 2 has more or fewer cells"),
         ("list.csv", b"\xff\xfe\x00", "is not a CSV file"),
-        ("list.csv", b"path;pid\n1.jpg;2\n", "separates its cells otherwise than by commas"),
+        ("list.csv", b"path;pid\n1.jpg;2\n", "does not separate its cells by commas"),
         ("list.csv", b"path,pid,PID\n1.jpg,2,3\n", "names a column twice"),
         ("list.csv", b"path,pid,pids\n1.jpg,2,3\n", "names a column twice .pid"),
         ("list.csv", b"path,features\n1.jpg,2\n", "has a column `features`"),
         ("shard.tar", b"not an archive", "shard.tar"),
-        ("shard.tgz", b"", "can only be read from its beginning on"),
-        ("list.xlsx", b"", "is of no kind that is read here"),
+        ("shard.tgz", b"", "is compressed as a whole"),
+        ("list.xlsx", b"", "is not a folder, .csv, .tar, .zip or image"),
     ],
 )
 def test_wrong_places(tmp_path, name, content, told):

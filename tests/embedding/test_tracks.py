@@ -200,8 +200,8 @@ def test_frames_come_in_the_order_of_their_numbers(tmp_path, names, ordered):
         (["1.png", "01.png"], "01.png and 1.png have the same number"),
         (["1.png", "1.jpg"], "1.jpg and 1.png have the same number"),
         (["a1.png", "b1.png"], "a1.png and b1.png differ in more than a number"),
-        (["1.5.png", "1.25.png"], "by letters 1.25.png comes before 1.5.png, by numbers behind it"),
-        (["1.png", "2.png", "4.png"], "there are no frames between 2.png and 4.png"),
+        (["1.5.png", "1.25.png"], "by letters 1.25.png comes before 1.5.png, by numbers after it"),
+        (["1.png", "2.png", "4.png"], "has no frames between 2.png and 4.png"),
         (["a.txt"], "holds no frame"),
     ],
 )
@@ -218,7 +218,7 @@ def test_frames_that_are_damaged_or_missing_cost_those_frames(videos, tmp_path):
     assert left_out == {
         f"{videos[0]}, frame 13": missing,
         f"{videos[0]}, frame 14": missing,
-        f"{videos[0]}#2": "is in frames only that could not be read",
+        f"{videos[0]}#2": "is only in frames that could not be read",
     }
     folder = tmp_path / "frames"
     folder.mkdir()

@@ -24,7 +24,7 @@ import pytest
         (["--against", "one.npz"], "--against"),
         (["--against", "absent_q.npz", "absent_g.npz"], "absent_q.npz"),
         (["--calibrate", "a.json", "--calibration", "b.json"], "exclude each other"),
-        (["--calibrate", "a.json", "--query_expansion", "2"], "two embeddings alone"),
+        (["--calibrate", "a.json", "--query_expansion", "2"], "two embeddings on their own"),
         (["--calibration", "absent.json"], "absent.json"),
         (["--prior", "1"], "prior is 1"),
         (["--protocol", "vehicleid", "--rerank"], "leave --rerank out"),
@@ -54,7 +54,7 @@ def test_files_that_are_left_out_or_do_not_fit(run, files, tmp_path):
         ([query, "--gallery", str(files / "g.npz"), str(files / "q.npz")], "1 query files and 2 gallery"),
         ([query, f"--gallery={tmp_path / 'absent.npz'}"], "absent.npz"),
         ([query, f"--gallery={tmp_path / 'wide.npz'}"], "12 dimensions and gallery features 13"),
-        ([query, f"--gallery={tmp_path / 'nan.npz'}"], "not finite (first in row 7)"),
+        ([query, f"--gallery={tmp_path / 'nan.npz'}"], "NaN or infinity (first in row 7)"),
         ([query, f"--gallery={tmp_path / 'strangers.npz'}"], "No query has a true match"),
     ):
         code, out, err = run(*arguments, sets=False)
@@ -73,4 +73,4 @@ def test_nan_is_named_whatever_is_done_first(run, files, tmp_path, flag):
     np.savez(tmp_path / "inf.npz", **bad)
     code, out, err = run(f"--query={files / 'q.npz'}", f"--gallery={tmp_path / 'inf.npz'}", flag, sets=False)
     assert (code, out) == (2, "")
-    assert "gallery features are not finite (first in row 7)" in err and err.strip().count("\n") == 0
+    assert "gallery features hold NaN or infinity (first in row 7)" in err and err.strip().count("\n") == 0

@@ -112,7 +112,7 @@ def test_parquet(tmp_path, kind):
         refused(tmp_path / "bad.parquet", named)
     whole = (tmp_path / "q.parquet").read_bytes()
     (tmp_path / "bad.parquet").write_bytes(whole[: len(whole) // 2])
-    refused(tmp_path / "bad.parquet", "broken or no .parquet file")
+    refused(tmp_path / "bad.parquet", "not a valid .parquet file")
 
 
 def test_parquet_without_pyarrow_is_one_sentence(tmp_path):
@@ -152,7 +152,7 @@ def test_pickles_in_disguise_are_refused(tmp_path):
     for suffix in (".npz", ".npy", ".parquet"):
         (tmp_path / f"q{suffix}").write_bytes(pickle.dumps(Bomb()))
         (tmp_path / "q.csv").write_text("pid\n1\n")
-        refused(tmp_path / f"q{suffix}", "broken or no")
+        refused(tmp_path / f"q{suffix}", "is not a valid")
     np.save(tmp_path / "q.npy", np.array([Bomb()], dtype=object), allow_pickle=True)
     refused(tmp_path / "q.npy", "Python objects")
 
@@ -160,7 +160,7 @@ def test_pickles_in_disguise_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"features": FEATURES[0]}, r"shape \(5,\); give one row an image"),
+        ({"features": FEATURES[0]}, r"shape \(5,\); give one row per image"),
         ({"features": FEATURES[None]}, r"shape \(1, 7, 5\)"),
         ({"features": FEATURES.astype(str)}, "real numbers"),
         ({"features": FEATURES.astype(complex)}, "complex128; give real numbers"),
@@ -196,7 +196,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, save):
     whole = (tmp_path / "whole.npz").read_bytes()
     for length in range(0, len(whole), max(1, len(whole) // 25)):
         (tmp_path / "q.npz").write_bytes(whole[:length])
-        refused(tmp_path / "q.npz", "broken or no .npz file")
+        refused(tmp_path / "q.npz", "not a valid .npz file")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

@@ -14,9 +14,9 @@ def test_mistakes_are_named():
         evaluate_ranking(good, *labels, np.ones((3, 5)), *labels)
     bad = good.copy()
     bad[2, 1] = np.nan
-    with pytest.raises(UserError, match=r"gallery features are not finite \(first in row 2\)"):
+    with pytest.raises(UserError, match=r"gallery features hold NaN or infinity \(first in row 2\)"):
         evaluate_ranking(good, *labels, bad, *labels)
-    with pytest.raises(UserError, match=r"query features have shape \(4,\); give one row an image"):
+    with pytest.raises(UserError, match=r"query features have shape \(4,\); give one row per image"):
         evaluate_ranking(good[0], *labels, good, *labels)
     with pytest.raises(UserError, match="query features are of type <U1; give real numbers"):
         evaluate_ranking(np.full((3, 4), "x"), *labels, good, *labels)
@@ -42,12 +42,12 @@ def test_mistakes_are_named():
     square = np.ones((3, 3))
     with pytest.raises(UserError, match=r"Distances of shape \(3, 3\) from query 1 on do not fit 3 queries"):
         evaluate_distances([(1, square)], *labels, *labels)
-    with pytest.raises(UserError, match="no distances of query 2; give every query's"):
+    with pytest.raises(UserError, match="distances of query 2 are missing; give every query's"):
         evaluate_distances([(0, square[:2])], *labels, *labels)
-    with pytest.raises(UserError, match="distances from query 1 on are there twice"):
+    with pytest.raises(UserError, match="distances from query 1 on are given twice"):
         evaluate_distances([(0, square[:2]), (1, square[:2])], *labels, *labels)
     square[1, 0] = np.nan
-    with pytest.raises(UserError, match="A distance of query 1 is not a number"):
+    with pytest.raises(UserError, match="A distance of query 1 is NaN"):
         evaluate_distances([(0, square)], *labels, *labels)
     with pytest.raises(UserError, match="at least 1 image, not 0"):
         top_of_distances([(0, square)], *labels, *labels, k=0)

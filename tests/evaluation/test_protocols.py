@@ -232,7 +232,7 @@ def test_missing_cameras_remove_nothing_and_are_told():
     assert result.mAP == partial.mAP
     assert "150 of 150 images have no camera" in result.notes[0]
     assert evaluate_protocol(query, gallery, "market").notes == ()
-    with pytest.raises(UserError, match="needs the camera of every image, and 150 have none"):
+    with pytest.raises(UserError, match="needs the camera of every image, but 150 have none"):
         evaluate_protocol(*unknown, "cross-camera")
     # Knowing the camera of one query more removes no more than its own.
     camids = np.full(len(gallery), -1)

@@ -191,15 +191,15 @@ def test_a_handful_of_images_and_images_all_alike():
 
 def test_mistakes_are_named():
     good = np.ones((3, 4), np.float32)
-    with pytest.raises(UserError, match="k1 and k2 are at least 1 in re-ranking, not 0 and 6"):
+    with pytest.raises(UserError, match="k1 and k2 of re-ranking must be at least 1, not 0 and 6"):
         rerank(good, good, k1=0)
-    with pytest.raises(UserError, match=r"from 0 to 1, not 1\.5"):
+    with pytest.raises(UserError, match=r"give 0 to 1, not 1\.5"):
         rerank(good, good, lambda_value=1.5)
     with pytest.raises(UserError, match="have 4 dimensions and gallery features 5"):
         rerank(good, np.ones((3, 5)))
     bad = good.copy()
     bad[1, 1] = np.inf
-    with pytest.raises(UserError, match=r"gallery features are not finite \(first in row 1\)"):
+    with pytest.raises(UserError, match=r"gallery features hold NaN or infinity \(first in row 1\)"):
         rerank(good, bad)
     with pytest.raises(UserError, match="query features are empty"):
         rerank(good[:0], good)

@@ -139,5 +139,5 @@ def test_mistakes_are_named():
         compare(good, scores(np.zeros(5)), pids)
     holes = good.mAP.copy()
     holes[3] = np.nan
-    with pytest.raises(UserError, match="a true match in one of them alone"):
+    with pytest.raises(UserError, match="a true match in only one of the two runs"):
         compare(good, scores(holes), pids)

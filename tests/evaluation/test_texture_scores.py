@@ -125,7 +125,7 @@ def test_what_does_not_fit_is_refused():
             score(true[:1], true, ALL)
         with pytest.raises(UserError, match="must both be"):
             score(true, true, ALL[:-1])
-        with pytest.raises(UserError, match="no texel"):
+        with pytest.raises(UserError, match="mask is empty"):
             score(true, true, ~ALL)
     speckled = np.zeros_like(ALL)
     speckled[::2, ::2] = True

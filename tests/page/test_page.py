@@ -178,7 +178,7 @@ def test_what_was_deleted_or_replaced_is_not_shown_any_more(folder, tmp_path):
                 client.post("/api/search", json={"key": "b"}),
                 client.post("/api/export/png", json={"key": "b"}),
             ):
-                assert answer.status_code == 404 and "no such entry" in answer.json()["error"]
+                assert answer.status_code == 404 and "does not hold this entry" in answer.json()["error"]
             (images / "c.png").unlink()
             assert client.get("/api/picture", params={"key": "c"}).status_code == 404
             # The open file would be read for ever.

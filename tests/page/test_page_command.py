@@ -56,14 +56,14 @@ def test_mistakes(capsys, tmp_path, monkeypatch, argv, sentence):
 
 def test_without_fastapi(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)  # what an import meets where it is not installed
-    assert "The page wants FastAPI and uvicorn: pip install 'san-tf[page]'" in _mistake(capsys, "--demo")
+    assert "The page needs FastAPI and uvicorn: pip install 'san-tf[page]'" in _mistake(capsys, "--demo")
 
 
 def test_a_port_in_use(capsys):
     with listen("127.0.0.1", 0) as taken:
         port = taken.getsockname()[1]
         said = _mistake(capsys, "--demo", "--port", str(port))
-    assert f"Port {port} is in use; end what uses it, or give another" in said
+    assert f"Port {port} is in use; stop its program, or give another" in said
 
 
 def test_an_encoder_of_another_size(capsys, tmp_path):

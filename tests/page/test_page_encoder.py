@@ -88,7 +88,7 @@ def test_a_gallery_on_disk_behind_the_page(network, demo, tmp_path):
             shown = np.asarray(Image.open(io.BytesIO(answer.content))).astype(int)
             assert np.abs(shown - Image.open(folder / "images" / listed[3]["key"])).mean() < 2
             missing = other.get("/api/picture", params={"key": "nobody.jpg"})
-            assert missing.status_code == 404 and "no such entry" in missing.json()["error"]
+            assert missing.status_code == 404 and "does not hold this entry" in missing.json()["error"]
 
 
 def test_entries_know_time_and_side():

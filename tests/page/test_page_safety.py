@@ -72,7 +72,7 @@ def test_a_server_open_to_others_takes_addresses_and_its_names_but_no_others(fol
 )  # fmt: skip
 def test_other_sites_may_not_ask(client, headers):
     answer = client.post("/api/search", json={"key": "0001_c1.png"}, headers=headers)
-    assert answer.status_code == 403 and "Another web site" in answer.json()["error"]
+    assert answer.status_code == 403 and "another web site" in answer.json()["error"]
     answer = client.post("/api/uploads", content=crop(1), headers={**BYTES, **headers})
     assert answer.status_code == 403
 

@@ -40,7 +40,7 @@ BYTES = {"content-type": "application/octet-stream"}
         ),
         (crop(1, kind="JPEG")[:60], "The picture is a JPEG file that is cut off or damaged."),
         (crop(1, size=(200, 400), kind="JPEG")[:1800], "The picture is damaged: it cannot be decoded."),
-        (b"x" * 100_001, "That is more than the 100,000 bytes that are taken; choose a smaller file."),
+        (b"x" * 100_001, "The request exceeds the limit of 100,000 bytes; choose a smaller file."),
     ],
     ids=["empty", "text", "svg", "cut in its header", "cut off", "too large"],
 )
@@ -249,7 +249,7 @@ def test_sheets_are_drawn_one_at_a_time_and_do_not_pile_up(folder, monkeypatch):
         for thread in threads:
             thread.join()
     told = [answer.json()["error"] for answer in answers if answer.status_code == 503]
-    assert told == ["Others wait for that already; try again in a moment."] * 3
+    assert told == ["Too many requests are waiting already; try again in a moment."] * 3
     assert [answer.content for answer in answers if answer.status_code == 200] == [b"drawn"] * 5
 
 
@@ -269,7 +269,7 @@ def test_sheets_are_drawn_one_at_a_time_and_do_not_pile_up(folder, monkeypatch):
 def test_questions_that_make_no_sense(client, question):
     headers = {"content-type": "application/json"}
     answer = client.post("/api/search", content=json.dumps(question), headers=headers)
-    assert answer.status_code == 422 and answer.json()["error"].startswith("The question makes no sense (")
+    assert answer.status_code == 422 and answer.json()["error"].startswith("The request is not valid (")
 
 
 def test_infinite_times_and_broken_json(client):

@@ -151,7 +151,7 @@ def test_an_interrupted_addition_goes_on(model, crops, tmp_path, monkeypatch, ca
         assert len(gallery) == 5 and gallery.info.model.endswith("market/2")
     seen[:] = [0, 0, 0]
     assert _run(*command) == 0
-    told = "7 added; 5 were in it already and stay as they are (--replace takes them anew); 12 entries now"
+    told = "7 added; 5 were in it already and were skipped (--replace adds them again); 12 entries now"
     assert sum(seen) == 7 and told in capsys.readouterr().out
     assert _run(*command) == 0
     assert "0 added; 12 were in it already" in capsys.readouterr().out
@@ -310,7 +310,7 @@ def test_listing_and_deleting(people, tmp_path, capsys):
             ["search", "--gallery", "g", "--query", "q", "--top", "0"],
             "--top: '0' is not a whole number from 1",
         ),
-        (["search", "--gallery", "g", "--query", "q", "--rerank", "5"], "--rerank is 5; give a number from"),
+        (["search", "--gallery", "g", "--query", "q", "--rerank", "5"], "--rerank is 5; give at least"),
         (["search", "--gallery", "g", "--query", "q", "--figure", "x.doc"], "is not the name of a figure"),
         (["search", "--gallery", "g", "--query", "q", "--top", "9" * 5000], "is not a whole number from 1"),
         (["gallery", "list", "g", "--cameras", "9" * 25], "--cameras: '9999999999999999999999999' is not a"),
@@ -324,7 +324,7 @@ def test_listing_and_deleting(people, tmp_path, capsys):
         (["gallery", "list", "g", "--since", "\udcff"], "'\\udcff' is not a time"),
         (["gallery", "add", "g", "--features", "x", "--tags", "\udcff"], "The tag '\\udcff' is not a word"),
         (["gallery", "check", "nowhere"], "There is no gallery nowhere"),
-        (["gallery", "check", "milvus:x.db"], "where entries have no digests, so it is not checked"),
+        (["gallery", "check", "milvus:x.db"], "where entries have no digests to check"),
         (["search", "--galery", "g"], "arguments are required|no flag"),
     ],
 )
@@ -375,7 +375,7 @@ def test_brackets_in_names_are_no_styles(model, crops, tmp_path, capsys):
     gallery = tmp_path / "old[er].gallery"
     assert _run("gallery", "add", gallery, "--images", folder, "--model", model / "market" / "1") == 0
     said = capsys.readouterr().out
-    assert f"{gallery}: 1 added" in said and f"{gallery}.left_out.csv says which" in said
+    assert f"{gallery}: 1 added" in said and f"{gallery}.left_out.csv lists them" in said
     assert _run("gallery", "list", gallery) == 0
     assert "a[red]b[1].jpg" in capsys.readouterr().out
     assert _run("search", "--gallery", gallery, "--query", folder / "a[red]b[1].jpg") == 0

@@ -118,14 +118,14 @@ def _other_row(number: int) -> bytes:
         ("UPDATE entries SET camera = 3 WHERE key = 'k11'", "the entry k11 has changed"),
         ("UPDATE entries SET pid = 3", "the entry k.. has changed"),
         ("UPDATE entries SET key = 'k99' WHERE key = 'k11'", "the entry k99 has changed"),
-        ("DELETE FROM entries WHERE key = 'k11'", "they are not all there"),
+        ("DELETE FROM entries WHERE key = 'k11'", "not all of them are there"),
         ("DELETE FROM vectors WHERE id = 95", "embedding of tail4 has changed"),
-        ("DELETE FROM digests WHERE id = 11", "they are not all there"),
-        ("INSERT INTO dead VALUES (11)", "they are not all there"),
-        ("UPDATE state SET last_id = 50", "notes of itself has changed"),
-        ("UPDATE state SET info = replace(info, 'ab', 'ac')", "notes of itself has changed"),
-        ("DELETE FROM state", "notes of itself is missing"),
-        ("UPDATE seal SET entries = 5", "notes of itself has changed"),
+        ("DELETE FROM digests WHERE id = 11", "not all of them are there"),
+        ("INSERT INTO dead VALUES (11)", "not all of them are there"),
+        ("UPDATE state SET last_id = 50", "own record has changed"),
+        ("UPDATE state SET info = replace(info, 'ab', 'ac')", "own record has changed"),
+        ("DELETE FROM state", "own record is missing"),
+        ("UPDATE seal SET entries = 5", "own record has changed"),
     ],
 )
 def test_rows_that_were_overwritten(copy, statement, told):
@@ -189,7 +189,7 @@ def test_check_mends_what_is_noted_of_the_index_but_not_of_the_encoder(copy, sou
     assert check_gallery(copy).damaged == []
     assert _answers(copy) == _answers(sound)
     _change(copy, "UPDATE state SET info = replace(info, 'ab', 'ac')")
-    with pytest.raises(UserError, match=r"notes of its encoder .* has changed on the disk; take a"):
+    with pytest.raises(UserError, match=r"record of its encoder .* has changed on the disk; restore a"):
         check_gallery(copy)
 
 
@@ -220,7 +220,7 @@ def test_check_makes_sqlites_own_indexes_anew(copy, sound):
     ):
         with (
             open_gallery(copy) as gallery,
-            pytest.raises(UserError, match="not those of its entries"),
+            pytest.raises(UserError, match="do not fit its entries"),
         ):
             ask(gallery)
     assert check_gallery(copy).made == ["SQLite's indexes"]
@@ -235,7 +235,7 @@ def test_a_list_by_tag_lacks_nothing_that_the_table_of_tags_has_lost(copy):
         assert (gallery.cameras(), gallery.tags()) == ([0, 1, 2, 3, 4], ["t0", "t1", "t2"])
     _change(copy, "DELETE FROM tags WHERE tag = 't2' AND id < 9")
     with open_gallery(copy, read_only=True) as gallery:
-        with pytest.raises(UserError, match="tags are not those of its entries; run `san-tf gallery check"):
+        with pytest.raises(UserError, match="tags do not fit its entries; run `san-tf gallery check"):
             gallery.entries(Filter(tags=("t2",)))
         assert gallery.tags() == ["t0", "t1", "t2"]
     assert check_gallery(copy).made == ["SQLite's indexes"]
@@ -285,26 +285,26 @@ def test_check_gives_digests_to_the_former_format(copy, sound):
     [
         (
             ["CREATE TRIGGER t AFTER INSERT ON entries BEGIN DELETE FROM entries; END"],
-            "its tables are none of",
+            "its tables are not those of",
         ),
-        (["CREATE VIEW v AS SELECT * FROM entries"], "its tables are none of"),
+        (["CREATE VIEW v AS SELECT * FROM entries"], "its tables are not those of"),
         (
             ["ALTER TABLE tags RENAME TO other", "CREATE VIEW tags AS SELECT * FROM other"],
-            "its tables are none",
+            "its tables are not those",
         ),
-        (["CREATE TABLE more (x)"], "its tables are none of"),
-        (["ALTER TABLE entries ADD COLUMN more AS (length(key))"], "its tables are none of"),
-        (["UPDATE state SET info = '{}'"], "notes of itself is impossible"),
-        (["UPDATE state SET info = '[]'"], "notes of itself is impossible"),
-        (["UPDATE state SET info = 'x'"], "notes of itself is impossible"),
-        (['UPDATE state SET info = \'{"size": "24"}\''], "notes of itself is impossible"),
-        (["UPDATE state SET info = '{\"size\": 1e9}'"], "notes of itself is impossible"),
-        (['UPDATE state SET info = \'{"size": 24, "images": 7}\''], "notes of itself is impossible"),
-        (['UPDATE state SET info = \'{"size": 24, "images": "a\\u0000"}\''], "notes of itself is impossible"),
-        (['UPDATE state SET info = \'{"size": 24, "run": "me"}\''], "notes of itself is impossible"),
+        (["CREATE TABLE more (x)"], "its tables are not those of"),
+        (["ALTER TABLE entries ADD COLUMN more AS (length(key))"], "its tables are not those of"),
+        (["UPDATE state SET info = '{}'"], "record is impossible"),
+        (["UPDATE state SET info = '[]'"], "record is impossible"),
+        (["UPDATE state SET info = 'x'"], "record is impossible"),
+        (['UPDATE state SET info = \'{"size": "24"}\''], "record is impossible"),
+        (["UPDATE state SET info = '{\"size\": 1e9}'"], "record is impossible"),
+        (['UPDATE state SET info = \'{"size": 24, "images": 7}\''], "record is impossible"),
+        (['UPDATE state SET info = \'{"size": 24, "images": "a\\u0000"}\''], "record is impossible"),
+        (['UPDATE state SET info = \'{"size": 24, "run": "me"}\''], "record is impossible"),
         (["UPDATE state SET info = '{\"size\": 25}'"], "holds embeddings of 25 numbers"),
         (["UPDATE state SET info = zeroblob(30000000)"], "too big|is missing"),
-        (["UPDATE state SET info = NULL"], "notes of itself is missing"),
+        (["UPDATE state SET info = NULL"], "own record is missing"),
         (["UPDATE state SET last_id = 9e18"], "index is impossible"),
         (["UPDATE state SET last_id = 'many'"], "index is impossible"),
         (["UPDATE state SET format = 'x'"], "has format x"),
@@ -315,12 +315,12 @@ def test_check_gives_digests_to_the_former_format(copy, sound):
         ),
         ([("UPDATE vectors SET embedding = ?", (np.full(SIZE, np.nan, "f4").tobytes(),))], "no direction"),
         ([("UPDATE vectors SET embedding = ?", (np.full(SIZE, 9, "f4").tobytes(),))], "has no direction"),
-        (["UPDATE entries SET tags = '7'"], "none of this package"),
-        (["UPDATE entries SET tags = '[7]'"], "none of this package"),
-        (["UPDATE entries SET camera = 'x'"], "none of this package"),
-        (["UPDATE entries SET time = 'noon'"], "none of this package"),
-        (["UPDATE entries SET image = x'00'"], "none of this package"),
-        (["UPDATE entries SET key = CAST(x'ff' || id AS TEXT)"], "none of this package|damaged"),
+        (["UPDATE entries SET tags = '7'"], "values of wrong types"),
+        (["UPDATE entries SET tags = '[7]'"], "values of wrong types"),
+        (["UPDATE entries SET camera = 'x'"], "values of wrong types"),
+        (["UPDATE entries SET time = 'noon'"], "values of wrong types"),
+        (["UPDATE entries SET image = x'00'"], "values of wrong types"),
+        (["UPDATE entries SET key = CAST(x'ff' || id AS TEXT)"], "values of wrong types|damaged"),
     ],
 )
 def test_a_strangers_database(copy, statements, told):
@@ -342,7 +342,7 @@ def test_links_in_a_gallery_are_refused(copy, tmp_path):
         if content is not None:
             path.write_bytes(content)
     os.mkfifo(copy / "index-8.faiss")
-    with pytest.raises(UserError, match="which is a link or something else"):
+    with pytest.raises(UserError, match="which is a link or not a plain file"):
         open_gallery(copy)
     assert not (tmp_path / "elsewhere").exists()
 
@@ -537,5 +537,5 @@ def test_a_gallery_whose_writer_was_killed_in_a_folder_that_cannot_be_written(co
         return real(place, **options)
 
     monkeypatch.setattr(sqlite_store.sqlite3, "connect", unwritable_folder)
-    with pytest.raises(UserError, match="whoever wrote it last did not close it"):
+    with pytest.raises(UserError, match="but was not closed after its last change"):
         open_gallery(copy, read_only=True)

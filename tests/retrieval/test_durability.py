@@ -116,7 +116,7 @@ def test_a_full_disk_is_told_and_leaves_what_was_there(tmp_path):
     # SQLite's own limit raises what a full disk raises.
     gallery._store._connection.execute("PRAGMA max_page_count = 1")
     with pytest.raises(
-        UserError, match=r"people\.gallery cannot grow, the disk is full; what was in it still is"
+        UserError, match=r"people\.gallery cannot grow, because the disk is full; it is unchanged"
     ):
         for number in range(8, 500):
             gallery.add(*batch(number))
@@ -137,7 +137,7 @@ def test_an_index_that_cannot_be_written_is_done_without(tmp_path, monkeypatch, 
     for number in range(3, 9):
         gallery.add(*batch(number))
     assert _check(gallery, 8) == 8
-    with pytest.raises(UserError, match=r"index of .* cannot be written, and what it held it still holds"):
+    with pytest.raises(UserError, match=r"index of .* cannot be written, and is unchanged"):
         gallery.optimize()
     assert _check(gallery, 8) == 8
     assert not list((tmp_path / "people.gallery").glob(".*"))
@@ -228,14 +228,17 @@ def _write(path: Path, content: bytes = b"x") -> None:
         (lambda path: None, "There is no gallery .*; make one with `san-tf gallery add"),
         (lambda path: _write(path), "is not a gallery, but something else"),
         (lambda path: _write(path / "photo.jpg"), "is not a gallery, but something else"),
-        (lambda path: _write(path / "gallery.sqlite"), "is damaged: its tables are none of"),
+        (lambda path: _write(path / "gallery.sqlite"), "is damaged: its tables are not those of"),
         (
             lambda path: _write(path / "gallery.sqlite", b""),
-            "is damaged: its tables are none of this package",
+            "is damaged: its tables are not those of this package",
         ),
-        (lambda path: _write(path / "gallery.sqlite", b"x" * 999), "is damaged or none of this package"),
-        (lambda path: _newer(path), "has format 3, and this version of san_tf reads 2"),
-        (lambda path: _damaged(path), "is damaged or none of this package"),
+        (
+            lambda path: _write(path / "gallery.sqlite", b"x" * 999),
+            "is damaged or not a gallery of this package",
+        ),
+        (lambda path: _newer(path), "has format 3, but this version of san_tf reads 2"),
+        (lambda path: _damaged(path), "is damaged or not a gallery of this package"),
     ],
 )
 def test_what_is_no_gallery(tmp_path, make, told):
@@ -266,7 +269,7 @@ def test_a_gallery_that_is_only_read(tmp_path):
     with open_gallery(path, read_only=True) as gallery:
         assert len(gallery.search(np.ones((1, SIZE)), 50)[0]) == ROWS
         for change in (lambda: gallery.add(*batch(1)), lambda: gallery.delete(["a"])):
-            with pytest.raises(UserError, match="opened to be read only"):
+            with pytest.raises(UserError, match="opened read-only"):
                 change()
 
 

@@ -177,8 +177,8 @@ def test_a_search_that_asks_for_everything_gets_it(empty):
     [
         (Filter(cameras=(10**30,)), r"There is no camera a number above 1e\+20"),
         (Filter(excluded_cameras=(-2,)), "There is no camera -2"),
-        (Filter(since=float("nan")), "The time nan cannot be looked for"),
-        (Filter(until=float("inf")), "The time inf cannot be looked for"),
+        (Filter(since=float("nan")), "The time nan of the filter is not finite"),
+        (Filter(until=float("inf")), "The time inf of the filter is not finite"),
         (Filter(tags=("\udcff",)), "There is no tag"),
     ],
 )

@@ -95,8 +95,8 @@ def test_pages_of_entries(gallery):
         (lambda g: g.add(np.ones((1, 2)), [Entry("a", tags=("",))]), "not a word"),
         (lambda g: g.search(np.ones((1, 2)), top=0), "at least 1 entry, not 0"),
         (lambda g: g.search(np.ones((1, 1))), "2 numbers, and these have 1"),
-        (lambda g: g.delete(), "one of both"),
-        (lambda g: g.delete(["a"], Filter()), "one of both"),
+        (lambda g: g.delete(), "Name either the keys"),
+        (lambda g: g.delete(["a"], Filter()), "Name either the keys"),
         (lambda g: g.embeddings(["nobody"]), "holds no entry nobody"),
     ],
 )

@@ -1,9 +1,9 @@
-// People as elements of the page. Names and tags come from a gallery, so they are set as text, never as markup.
+// Cards of people. Names and tags come from a gallery, so they are set as text, never as markup.
 
 import * as server from "./server.js";
 
-// Control characters, halves of characters, and what turns or hides the letters beside it, are shown as numbers:
-// two different names must not look alike, and none may turn the words around it.
+// Control characters, lone surrogates, and characters that reorder or hide others are shown as numbers: different
+// names must not look alike, and no name may reorder the text around it.
 const UNSEEN = /[\u0000-\u0009\u000b-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff\p{Cs}]/gu;
 export const visible = (text) => text.replace(UNSEEN, (letter) => `\\u${letter.charCodeAt(0).toString(16).padStart(4, "0")}`);
 
@@ -63,7 +63,7 @@ function spoken(item) {
   return [...parts, ...where(item)].join(", ");
 }
 
-// A card: of a hit, with rank, mark and score; of the gallery, without.
+// A card: a hit has rank, mark and score; an entry of the gallery has none.
 export function card(item, textures) {
   const made = element("button", item.rank ? "card" : "card plain");
   made.type = "button";
@@ -79,7 +79,7 @@ export function card(item, textures) {
     if (item.right !== null) made.classList.add(item.right ? "right" : "wrong");
   }
   made.append(framed("crop", item.picture ? server.picture(item.key) : null, true));
-  // Textures cost the encoder's time: they are asked for when they are to be seen.
+  // Textures take the encoder's time, so they are requested only when they are visible.
   if (textures && item.picture) made.append(framed("painted", server.texture(item), true));
   made.append(element("span", "facts", ...where(item).map((line) => element("span", "", line))));
   return made;
@@ -98,7 +98,7 @@ export function summary(answer, facts, reranked) {
     parts.push(`${right} of ${answer.hits.length} right`);
     parts.push(first ? `the first at rank ${first.rank}` : "none of the same person");
   } else if (facts.identities) {
-    parts.push("who the query is, is not known: no marks");
+    parts.push("the query's identity is unknown: no marks");
   }
   return parts.filter(Boolean).join(" · ");
 }

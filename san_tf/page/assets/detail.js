@@ -1,4 +1,4 @@
-// Two people side by side, with what the network sees of each.
+// Dialog that compares the query and a hit, with their textures.
 
 import { element, mark, show, written } from "./cards.js";
 import * as server from "./server.js";
@@ -44,13 +44,13 @@ function clear() {
   context.clearRect(0, 0, canvas.width, canvas.height);
 }
 
-// Brightness of a texel: the mean difference of its colours, full at a third of their range.
+// Brightness of a texel: the mean difference of its colours, full at a third of the range.
 async function compare(key) {
   const [left, right] = [find("left-texture"), find("right-texture")];
   try {
     await Promise.all([left.decode(), right.decode()]);
   } catch {
-    return; // there is none, or another was asked for meanwhile
+    return; // there is no texture, or another was requested meanwhile
   }
   if (!shown || shown.hits[shown.place].key !== key) return;
   canvas.width = left.naturalWidth;

@@ -1,4 +1,4 @@
-// The controls of the left column: who counts, and how many.
+// Controls of the left column: filters and ranking.
 
 import { element } from "./cards.js";
 
@@ -31,7 +31,7 @@ function clear() {
   find("since").value = find("until").value = "";
 }
 
-// Times are shown and read as UTC, as the gallery keeps them.
+// Times are shown and read as UTC, as in the gallery.
 function seconds(id) {
   const moment = Date.parse(`${find(id).value}Z`);
   return Number.isNaN(moment) ? null : moment / 1000;

@@ -1,9 +1,9 @@
-// The keyboard: letters for what there is to do, arrows from picture to picture.
+// Keyboard shortcuts: letters for actions, arrows to move between pictures.
 
 const find = (id) => document.getElementById(id);
 const cards = () => [...document.querySelectorAll("#cards .card")];
 
-// One card at a time is in the order of Tab; arrows choose which.
+// Only one card is in the tab order; arrows choose which.
 export function focusable(card) {
   for (const other of cards()) other.tabIndex = other === card ? 0 : -1;
 }

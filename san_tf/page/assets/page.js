@@ -1,4 +1,4 @@
-// The page: a gallery to choose from, or what was found for a query.
+// The page: a gallery to choose a query from, or the hits of a query.
 
 import { card, show, strip, summary, visible, written } from "./cards.js";
 import * as detail from "./detail.js";
@@ -20,7 +20,7 @@ function tell(error) {
   find("error").hidden = !error;
 }
 
-// One question at a time: a newer one makes the older's answer worthless.
+// One request at a time: a newer one cancels the older one.
 async function asking(work) {
   state.asked?.abort();
   const control = state.asked = new AbortController();
@@ -73,7 +73,7 @@ async function searchNow() {
   drawQuery();
   place(answer.hits);
   const many = answer.hits.length;
-  find("title").textContent = many ? `The ${many} most alike` : "Nobody";
+  find("title").textContent = many ? `The ${many} nearest` : "No hits";
   find("subtitle").textContent = many ? summary(answer, state.facts, filters.ranking().rerank > 0) : "";
   find("strip").replaceChildren(...strip(answer.hits));
   find("strip").hidden = !answer.hits.some((hit) => hit.right !== null);
@@ -91,12 +91,12 @@ async function browse(more = false) {
   if (!items) return;
   drawQuery();
   place(items, more);
-  find("title").textContent = "Whom to look for?";
+  find("title").textContent = "Choose a query";
   find("subtitle").textContent = "Drop a crop anywhere on the page, or choose one of the gallery.";
   find("empty").hidden = state.items.length > 0;
   find("empty").textContent = state.facts.entries
     ? "Nothing in the gallery passes these filters."
-    : "The gallery is empty; san-tf gallery add fills it.";
+    : "The gallery is empty; add photographs with san-tf gallery add.";
   find("more").hidden = items.length < PAGE;
   find("strip").hidden = find("export").hidden = find("textures-box").hidden = true;
 }
@@ -145,7 +145,7 @@ const compare = (at) => {
   }
 };
 
-// Market-1501 writes who it is and which camera saw it into the name of a file.
+// File names of Market-1501 hold identity and camera.
 function named(file) {
   const found = /^(-?\d+)_c(\d+)/.exec(file.name ?? "");
   return { pid: found && Number(found[1]) > 0 ? Number(found[1]) : null, camera: found ? Number(found[2]) : null };

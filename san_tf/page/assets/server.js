@@ -1,4 +1,4 @@
-// Questions to the program behind the page. What it refuses, it refuses in one sentence.
+// Requests to the program behind the page. It refuses with one sentence.
 
 export class Refusal extends Error {}
 
@@ -14,7 +14,7 @@ async function ask(path, options = {}) {
   let sentence = `The program behind this page answered ${response.status}.`;
   try {
     sentence = (await response.json()).error ?? sentence;
-  } catch { /* it was not JSON */ }
+  } catch { /* not JSON */ }
   throw new Refusal(sentence);
 }
 

@@ -1,4 +1,4 @@
-// Light or dark: as the system has it, until somebody chooses.
+// Light or dark: the system's setting, until the user chooses.
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
@@ -12,7 +12,7 @@ function apply() {
 
 export function toggle() {
   const next = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  try { localStorage.setItem("theme", next); } catch { /* not kept, then */ }
+  try { localStorage.setItem("theme", next); } catch { /* then it is not stored */ }
   document.documentElement.dataset.theme = next;
 }
 
