@@ -1,8 +1,8 @@
-"""Augmentation planned: what happens to every image of an epoch; `transforms` does it.
+"""Plans the augmentation of every image of an epoch; `transforms` carries it out.
 
-A plan is a pure function of (seed, epoch, position), so an element of the training data is the same whether a
-run starts there or passes by, and on any number of threads. Planning a whole epoch in NumPy takes
-milliseconds, and spares the input pipeline a dozen small random operations an image.
+A plan is a pure function of (seed, epoch, position). So a batch is the same in a resumed run, and with any
+number of threads. Planning a whole epoch in NumPy takes milliseconds, and saves the input pipeline a dozen
+small random operations per image.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from san_tf.normalization import IMAGENET_MEAN
 
 _STREAM = 3
 _ERASING_ATTEMPTS = 10
-# Columns of the uniform numbers drawn for an image: each augmentation has its own, so that switching one on
-# leaves the others as they were.
+# Columns of the uniform numbers drawn for an image. Each augmentation has its own, so that switching one on
+# does not change the others.
 _FLIP, _MOVE, _CROP, _REDUCE, _SCALE, _JITTER, _COLOR = 0, 1, slice(2, 4), 4, 5, 6, slice(7, 11)
 _ERASE, _PLACE, _NOISE, _LEVEL, _OFFSET = 11, slice(12, 14), 14, 15, slice(16, 18)
 _AREA, _ASPECT = slice(18, 18 + _ERASING_ATTEMPTS), slice(18 + _ERASING_ATTEMPTS, 18 + 2 * _ERASING_ATTEMPTS)
@@ -36,27 +36,26 @@ class Augmentation:
 
     Args:
         flip: probability of a left-right flip; the texture is then mirrored with the image.
-        translation: probability of enlarging by `translation_scale` and cutting the original size out
-            anywhere.
+        translation: probability of enlarging by `translation_scale` and cropping the original size at a
+            random place.
         translation_scale: at least 1.
         erasing: probability of filling a random box with 0, the mean of normalised images (Zhong et al.,
             "Random Erasing Data Augmentation", 2020).
         erasing_area: smallest and largest share of the image that is erased.
         erasing_aspect: smallest and largest height / width of the box.
-        jitter: probability of changing brightness, contrast, saturation and hue, of the image only.
+        jitter: probability of changing brightness, contrast, saturation and hue of the image, not the
+            texture.
         brightness: largest relative change; likewise `contrast` and `saturation`.
         contrast: see brightness.
         saturation: see brightness.
         hue: largest rotation, as a share of the colour circle (0.5 is the opposite colour).
         dye: probability of changing the colours of an image and its texture together: hue by any angle,
-            saturation and the strength of each channel by random factors. Of pairs it makes people in clothes
-            of every colour, and a generator that takes colours from the photograph instead of guessing the
-            common ones.
+            saturation and the strength of each channel by random factors. Pairs then show clothes of every
+            colour, and a texture generator learns to copy colours instead of guessing common ones.
         dye_chroma: smallest and largest factor of the saturation.
         dye_tint: largest relative change of a channel.
         low_resolution: probability of reducing to a random size, at least `smallest_scale`, and enlarging
-            again: street-camera crops are small and blurred, and rendered images must be so to be of use
-            there.
+            again. Crops of street cameras are small and blurred; rendered images should look the same.
         smallest_scale: share of the image's height and width.
         noise: probability of Gaussian pixel noise of a random standard deviation up to `noise_level`.
         noise_level: in grey levels of 0-255.
@@ -100,11 +99,11 @@ class Augmentation:
 
     @classmethod
     def for_transfer(cls) -> Augmentation:
-        """Return what a texture generator trained on rendered pairs needs to paint real photographs.
+        """Return the augmentation for a texture generator trained on rendered pairs.
 
-        Erasing is off (a body part that is not seen cannot be painted), sharpness and noise vary, and colours
-        mostly with those of the texture: where the image alone changes, the right colour is a guess, and a
-        generator that has to guess paints the common ones.
+        It prepares the generator for real photographs. Erasing is off, because an unseen body part cannot be
+        painted. Sharpness and noise vary. Colours mostly change in image and texture together: if only the
+        image changes, the generator must guess the colour, and then paints common ones.
         """
         return cls(
             erasing=0.0,
@@ -118,7 +117,7 @@ class Augmentation:
 
 
 class AugmentationPlan(NamedTuple):
-    """What happens to each of `n` images: NumPy arrays, or in a pipeline tensors."""
+    """Augmentation of each of `n` images, as NumPy arrays, or as tensors in a pipeline."""
 
     flip: Any  # (n,) bool
     size: Any  # (n, 2) int32: height and width to resize to before the crop
@@ -128,14 +127,18 @@ class AugmentationPlan(NamedTuple):
     scale: Any  # (n,) float32: share of the resolution kept
     noise: Any  # (n,) float32: standard deviation in grey levels
     noise_offset: Any  # (n, 2) int32: where the noise tile is cut
-    dye: Any  # (n, 3, 4) float32: like color, of the texture
+    dye: Any  # (n, 3, 4) float32: like color, for the texture
 
 
 def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> np.ndarray:
     """Return `(*shape, draws)` float64 uniform numbers of one epoch for `plan_augmentation`.
 
-    Parts of a batch (re-ID images, and image-texture pairs after them) have streams of their own, so that
-    mixing pairs in leaves the re-ID images as they were.
+    Args:
+        shape: steps and rows of the part of the batch.
+        seed: seed of the run.
+        epoch: from 0.
+        part: number of the part of a batch: re-ID images, then image-texture pairs. Each part has its own
+            random stream, so that adding pairs does not change the re-ID images.
     """
     stream = (seed, epoch, _STREAM, part) if part else (seed, epoch, _STREAM)
     return np.random.default_rng(stream).random((*shape, _DRAWS))
@@ -144,7 +147,7 @@ def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> 
 def plan_augmentation(
     augmentation: Augmentation, draws: np.ndarray, image_size: tuple[int, int]
 ) -> AugmentationPlan:
-    """Turn uniform numbers into the plan of what happens to each image.
+    """Turn uniform numbers into the augmentation plan of each image.
 
     Args:
         augmentation: the probabilities and ranges.
@@ -175,7 +178,7 @@ def plan_augmentation(
 
 
 def _erased_boxes(augmentation: Augmentation, draws: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """Return `(n, 4)` int32 boxes: the first of several attempts whose box is smaller than the image."""
+    """Return `(n, 4)` int32 boxes: of several attempts, the first box that is smaller than the image."""
     height, width = image_size
     low, high = augmentation.erasing_area
     area = (low + (high - low) * draws[:, _AREA]) * height * width
@@ -226,12 +229,12 @@ def _turned(angle: np.ndarray, saturation: np.ndarray) -> np.ndarray:
 
 
 def composed(second: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Return `(n, 3, 4)`: the colour matrices, `(n, 3, 4)` each, that do `first`, then `second`."""
+    """Return colour matrices `(n, 3, 4)` that apply `first`, then `second`, each `(n, 3, 4)`."""
     matrix = second[:, :, :3] @ first
     matrix[:, :, 3] += second[:, :, 3]
     return matrix
 
 
 def _where(chosen: np.ndarray, matrices: np.ndarray) -> np.ndarray:
-    """Return the matrices where `chosen`, and elsewhere the one that changes nothing."""
+    """Return the matrices where `chosen`, and the identity elsewhere."""
     return np.where(chosen[:, None, None], matrices, np.eye(3, 4))

@@ -1,4 +1,4 @@
-"""Finds this package's TFDS builders, whether it is installed from a wheel or lies in a checkout."""
+"""Finds this package's TFDS builders, in an installed wheel or a checkout."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class DamagedDataError(UserError):
 
     Attributes:
         place: the folder of the data set.
-        problem: the first half of the sentence, which names the file.
+        problem: the first half of the message, which names the file.
     """
 
     def __init__(self, place: Path, problem: str) -> None:
@@ -31,10 +31,9 @@ class DamagedDataError(UserError):
 
 
 def builder_folders() -> dict[str, Path]:
-    """Return the folders of the data set builders that are there, by name, sorted.
+    """Return the folders of the available data set builders, by name, sorted.
 
-    The packaged folder (`san_tf/datasets`, from a wheel) is taken where it exists, else the checkout's
-    `datasets` beside the package.
+    It looks in `san_tf/datasets` (a wheel) first, then in `datasets` beside the package (a checkout).
 
     Example:
         >>> list(builder_folders())
@@ -55,17 +54,17 @@ def find_builder(name: str, config: str | None = None, data_dir: str | Path | No
     """Return the TFDS builder of a data set of this package, prepared or not.
 
     Args:
-        name: such as "synthetic_reid" or "pit".
-        config: such as "tiny"; None takes the builder's first one.
-        data_dir: where prepared data sets lie; None is TFDS's own folder (`~/tensorflow_datasets`, or
-            what the environment variable TFDS_DATA_DIR says).
+        name: name of the data set, such as "synthetic_reid" or "pit".
+        config: name of its config, such as "tiny"; None takes the first one.
+        data_dir: folder of prepared data sets; None is TFDS's default folder (the environment variable
+            TFDS_DATA_DIR, or `~/tensorflow_datasets`).
 
     Returns:
         A `tfds.core.DatasetBuilder`; call its `download_and_prepare()` to make the data.
 
     Raises:
-        UserError: no data set or config of that name; the message lists those there are.
-        DamagedDataError: what is prepared cannot be read.
+        UserError: there is no data set or config of that name; the message lists the known ones.
+        DamagedDataError: the prepared data cannot be read.
 
     Example:
         >>> builder = find_builder("synthetic_reid", "tiny", data_dir="data")
@@ -75,8 +74,8 @@ def find_builder(name: str, config: str | None = None, data_dir: str | Path | No
     if name not in folders:
         known = ", ".join(folders) or "none"
         raise UserError(f"There is no data set named {name!r}; choose one of: {known}.")
-    # `tfds build` imports a builder under this very name; a second name for the same class would make TFDS
-    # refuse it as already registered.
+    # `tfds build` imports a builder under the same name. Under another name TFDS would refuse the class as
+    # already registered.
     root = str(folders[name].parent)
     if root not in sys.path:
         sys.path.insert(0, root)
@@ -93,12 +92,12 @@ def find_builder(name: str, config: str | None = None, data_dir: str | Path | No
 
 
 def builder_of(builder_class: Any, config: Any, data_dir: str | Path | None) -> Any:
-    """A builder of a class, which reads what is prepared.
+    """Return a builder of a class, and read its prepared data if there are any.
 
     Args:
-        builder_class: of TFDS.
-        config: a configuration, or the name of one.
-        data_dir: where prepared data sets lie.
+        builder_class: subclass of `tfds.core.DatasetBuilder`.
+        config: a configuration, or its name; None for the first.
+        data_dir: folder of prepared data sets; None is TFDS's default folder.
 
     Raises:
         DamagedDataError: `dataset_info.json` cannot be read.
@@ -109,7 +108,7 @@ def builder_of(builder_class: Any, config: Any, data_dir: str | Path | None) -> 
             return builder_class(config=config, **places)
     except UserError:
         raise
-    except Exception as error:  # protobuf, JSON and TFDS have their own, all of bytes in a file
+    except Exception as error:  # damaged bytes raise errors of protobuf, JSON or TFDS
         with tempfile.TemporaryDirectory() as empty, quiet_tfds():
             bare = builder_class(config=config, data_dir=empty)
             root = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
@@ -121,13 +120,13 @@ def builder_of(builder_class: Any, config: Any, data_dir: str | Path | None) -> 
 
 
 def damage_of(builder: Any, splits: Sequence[str] | None = None) -> str | None:
-    """What is wrong with prepared data on the disk, as the first half of a sentence; None if nothing is.
+    """Return what is wrong with prepared data on disk, as the first half of a sentence; None if nothing.
 
-    Every record has a checksum; all of them are read here, none is decoded.
+    It reads every record and verifies its checksum, without decoding images.
 
     Args:
         builder: a `tfds.core.DatasetBuilder` whose data were prepared.
-        splits: which; None looks at all.
+        splits: splits to check; None checks all.
     """
     import tensorflow as tf
 
@@ -136,7 +135,7 @@ def damage_of(builder: Any, splits: Sequence[str] | None = None) -> str | None:
     for split in splits or list(builder.info.splits):
         info = builder.info.splits[split]
         if not info.num_examples:
-            return f"{Path(builder.data_path, 'dataset_info.json')} tells of no records in the split {split}"
+            return f"{Path(builder.data_path, 'dataset_info.json')} lists no records in the split {split}"
         for path, expected in zip(map(Path, info.filepaths), info.shard_lengths, strict=True):
             if not path.is_file():
                 return f"{path} is missing"
@@ -153,7 +152,7 @@ def damage_of(builder: Any, splits: Sequence[str] | None = None) -> str | None:
 
 @contextlib.contextmanager
 def set_aside(place: Path) -> Iterator[None]:
-    """Move a data set out of the way of the one that replaces it; back again if the block fails."""
+    """Move a data set aside while the block replaces it; move it back if the block fails."""
     former = place.parent / f"former_{place.name}"
     shutil.rmtree(former, ignore_errors=True)
     os.replace(place, former)
@@ -171,7 +170,7 @@ def check_split(builder: Any, split: str) -> None:
 
     Args:
         builder: a `tfds.core.DatasetBuilder`.
-        split: plain name of a split, or TFDS's slices of one (`train[:100]`).
+        split: name of a split, or a TFDS slice of one (`train[:100]`).
     """
     splits = list(builder.info.splits)
     if not splits and Path(builder.data_path).exists():
@@ -189,7 +188,7 @@ def check_split(builder: Any, split: str) -> None:
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Keep TFDS's warnings about folders it could not parse off the screen while the block runs."""
+    """Hide TFDS's warnings about folders it could not parse while the block runs."""
     from absl import logging
 
     former = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Any data set by its name or folder, as records: `load_dataset("Market-1501-v15.09.15")["query"]`."""
+"""Loads a data set by name or folder as records: `load_dataset("Market-1501-v15.09.15")["query"]`."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def load_dataset(
     """Load a data set into memory, images still encoded.
 
     Args:
-        source: a folder in the layout of Market-1501 (`bounding_box_train`, `query`, `bounding_box_test`;
-            those that are there are read), with names such as `0002_c1s1_000451_03.jpg`; a folder of images,
-            whose split is called `images`; or a data set that `--stage prepare` of its experiment made, such
-            as `market1501` or `synthetic_reid/tiny`.
-        data_dir: where prepared data sets lie; TFDS's own place by default.
-        verify: decode every image once, and name those that are damaged.
+        source: one of three: a folder in the layout of Market-1501 (any of `bounding_box_train`, `query`,
+            `bounding_box_test`) with names such as `0002_c1s1_000451_03.jpg`; a folder of images; or the name
+            of a data set that `--stage prepare` of its experiment made, such as `market1501` or
+            `synthetic_reid/tiny`.
+        data_dir: folder of prepared data sets; TFDS's default folder by default.
+        verify: decode every image once, and refuse damaged ones.
 
     Returns:
-        Records by split: `train`, `query`, `gallery`.
+        Records by split: `train`, `query`, `gallery`; `images` for a folder of images.
 
     Raises:
         UserError: there is no such folder or data set, it is not prepared, or an image is damaged.

@@ -1,4 +1,4 @@
-"""Plans of epochs: which record stands at which position of which batch, and how it is varied."""
+"""Plans of epochs: the record and the augmentation for each position of each batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of every batch: which records fill them, in which order, varied how."""
+    """Some rows of every batch: their records, order and augmentation."""
 
     records: Records
     labels: np.ndarray
@@ -28,7 +28,10 @@ class Part:
     order: Callable[[int], np.ndarray]  # epoch -> (steps, rows) indices into the records
 
     def plan(self, order: np.ndarray, draws: np.ndarray, image_size: tuple[int, int]) -> AugmentationPlan:
-        """Plan the images at `order` (n,); textures that have a picture's colours follow its jitter too."""
+        """Plan the augmentation of the images at `order` (n,).
+
+        Textures with the colour cast of their image also follow its jitter.
+        """
         plan = plan_augmentation(self.augmentation, draws, image_size)
         cast = self.records.extras.get(CAST)
         if cast is None:
@@ -37,7 +40,7 @@ class Part:
 
 
 def pair_part(pit: Records, rows: int, steps: int, augmentation: Augmentation, seed: int) -> Part:
-    """Fill `rows` of every batch from an endless shuffled stream of image-texture pairs, label -1."""
+    """Return a part of `rows` image-texture pairs, from an endless shuffled stream, with label -1."""
 
     def order(epoch: int) -> np.ndarray:
         return shuffled_stream(len(pit), epoch * steps * rows, steps * rows, seed).reshape(steps, rows)
@@ -54,9 +57,16 @@ def plan_rows(
     epochs: int | None,
     places: np.ndarray | None = None,
 ) -> tf.data.Dataset:
-    """Yield one planned row after the other: image index, label, texture index, augmentation.
+    """Yield planned rows one by one: image index, label, texture index, augmentation.
 
-    `places` of the rows in the whole batch, in the order they are wanted in; None for all as they are.
+    Args:
+        parts: the parts of every batch.
+        steps: batches per epoch.
+        image_size: height and width in pixels.
+        seed: seed of the run.
+        start_step: first step to yield, from 0.
+        epochs: last epoch; None repeats without end.
+        places: places of the wanted rows in the whole batch, in order; None for all rows.
     """
     image_offsets = np.cumsum([0, *(len(part.records) for part in parts)])
     texture_offsets = np.cumsum([0, *(len(part.records.texture_files) for part in parts)])
@@ -79,7 +89,7 @@ def plan_rows(
         first = max(0, start_step - epoch * steps)
         joined = [np.concatenate(column, axis=1)[first:] for column in zip(*columns, strict=True)]
         if places is not None:
-            # All rows are planned, in NumPy, on every process; only its own are decoded.
+            # Every process plans all rows in NumPy, but decodes only its own.
             joined = [column[:, places.ravel()] for column in joined]
         return [column.reshape(-1, *column.shape[2:]) for column in joined]
 
@@ -87,7 +97,7 @@ def plan_rows(
     shapes = [(), (), (), *_PLAN_SHAPES]
 
     def rows_of(epoch: tf.Tensor) -> tf.data.Dataset:
-        # The only Python in the pipeline, once an epoch.
+        # The only per-epoch Python code in the pipeline.
         columns = tf.numpy_function(plan_epoch, [epoch], types, stateful=False)
         for column, shape in zip(columns, shapes, strict=True):
             column.set_shape((None, *shape))

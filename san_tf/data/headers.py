@@ -1,4 +1,4 @@
-"""What an encoded image says of itself without being decoded: format, size, orientation."""
+"""Reads format, size and orientation of an encoded image without decoding it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_NO_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _JPEG_ENDS = frozenset({0xD9, 0xDA})
+_JPEG_APP1 = 0xE1  # the segment that may hold EXIF data
 _EXIF = b"Exif\0\0"
-_ORIENTATION = 0x0112
+ORIENTATION_TAG = 0x0112
+# TIFF field types: 16-bit and 32-bit unsigned integers.
+TIFF_SHORT, TIFF_LONG = 3, 4
 
 
 class ImageHeader(NamedTuple):
@@ -31,11 +34,11 @@ def read_header(encoded: bytes) -> ImageHeader:
         encoded: the file's content.
 
     Returns:
-        The header; a palette PNG counts as three channels, because it is decoded to RGB.
+        The header; a palette PNG has three channels, because it is decoded to RGB.
 
     Raises:
         ValueError: the bytes are empty, neither JPEG nor PNG, or cut off before the size. The message is
-            half a sentence ("is empty"), so that callers can put the file's name before it.
+            half a sentence ("is empty"); callers put the file's name before it.
 
     Example:
         >>> read_header(Path("0001_c1s1_000151_00.jpg").read_bytes())
@@ -54,15 +57,15 @@ def read_header(encoded: bytes) -> ImageHeader:
 
 
 def read_orientation(encoded: bytes) -> int:
-    """Read the EXIF orientation of a JPEG or PNG file, wherever in the file it stands.
+    """Read the EXIF orientation of a JPEG or PNG file, wherever in the file it is.
 
-    Orientations in XMP or in text chunks are not followed; browsers do not either.
+    Orientations in XMP or in text chunks are ignored, as browsers do.
 
     Args:
         encoded: the file's content.
 
     Returns:
-        1 to 8 as EXIF counts them; 1 (as stored) where there is none, or none that can be read.
+        EXIF orientation, 1 to 8; 1 (as stored) if it is missing or unreadable.
 
     Example:
         >>> read_orientation(Path("phone.jpg").read_bytes())
@@ -81,7 +84,7 @@ def read_orientation(encoded: bytes) -> int:
 
 
 def _jpeg_exif(encoded: bytes) -> bytes:
-    """The first EXIF segment before the pixels; b"" where there is none."""
+    """The first EXIF segment before the pixels; b"" if there is none."""
     position = 2
     while position + 4 <= len(encoded) and encoded[position] == 0xFF:
         marker = encoded[position + 1]
@@ -93,14 +96,14 @@ def _jpeg_exif(encoded: bytes) -> bytes:
             break
         else:
             (length,) = struct.unpack_from(">H", encoded, position + 2)
-            if marker == 0xE1 and encoded[position + 4 : position + 10] == _EXIF:
+            if marker == _JPEG_APP1 and encoded[position + 4 : position + 10] == _EXIF:
                 return encoded[position + 10 : position + 2 + length]
             position += 2 + length
     return b""
 
 
 def _png_exif(encoded: bytes) -> bytes:
-    """The first eXIf chunk, which may stand behind the pixels; b"" where there is none."""
+    """The first eXIf chunk, which may follow the pixels; b"" if there is none."""
     position = 8
     while position + 8 <= len(encoded):
         (length,) = struct.unpack_from(">I", encoded, position)
@@ -111,10 +114,12 @@ def _png_exif(encoded: bytes) -> bytes:
 
 
 def exif_orientation(exif: bytes) -> int:
-    """The orientation in EXIF data, 1 where there is none; `images.decode_image` reads it the same way.
+    """Read the orientation in EXIF data; 1 if there is none.
+
+    `images.decode_image` reads it the same way.
 
     Args:
-        exif: a TIFF structure, with or without `Exif` before it.
+        exif: a TIFF structure, with or without the prefix `Exif`.
     """
     exif = exif.removeprefix(_EXIF)
     try:
@@ -124,7 +129,7 @@ def exif_orientation(exif: bytes) -> int:
 
 
 def _tiff_orientation(exif: bytes) -> int:
-    """The tag in the first directory of a TIFF structure."""
+    """The orientation tag in the first directory of a TIFF structure."""
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
     if order is None:
         return 1
@@ -132,9 +137,10 @@ def _tiff_orientation(exif: bytes) -> int:
     (count,) = struct.unpack_from(f"{order}H", exif, directory)
     for entry in range(directory + 2, min(directory + 2 + 12 * count, len(exif) - 11), 12):
         tag, kind, number = struct.unpack_from(f"{order}HHI", exif, entry)
-        if tag == _ORIENTATION:
-            (value,) = struct.unpack_from(f"{order}{'I' if kind == 4 else 'H'}", exif, entry + 8)
-            return int(value) if kind in (3, 4) and number == 1 and 1 <= value <= 8 else 1
+        if tag == ORIENTATION_TAG:
+            (value,) = struct.unpack_from(f"{order}{'I' if kind == TIFF_LONG else 'H'}", exif, entry + 8)
+            known = kind in (TIFF_SHORT, TIFF_LONG) and number == 1
+            return int(value) if known and 1 <= value <= 8 else 1
     return 1
 
 

@@ -1,7 +1,7 @@
-"""A validation set of one's own: some training identities, held out and split into query and gallery.
+"""Your own validation set: held-out training identities, split into query and gallery.
 
-Settings that are chosen on a benchmark's test set make its numbers too good. No re-ID benchmark ships a
-validation set with the test's protocol, so one is cut out of the training set, by identity.
+Settings chosen on a benchmark's test set make its scores too good. No re-ID benchmark comes with a
+validation set in the test's protocol, so this module splits one off the training set, by identity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HOLD_OUT_STREAM = 3
 
 
 class HeldOut(NamedTuple):
-    """A training set in two: what is still trained on, and a query and gallery of the other identities."""
+    """A training set, and a query and gallery of the identities held out of it."""
 
     train: Records
     query: Records
@@ -28,20 +28,20 @@ class HeldOut(NamedTuple):
 def hold_out(records: Records, identities: int, seed: int = 0) -> HeldOut:
     """Split training records by identity into training and validation.
 
-    Only identities seen by at least two cameras are drawn: the others have no true match under the
-    Market-1501 protocol. As there, the query is one image for each identity and camera, the gallery the rest;
-    an identity's image that is alone before its camera is a query and leaves the gallery without it.
+    Only identities seen by at least two cameras are drawn; the others have no true match under the
+    Market-1501 protocol. As in that protocol, the query is one image for each identity and camera, and the
+    gallery is the rest. If an identity has one image from a camera, that image is a query.
 
     Args:
         records: N training images with known cameras.
-        identities: how many to hold out, drawn at random.
-        seed: of the draw; the split depends on it, the pids, cameras and file names alone.
+        identities: number of identities to hold out, drawn at random.
+        seed: seed of the draw; the split depends only on it, the pids, the cameras and the file names.
 
     Returns:
         `HeldOut`. Distractors and junk stay with the training records.
 
     Raises:
-        UserError: fewer identities are seen by two cameras than are to be held out, or none would be left.
+        UserError: too few identities are seen by two cameras, or none would be left to train on.
 
     Example:
         >>> split = hold_out(records, 80)

@@ -1,7 +1,6 @@
-"""The compiled loops that vary images and textures: each pixel of a batch is read once and written once.
+"""Compiled loops that augment images and textures, reading and writing each pixel once.
 
-As a chain of TensorFlow operations the same work goes over the pixels eight times, and takes four times as
-long.
+A chain of TensorFlow operations goes over the pixels eight times and takes four times as long.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ import numpy as np
 
 from san_tf.compiled import compiled
 
-# Texels that are gathered before they are scaled together.
+# Number of texels gathered before they are scaled together.
 _TEXELS_AT_ONCE = 1024
-# Mid-grey stands where there is no texture; its weight in the loss is 0.
+# Mid-grey replaces a missing texture; its weight in the loss is 0.
 _MISSING = np.float32(128 / 127.5 - 1.0)
 
 
@@ -35,20 +34,20 @@ def fill_images(
     """Recolour, flip, resize, crop, normalise, add noise to and erase boxes of images.
 
     Args:
-        pixels: `(N, L)` uint8; the first 3 h w of a row are an image of h x w, row by row.
+        pixels: `(N, L)` uint8; the first 3 h w values of a row are an image of h x w, row by row.
         sizes: `(N, 2)` int32: h and w.
         flip: `(N,)` bool.
-        enlarged: `(N, 2)` int32: height and width to resize to, as `tf.image.resize` does it: bilinear, half-
-            pixel centres, no antialiasing.
-        crop: `(N, 2)` int32: top and left of what is kept of it.
+        enlarged: `(N, 2)` int32: height and width to resize to, as `tf.image.resize`: bilinear, half-pixel
+            centres, no antialiasing.
+        crop: `(N, 2)` int32: top and left of the crop in the resized image.
         erased: `(N, 4)` int32: top, left, height and width of the box that is filled with 0.
         color: `(N, 3, 4)` float32: matrix and shift, before the resize; clipped to 0-255.
         noise: `(N,)` float32: factor of the tile's noise.
-        noise_offset: `(N, 2)` int32: where its tile is cut.
-        noise_tile: `(h, w, 3)` float32; looked at where `noise` is not 0.
-        scale: `(3 W,)` float32, of each value of a row of the result.
-        shift: `(3 W,)` float32, taken off after scaling.
-        images: `(N, H, 3 W)` float32, filled.
+        noise_offset: `(N, 2)` int32: top and left of its cut from the noise tile.
+        noise_tile: `(h, w, 3)` float32; used only where `noise` is not 0.
+        scale: `(3 W,)` float32: factor of each value of a row.
+        shift: `(3 W,)` float32: subtracted after scaling.
+        images: `(N, H, 3 W)` float32: the result, written in place.
     """
     height, values = images.shape[1], images.shape[2]
     width = values // 3
@@ -68,7 +67,7 @@ def fill_images(
         else:
             _place(stored_height, enlarged[n, 0], crop[n, 0], top, bottom, down)
             _place(stored_width, enlarged[n, 1], crop[n, 1], left, right, across)
-            # The last two rows that were resized sideways: neighbours below want the same ones again.
+            # Stored rows in `upper` and `lower`, resized in width: the next rows often need them again.
             at_upper, at_lower = -1, -1
             for y in range(height):
                 if top[y] != at_upper and top[y] == at_lower:
@@ -108,7 +107,7 @@ def is_identity(color: np.ndarray) -> bool:
 def _place(
     stored: int, enlarged: int, first: int, low: np.ndarray, high: np.ndarray, part: np.ndarray
 ) -> None:
-    """Between which two stored rows (or columns) each row of the crop lies, and where between them."""
+    """For each row (or column) of the crop: its two neighbours in the stored image, and the fraction."""
     step = np.float32(stored) / np.float32(enlarged)
     for i in range(len(low)):
         at = (np.float32(first + i) + np.float32(0.5)) * step - np.float32(0.5)
@@ -182,15 +181,15 @@ def fill_textures(
     mirror: np.ndarray,
     textures: np.ndarray,
 ) -> None:
-    """Fill a batch of textures from decoded ones.
+    """Mirror, dye and scale a batch of textures.
 
     Args:
         decoded: `(U, 3 T T)` uint8.
-        places: `(N,)` int64: which of them; -1 for none, which becomes grey.
+        places: `(N,)` int64: index into `decoded`; -1 for no texture, which becomes grey.
         flip: `(N,)` bool: mirrored.
         dye: `(N, 3, 4)` float32: matrix and shift of the colours (0-255); clipped and rounded.
         mirror: `(T T,)` int32: the texel that the mirrored texture shows at each place.
-        textures: `(N, 3 T T)` float32, filled: texture / 127.5 - 1.
+        textures: `(N, 3 T T)` float32: the result, texture / 127.5 - 1, written in place.
     """
     size = len(mirror)
     values = np.empty(_TEXELS_AT_ONCE * 3, np.uint8)
@@ -203,7 +202,7 @@ def fill_textures(
         if not flip[n] and not dyed:
             _scale(source, target)
             continue
-        # A few rows at a time: bytes are gathered one by one, but scaled many at once.
+        # Gather texels one by one into a small buffer, then scale the whole buffer, which is faster.
         for first in range(0, size, _TEXELS_AT_ONCE):
             count = min(_TEXELS_AT_ONCE, size - first)
             for i in range(count):

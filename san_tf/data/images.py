@@ -1,4 +1,4 @@
-"""Encoded bytes to pixels, and pixels to a network's size: the one way that training and inference share."""
+"""Decoding, resizing and normalisation of images, the same for training and inference."""
 
 from __future__ import annotations
 
@@ -7,56 +7,56 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import tensorflow as tf
 
-from san_tf.data.headers import read_orientation
+from san_tf.data.headers import ORIENTATION_TAG, TIFF_LONG, TIFF_SHORT, read_orientation
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-# How the stored rows and columns become those of the picture as it is seen, by EXIF orientation from 1:
-# exchange both, then turn the rows around, then the columns.
+# How to turn the stored image upright, by EXIF orientation from 1: exchange rows and columns, then reverse
+# the rows, then the columns.
 _EXCHANGE = (False, False, False, False, True, True, True, True)
 _TURN_ROWS = (False, False, True, True, False, False, True, True)
 _TURN_COLUMNS = (False, True, True, False, False, True, True, False)
 
 
 def decode_image(encoded: tf.Tensor, orientation: tf.Tensor | int | None = None) -> tf.Tensor:
-    """Decode a JPEG or PNG file to RGB as it is meant to be seen.
+    """Decode a JPEG or PNG file to an upright RGB image.
 
-    Greyscale is repeated to three channels, alpha is dropped, and the EXIF orientation is followed, as
-    `data.upright` and browsers do. JPEGs are decoded with `INTEGER_ACCURATE`, whatever the build's default,
-    so that a pixel does not depend on how TensorFlow was compiled.
+    Greyscale is repeated to three channels, alpha is dropped, and the EXIF orientation is applied, as
+    `data.upright` and browsers do. JPEGs are always decoded with `INTEGER_ACCURATE`, so that pixels do not
+    depend on how TensorFlow was compiled.
 
     Args:
         encoded: scalar string.
-        orientation: scalar int32, 1 to 8, where it is known already (see `orientations`); None reads it from
+        orientation: scalar int32, 1 to 8, if it is already known (see `orientations`); None reads it from
             the file, in the graph.
 
     Returns:
         `(height, width, 3)` uint8.
 
     Raises:
-        tf.errors.InvalidArgumentError: the bytes cannot be decoded. `Records` checks its images when it is
-            made, so training never meets this.
+        tf.errors.InvalidArgumentError: the bytes cannot be decoded. `Records` checks its images on creation,
+            so this does not happen in training.
     """
     encoded = tf.convert_to_tensor(encoded, tf.string)
-    # decode_jpeg also takes PNG bytes, and is the cheapest of the decoders that take both.
+    # decode_jpeg also decodes PNG, and is the fastest decoder for both.
     image = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE")
     image = tf.ensure_shape(image, (None, None, 3))
     if orientation is None and tf.executing_eagerly():
         orientation = read_orientation(encoded.numpy())
     if orientation is not None:
         return image if isinstance(orientation, int) and orientation == 1 else _turned(image, orientation)
-    # Crops of surveillance cameras have no EXIF data, and looking for its name is quick.
+    # Crops of surveillance cameras have no EXIF data, and searching for its name is quick.
     marked = tf.strings.regex_full_match(encoded, r"\C*(?:Exif|eXIf)\C*")
     return tf.cond(marked, lambda: _turned(image, _orientation(encoded)), lambda: image)
 
 
 def orientations(files: Iterable[bytes]) -> Callable[[tf.Tensor], tf.Tensor | int]:
-    """Read the orientations of many files once, so that no pipeline looks for them in every step.
+    """Read the orientations of many files once, so that pipelines need not read them in every step.
 
     Args:
         files: contents of JPEG or PNG files.
 
     Returns:
-        What gives `decode_image` the orientation of the file at a scalar index.
+        Function from the scalar index of a file to its orientation, for `decode_image`.
     """
     found = np.fromiter(map(read_orientation, files), np.int32)
     if (found == 1).all():
@@ -66,7 +66,7 @@ def orientations(files: Iterable[bytes]) -> Callable[[tf.Tensor], tf.Tensor | in
 
 
 def _turned(image: tf.Tensor, orientation: tf.Tensor | int) -> tf.Tensor:
-    """`(height, width, 3)` as it is seen; `orientation` is a scalar int32, 1 to 8."""
+    """The image `(height, width, 3)` turned upright; `orientation` is a scalar int32, 1 to 8."""
 
     def when(
         which: tuple[bool, ...], change: Callable[[tf.Tensor], tf.Tensor], image: tf.Tensor
@@ -80,12 +80,12 @@ def _turned(image: tf.Tensor, orientation: tf.Tensor | int) -> tf.Tensor:
 
 
 def _orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """What `headers.read_orientation` reads, as a scalar int32, in operations that every server has."""
+    """`headers.read_orientation` in TensorFlow operations that every server has; scalar int32."""
     stored = tf.cast(tf.io.decode_raw(encoded, tf.uint8), tf.int64)
     size = tf.size(stored, tf.int64)
 
     def number(position: tf.Tensor, width: int, big: bool | tf.Tensor = True) -> tf.Tensor:
-        """A whole number; bytes behind the end of the file count as 0."""
+        """The unsigned integer at a position; bytes beyond the end of the file count as 0."""
         places = position + tf.range(width, dtype=tf.int64)
         values = tf.where(places < size, tf.gather(stored, tf.clip_by_value(places, 0, size - 1)), 0)
         values = tf.where(big, values, tf.reverse(values, [0]))
@@ -113,7 +113,7 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
     def png_step(position: tf.Tensor, _: tf.Tensor, __: tf.Tensor) -> tuple[tf.Tensor, ...]:
         begin, length = position + 8, number(position, 4)
         found = is_text(position + 4, b"eXIf")
-        # Some programs repeat the name that JPEG files have before it.
+        # Some programs repeat the prefix that JPEG files have.
         skipped = tf.where(is_text(begin, b"Exif\0\0"), tf.constant(6, tf.int64), 0)
         return (
             tf.where(found, size, begin + length + 4),
@@ -143,10 +143,11 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
     def entry_step(index: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         entry = directory + 2 + 12 * index
         kind = number(entry + 2, 2, big)
-        value = tf.where(tf.equal(kind, 4), number(entry + 8, 4, big), number(entry + 8, 2, big))
-        known = (tf.equal(kind, 3) | tf.equal(kind, 4)) & tf.equal(number(entry + 4, 4, big), 1)
+        is_long = tf.equal(kind, TIFF_LONG)
+        value = tf.where(is_long, number(entry + 8, 4, big), number(entry + 8, 2, big))
+        known = (tf.equal(kind, TIFF_SHORT) | is_long) & tf.equal(number(entry + 4, 4, big), 1)
         value = tf.where(known & (value >= 1) & (value <= 8), value, 1)
-        found = tf.equal(number(entry, 2, big), 0x0112)
+        found = tf.equal(number(entry, 2, big), ORIENTATION_TAG)
         return tf.where(found, entries, index + 1), tf.where(found, value, 1)
 
     start = (tf.constant(0, tf.int64), tf.constant(1, tf.int64))
@@ -157,12 +158,12 @@ def _orientation(encoded: tf.Tensor) -> tf.Tensor:
 def resize_image(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tensor:
     """Resize bilinearly with half-pixel centres and without antialiasing (`tf.image.resize`'s defaults).
 
-    Re-ID crops are about as large as the network's input or smaller, so antialiasing would change little; the
-    plain operation is the one that every server and converter has.
+    Re-ID crops are seldom larger than the network's input, so antialiasing would change little. Every server
+    and converter has the plain operation.
 
     Args:
         image: `(height, width, 3)` or `(N, height, width, 3)` of any numeric dtype.
-        size: height and width wanted, in pixels; may be a tensor.
+        size: new height and width in pixels; may be a tensor.
 
     Returns:
         float32 of the same rank, in the value range of `image`.
@@ -171,10 +172,10 @@ def resize_image(image: tf.Tensor, size: tf.Tensor | tuple[int, int]) -> tf.Tens
 
 
 def normalize_images(images: tf.Tensor) -> tf.Tensor:
-    """Normalise `(N, H, W, 3)` float32 images of 0-255 as `san_tf.normalization.normalize` does, but faster.
+    """Normalise images as `san_tf.normalization.normalize` does, but faster.
 
-    A row of pixels is treated as one vector of `3 W` values: multiplying along a last axis of length 3 is
-    several times slower on a CPU than along one of a few hundred.
+    A row of pixels is one vector of `3 W` values. On a CPU, multiplying along a last axis of length 3 is
+    several times slower than along one of a few hundred.
 
     Args:
         images: `(N, H, W, 3)` float32, 0-255, with static H and W.

@@ -1,4 +1,4 @@
-"""Several data sets as one: what cross-domain training is done on."""
+"""Joins several data sets into one, for cross-domain training."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from san_tf.errors import UserError
 
 
 def joined(parts: Mapping[str, Records]) -> Records:
-    """Join the records of several data sets, relabelled so that no two share an identity or a camera.
+    """Join data sets, renumbered so that no two share an identity or a camera.
 
-    Identities and cameras of each data set follow on those of the one before; distractors (0), junk (-1) and
-    unknown cameras (-1) stay what they are. File names get the name of their data set as a folder. A single
-    data set comes back as it is.
+    Identities and cameras are numbered on from those of the data set before. Distractors (0), junk (-1) and
+    unknown cameras (-1) stay unchanged. File names get the name of their data set as a folder. A single data
+    set is returned unchanged.
 
     Args:
-        parts: records by the name of their data set, with `/config` or without; in this order.
+        parts: records by the name of their data set, with or without `/config`, in the order to join them.
 
     Returns:
-        The records one after the other; columns that only some of them have (`extras`) are left out.
+        The records one after the other, with the `extras` that all of them have.
 
     Raises:
         UserError: there is nothing to join.

@@ -1,4 +1,4 @@
-"""What an interrupted build of a data set had done: parts of it on disk, taken up by the next attempt."""
+"""Finished parts of an interrupted data set build, kept on disk for the next attempt."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ import numpy as np
 from san_tf.atomic import atomic_file
 from san_tf.version import __version__
 
-# Items a part holds: few enough that little is lost and little memory taken, enough that syncing is cheap.
+# Items per part: few enough to lose little and use little memory, enough to make syncing cheap.
 PART_SIZE = 256
 Example = Mapping[str, Any]
-# An item that could not become an example is a sentence on it.
+# An item is an example, or a sentence that says why there is none.
 Item = Example | str
 _STAMP, _PROBLEMS, _WHERE = "stamp", "problems", "where"
 
 
 class Parts:
-    """A list of items kept in files of `PART_SIZE` items each, written as the items are made.
+    """A list of items in files of `PART_SIZE` items, written while the items are made.
 
-    A part is used again only if it is whole and its items would be made from the same things. Files are
-    NumPy's `.npz`, read without pickle; each carries checksums.
+    A part is reused only if it is complete and its items would be made from the same sources. Files are
+    NumPy's `.npz` with checksums, read without pickle.
 
     Args:
-        folder: where the files lie; made when the first is written.
+        folder: the folder of the files; created with the first file.
 
     Example:
         >>> parts = Parts("data/market1501/standard/unfinished_1.0.0")
@@ -50,14 +50,14 @@ class Parts:
         make: Callable[[Sequence[int]], Iterator[Item]],
         size: int = PART_SIZE,
     ) -> Iterator[Item]:
-        """Yield all items in order: those of whole parts from disk, the others as they are made and kept.
+        """Yield all items in order: complete parts from disk, the others newly made and kept.
 
         Args:
-            name: of the list; its files are named after it.
-            stamps: what each item is made from; another stamp makes the item, and its part, anew.
-            make: from ascending indices to their items, an example (bytes, strings and numbers by name, the
-                same names in each) or a sentence on why there is none.
-            size: items a part.
+            name: name of the list, used in its file names.
+            stamps: fingerprint of each item's sources; a changed one makes the whole part again.
+            make: takes ascending indices and yields their items. An item is an example (bytes, strings and
+                numbers by name, the same names in each) or a sentence that says why there is none.
+            size: items per part.
 
         Raises:
             UserError: the disk is full or the folder cannot be written.
@@ -68,7 +68,7 @@ class Parts:
         digests = {part: _digest([stamps[index] for index in part]) for part in ranges}
         kept = {part for part in ranges if _is_whole(files[part], digests[part])}
         made = make([index for part in ranges if part not in kept for index in part])
-        with contextlib.closing(made):  # type: ignore[type-var]  # an iterator that can be closed: a generator
+        with contextlib.closing(made):  # type: ignore[type-var]  # a generator, so it can be closed
             for part in ranges:
                 if part in kept:
                     yield from _read(files[part])
@@ -81,7 +81,7 @@ class Parts:
 
 
 def _digest(stamps: Sequence[str]) -> str:
-    """A fingerprint of a part; another version of this package has another, for it may make other items."""
+    """Fingerprint of a part. It includes the package version, since other versions may make other items."""
     return hashlib.sha256("\n".join([__version__, *stamps]).encode("utf-8", "surrogateescape")).hexdigest()
 
 
@@ -106,7 +106,7 @@ def _write(file: Path, digest: str, items: Sequence[Item]) -> None:
     for field in examples[0] if examples else ():
         values = [example[field] for example in examples]
         if isinstance(values[0], bytes):
-            # All bytes in one array: an array of byte strings would drop zeros at ends, and pad the rest.
+            # All bytes in one array: an array of byte strings would drop trailing zeros and pad the others.
             arrays[f"bytes/{field}"] = np.frombuffer(b"".join(values), dtype=np.uint8)
             arrays[f"lengths/{field}"] = np.array([len(value) for value in values], dtype=np.int64)
         else:

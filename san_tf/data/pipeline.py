@@ -1,9 +1,9 @@
-"""tf.data pipelines: records to batches for training, and to images for inference.
+"""tf.data pipelines from records to training batches, and to images for inference.
 
-A training pipeline runs over plans: for each epoch NumPy says which image stands at which position, and how
-it is varied; TensorFlow gathers the encoded bytes and decodes them in parallel; compiled loops do all the
-rest to a whole batch in one pass over its pixels, outside the GIL. Order of the stages: plan, decode one row
-at a time, batch, vary, prefetch.
+A training pipeline follows a plan. NumPy plans the image and the augmentation of each position, one epoch at
+a time. TensorFlow gathers the encoded bytes and decodes them in parallel. Compiled loops then augment a whole
+batch in one pass over its pixels, outside the GIL. The stages are: plan, decode row by row, batch, vary,
+prefetch.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from san_tf.data.shards import Shard
 from san_tf.data.texture_loader import TextureLoader
 from san_tf.errors import UserError
 
-# The data sets that call Python, and those of TensorFlow that do not tell what they were made from.
+# This package's data sets, which call Python, and TensorFlow's types that hide their inputs.
 _OURS: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()
 _OPAQUE = ("_PerDeviceGenerator", "_ReincarnatedPerDeviceGenerator", "_VariantDataset", "_RemoteDataset")
 
 
 @functools.cache
 def close_at_exit() -> None:
-    """See to it that a process with open iterators over our data sets comes to its end.
+    """Prevent a process with open data set iterators from hanging at exit.
 
-    An iterator that outlives the last line, as one does that a traceback holds, is destroyed while Python
-    takes itself down; TensorFlow then waits for a thread of its own, which waits for Python: for ever
-    (TensorFlow 2.15 and 2.21). Destroyed a moment earlier, such threads still get their turn.
+    An iterator may live to the end of the program, for example because a traceback holds it. Python then
+    destroys it during shutdown. TensorFlow waits for its own thread, and that thread waits for Python
+    forever (TensorFlow 2.15 and 2.21). Destroying the iterator just before shutdown avoids this.
     """
     atexit.register(_close)
 
@@ -49,12 +49,12 @@ def _close() -> None:
         kind = type(thing)
         iterates = str(kind.__module__).startswith("tensorflow.python.data.ops.")
         if iterates and kind.__name__.endswith("Iterator") and not _is_of_others(thing):
-            # TensorFlow has no call for it: with the last reference to its resource goes the iterator.
+            # TensorFlow has no function for this: dropping the last reference destroys the iterator.
             vars(thing).clear()
 
 
 def _is_of_others(iterator: Any) -> bool:
-    """Whether it is known that none of our data sets is behind an iterator."""
+    """Whether an iterator certainly uses none of this package's data sets."""
     behind = [getattr(iterator, "_dataset", None)]
     while behind:
         dataset = behind.pop()
@@ -81,11 +81,11 @@ def train_dataset(
     parallel_calls: int = tf.data.AUTOTUNE,
     shard: Shard | None = None,
 ) -> tf.data.Dataset:
-    """Batches of P identities x K images, and of image-texture pairs after them.
+    """Make batches of P identities x K images, followed by image-texture pairs.
 
-    The element of step i depends on the records, the arguments and the seed alone: a run that resumes with
-    `start_step=i` sees what the first run would have seen. An epoch has `sampling.pk_steps(records.pids, P,
-    K)` steps.
+    The batch of step i depends only on the records, the arguments and the seed. So a run that resumes with
+    `start_step=i` gets the batches that the first run would have had. An epoch has
+    `sampling.pk_steps(records.pids, P, K)` steps.
 
     Args:
         records: training images; distractors and junk are left out.
@@ -93,31 +93,30 @@ def train_dataset(
         images_per_identity: K; an identity with fewer images repeats some.
         image_size: height and width in pixels.
         texture_size: T; None leaves textures out of the batches.
-        mirror_map: `(T, T, 2)` int (row, column) such that `texture[map[..., 0], map[..., 1]]` has left and
-            right of the person swapped; by default the one of this package's body,
-            `synthesis.texels.mirror_map(T)`.
-        augmentation: of the re-ID images; the paper's by default.
-        pit: image-texture pairs that join every batch with label -1.
-        pit_per_batch: M, how many.
-        pit_augmentation: of the pairs; like `augmentation`, but without erasing, by default.
-        seed: of the run.
+        mirror_map: `(T, T, 2)` int (row, column) such that `texture[map[..., 0], map[..., 1]]` swaps left
+            and right of the person; by default that of this package's body, `synthesis.texels.mirror_map(T)`.
+        augmentation: augmentation of the re-ID images; the paper's by default.
+        pit: image-texture pairs to add to every batch with label -1.
+        pit_per_batch: M, number of pairs per batch.
+        pit_augmentation: augmentation of the pairs; by default `augmentation` without erasing.
+        seed: seed of the run.
         start_step: first step to yield, from 0.
-        epochs: None repeats for ever.
+        epochs: last epoch; None repeats without end.
         parallel_calls: threads for decoding; the result does not depend on it.
-        shard: the replicas to read for: each batch is then yielded as one element a replica, in their order,
-            and has `row` (rows,) int32, the places of its rows in the whole batch. A replica's rows are whole
-            identities, if the replicas divide P.
+        shard: the replicas to read for. The data set then yields one element per replica, in order, instead
+            of a whole batch. Each has `row` (rows,) int32, the places of its rows in the whole batch. A
+            replica gets whole identities if the number of replicas divides P.
 
     Returns:
         Dataset of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,) int32 in [0, C), -1 for pairs;
-        `record` (B,) int64, the row's number among the records, or behind them among the pairs;
-        and with `texture_size`: `texture` (B, T, T, 3) float32 in [-1, 1] (grey where there is none) and
-        `texture_weight` (B,) float32, 1 where there is one, else 0. B = P * K + M; the re-ID images come
-        first, K consecutive an identity.
+        `record` (B,) int64, index into the records followed by the pairs; and with `texture_size`: `texture`
+        (B, T, T, 3) float32 in [-1, 1] (grey if missing) and `texture_weight` (B,) float32, 1 for a texture
+        and 0 for none. B = P * K + M. The re-ID images come first, K consecutive per identity.
 
     Raises:
-        UserError: too few identities, pairs asked for but not given, no image has a texture although
-            `texture_size` is set, a mirror map of another size, or replicas that do not divide a batch.
+        UserError: there are too few identities, `pit_per_batch` is set without pairs, `texture_size` is set
+            but no image has a texture, the mirror map has the wrong size, or the number of replicas does not
+            divide a batch.
 
     Example:
         >>> dataset = train_dataset(records, 16, 4, (256, 128), texture_size=256, seed=1)
@@ -152,10 +151,23 @@ def pit_dataset(
     parallel_calls: int = tf.data.AUTOTUNE,
     shard: Shard | None = None,
 ) -> tf.data.Dataset:
-    """Batches of image-texture pairs alone, to train the texture generator SAN-PG.
+    """Make batches of image-texture pairs only, to train the texture generator SAN-PG.
 
-    Args and batches are those of `train_dataset`, with every label -1. An epoch has `max(1, len(pit) //
-    batch_size)` steps; the pairs go round in shuffled passes without regard to its end.
+    Batches are those of `train_dataset`, with label -1 throughout. An epoch has
+    `max(1, len(pit) // batch_size)` steps. Shuffled passes over the pairs may cross the ends of epochs.
+
+    Args:
+        pit: image-texture pairs.
+        batch_size: pairs per batch.
+        image_size: height and width in pixels.
+        texture_size: T.
+        mirror_map: see `train_dataset`.
+        augmentation: augmentation of the pairs; `Augmentation.for_transfer()` by default.
+        seed: seed of the run.
+        start_step: first step to yield, from 0.
+        epochs: last epoch; None repeats without end.
+        parallel_calls: threads for decoding.
+        shard: see `train_dataset`.
 
     Raises:
         UserError: there are no pairs, or they have no textures.
@@ -172,13 +184,13 @@ def pit_dataset(
 def inference_dataset(
     records: Records, image_size: tuple[int, int], batch_size: int = 64, normalized: bool = True
 ) -> tf.data.Dataset:
-    """Images in the order of the records, resized, for embedding or painting.
+    """Make batches of resized images in the order of the records, for embedding or painting.
 
     Args:
-        records: any.
+        records: the images.
         image_size: height and width in pixels.
-        batch_size: the last batch may be smaller.
-        normalized: False yields uint8 images of 0-255 instead, as colour histograms and figures want them.
+        batch_size: images per batch; the last batch may be smaller.
+        normalized: False yields uint8 images of 0-255 instead, for colour histograms and figures.
 
     Returns:
         Dataset of `(N, H, W, 3)` float32 normalised images, or uint8 ones.
@@ -209,7 +221,7 @@ def _planned_dataset(
     parallel_calls: int,
     shard: Shard | None,
 ) -> tf.data.Dataset:
-    """Chain the stages; the rows of the parts stand one after the other in every batch."""
+    """Chain the stages; every batch has the rows of the parts one after the other."""
     close_at_exit()
     image_size = (int(image_size[0]), int(image_size[1]))
     images = [image for part in parts for image in part.records.images]
@@ -259,9 +271,9 @@ def _planned_dataset(
     rows = sum(sizes) if places is None else places.shape[1]
     dataset = plan_rows(parts, steps, image_size, seed, start_step, epochs, places)
     dataset = dataset.map(load, num_parallel_calls=parallel_calls, deterministic=True)
-    # Images of several sizes stand in one array of bytes, each at the beginning of its row.
+    # Images of different sizes share one array of bytes, each at the beginning of its row.
     dataset = dataset.padded_batch(rows, drop_remainder=True)
-    # A batch with textures takes 75 MB: a small fixed number bounds the memory on machines of many cores.
+    # A batch with textures takes 75 MB: a small fixed number of calls bounds the memory on many cores.
     dataset = dataset.map(vary, num_parallel_calls=2, deterministic=True)
     _OURS.add(dataset)
     if places is not None:

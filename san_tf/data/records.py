@@ -1,4 +1,4 @@
-"""Records: the images of one split in memory, as encoded bytes, beside their labels."""
+"""Records: the encoded images of one split, in memory, with their labels."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from san_tf.whole_numbers import WholeNumbers
 
 
 def first_problem(encoded: np.ndarray, names: np.ndarray, kind: str) -> str | None:
-    """Check headers, then decode everything in parallel with the decoder that training uses.
+    """Find files that are damaged: check all headers, then decode with training's decoder.
 
     Args:
-        encoded: `(N,)` object array of the files' contents.
+        encoded: `(N,)` object array of file contents.
         names: `(N,)` names for the message.
         kind: "image", or "texture of image", which must be square and have three channels.
 
     Returns:
-        None if all is well; else one sentence that names the first bad file and counts the others.
+        None if every file is good; else one sentence that names the first bad file and counts the others.
     """
     problems: dict[int, str] = {}
     for index, content in enumerate(encoded):
@@ -42,7 +42,7 @@ def first_problem(encoded: np.ndarray, names: np.ndarray, kind: str) -> str | No
         if kind != "image" and (header.channels != 3 or header.height != header.width):
             problems[index] = (
                 f"is {header.width}x{header.height} with {header.channels} channel(s), "
-                "a square RGB image is needed"
+                "but must be a square RGB image"
             )
     if not problems:
         problems = dict.fromkeys(_undecodable(encoded), "is damaged: it cannot be decoded")
@@ -54,18 +54,18 @@ def first_problem(encoded: np.ndarray, names: np.ndarray, kind: str) -> str | No
 
 
 def _undecodable(encoded: np.ndarray) -> list[int]:
-    """Indices of the files that TensorFlow's decoder refuses."""
+    """Indices of the files that TensorFlow cannot decode."""
     if not len(encoded):
         return []
     contents = tf.constant(list(encoded), tf.string)
 
     def decoded_index(index: tf.Tensor) -> tf.Tensor:
-        # The result has to depend on a pixel: a mere control dependency is optimised away with the decoding.
-        # Turning it would not find more, and its branches are most of the graph.
+        # The result must depend on a pixel: TensorFlow would optimise a control dependency and the decoding
+        # away. Applying the EXIF orientation would find no further damage and makes the graph much larger.
         pixel = decode_image(tf.gather(contents, index), orientation=1)[0, 0, 0]
         return index + tf.minimum(tf.cast(pixel, tf.int64), 0)
 
-    # Errors in a tf.data map do not say which element they belong to: drop such elements, see who is missing.
+    # Errors in a tf.data map do not name their element: drop failing elements, then see which are missing.
     dataset = tf.data.Dataset.range(len(encoded)).map(decoded_index, num_parallel_calls=tf.data.AUTOTUNE)
     good = list(dataset.ignore_errors().batch(1024).as_numpy_iterator())
     return np.setdiff1d(np.arange(len(encoded)), np.concatenate([*good, np.empty(0, np.int64)])).tolist()
@@ -75,19 +75,19 @@ def _undecodable(encoded: np.ndarray) -> list[int]:
 # 0001_c001_...
 _MARKET_NAME = re.compile(r"^(-1|[0-9]{1,18})_c([0-9]{1,18})(?![0-9])")
 _MAX_FILE_BYTES = 64 * 2**20
-# The column of colour casts, `(N, 3, 4)`: RGB (0-255) of a texture -> cast[:, :3] @ RGB + cast[:, 3] in its
-# picture.
+# The column of colour casts, `(N, 3, 4)`: RGB (0-255) in the texture becomes cast[:, :3] @ RGB + cast[:, 3]
+# in the image.
 CAST = "cast"
-# Stands for "no image has a texture" until the number of images is known.
+# Default that means "no image has a texture"; replaced once the number of images is known.
 _NO_TEXTURES = np.empty(0, np.int64)
 
 
 @dataclass(frozen=True, repr=False)
 class Records(ShortRepr):
-    """The images of one split, encoded, and what is known about each of them.
+    """The encoded images of one split, with identity, camera, name and texture of each.
 
-    Images stay encoded (a whole benchmark then takes tens of megabytes) and are decoded by the pipelines.
-    Textures are kept once each and pointed at, because ten images may share one texture.
+    Images stay encoded, so a whole benchmark takes tens of megabytes; the pipelines decode them. Each
+    different texture is stored once and referenced by index, because ten images may share one.
 
     Args:
         images: `(N,)` object array of JPEG or PNG bytes.
@@ -96,8 +96,8 @@ class Records(ShortRepr):
         filenames: `(N,)` object array of str, unique within a split.
         texture_files: `(U,)` object array of JPEG or PNG bytes: the different textures.
         texture_index: `(N,)` int64 into `texture_files`, -1 where an image has no texture.
-        extras: other columns by name, N values each (`yaw`, `pose`, `visibility`). With `cast`, `(N, 3, 4)`
-            float32, a texture's target has the colours that it has in its picture, instead of its own.
+        extras: other columns by name, N values each (`yaw`, `pose`, `visibility`). With the column `cast`,
+            `(N, 3, 4)` float32, the target texture gets the colours it has in the image.
 
     Example:
         >>> records = Records.from_folder("Market-1501-v15.09.15/bounding_box_train")
@@ -127,7 +127,7 @@ class Records(ShortRepr):
         for name, column in columns.items():
             if len(column) != number:
                 raise ValueError(
-                    f"Every column has one value an image. Received: {number} images, {len(column)} {name}."
+                    f"Each column needs one value per image. Received: {number} images, {len(column)} {name}."
                 )
 
     @classmethod
@@ -148,9 +148,9 @@ class Records(ShortRepr):
             pids: N identities.
             camids: N cameras; all 0 by default.
             filenames: N names; `000000`, `000001`, ... by default.
-            textures: N encoded textures, `b""` where there is none; equal ones are kept once.
+            textures: N encoded textures, `b""` where there is none; equal ones are stored once.
             extras: other columns by name, N values each.
-            verify: decode every image and texture once and name the ones that cannot be decoded.
+            verify: decode every image and texture once, and refuse damaged ones.
 
         Raises:
             UserError: an image or texture is empty or damaged, or a texture is not square RGB.
@@ -171,17 +171,17 @@ class Records(ShortRepr):
 
     @classmethod
     def from_tfds(cls, builder: Any, split: str, verify: bool = True) -> Records:
-        """Read a split of a prepared TFDS builder, bytes as they are stored.
+        """Read a split of a prepared TFDS builder, without decoding its images.
 
         Args:
-            builder: a `tfds.core.DatasetBuilder` whose records hold `image` and `pid`, and perhaps `camid`,
-                `filename`, `texture` and others, which become `extras`.
-            split: such as "train", "query" or "gallery".
+            builder: a `tfds.core.DatasetBuilder` whose examples hold `image` and `pid`, and optionally
+                `camid`, `filename` and `texture`; other features become `extras`.
+            split: for example "train", "query" or "gallery".
             verify: as in `from_columns`.
 
         Raises:
             UserError: the data set is not prepared, has no such split, or holds a damaged image.
-            DamagedDataError: its files are damaged on the disk; the sentence names the file.
+            DamagedDataError: a file of the data set is damaged; the message names it.
         """
         import tensorflow as tf
         import tensorflow_datasets as tfds
@@ -192,7 +192,7 @@ class Records(ShortRepr):
         encoded = {
             name: tfds.decode.SkipDecoding() for name in ("image", "texture") if name in builder.info.features
         }
-        # Autocaching would keep a second copy of the bytes; one reader keeps the order that was written.
+        # Autocaching would keep a second copy of the bytes; a single reader keeps the written order.
         config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
         columns: dict[str, list[Any]] = {}
         textures: dict[bytes, bytes] = {}
@@ -202,7 +202,7 @@ class Records(ShortRepr):
             )
             for batch in dataset.batch(512).as_numpy_iterator():
                 for name, values in batch.items():
-                    if name == "texture":  # ten images may share one: let equal copies go while reading
+                    if name == "texture":  # ten images may share one: keep a single copy while reading
                         values = [textures.setdefault(texture, texture) for texture in values]
                     columns.setdefault(name, []).extend(values)
         except (tf.errors.OpError, OSError, AssertionError) as error:
@@ -229,15 +229,15 @@ class Records(ShortRepr):
 
     @classmethod
     def from_folder(cls, folder: str | os.PathLike[str], verify: bool = True) -> Records:
-        """Read all images of a folder (not of its subfolders), in the order of their names.
+        """Read all images of a folder, without its subfolders, sorted by name.
 
-        Files of other formats than JPEG and PNG become PNG without loss, see `san_tf.image_formats`.
+        Formats other than JPEG and PNG are converted to PNG without loss, see `san_tf.image_formats`.
 
         Names as in Market-1501, DukeMTMC-reID and VeRi-776 (`0002_c1s1_000451_03.jpg`) give identity and
-        camera; with any other name both are -1, which is all that painting or embedding needs.
+        camera. Other names give -1 for both, which is enough for painting or embedding.
 
         Args:
-            folder: where the images lie.
+            folder: the folder of images.
             verify: as in `from_columns`.
 
         Raises:
@@ -267,17 +267,17 @@ class Records(ShortRepr):
 
     @property
     def identities(self) -> np.ndarray:
-        """`(C,)` int64 sorted pids of the identities to train on: distractors and junk left out."""
+        """`(C,)` int64 sorted pids of the training identities, without distractors and junk."""
         return np.unique(self.pids[self.pids > 0])
 
     @property
     def num_identities(self) -> int:
-        """Number of identities that can be trained on."""
+        """Number of training identities, C."""
         return len(self.identities)
 
     @property
     def labels(self) -> np.ndarray:
-        """`(N,)` int32 contiguous labels in the order of the pids, -1 for distractors and junk."""
+        """`(N,)` int32 labels from 0 in the order of the pids; -1 for distractors and junk."""
         labels = np.searchsorted(self.identities, self.pids).astype(np.int32)
         return np.where(self.pids > 0, labels, np.int32(-1))
 
@@ -306,19 +306,19 @@ class Records(ShortRepr):
         )
 
     def without(self, name: str) -> Records:
-        """Return the same records without one of the `extras`, if they have it."""
+        """Return the same records without the column `name` of the `extras`, if present."""
         return replace(self, extras={key: column for key, column in self.extras.items() if key != name})
 
     def with_textures(self, textures: Sequence[bytes]) -> Records:
-        """Return the same records with N encoded textures (`b""` for none) in place of those they have."""
+        """Return the same records with N other encoded textures (`b""` for none)."""
         files, index = _deduplicated(textures)
         return replace(self, texture_files=files, texture_index=index)
 
     def verified(self) -> Records:
         """Decode every image and texture once, and return self.
 
-        A damaged file would otherwise end a training run hours later, with a message that does not name it.
-        Decoding in parallel costs about a tenth of a millisecond a crop: less than reading it.
+        Otherwise a damaged file would stop training hours later, with a message that does not name it.
+        Decoding in parallel takes about 0.1 ms per crop, less than reading it.
 
         Raises:
             UserError: an image or texture is empty, damaged, or neither JPEG nor PNG; a texture is not a
@@ -337,27 +337,31 @@ class Records(ShortRepr):
 
 
 def is_image(path: Path) -> bool:
-    """Whether the path is a visible file with the suffix of an image."""
+    """Whether the path is a visible file with an image suffix."""
     return is_image_name(path.name) and not path.name.startswith(".") and path.is_file()
 
 
 def read_image(path: Path, kind: str = "image") -> bytes:
-    """Read a file that is an image by its name, as JPEG or PNG; `kind` is what a message calls it.
+    """Read an image file and return it as JPEG or PNG bytes.
+
+    Args:
+        path: the file.
+        kind: word for the file in error messages.
 
     Raises:
-        UserError: it cannot be read, is a pipe or device, or of a format that is not known.
+        UserError: the file cannot be read, is a pipe or device, or has an unknown format.
     """
     try:
         content = read_regular(path, _MAX_FILE_BYTES)
-        return jpeg_or_png(content) if content else content  # who verifies it says that it is empty
+        return jpeg_or_png(content) if content else content  # `verified` reports an empty file
     except ValueError as error:
         raise UserError(f"The {kind} {path} {error}; delete it or copy it again.") from None
     except OSError as error:
-        raise UserError(f"The {kind} {path} cannot be read ({error.strerror}); mend that.") from error
+        raise UserError(f"The {kind} {path} cannot be read ({error.strerror}); check it.") from error
 
 
 def parse_market_name(name: str) -> tuple[int, int]:
-    """Return identity and camera (from 0) of a Market-1501-like file name, (-1, -1) if it is not one.
+    """Return identity and camera (from 0) of a Market-1501-like file name, else (-1, -1).
 
     Example:
         >>> parse_market_name("0002_c1s1_000451_03.jpg")
@@ -375,7 +379,7 @@ def _object_array(values: Iterable[Any]) -> np.ndarray:
 
 
 def _deduplicated(textures: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Split N textures into the different ones and an index into them, -1 for `b""`."""
+    """Return the different textures, and each texture's index among them; -1 for `b""`."""
     known: dict[bytes, int] = {}
     index = [known.setdefault(texture, len(known)) if texture else -1 for texture in textures]
     return _object_array(known), np.array(index, np.int64)

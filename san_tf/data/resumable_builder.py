@@ -1,4 +1,4 @@
-"""The base of this package's TFDS builders: builds go on where they were and know their source."""
+"""Base class of this package's TFDS builders: builds are resumable and remember their source."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from san_tf.errors import UserError
 from san_tf.file_lock import file_lock
 from san_tf.image_formats import stamp_of
 
-# In the folder of a data set: what it was made from.
+# File in the folder of a data set that describes its source.
 MADE_FROM = "made_from.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class MadeFrom:
-    """What a data set was made from, and what was found there.
+    """The source files of a data set, and what was found there.
 
     Attributes:
-        state: fingerprint of names, labels, sizes and times of the files; it changes when they do.
-        content: fingerprint of their bytes, where the records do not hold them; else empty.
+        state: fingerprint of the names, labels, sizes and times of the files.
+        content: fingerprint of their bytes, if the records do not hold them; else empty.
         places: the folders and archives.
-        archives: sizes and times of those places that are archives.
-        manual_dir: the folder in which they were looked for; empty for data that are rendered.
-        left_out: how many files there were not taken, by kind.
-        notes: sentences on what a user may not expect.
+        archives: size and time of each place that is an archive.
+        manual_dir: folder in which the source was searched; empty for rendered data.
+        left_out: number of files not used, by kind.
+        notes: sentences for the user about anything unexpected.
     """
 
     state: str
@@ -50,19 +50,19 @@ class MadeFrom:
     notes: tuple[str, ...] = ()
 
     def is_of_the_same_archives(self) -> bool:
-        """Whether it was made from archives alone, and none of them was written since."""
+        """Whether the source is archives only, and none of them was written since."""
         return set(self.places) == set(self.archives) and all(
             stamp_of(place) == stamp for place, stamp in self.archives.items()
         )
 
     def write(self, folder: str | Path) -> None:
-        """Write it into the folder of a data set."""
+        """Write this description into the folder of a data set."""
         with atomic_file(Path(folder, MADE_FROM)) as temporary:
             temporary.write_text(json.dumps(dataclasses.asdict(self), indent=1))
 
     @classmethod
     def read(cls, folder: str | Path) -> MadeFrom | None:
-        """What is written in the folder; None for a data set of an earlier version, or a damaged file."""
+        """Read the description in a folder; None if it is damaged or missing (earlier versions)."""
         try:
             values = json.loads(Path(folder, MADE_FROM).read_text())
             return cls(
@@ -79,7 +79,7 @@ class MadeFrom:
 
 
 def fingerprint(lines: Iterable[str | bytes]) -> str:
-    """A digest of lines, in their order."""
+    """Return a digest of lines; their order matters."""
     digest = hashlib.sha256()
     for line in lines:
         content = line.encode("utf-8", "surrogateescape") if isinstance(line, str) else line
@@ -89,40 +89,40 @@ def fingerprint(lines: Iterable[str | bytes]) -> str:
 
 
 class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """A builder whose examples are kept, as they are made, until the build is finished.
+    """A TFDS builder that can resume an interrupted build.
 
-    TFDS writes into a folder `incomplete.*` and renames it at the end, so a reader never meets half a data
-    set; but what is in there is of no use after an interruption. So examples pass through `parts`, in a
-    folder `unfinished_<version>` beside the data set. The next build reads them from there instead of making
-    them, and removes the folder when it is done; until then a build takes the room of two.
+    TFDS writes into a folder `incomplete.*` and renames it at the end, so nobody reads half a data set. After
+    an interruption that folder is useless. So this builder also keeps its examples as `parts`, in a folder
+    `unfinished_<version>` beside the data set. The next build reads them from there, and removes the folder
+    when it is done. Until then a build takes twice the disk space.
 
-    One process builds at a time; whatever a killed one left behind is removed.
+    One process builds at a time. It removes the remains of killed builds.
 
     Attributes:
-        made_anew: whether this builder replaced a data set by another one.
+        made_anew: whether this builder replaced an existing data set.
     """
 
     made_anew = False
 
     @property
     def parts(self) -> Parts:
-        """What is done already; `_generate_examples` passes its examples through `parts.items`."""
+        """The finished parts; `_generate_examples` passes its examples through `parts.items`."""
         return Parts(self._place / f"unfinished_{self.version}")
 
     @property
     def _place(self) -> Path:
-        """The folder of all versions of this configuration; the same during a build, in `incomplete.*`."""
+        """Folder of all versions of this configuration, also while building in `incomplete.*`."""
         return Path(self.data_dir).parent
 
     def download_and_prepare(self, **kwargs: Any) -> None:
-        """Build the data set unless it is there; see `tfds.core.DatasetBuilder.download_and_prepare`.
+        """Build the data set unless it exists; see `tfds.core.DatasetBuilder.download_and_prepare`.
 
-        One that is there is held against what it was made from. It is made anew if that changed, or if it
-        is damaged on the disk; a file that only has other times is compared by its bytes.
+        An existing data set is compared with its source. It is built again if the source changed or the data
+        set is damaged. If only the times of a file differ, its bytes are compared.
 
         Raises:
-            UserError: another process is building it; or the manual folder that is named is not the one it
-                was made from, and holds nothing to compare it with.
+            UserError: another process is building the data set; or `manual_dir` is not the folder it was made
+                from, and holds nothing to compare.
         """
         config = kwargs.get("download_config") or tfds.download.DownloadConfig()
         named = None if config.manual_dir is None else Path(config.manual_dir).expanduser()
@@ -146,16 +146,17 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             shutil.rmtree(self.parts.folder, ignore_errors=True)
 
     def changed(self, manual_dir: Path | None = None) -> str | None:
-        """What changed since the data set was made, as a sentence that its name ends; None if nothing did.
+        """Return what changed in the source since the data set was made; None if nothing did.
 
-        Names, sizes and times tell it in a moment. Where they differ, bytes are compared, and the new times
-        are noted if those are the same. What is gone cannot be compared: `source_is_gone` says so.
+        The result is a sentence to which the caller adds the name of the data set. Names, sizes and times
+        are compared first. If they differ, bytes are compared; if the bytes are equal, the new times are
+        stored. A missing source counts as unchanged, see `source_is_gone`.
 
         Args:
-            manual_dir: the folder that is named; None takes the one that the data set was made from.
+            manual_dir: the folder to compare with; None takes the one the data set was made from.
 
         Raises:
-            UserError: the folder that is named is another one, and holds nothing to compare with.
+            UserError: `manual_dir` is another folder, and holds nothing to compare.
         """
         made_from = MadeFrom.read(self.data_path)
         place = manual_dir or (Path(made_from.manual_dir) if made_from and made_from.manual_dir else None)
@@ -176,42 +177,42 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         with _bars_for_terminals():
             difference = self._difference(made_from, place)
         if difference is None:
-            with contextlib.suppress(UserError, OSError):  # data that cannot be written serve as well
+            with contextlib.suppress(UserError, OSError):  # a read-only data set is still usable
                 dataclasses.replace(now, content=made_from.content if made_from else "").write(self.data_path)
         return difference
 
     def source_is_gone(self) -> bool:
-        """Whether a folder or archive that the data set was made from is not there any more."""
+        """Whether a folder or archive that the data set was made from no longer exists."""
         made_from = MadeFrom.read(self.data_path)
         return made_from is not None and not all(Path(place).exists() for place in made_from.places)
 
     def _made_from(self, manual_dir: Path | None) -> MadeFrom | None:
-        """What the data set would be made from now; None if from code alone.
+        """Describe the present source; None if the data set is made by code only.
 
         Args:
-            manual_dir: None is TFDS's own place for downloads by hand.
+            manual_dir: folder of the source; None is TFDS's default folder for manual downloads.
 
         Raises:
-            UserError: it is missing, or cannot be used.
+            UserError: the source is missing, or cannot be used.
         """
         del manual_dir
         return None
 
     def _difference(self, made_from: MadeFrom | None, manual_dir: Path | None) -> str | None:
-        """What differs by bytes, as a sentence that the name of the data set ends; None if nothing does.
+        """Return which bytes differ, as a sentence like that of `changed`; None if none do.
 
         Args:
-            made_from: what the data set was made from, where that is known.
+            made_from: the source of the data set, if known.
             manual_dir: as in `_made_from`.
         """
         raise NotImplementedError
 
     def _log_download_bytes(self) -> None:
-        """Say what begins: TFDS's own line speaks of a download of unknown size, and there is none."""
+        """Announce the build; TFDS's own line would announce a download, and there is none."""
         print(printable(f"  building {self.info.full_name} in {self.data_path.parent} ..."), flush=True)
 
     def _log_download_done(self) -> None:
-        """Nothing: who builds says what there is now, and nothing was downloaded."""
+        """Do nothing: nothing was downloaded, and the caller reports the result."""
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -224,14 +225,14 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 )
             for left in self._place.glob(f"incomplete.*_{self.version}"):
                 shutil.rmtree(left, ignore_errors=True)
-            if self.data_path.exists():  # who was killed while it was replaced left both
+            if self.data_path.exists():  # a process killed while replacing it left both
                 shutil.rmtree(self._place / f"former_{self.version}", ignore_errors=True)
             yield
 
 
 @contextlib.contextmanager
 def _bars_for_terminals() -> Iterator[None]:
-    """Let TFDS draw its bars only where they can be redrawn: in a file they are thousands of lines."""
+    """Show TFDS's progress bars only on terminals: in a file they are thousands of lines."""
     wanted = getattr(tqdm_utils, "_active", True)
     tfds.display_progress_bar(wanted and sys.stderr.isatty())
     try:

@@ -9,15 +9,16 @@ import numpy as np
 
 from san_tf.errors import UserError
 
-# Separates the random streams that the plans of one (seed, epoch) draw from.
+# Separate random streams for the plans of one (seed, epoch).
 _PK_STREAM, _SHUFFLE_STREAM = 1, 2
 
 
 def pk_steps(pids: np.ndarray, identities_per_batch: int, images_per_identity: int) -> int:
-    """Return the number of batches in an epoch of `pk_batches`: it depends on the image counts alone.
+    """Return the number of batches in one epoch of `pk_batches`.
 
-    An identity of n images offers `max(1, n // K)` groups of K; the epoch is as long as batches of P groups
-    of different identities can be filled.
+    It depends only on the number of images of each identity. An identity with n images gives
+    `max(1, n // K)` groups of K images. The epoch ends when no batch of P groups of different identities can
+    be filled.
 
     Args:
         pids: `(N,)` identities; those below 1 (distractors, junk) are left out.
@@ -41,8 +42,8 @@ def pk_steps(pids: np.ndarray, identities_per_batch: int, images_per_identity: i
         )
     groups = np.maximum(1, counts // images_per_identity)
     steps = int(groups.sum()) // identities_per_batch
-    # One identity with very many images cannot be twice in a batch: its groups beyond the number of steps are
-    # of no use, which can shorten the epoch again.
+    # An identity occurs once in a batch, so its groups beyond the number of steps cannot be used. That can
+    # shorten the epoch further.
     while np.minimum(groups, steps).sum() < steps * identities_per_batch:
         steps -= 1
     return steps
@@ -51,11 +52,11 @@ def pk_steps(pids: np.ndarray, identities_per_batch: int, images_per_identity: i
 def pk_batches(
     pids: np.ndarray, identities_per_batch: int, images_per_identity: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """Plan one epoch of batches of P different identities with K images each, K consecutive of one identity.
+    """Plan one epoch of P x K batches: P different identities with K consecutive images each.
 
-    Every identity's images are shuffled and cut into groups of K; a remainder sits out this epoch. An
-    identity with fewer than K images gives one group in which they repeat; no other image is twice in an
-    epoch.
+    The images of every identity are shuffled and cut into groups of K; the remainder is left out of this
+    epoch. An identity with fewer than K images gives one group in which images repeat. No other image occurs
+    twice in an epoch.
 
     Args:
         pids: `(N,)` identities; those below 1 (distractors, junk) are left out.
@@ -83,8 +84,8 @@ def pk_batches(
     _, starts, counts = np.unique(pids[candidates], return_index=True, return_counts=True)
     groups = np.minimum(np.maximum(1, counts // images_per_identity), steps)
 
-    # Lay the groups of all identities, in random order, in one line, and deal it out to the steps in turn:
-    # an identity's groups (at most `steps`) are neighbours in the line, so they land in different batches.
+    # Put the groups of all identities in one line, identities in random order, and deal it out to the steps
+    # in turn. An identity has at most `steps` groups, next to each other, so they get different batches.
     order = rng.permutation(len(groups))
     owner = np.repeat(order, groups[order])[: steps * identities_per_batch]
     first = np.concatenate([[0], np.flatnonzero(np.diff(owner)) + 1])
@@ -96,16 +97,16 @@ def pk_batches(
 
 
 def shuffled_stream(number: int, start: int, count: int, seed: int) -> np.ndarray:
-    """Return elements `start` to `start + count` of an endless stream of shuffled passes over the records.
+    """Return elements `start` to `start + count` of endless shuffled passes over the records.
 
     Args:
-        number: of records, N, at least 1.
+        number: number of records, N, at least 1.
         start: position in the stream, from 0.
-        count: how many.
-        seed: of the run; every pass has its own order.
+        count: number of elements.
+        seed: seed of the run; every pass has a different order.
 
     Returns:
-        `(count,)` int64 in `[0, N)`; every pass of N positions holds each record once.
+        `(count,)` int64 in `[0, N)`; every pass of N elements holds each record once.
     """
     passes = range(start // number, (start + count - 1) // number + 1) if count else range(0)
     orders = [np.random.default_rng((seed, epoch, _SHUFFLE_STREAM)).permutation(number) for epoch in passes]

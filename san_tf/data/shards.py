@@ -1,4 +1,4 @@
-"""Parts of a batch: which rows of the one deterministic plan a process reads for its replicas."""
+"""Shards: the rows of each batch that one process reads for its replicas."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from san_tf.errors import UserError
 
 
 class Shard(NamedTuple):
-    """Some of the replicas that share every batch.
+    """The replicas of one process, among all replicas that share every batch.
 
     Args:
-        first: the first replica that this process reads for.
-        here: how many it reads for.
-        replicas: that share a batch, those of other processes included.
+        first: number of this process's first replica.
+        here: number of replicas of this process.
+        replicas: number of replicas that share a batch, over all processes.
 
     Example:
         >>> Shard(1, 1, 2).rows([4, 2]).tolist()  # 4 rows of images and 2 of pairs; the second of 2 replicas
@@ -27,13 +27,13 @@ class Shard(NamedTuple):
     replicas: int
 
     def rows(self, sizes: list[int]) -> np.ndarray:
-        """The places in the whole batch of each replica's rows.
+        """Return the places of each replica's rows in the whole batch.
 
-        Every part of the batch is cut into equal blocks, so that a replica gets whole identities where the
-        rows of an identity are neighbours and the replicas divide P.
+        Every part of the batch is cut into equal blocks. A replica gets whole identities if the rows of an
+        identity are consecutive and the number of replicas divides P.
 
         Args:
-            sizes: rows of each part of the batch, such as P x K images and M pairs after them.
+            sizes: rows of each part of the batch, for example P x K images, then M pairs.
 
         Returns:
             `(here, rows)` int32, ascending in each row.

@@ -1,4 +1,4 @@
-"""Loads texture targets inside a pipeline: decoded, resized, mirrored with their images."""
+"""Loads target textures inside a pipeline: decodes, resizes and mirrors them with their images."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
 from san_tf.errors import UserError
 
-# Decoding a 256x256 texture costs as much as all the rest of an image's way through the pipeline. The 929
-# textures of the paper's PIT data, and their mirror images, fit.
+# Decoding a 256x256 texture costs as much as the rest of the pipeline for its image. The 929 textures of the
+# paper's PIT data, and their mirror images, fit in.
 _CACHE_BYTES = 384 * 2**20
 
 
 class TextureLoader:
-    """Makes a batch of texture targets, in two steps: decoding, a row at a time, and the rest.
+    """Makes batches of target textures in two steps: decode row by row, then finish the batch.
 
     Args:
         files: `(U,)` encoded textures.
-        size: T wanted.
-        mirror_map: `(T, T, 2)` as in `pipeline.train_dataset`; None takes the one of this package's body.
-        cache_bytes: if all textures and their mirror images take less when decoded, they are decoded and
-            mirrored here, once.
+        size: T, height and width of the result.
+        mirror_map: `(T, T, 2)` as in `pipeline.train_dataset`; None takes that of this package's body.
+        cache_bytes: all textures and their mirror images are decoded once and kept, if they take fewer bytes.
 
     Raises:
-        UserError: the mirror map has another size.
+        UserError: the mirror map has the wrong size.
     """
 
     def __init__(
@@ -54,17 +53,17 @@ class TextureLoader:
             decoded = tf.data.Dataset.range(len(files)).map(self._decode, num_parallel_calls=tf.data.AUTOTUNE)
             straight = decoded.batch(len(files)).get_single_element().numpy()
             mirrored = straight[:, mirror_map[..., 0], mirror_map[..., 1]]
-            # First all as they are, then all mirrored: rows are copied faster than texels are gathered.
+            # All textures, then all mirrored ones: copying rows is faster than gathering texels.
             self._decoded = np.concatenate([straight, mirrored])
 
     def decode(self, index: tf.Tensor) -> tf.Tensor:
-        """The first step, of one row.
+        """Do the first step, for one row: decode its texture.
 
         Args:
-            index: scalar int64 of a texture; -1 where there is none.
+            index: scalar int64 index of the texture; -1 for none.
 
         Returns:
-            `(T, T, 3)` uint8; `(0,)` where all textures are kept decoded.
+            `(T, T, 3)` uint8; `(0,)` if all textures are kept decoded.
         """
         if self._decoded is not None:
             return tf.zeros((0,), tf.uint8)
@@ -72,15 +71,15 @@ class TextureLoader:
         return tf.cond(index < 0, lambda: missing, lambda: self._decode(index))
 
     def finish(self, rows: np.ndarray, indices: np.ndarray, *plan: np.ndarray) -> np.ndarray:
-        """The second step, of a batch: mirrored, dyed and scaled.
+        """Do the second step, for a batch: mirror, dye and scale its textures.
 
         Args:
-            rows: `(N, ...)` uint8, what `decode` made.
-            indices: `(N,)` int64, what `decode` was given.
+            rows: `(N, ...)` uint8, the results of `decode`.
+            indices: `(N,)` int64, the arguments of `decode`.
             *plan: the columns of the `AugmentationPlan` of the N images.
 
         Returns:
-            `(N, T, T, 3)` float32 in [-1, 1]; mid-grey where there is no texture.
+            `(N, T, T, 3)` float32 in [-1, 1]; mid-grey for a missing texture.
         """
         varied = AugmentationPlan(*plan)
         if self._decoded is None:

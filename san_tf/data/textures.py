@@ -1,7 +1,7 @@
-"""Pseudo textures: a side data set, a folder of images named after the images they belong to.
+"""Pseudo textures: a separate folder of texture images, matched to images by file name.
 
-A benchmark stays as published; its textures, painted by a texture generator or taken from the paper's authors
-(who publish them in the same form), are attached by file name.
+The benchmark itself stays as published. Its textures come from a texture generator or from the paper's
+authors, who publish them in the same form.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from san_tf.atomic import atomic_folder
 from san_tf.data.records import Records, is_image, read_image
 from san_tf.errors import UserError
 
-# Bytes of a name and of a path within the folder, with room for temporary names and the folder's own path.
+# Bytes of a name, and of a path within the folder; leaves room for temporary names and the folder's own path.
 _LONGEST_NAME, _LONGEST_PATH = 200, 1000
 
 
@@ -29,18 +29,18 @@ def write_textures(
     textures: Iterable[np.ndarray],
     quality: int = 95,
 ) -> None:
-    """Write textures as JPEG files, all of them or none; that of `a/1.png` is `a/1.jpg`.
+    """Write textures as JPEG files, all or none; the texture of `a/1.png` is `a/1.jpg`.
 
     Args:
-        folder: where; replaced if it exists.
-        filenames: N names of the images, which may lie in folders.
+        folder: folder to write; replaced if it exists.
+        filenames: N names of the images, with or without folders.
         textures: N arrays `(T, T, 3)` uint8 RGB; may be a generator, so that they need not all fit in memory.
-        quality: of the JPEGs, 1-100.
+        quality: JPEG quality, 1-100.
 
     Raises:
-        UserError: two images differ in their suffix alone, a name leads out of the folder, or the folder
+        UserError: two images differ only in their suffix, a name leads out of the folder, or the folder
             cannot be written.
-        ValueError: a texture is not `(T, T, 3)` uint8, or there are not as many textures as names.
+        ValueError: a texture is not `(T, T, 3)` uint8, or the numbers of textures and names differ.
     """
     names = texture_names(filenames)
     with atomic_folder(folder) as temporary:
@@ -58,15 +58,15 @@ def write_textures(
 
 
 def texture_names(filenames: Iterable[str]) -> list[str]:
-    """What the textures of images are named, without suffix: as their images, folders kept.
+    """Return the texture names of images: the image names with folders, without suffix.
 
-    A name too long for a file system is shortened to its beginning and a digest of all of it.
+    A name that is too long for a file system is shortened to its beginning and a digest of the whole name.
 
     Args:
-        filenames: of the images.
+        filenames: names of the images.
 
     Raises:
-        UserError: two images differ in their suffix alone, or a name leads out of the folder.
+        UserError: two images differ only in their suffix, or a name leads out of the folder.
 
     Example:
         >>> texture_names(["a/1.png", "2.jpg"])
@@ -85,7 +85,7 @@ def texture_names(filenames: Iterable[str]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    """The name, or its short form where file systems (255 bytes a name, 4,096 a path) might not take it."""
+    """The name, or its short form if file systems (255 bytes a name, 4,096 a path) might refuse it."""
     encoded = name.encode("utf-8", "surrogateescape")
     if len(encoded) <= _LONGEST_PATH and max(map(len, encoded.split(b"/"))) <= _LONGEST_NAME:
         return name
@@ -94,7 +94,7 @@ def _short(name: str) -> str:
 
 
 def _bare(filename: str) -> str:
-    """The name without its suffix, folders kept: what a texture is named by."""
+    """The name with its folders, without its suffix."""
     name = PurePosixPath(filename).with_suffix("")
     if name.is_absolute() or ".." in name.parts:
         raise UserError(f"The image name {filename} leads out of its folder; rename the image.")
@@ -102,17 +102,17 @@ def _bare(filename: str) -> str:
 
 
 def attach_textures(records: Records, folder: str | os.PathLike[str], allow_missing: bool = False) -> Records:
-    """Return the records with the textures of a folder, matched by the file names without their suffixes.
+    """Return the records with the textures of a folder, matched by file name without suffix.
 
     Args:
-        records: whose `filenames` name the textures.
-        folder: of image files, such as `write_textures` makes; or without the folders of the
-            images' names, such as the paper's authors publish, as long as no two images then share a name.
-        allow_missing: let images without a texture pass; they train without the reconstruction losses.
+        records: the images; their `filenames` name the textures.
+        folder: folder of texture images as `write_textures` makes it. A flat folder, as the paper's authors
+            publish it, also works if no two images then have the same name.
+        allow_missing: accept images without a texture; they train without the reconstruction losses.
 
     Raises:
-        UserError: the folder is missing, a texture is missing (the message counts them and lists the first),
-            or one is damaged or not a square RGB image.
+        UserError: the folder or a texture is missing (the message counts them and lists the first), or a
+            texture is damaged or not a square RGB image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -122,7 +122,7 @@ def attach_textures(records: Records, folder: str | os.PathLike[str], allow_miss
     found = [path for path in sorted(folder.rglob("*")) if is_image(path)]
     paths = {str(PurePosixPath(path.relative_to(folder)).with_suffix("")): path for path in found}
     bare = (_bare(name) for name in records.filenames)
-    # Somebody else's folder may hold them under long names.
+    # A folder made by other software may use the long names.
     stems = [stem if stem in paths else _short(stem) for stem in bare]
     flat = [PurePosixPath(stem).name for stem in stems]
     if len(set(flat)) == len(flat) and not any(stem in paths for stem in stems):

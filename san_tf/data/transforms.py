@@ -1,4 +1,4 @@
-"""Augmentation done: what `augmentation.plan_augmentation` planned happens to the pixels of a batch."""
+"""Applies the plans of `augmentation.plan_augmentation` to the pixels of a batch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
 from san_tf.data.image_kernels import fill_images, fill_textures
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-# TensorFlow takes an array as it is, without a copy, if it begins at a multiple of this.
+# TensorFlow uses an array without a copy if its address is a multiple of this.
 _ALIGNMENT = 64
-# Batches of one size that are kept for later; more are on the way at once only while several trainings run.
+# Free arrays of one size kept for reuse; more are in use only while several trainings run.
 _KEPT = 8
 
 
 class ArrayLender:
-    """Lends float32 arrays; the memory of one that nobody holds any longer goes to the next.
+    """Lends float32 arrays and reuses their memory once they are released.
 
-    A fresh array of 25 MB costs as much as all that is written into it: the system clears it page by page.
+    A new array of 25 MB costs as much time as filling it, because the system clears it page by page.
 
     Example:
         >>> array = ArrayLender().lend((64, 256, 128, 3))
@@ -31,10 +31,10 @@ class ArrayLender:
         self._free: dict[int, list[np.ndarray]] = {}
 
     def lend(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return an array `shape` float32, of any content."""
+        """Return a float32 array of `shape` with arbitrary content."""
         size = math.prod(shape) * np.dtype(np.float32).itemsize
         free = self._free.setdefault(size, [])
-        # One operation: two threads may come at once.
+        # One atomic operation, because two threads may call this at the same time.
         try:
             memory = free.pop()
         except IndexError:
@@ -45,7 +45,7 @@ class ArrayLender:
 
 
 class _Loan:
-    """What an array rests on; gives the memory back when the array and all its views are gone."""
+    """Owner of an array's memory; returns it when the array and all its views are gone."""
 
     def __init__(self, part: np.ndarray, memory: np.ndarray, free: list[np.ndarray]) -> None:
         self.__array_interface__: dict[str, Any] = part.__array_interface__
@@ -69,15 +69,14 @@ def vary_images(
 ) -> np.ndarray:
     """Recolour, flip, resize, crop, normalise, add noise to and erase boxes of images.
 
-    Pixels are as `tf.image.resize` (bilinear) and `images.normalize_images` give them, but for the last
-    digits.
+    The result equals that of `tf.image.resize` (bilinear) and `images.normalize_images`, up to rounding.
 
     Args:
-        pixels: `(N, L)` uint8, 0-255; the first 3 h w of a row are an image of h x w x 3, row by row.
+        pixels: `(N, L)` uint8, 0-255; the first 3 h w values of a row are an image of h x w x 3, row by row.
         sizes: `(N, 2)` int32: h and w of each.
-        plan: of N images; resolution (`scale`) and texture (`dye`) are not looked at here.
+        plan: augmentation of N images; `scale` (resolution) and `dye` (texture) are not used here.
         image_size: H and W of the result.
-        noise_tile: of `make_noise_tile`; may be None if no image has noise.
+        noise_tile: result of `make_noise_tile`; may be None if no image gets noise.
 
     Returns:
         `(N, H, W, 3)` float32 normalised.
@@ -101,16 +100,16 @@ def vary_images(
 def vary_textures(
     decoded: np.ndarray, places: np.ndarray, plan: AugmentationPlan, mirror_map: np.ndarray
 ) -> np.ndarray:
-    """Look up, mirror with their images, dye and scale textures.
+    """Look up the textures of images, mirror them with their images, dye and scale them.
 
     Args:
         decoded: `(U, T, T, 3)` uint8.
-        places: `(N,)` int64: which of them each image has; -1 for none.
-        plan: of N images: `flip` and `dye`.
-        mirror_map: `(T, T, 2)` int (row, column) of the texel that the mirrored texture shows at each place.
+        places: `(N,)` int64: index of each image's texture in `decoded`; -1 for none.
+        plan: augmentation of N images; only `flip` and `dye` are used.
+        mirror_map: `(T, T, 2)` int: (row, column) of the texel that the mirrored texture shows at each place.
 
     Returns:
-        `(N, T, T, 3)` float32: texture / 127.5 - 1; mid-grey where there is none.
+        `(N, T, T, 3)` float32: texture / 127.5 - 1; mid-grey for a missing texture.
     """
     size = decoded.shape[1]
     textures = _MEMORY.lend((len(places), 3 * size * size))
@@ -120,10 +119,10 @@ def vary_textures(
 
 
 def make_noise_tile(seed: int, image_size: tuple[int, int]) -> np.ndarray:
-    """Return noise, a margin larger than the images, from which every image gets its own cut.
+    """Return a tile of noise, larger than the images; every image gets its own cut from it.
 
-    Its standard deviation is one grey level; it is for normalised images, 1 / (255 std) a grey level. Drawing
-    fresh noise would cost more than all the rest of the pipeline.
+    The standard deviation is one grey level, in the units of normalised images: 1 / (255 std). Drawing new
+    noise for each image would cost more than the rest of the pipeline.
     """
     shape = (image_size[0] + NOISE_MARGIN, image_size[1] + NOISE_MARGIN, 3)
     noise = np.random.default_rng((seed, 4)).standard_normal(shape, np.float32)
@@ -131,11 +130,11 @@ def make_noise_tile(seed: int, image_size: tuple[int, int]) -> np.ndarray:
 
 
 def reduce_resolution(image: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
-    """Shrink one image to `scale` of its height and width, antialiased; it will be enlarged again.
+    """Shrink one image to `scale` of its height and width, with antialiasing.
 
     Args:
         image: `(height, width, 3)` uint8.
-        scale: scalar float32 in (0, 1]; 1 leaves the image as it is.
+        scale: scalar float32 in (0, 1]; 1 leaves the image unchanged.
 
     Returns:
         `(round(height * scale), round(width * scale), 3)` uint8, at least 8 pixels a side.
@@ -152,7 +151,7 @@ def reduce_resolution(image: tf.Tensor, scale: tf.Tensor) -> tf.Tensor:
 
 
 def resize_texture(texture: tf.Tensor, size: int) -> tf.Tensor:
-    """Bring a uint8 texture to `(size, size, 3)` uint8: averaged over areas if larger, else bilinear."""
+    """Resize a uint8 texture to `(size, size, 3)` uint8, by area averages if larger, else bilinearly."""
     texture = tf.cond(
         tf.shape(texture)[0] > size,
         lambda: tf.image.resize(texture, (size, size), method="area"),

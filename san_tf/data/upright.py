@@ -1,6 +1,6 @@
-"""Photographs as cameras, phones and scanners store them, brought to files that decode as they are seen.
+"""Turns photographs of cameras, phones and scanners into upright JPEG or PNG files.
 
-Without TensorFlow, so that commands, the page and the client of a server see the same picture of a file.
+It does not need TensorFlow, so commands, the page and the client of a server see the same image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 from san_tf.data.headers import read_header, read_orientation
 from san_tf.image_formats import jpeg_or_png
 
-# Three times a phone's photograph; decoded, it takes 150 MB.
+# Three times a phone photograph; takes 150 MB when decoded.
 MAX_PIXELS = 50_000_000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,27 +27,27 @@ _TURNS = {
 
 
 class PhotographError(ValueError):
-    """A file cannot be used. The message is half a sentence, such as "is empty"."""
+    """The file cannot be used; the message is half a sentence, such as "is empty"."""
 
 
 def upright(content: bytes) -> bytes:
-    """Return a JPEG or PNG file that decodes to the picture as it is meant to be seen.
+    """Return a JPEG or PNG file that decodes to the upright image.
 
-    The header is looked at before any pixel: a file of absurd size costs nothing. A JPEG or PNG file that
-    stands upright is returned as it is; grey, CMYK, 16 bits and transparency are the decoder's, as in
-    training. One with an EXIF orientation is turned, and a file of another format (see
-    `san_tf.image_formats`) converted; both are stored as PNG without loss. `images.decode_image` follows the
-    orientation by itself; this is for decoders that do not: exports of former versions, and figures.
+    The header is checked before any pixel is decoded, so a huge image costs nothing. An upright JPEG or PNG
+    file is returned unchanged; the decoder handles grey, CMYK, 16 bits and transparency, as in training. A
+    file with an EXIF orientation is turned, and another format (see `san_tf.image_formats`) is converted;
+    both become PNG without loss. `images.decode_image` applies the orientation itself. This function is for
+    decoders that do not: exports of earlier versions, and figures.
 
     Args:
-        content: of the file.
+        content: the file's bytes.
 
     Returns:
-        `content` itself wherever possible. Of several pictures in a file (an animation, pages) the first.
+        `content` itself if possible. Of a file with several images (animation, pages), the first.
 
     Raises:
-        PhotographError: it is of no format that is read, is cut off, has more than `MAX_PIXELS`, or has to be
-            turned or converted and cannot be decoded.
+        PhotographError: the format is unknown, the file is cut off, it has more than `MAX_PIXELS` pixels, or
+            it must be turned or converted but cannot be decoded.
 
     Example:
         >>> upright(b"hello")
@@ -69,17 +69,17 @@ def upright(content: bytes) -> bytes:
     stored = io.BytesIO()
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
-            # Compressed a little: what is stored here is decoded at once.
+            # Low compression, because the result is decoded again right away.
             _eight_bits(image).transpose(_TURNS[orientation]).save(stored, "PNG", compress_level=1)
     except MemoryError:
         raise
-    except Exception as error:  # whatever Pillow meets in bytes that nobody wrote on purpose
+    except Exception as error:  # Pillow raises many kinds of errors for damaged bytes
         raise PhotographError("is damaged: it cannot be decoded") from error
     return stored.getvalue()
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """RGB, 8 bits; Pillow cuts 16 bits off at 255, where it should divide."""
+    """Convert to 8-bit RGB; Pillow itself would clip 16 bits at 255 instead of dividing."""
     image.load()
     if image.mode.startswith("I"):
         high = np.clip(np.asarray(image).astype(np.int64) >> 8, 0, 255).astype(np.uint8)
