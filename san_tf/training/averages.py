@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights: kept by the optimiser, taken when training is over."""
+"""Exponential moving averages of the weights, kept by the optimiser and taken after training."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import keras
 
 
 class AveragesOnRequest:
-    """Mixed into an optimiser of Keras: `fit` leaves the model's weights as they are when it ends.
+    """Mixin for a Keras optimiser: `fit` does not replace the weights by their averages.
 
-    Keras puts the averages in place at the end of every `fit`. A training that goes on in the middle of an
-    epoch is two of them, and would go on from the averages, another training than the one that was
-    interrupted.
+    Keras puts the averages into the model at the end of every `fit`. A training resumed in the middle of an
+    epoch calls `fit` twice. The second call would start from the averages, unlike an uninterrupted training.
     """
 
     def finalize_variable_values(self, var_list: Any) -> None:
-        """Nothing; see `take_averages`."""
+        """Do nothing; see `take_averages`."""
 
 
 def take_averages(model: keras.Model) -> bool:
     """Put the averages of the trainable weights into a compiled model, if its optimiser keeps any.
 
-    Batch norms' moving statistics are averages already and stay. The averages are among the optimiser's
-    variables: they are in checkpoints, and those of a resumed training are those of an undisturbed one.
+    Moving statistics of batch norms are averages already and stay unchanged. The averages are variables of
+    the optimiser. So checkpoints contain them, and a resumed training has the same averages as an
+    uninterrupted one.
 
     Returns:
-        Whether there were any.
+        Whether the optimiser keeps averages.
 
     Example:
         >>> model.compile(optimizer=build_optimizer(ema=0.999))
@@ -34,11 +34,11 @@ def take_averages(model: keras.Model) -> bool:
         >>> take_averages(model)
         True
     """
-    # A model that was copied from a distributed training was never compiled, and has no optimiser.
+    # A model copied from a distributed training was never compiled and has no optimiser.
     optimizer: Any = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     if not getattr(optimizer, "use_ema", False):
         return False
-    # The method behind the one that Keras calls after `fit`; both versions have it.
+    # The method that Keras calls after `fit` uses this one; Keras 2 and 3 both have it.
     optimizer._overwrite_model_variables_with_average_value(model.trainable_variables)
     return True

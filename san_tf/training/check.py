@@ -1,4 +1,4 @@
-"""`python -m san_tf.training.check`: the former name of `python -m san_tf.check`."""
+"""`python -m san_tf.training.check`: old name of `python -m san_tf.check`."""
 
 import runpy
 

@@ -1,8 +1,8 @@
-"""TF_CONFIG: which processes train together, and which of them this one is. Reads it without TensorFlow.
+"""Reads TF_CONFIG, without TensorFlow: the workers that train together, and this worker's number.
 
     TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 
-The first worker (or the one `chief`, where there is that job) is the chief: it alone writes.
+The `chief` job, or else the first worker, is the chief. Only the chief writes files.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Cluster:
     """The workers that train together.
 
     Attributes:
-        addresses: `host:port` of each, the chief's first; as TensorFlow numbers them.
-        index: which of them this process is.
+        addresses: `host:port` of each worker in TensorFlow's order, the chief's first.
+        index: index of this process in `addresses`.
     """
 
     addresses: tuple[str, ...]
@@ -47,15 +47,15 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
     """Read TF_CONFIG.
 
     Args:
-        environment: `os.environ` where None.
+        environment: environment variables; `os.environ` if None.
 
     Raises:
-        UserError: it is missing or malformed; the sentence says what is wrong with it and shows an example.
+        UserError: TF_CONFIG is missing or malformed; the message says what is wrong and shows an example.
     """
     text = (os.environ if environment is None else environment).get(VARIABLE, "")
     if not text.strip():
         raise UserError(
-            f"--strategy multiworker wants the environment variable {VARIABLE}, which is not set: {EXAMPLE}."
+            f"--strategy multiworker needs the environment variable {VARIABLE}, which is not set: {EXAMPLE}."
         )
     try:
         config = json.loads(text)
@@ -73,7 +73,7 @@ def read_cluster(environment: Mapping[str, str] | None = None) -> Cluster:
 def _addresses(jobs: dict[str, Any]) -> tuple[str, ...]:
     for job, members in jobs.items():
         if job not in _JOBS:
-            raise _wrong(f"has the job {job!r}, but all who train here are {' or '.join(_JOBS)}")
+            raise _wrong(f"has the job {job!r}, but only {' and '.join(_JOBS)} are supported")
         if not isinstance(members, list) or not members:
             raise _wrong(f'does not list the addresses of "{job}" as ["host:port", ...]')
     if len(jobs.get("chief", [None])) > 1:
@@ -94,7 +94,7 @@ def _addresses(jobs: dict[str, Any]) -> tuple[str, ...]:
 def _index(jobs: dict[str, Any], task: dict[str, Any]) -> int:
     job, index = task["type"], task["index"]
     if job not in jobs:
-        raise _wrong(f"says that this is a {job!r}, of which its cluster has none")
+        raise _wrong(f"says that this is a {job!r}, but its cluster has none")
     if isinstance(index, bool) or not isinstance(index, int):
         raise _wrong(f"has the task index {index!r}, which is not a whole number")
     if not 0 <= index < len(jobs[job]):
@@ -103,19 +103,19 @@ def _index(jobs: dict[str, Any], task: dict[str, Any]) -> int:
 
 
 def _wrong(what: str) -> UserError:
-    return UserError(f"{VARIABLE} {what}; set for instance {EXAMPLE}.")
+    return UserError(f"{VARIABLE} {what}; set it to, for example, {EXAMPLE}.")
 
 
 def check_port(cluster: Cluster) -> None:
-    """Try the port that this worker is to listen on: TensorFlow would only log that it is taken.
+    """Check that this worker can listen on its port; TensorFlow would only log a failure.
 
     Raises:
-        UserError: it is taken, or not allowed.
+        UserError: the port is in use, or not allowed.
     """
     port = int(cluster.addresses[cluster.index].rpartition(":")[2])
     try:
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            # As TensorFlow's server does: a port whose last connections are still closing is free.
+            # Like TensorFlow's server, accept a port whose last connections are still closing.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("", port))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""How long training waits for its data, measured inside tf.data, where Keras fetches each batch."""
+"""Measures how long training waits for its data, inside tf.data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import tensorflow as tf
 
 
 class DataWait:
-    """Adds up the seconds between asking a data set for a batch and having it.
+    """Adds up the seconds between requesting a batch from a data set and receiving it.
 
-    Keras fetches a batch inside its compiled training function, so a clock around it cannot tell waiting from
-    computing. Here a first element, the time of asking, is zipped before each batch, and subtracted from the
-    time the batch is there.
+    Keras fetches a batch inside its compiled training function, so a clock around that function cannot
+    separate waiting from computing. So the time of each request is zipped before the batch, and subtracted
+    from the time the batch arrives.
 
     Example:
         >>> wait = DataWait()
@@ -26,20 +26,24 @@ class DataWait:
             self._seconds = tf.Variable(0.0, dtype=tf.float64, trainable=False, name="data_wait")
 
     def measured(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same batches, timed. Give it the whole pipeline, prefetch included."""
+        """Return a data set of the same batches that measures the wait.
+
+        Args:
+            dataset: the whole pipeline, including prefetch.
+        """
 
         def note(asked: tf.Tensor, batch: Any) -> Any:
-            # The dependency makes the clock tick after the batch is there; both are otherwise unordered.
+            # The dependency makes the clock run after the batch arrived; otherwise the order is undefined.
             with tf.control_dependencies([self._seconds.assign_add(tf.timestamp() - asked)]):
                 return tf.nest.map_structure(tf.identity, batch)
 
         asked = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
         measured = tf.data.Dataset.zip((asked, dataset)).map(note)
         options = tf.data.Options()
-        # A prefetch injected behind the clock would ask early and turn every idle second into waiting.
+        # A prefetch after the clock would request batches early and count idle time as waiting.
         options.experimental_optimization.inject_prefetch = False
         return measured.with_options(options)
 
     def seconds(self) -> float:
-        """Seconds waited since this object was made."""
+        """Seconds waited since this object was created."""
         return float(self._seconds.numpy())

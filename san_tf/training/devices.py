@@ -1,4 +1,4 @@
-"""The devices of TensorFlow, before they are started."""
+"""Settings of TensorFlow's devices before they start."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import tensorflow as tf
 
 
 def grow_memory() -> None:
-    """Have GPUs take memory as it is needed, not all of it at once; without a GPU, and once started, nothing.
+    """Let GPUs take memory as needed, so that other programs can use the rest.
 
-    Other programs, such as a second training or a desktop, then find some left.
+    Without a GPU, or after the devices have started, this does nothing.
     """
     for device in tf.config.list_physical_devices("GPU"):
         try:
             tf.config.experimental.set_memory_growth(device, True)
         except RuntimeError:
-            return  # started already: whoever did so has chosen
+            return  # already started with another setting

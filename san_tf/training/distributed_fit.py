@@ -1,7 +1,7 @@
-"""Keras's `fit`, for several replicas: the same callbacks around steps of `strategy.run`.
+"""A training loop like Keras's `fit` for several replicas: the same callbacks around `strategy.run`.
 
-Keras 3's own `fit` fails with several workers (its metrics have no dimension to gather, and it builds models
-by a symbolic step that knows no strategy); a loop of one's own needs nothing private.
+Keras 3's own `fit` fails with several workers: its metrics have no dimension to gather, and it builds models
+by a symbolic step outside the strategy. A custom loop needs no private API.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ def distributed_fit(
     callbacks: Sequence[keras.callbacks.Callback],
     interruption: Interruption,
 ) -> None:
-    """Train from one epoch to another.
+    """Train from one epoch to another on several replicas.
 
-    Logs hold the values of the whole batch, and are the same on every worker. Whether to stop, by a signal or
-    by `model.stop_training`, is agreed on by all workers.
+    Logs hold the values of the whole batch and are equal on all workers. All workers stop together, after a
+    signal or `model.stop_training`.
 
     Args:
-        model: built and compiled under the distribution's scope, with its optimizer's slots made; its
+        model: built and compiled under the distribution's scope, with its optimizer's slots created; its
             `train_step` sums gradients and losses itself, see `san_tf.models.replicas`.
-        distribution: with a strategy.
-        dataset: this worker's: one element for each of its replicas in turn, step after step, without end.
-        first_epoch: from 0.
-        last_epoch: where to stop, exclusive.
-        steps: of an epoch.
-        callbacks: as `fit` takes them, this worker's.
-        interruption: one of them; whose wish to stop is told to all.
+        distribution: a distribution with a strategy.
+        dataset: infinite data set of this worker, with one element for each of its replicas in turn.
+        first_epoch: first epoch, from 0.
+        last_epoch: end of the epochs, exclusive.
+        steps: steps per epoch.
+        callbacks: this worker's callbacks, as for `fit`.
+        interruption: one of the callbacks; its signal stops all workers.
 
     Raises:
-        UserError: XLA, accumulated gradients or averaged weights are asked for; or whatever a callback finds.
-        tf.errors.OpError: among others, another worker is gone.
+        UserError: XLA, accumulated gradients or averaged weights are requested, or a callback raises it.
+        tf.errors.OpError: for example, another worker was lost.
     """
     strategy = distribution.strategy
     if strategy is None:
         raise ValueError("A distribution without strategy trains with `fit`.")
     _check(model)
-    # Data known to be without end spare the workers asking each other for every batch whether they have one.
+    # With a data set known to be infinite, workers need not ask each other before every batch if it exists.
     endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
     batches = iter(strategy.distribute_datasets_from_function(lambda _: endless))
 
@@ -61,7 +61,7 @@ def distributed_fit(
         replica = tf.distribute.get_replica_context()
         return logs, replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
 
-    # As Keras does: rewriting Python's branches and loops, of which there are none here, takes longest.
+    # No autograph, as in Keras: it is slow, and there are no Python branches or loops to convert.
     @tf.function(autograph=False)
     def step(asked: tf.Tensor) -> tuple[dict, tf.Tensor]:
         return strategy.run(replica_step, args=(next(batches), asked))
@@ -89,7 +89,7 @@ def distributed_fit(
 
 def _check(model: keras.Model) -> None:
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    # Keras does both in branches of the graph, in which the replicas of a strategy cannot meet.
+    # Keras does both in branches of the graph, where replicas cannot communicate.
     for name in ("gradient_accumulation_steps", "use_ema"):
         if getattr(optimizer, name, None):
             raise UserError(
@@ -100,5 +100,5 @@ def _check(model: keras.Model) -> None:
 
 
 def _local(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
-    """What this worker's first replica returned; all returned the same."""
+    """The result of this worker's first replica; all replicas return the same."""
     return strategy.experimental_local_results(value)[0]

@@ -1,6 +1,6 @@
-"""One device, several of this machine, or several machines: who trains, and how they agree.
+"""Distributed training: one device, several devices of one machine, or several machines.
 
-Start it before TensorFlow's devices are: `start` sets memory growth and, with several workers, the server.
+Call `start` before TensorFlow's devices start: it sets memory growth and, with several workers, the server.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ Model = TypeVar("Model", bound=keras.Model)
 
 @dataclass(frozen=True)
 class Distribution:
-    """Who trains together.
+    """The devices and workers that train together.
 
     Attributes:
-        strategy: TensorFlow's; None for one device.
-        cluster: the workers, where there are several processes.
+        strategy: TensorFlow's strategy; None for one device.
+        cluster: the workers, if there are several processes.
 
     Example:
         >>> distribution = start("mirrored")
@@ -50,12 +50,12 @@ class Distribution:
 
     @property
     def replicas(self) -> int:
-        """Devices that train, on all workers together."""
+        """Number of training devices on all workers."""
         return 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
 
     @property
     def workers(self) -> int:
-        """Processes that train."""
+        """Number of training processes."""
         return 1 if self.cluster is None else len(self.cluster.addresses)
 
     @property
@@ -65,7 +65,7 @@ class Distribution:
 
     @property
     def shard(self) -> Shard | None:
-        """The part of every batch that this process reads; None for all of it."""
+        """The part of every batch that this process reads; None for the whole batch."""
         if self.replicas == 1:
             return None
         here = self.replicas // self.workers
@@ -79,15 +79,15 @@ class Distribution:
         return f"worker {self.cluster.index} of {self.workers}, {devices} each"
 
     def scope(self) -> contextlib.AbstractContextManager[object]:
-        """Where models, their optimizers and their metrics are made."""
+        """Scope in which to create models, their optimizers and their metrics."""
         return contextlib.nullcontext() if self.strategy is None else self.strategy.scope()
 
     def check(self, jit_compile: bool = False, **divisible: int) -> None:
-        """Whether a training can be done in these parts, before it starts.
+        """Check, before training starts, that this distribution supports it.
 
         Args:
-            jit_compile: of the recipe.
-            divisible: what is to be divided, by the name of its flag.
+            jit_compile: whether the recipe uses XLA.
+            divisible: numbers that the replicas must divide, by the name of their flag.
 
         Raises:
             UserError: XLA under a strategy, or a number that the replicas do not divide.
@@ -107,14 +107,14 @@ class Distribution:
                 )
 
     def local_copy(self, model: Model, build: Callable[[], Model]) -> Model:
-        """The same weights in a model of this process alone, which can be saved and asked without the others.
+        """Copy a model to this process alone, so that it works without the other workers.
 
         Args:
-            model: trained under `scope`.
-            build: makes one of the same architecture.
+            model: model trained under `scope`.
+            build: builds a model of the same architecture.
 
         Returns:
-            The model itself on one device.
+            The copy; on one device, the model itself.
         """
         if self.strategy is None:
             return model
@@ -124,15 +124,15 @@ class Distribution:
         return copy
 
     def alone(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap a function of tensors, such as a model's call: a process may call it without the others.
+        """Wrap a function of tensors, such as a model's call, so that one process can call it alone.
 
-        Variables that Keras 2 aggregates wait for all workers where they are read, but not in a replica.
+        Reading a variable that Keras 2 aggregates waits for all workers, except in a replica.
 
         Args:
-            function: of tensors, to a structure of them; without sums over replicas.
+            function: takes tensors and returns a structure of tensors, without sums over replicas.
 
         Returns:
-            Function of the same, with the answer of this process's first replica.
+            Function with the same arguments; it returns the result of this process's first replica.
         """
         strategy = self.strategy
         if strategy is None:
@@ -145,25 +145,25 @@ class Distribution:
         return answer
 
     def sums(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
-        """Add up numbers over the workers; all of them wait here for the last.
+        """Add up numbers over all workers; each waits here for the others.
 
         Args:
-            values: `(n,)`, as many on every worker.
+            values: `(n,)`, with the same n on every worker.
 
         Returns:
             `(n,)` float64.
 
         Raises:
-            UserError: a worker is gone.
+            UserError: a worker was lost.
         """
         local = np.asarray(values, np.float64)
         return local if self.workers == 1 else self._sum_of_workers(local)
 
     def wait(self) -> None:
-        """Go on when every worker is here.
+        """Wait until every worker has called this.
 
         Raises:
-            UserError: a worker is gone.
+            UserError: a worker was lost.
         """
         self.sums([0.0])
 
@@ -172,10 +172,10 @@ class Distribution:
         return self.sums(values if self.is_chief else np.zeros(len(values)))
 
     def spread(self, variables: Sequence[keras.Variable]) -> None:
-        """Give every worker the chief's values: its alone are read from a checkpoint.
+        """Copy the chief's values to every worker; only the chief reads checkpoints.
 
         Raises:
-            UserError: a worker is gone.
+            UserError: a worker was lost.
         """
         if self.workers == 1:
             return
@@ -185,7 +185,7 @@ class Distribution:
         for dtype, group in groups.items():
             values = [local_value(variable) for variable in group]
             flat = np.concatenate([value.ravel() for value in values])
-            # Sums know no unsigned numbers, which random states are; a value and zeros make no new number.
+            # Random states are unsigned, which sums do not support. The other workers add zeros.
             flat = flat.astype(np.int64) if flat.dtype.kind in "iub" else flat
             total = self._sum_of_workers(flat if self.is_chief else np.zeros_like(flat)).astype(dtype)
             parts = np.split(total, np.cumsum([value.size for value in values])[:-1])
@@ -193,21 +193,21 @@ class Distribution:
                 assign_local(variable, part.reshape(value.shape))
 
     def make_slots(self, model: keras.Model) -> None:
-        """Make the optimizer's variables, where alone a strategy lets them be made.
+        """Create the optimizer's variables in the only place where a strategy allows it.
 
-        On one device too: a training step that makes variables is traced twice.
+        It also helps on one device: a training step that creates variables is traced twice.
         """
         with self.scope():
             optimizer_variables(model.optimizer, model.trainable_variables)
 
     def spread_model(self, model: keras.Model) -> None:
-        """`spread` of all that a compiled model's training depends on."""
+        """Copy the chief's state of a compiled model and its optimizer to every worker."""
         if self.workers > 1:
             slots = optimizer_variables(model.optimizer, model.trainable_variables)
             self.spread([variable for _, variable in [*model_variables(model), *slots]])
 
     def _sum_of_workers(self, value: np.ndarray) -> np.ndarray:
-        """Sum an array over the workers, each counted once however many replicas it has."""
+        """Sum an array over the workers; each counts once, whatever its number of replicas."""
         with lost_workers(self.workers):
             return np.asarray(self._sum(tf.constant(value)))
 
@@ -221,7 +221,7 @@ class Distribution:
             mine = tf.where(counts, part, tf.zeros_like(part))
             return replica.all_reduce(tf.distribute.ReduceOp.SUM, mine)
 
-        # Kept, as each new function would be traced anew.
+        # Cached, because each new function would be traced again.
         @tf.function(autograph=False, reduce_retracing=True)
         def everywhere(part: tf.Tensor) -> tf.Tensor:
             return strategy.experimental_local_results(strategy.run(add, args=(part,)))[0]  # type: ignore[union-attr]
@@ -230,35 +230,37 @@ class Distribution:
 
 
 def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: None) -> Distribution:
-    """Start the devices and, with several workers, this one's server; before anything else of TensorFlow.
+    """Start TensorFlow's devices and, with several workers, this worker's server.
+
+    Call it before anything else of TensorFlow.
 
     Args:
         kind: "mirrored": all devices of this process; "multiworker": those of all processes in TF_CONFIG;
             None: one device.
-        say: told what is waited for.
+        say: called with a sentence for the user, such as what this worker waits for.
 
     Returns:
-        Who trains together.
+        The distribution.
 
     Raises:
-        UserError: TF_CONFIG is missing or wrong, or the port is taken.
+        UserError: TF_CONFIG is missing or wrong, or the port is in use.
         RuntimeError: TensorFlow's devices were started before.
     """
     grow_memory()
     if kind is None:
         return Distribution()
     if kind == "mirrored":
-        # Without a GPU, the processors that `tf.config.set_logical_device_configuration` divided it into.
+        # Without a GPU, the logical CPUs from `tf.config.set_logical_device_configuration`.
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         if len(devices) == 1:
-            say("There is one device here, so it trains alone.")
+            say("This machine has one device, so it trains alone.")
             return Distribution()
         return Distribution(tf.distribute.MirroredStrategy([device.name for device in devices]))
     if kind != "multiworker":
         raise UserError(f"There is no strategy {kind!r}; choose one of {', '.join(KINDS)}.")
     cluster = read_cluster()
     check_port(cluster)
-    # A killed worker's connection then ends what waits for it, instead of being tried again for ever.
+    # Waiting for a killed worker then fails, instead of retrying forever.
     os.environ.setdefault("GRPC_FAIL_FAST", "use_caller")
     if len(cluster.addresses) > 1:
         addresses = ", ".join(cluster.addresses)
@@ -271,13 +273,13 @@ def start(kind: Kind | None = None, say: Callable[[str], None] = lambda text: No
         )
     except LOST as error:
         raise UserError(
-            f"The {len(cluster.addresses)} workers of TF_CONFIG did not find together"
+            f"The {len(cluster.addresses)} workers of TF_CONFIG did not connect to each other"
             f" ({reason_of(str(error.message))}); start all of them, with the same cluster."
         ) from error
     return Distribution(strategy, cluster)
 
 
 def _implementation() -> tf.distribute.experimental.CommunicationImplementation:
-    """NCCL between GPUs; without any, the ring, which is all that CPUs have."""
+    """Communication between devices: NCCL for GPUs, the ring for CPUs."""
     kinds = tf.distribute.experimental.CommunicationImplementation
     return kinds.AUTO if tf.config.list_physical_devices("GPU") else kinds.RING

@@ -1,4 +1,4 @@
-"""Train a SAN on records in one call: batches, optimiser, checkpoints, resume."""
+"""Trains a SAN on records in one call: batches, optimiser, checkpoints, resume."""
 
 from __future__ import annotations
 
@@ -31,30 +31,31 @@ def train(
     augmentation: Augmentation | None = None,
     seed: int = 0,
 ) -> TrainingResult:
-    """Train a model on records; the same call goes on where an interrupted one stopped.
+    """Train a model on records; repeating the call resumes an interrupted training.
 
-    A model that is not compiled gets AdamW with a linear warm-up and a cosine to zero; one that is keeps its
-    optimiser. Ctrl-C saves first. With a decoder the records need textures, see `data.attach_textures`.
+    A model that is not compiled gets AdamW with a linear warm-up and a cosine to zero; a compiled model keeps
+    its optimiser. Ctrl-C saves before it stops. With a decoder the records need textures, see
+    `data.attach_textures`.
 
     Args:
-        model: to be trained in place; its classifier must have as many classes as the records identities.
+        model: model to train in place; its classifier needs one class per identity of the records.
         records: training images.
-        epochs: passes over the images, those done before included.
-        workdir: where checkpoints, `metrics.csv` and TensorBoard logs go; one a training.
+        epochs: total passes over the images, including those already done.
+        workdir: folder for checkpoints, `metrics.csv` and TensorBoard logs; each training needs its own.
         identities_per_batch: P.
         images_per_identity: K; a batch has P x K images.
-        learning_rate: highest one, of a model that is not compiled.
-        warmup_epochs: of the learning rate.
-        weight_decay: decoupled, of a model that is not compiled.
-        augmentation: how images are varied; the paper's flips, translations and erasing by default.
-        seed: of batches and augmentation; the same gives the same weights on a CPU.
+        learning_rate: highest learning rate, for a model that is not compiled.
+        warmup_epochs: warm-up of the learning rate, in epochs.
+        weight_decay: decoupled weight decay, for a model that is not compiled.
+        augmentation: the paper's flips, translations and erasing by default.
+        seed: seed of batches and augmentation; on a CPU the same seed gives the same weights.
 
     Returns:
-        Steps, seconds, and where it resumed from.
+        Steps, seconds, and the step it resumed from.
 
     Raises:
-        UserError: too few identities for a batch, another number of classes, no textures for the decoder, a
-            loss that became NaN, or a work directory of another network.
+        UserError: a batch needs more identities, the number of classes is wrong, the decoder has no textures,
+            the loss became NaN, or the work directory belongs to another network.
 
     Example:
         >>> data = load_dataset("Market-1501-v15.09.15")
@@ -65,7 +66,7 @@ def train(
     classes = int(model.encoder.output["logits"].shape[-1])
     if classes != records.num_identities:
         raise UserError(
-            f"The classifier has {classes} classes, but the records {records.num_identities} identities;"
+            f"The classifier has {classes} classes, but the records have {records.num_identities} identities;"
             f" build the encoder with num_classes={records.num_identities}."
         )
     _, height, width, _ = model.encoder.input.shape

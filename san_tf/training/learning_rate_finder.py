@@ -1,4 +1,4 @@
-"""The learning-rate range test: how the loss answers to rates that rise from too small to too large."""
+"""Learning-rate range test: measures the loss while the learning rate rises."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from san_tf.keras_compat import optimizer_variables
 from san_tf.training.ordered_sums import ordered_sums
 
 _SMOOTHING = 0.8
-# Beyond so many times the smallest loss, larger rates teach nothing more.
+# Stop when the loss exceeds the smallest one by this factor.
 _DIVERGED = 4.0
 
 
@@ -25,7 +25,7 @@ class RateSweep:
 
     Attributes:
         rates: `(steps,)` float64, rising.
-        losses: `(steps,)` float64, of the batch at each rate, before its step.
+        losses: `(steps,)` float64: loss of the batch at each rate, before its step.
     """
 
     rates: np.ndarray
@@ -33,20 +33,20 @@ class RateSweep:
 
     @property
     def smoothed(self) -> np.ndarray:
-        """Means of the losses k steps before and behind with weights 0.8^k: `(steps,)` float64."""
-        # Of both sides, for a running mean of those before lags behind by a factor in the rate.
+        """Weighted means of the losses, with weight 0.8^k for k steps away: `(steps,)` float64."""
+        # Both sides count: a mean of earlier losses alone would lag behind the rate.
         steps = np.arange(len(self.losses))
         weights = _SMOOTHING ** np.abs(steps[:, None] - steps)
         return weights @ self.losses / weights.sum(axis=1)
 
     @property
     def suggestion(self) -> float | None:
-        """The rate at which the smoothed loss falls fastest over the rate's logarithm; None if it never does.
+        """Rate where the smoothed loss falls fastest over the log of the rate; None if it never falls.
 
         Source: Smith, "Cyclical Learning Rates for Training Neural Networks", WACV 2017, section 3.3.
         """
         smoothed = self.smoothed
-        # The first few say more of their batches than of their rates.
+        # The first losses depend more on their batches than on their rates.
         first, last = len(smoothed) // 10, int(np.argmin(smoothed)) + 1
         if last - first < 3:
             return None
@@ -58,7 +58,13 @@ class RateSweep:
 def rising_rates(
     lowest: float, highest: float, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """A schedule from the lowest rate to the highest, each step the same factor above the one before."""
+    """Return a schedule that rises from the lowest to the highest rate by the same factor each step.
+
+    Args:
+        lowest: first rate.
+        highest: last rate.
+        steps: number of steps.
+    """
     return keras.optimizers.schedules.ExponentialDecay(lowest, steps - 1, highest / lowest)
 
 
@@ -70,19 +76,19 @@ def sweep_rates(
     steps: int = 100,
     watch: Callable[[Sequence[float]], None] = lambda losses: None,
 ) -> RateSweep:
-    """Train a model step by step with rising learning rates until its loss explodes, or the steps are over.
+    """Train a model with rising learning rates, until its loss explodes or all steps are done.
 
     Args:
-        model: compiled with an optimizer that has `rising_rates(lowest, highest, steps)`; it cannot be used
-            afterwards.
-        dataset: its batches, at least as many as steps.
+        model: compiled with an optimizer that has `rising_rates(lowest, highest, steps)`; its weights are
+            useless afterwards.
+        dataset: training batches, at least `steps` of them.
         lowest: first rate.
         highest: last rate.
-        steps: from one to the other, at least 10.
-        watch: is given the losses so far after each step.
+        steps: number of steps, at least 10.
+        watch: called with the losses so far after each step.
 
     Raises:
-        UserError: the rates or steps are out of order, or the loss was not a number from the start.
+        UserError: the rates or steps are out of range, or the loss was not a number from the start.
 
     Example:
         >>> model.compile(build_optimizer(schedule=rising_rates(1e-6, 1.0, 100)))
@@ -90,7 +96,9 @@ def sweep_rates(
         0.00123
     """
     if not 0 < lowest < highest or steps < 10:
-        raise UserError(f"A sweep wants 0 < lowest < highest and 10 steps, not {lowest}, {highest}, {steps}.")
+        raise UserError(
+            f"A sweep needs 0 < lowest < highest and 10 steps; received {lowest}, {highest} and {steps}."
+        )
     losses: list[float] = []
     # A training step that makes the optimizer's variables is traced twice.
     optimizer_variables(model.optimizer, model.trainable_variables)

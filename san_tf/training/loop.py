@@ -1,4 +1,4 @@
-"""The training loop: Keras's `fit` with resume, checkpoints, logs, a progress line and clean endings."""
+"""The training loop: Keras's `fit` with resume, checkpoints, logs, progress and a clean end."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class TrainingResult:
 
     Attributes:
         step: training steps done in all.
-        resumed_from: the step at which this run began, 0 for a fresh one.
+        resumed_from: the step at which this run began, 0 for a new training.
         seconds: wall time of this run.
-        stopped_early: whether epochs were left out, because what is measured became no better.
+        stopped_early: whether training ended early because the score stopped improving.
     """
 
     step: int
@@ -71,42 +71,42 @@ def train(
     console: Console | None = None,
     distribution: Distribution = Distribution(),  # noqa: B008  # immutable
 ) -> TrainingResult:
-    """Train a compiled model, from the newest checkpoint of the stage if there is one.
+    """Train a compiled model, starting from the newest checkpoint of the stage if there is one.
 
-    On a CPU the same training ends with the same weights, bit for bit, if the data set and the model's
-    randomness are functions of the step: its sums have an order, see `ordered_sums`. An interrupted one that
-    is run again does exactly the steps that were left, and the epoch in which it was interrupted is logged
-    with all of its steps.
+    On a CPU the same training gives the same weights, bit for bit, if the data set and the model's
+    randomness depend only on the step; see `ordered_sums`. An interrupted training that is started again does
+    exactly the remaining steps. The log of the interrupted epoch covers all its steps.
 
     Args:
-        model: built and compiled; its `train_step` takes what the data set yields.
-        dataset_at: from a training step to the batches from that step on, infinite or at least as long as
-            what is left; dict batches with `image` (B, H, W, 3), or anything that `train_step` takes.
-        epochs: in all, those done before included.
-        steps_per_epoch: batches an epoch.
-        run: where checkpoints and logs go.
+        model: built and compiled; its `train_step` takes the elements of the data set.
+        dataset_at: takes a training step and returns the batches from that step on, infinite or enough for
+            the remaining steps. Batches are dicts with `image` (B, H, W, 3), or anything `train_step` takes.
+        epochs: total number of epochs, including those already done.
+        steps_per_epoch: batches per epoch.
+        run: run directory for checkpoints and logs.
         stage: names the checkpoints, the rows of `metrics.csv`, the TensorBoard run and the progress line.
-        callbacks: more of them; what their `on_epoch_end` adds to `logs` is logged with the rest.
-        save_every_seconds: also save within an epoch after so long; None never.
-        save_every_steps: also save within an epoch each so many steps; None never.
-        keep: how many checkpoints are kept.
-        best: the name of a log (for instance `mAP`) whose highest value is kept as `best.safetensors`.
-        patience: stop when `best` has not reached its highest value again in so many measurements; 0 never.
-        warmup_epochs: in which a `SAN` may still guess identities; see `CollapseWatch`.
-        filenames: of the images, by the numbers that batches have as `record` (B,): should the loss become
-            NaN, the images of that batch are named in `diverged/`.
-        extra: noted in each checkpoint: recipe, seed; anything JSON can hold.
-        console: for the progress line; the standard output if None.
-        distribution: who trains together. Of several workers the chief alone reads and writes checkpoints and
-            logs; a signal to one of them stops all of them after the same step.
+        callbacks: additional callbacks; values that their `on_epoch_end` adds to `logs` are logged too.
+        save_every_seconds: also save within an epoch after this many seconds; None never.
+        save_every_steps: also save within an epoch after this many steps; None never.
+        keep: number of checkpoints to keep.
+        best: name of a log (for example `mAP`); the weights with its highest value are kept as
+            `best.safetensors`.
+        patience: stop when `best` has not reached its highest value in this many measurements; 0 never.
+        warmup_epochs: epochs in which a `SAN` may still guess identities; see `CollapseWatch`.
+        filenames: names of the images that `record` (B,) of the batches counts. If the loss becomes NaN, the
+            images of that batch are listed in `diverged/`.
+        extra: stored in each checkpoint, for example recipe and seed; anything JSON can hold.
+        console: console of the progress line; standard output if None.
+        distribution: the devices and workers that train together. Only the chief reads and writes checkpoints
+            and logs. A signal to one worker stops all of them after the same step.
 
     Returns:
         Steps and seconds.
 
     Raises:
         UserError: the loss or a weight became NaN or infinite, the newest checkpoint holds another
-            architecture, the disk is full, or another worker is gone.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; the message says how to go on.
+            architecture, the disk is full, or another worker was lost.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after saving; the message says how to resume.
         ValueError: the data set ends too early.
 
     Example:
@@ -130,7 +130,7 @@ def train(
     if distribution.is_chief:
         run.metrics.drop(stage, after_step=start)
     stopping = EarlyStopping(run, stage, best or "", patience)
-    # The chief's table counts: another machine's may not have the same rows.
+    # Only the chief's table counts: that of another machine may differ.
     if start >= epochs * steps_per_epoch or distribution.of_chief([stopping.is_due])[0]:
         left_out = start < epochs * steps_per_epoch
         return TrainingResult(start, start, time.monotonic() - began, left_out)
@@ -138,7 +138,7 @@ def train(
         _logger.info("Stage %s goes on from step %d.", stage, start)
 
     dataset = dataset_at(start)
-    # A strategy fetches ahead to its devices, on threads of its own: a clock in front of them would be wrong.
+    # A strategy prefetches to its devices on its own threads, so measuring the wait here would be wrong.
     wait = DataWait() if distribution.strategy is None else None
     images = _batch_size(dataset)
     running = None if restored is None else restored.extra.get(RUNNING)
@@ -190,7 +190,7 @@ def train(
 
         epoch, done = divmod(start, steps_per_epoch)
         if done:
-            # `fit` knows epochs of one length only, so the rest of an interrupted one is a `fit` of its own.
+            # All epochs of one `fit` have the same length, so the rest of an interrupted epoch needs its own.
             fit(dataset, epoch, epoch + 1, steps_per_epoch - done)
             epoch += 1
             dataset = dataset_at(epoch * steps_per_epoch) if epoch < epochs else dataset
@@ -219,6 +219,4 @@ def _batch_size(dataset: tf.data.Dataset) -> int | None:
 def _check_length(dataset: tf.data.Dataset, steps: int) -> None:
     length = int(dataset.cardinality().numpy())
     if 0 <= length < steps:
-        raise ValueError(
-            f"The data set must yield the {steps} batches that are left. Received: {length} batches"
-        )
+        raise ValueError(f"The data set must yield the {steps} remaining batches. Received: {length} batches")

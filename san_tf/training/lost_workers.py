@@ -1,4 +1,4 @@
-"""A worker that was killed ends the others with one sentence, not with TensorFlow's page."""
+"""Reports a lost worker in one sentence instead of TensorFlow's long message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from san_tf.errors import UserError
 
-# What a worker meets when another is gone: its connection is cut, its collective operations are aborted.
+# Errors that a worker gets when another is lost: cut connections, aborted collective operations.
 LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -23,7 +23,7 @@ LOST = (
 
 
 class WorkerLost(UserError):
-    """Another worker is gone, so that this one cannot go on."""
+    """Another worker was lost, so this one cannot continue."""
 
     def __init__(self, where: str, reason: str) -> None:
         super().__init__(f"{where} ({reason})")
@@ -32,14 +32,14 @@ class WorkerLost(UserError):
 
 @contextlib.contextmanager
 def lost_workers(workers: int, where: str | Callable[[], str] = "Another worker was lost.") -> Iterator[None]:
-    """Turn what TensorFlow raises when a worker is gone into one sentence.
+    """Turn TensorFlow's errors about a lost worker into one sentence.
 
     Args:
-        workers: with one, nobody can be lost, and errors stay what they are.
-        where: the sentence, or what gives it then; of two blocks inside each other the outer's counts.
+        workers: number of workers; with one, errors are not changed.
+        where: the sentence, or a function that returns it; of nested blocks, the outer one's is used.
 
     Raises:
-        WorkerLost: a worker is gone.
+        WorkerLost: a worker was lost.
     """
     try:
         yield
@@ -51,7 +51,7 @@ def lost_workers(workers: int, where: str | Callable[[], str] = "Another worker 
 
 
 def reason_of(message: str) -> str:
-    """Of the page that TensorFlow raises, the line that says what happened."""
+    """Return the line of TensorFlow's message that says what happened."""
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     telling = [
         line for line in lines if re.search("abort|reset|refus|navail|eartbeat|clos|timed? ?out", line)

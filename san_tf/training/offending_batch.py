@@ -1,4 +1,4 @@
-"""What was in the batch that a training failed on, found again by its step and written down."""
+"""Finds the batch on which a training failed, and writes its contents to a file."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from san_tf.training.run_directory import RunDirectory
 
 
 class OffendingBatch:
-    """Names the rows of a batch, for a person to look at.
+    """Lists the rows of a failed batch for inspection.
 
-    Training keeps nothing for it: batches are functions of the step, so the one in question is read again.
+    Batches depend only on the step, so the failed one is read again, and training need not keep it.
 
     Args:
-        dataset_at: from a training step to the batches from that step on; dicts, whose `record` (B,) names
-            rows by number.
-        filenames: of the records that `record` counts; None where rows have no names.
-        run: gets `diverged/<stage>/step_<number>.json`.
-        stage: of the training.
+        dataset_at: takes a training step and returns the batches from that step on, as dicts in which
+            `record` (B,) is the number of each row's record.
+        filenames: names of the records; None if they have no names.
+        run: run directory for `diverged/<stage>/step_<number>.json`.
+        stage: stage of the training.
 
     Example:
         >>> offending = OffendingBatch(dataset_at, records.filenames, run, "train/san")
@@ -45,15 +45,15 @@ class OffendingBatch:
         self.folder = run.path / "diverged" / stage
 
     def write(self, step: int, what: str, steps: int = 1) -> Path | None:
-        """Write the rows of the batches of the last `steps` steps until `step`.
+        """Write the rows of the last batches up to `step` to a file.
 
         Args:
-            step: steps done, the failed one included.
-            what: became of the training.
-            steps: more than one where several are done between two looks at the loss.
+            step: steps done, including the failed one.
+            what: what went wrong, such as "loss became nan".
+            steps: number of batches; more than one if the loss is checked only every few steps.
 
         Returns:
-            The file; None where batches are not dicts, and have nothing to tell.
+            The file; None if batches are not dicts.
         """
         batches = self.dataset_at(step - steps).take(steps)
         if not isinstance(batches.element_spec, dict):
@@ -79,9 +79,9 @@ class OffendingBatch:
                 elif np.ndim(value) == 0:
                     row[name] = value.item()
                 elif np.isfinite(value).all():
-                    # Enough to tell a black or blown-up image from an ordinary one.
+                    # Enough to recognise a black or overexposed image.
                     row[name] = {"min": round(float(value.min()), 4), "max": round(float(value.max()), 4)}
                 else:
                     row[name] = "not finite"
-        # The name first: it is what one looks for.
+        # The name first, because people look for it.
         return [dict(sorted(row.items(), key=lambda item: item[0] != "filename")) for row in rows]

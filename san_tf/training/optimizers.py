@@ -1,4 +1,4 @@
-"""Optimisers of the recipes: Adam with AMSGrad, SGD with momentum, and weight decay as L2 or decoupled."""
+"""Optimisers of the recipes: Adam and SGD, with L2 or decoupled weight decay."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from san_tf.keras_compat import KERAS_3
 from san_tf.training.averages import AveragesOnRequest
 from san_tf.training.schedules import Scaled
 
-# Batch-norm gains and shifts, and biases, by the names Keras gives them.
+# Keras's names of batch-norm gains and shifts, and of biases.
 NOT_DECAYED = ("gamma", "beta", "bias")
 
 
 class _L2Penalty:
-    """Adds the gradient of an L2 penalty, l2 w, to each gradient; stands before a Keras optimiser."""
+    """Mixin before a Keras optimiser: adds the gradient of an L2 penalty, l2 w, to each gradient."""
 
     def __init__(
         self, learning_rate: Any = 1e-3, l2: float = 0.0, skip: tuple[str, ...] = (), **kwargs: Any
@@ -29,9 +29,9 @@ class _L2Penalty:
         self.skip = tuple(skip)
 
     def update_step(self, gradient: tf.Tensor, variable: Any, *learning_rate: Any) -> None:
-        """The optimiser's update of one variable with the penalty's gradient added.
+        """Do the optimiser's update of one variable, with the gradient of the penalty added.
 
-        Keras 3 hands the learning rate over; Keras 2 looks it up.
+        Keras 3 passes the learning rate; Keras 2 looks it up.
         """
         if self.l2 and _own_name(variable) not in self.skip:
             value = tf.convert_to_tensor(variable)
@@ -46,16 +46,16 @@ class _L2Penalty:
 
 @keras.saving.register_keras_serializable("san_tf")
 class AdamL2(_L2Penalty, AveragesOnRequest, keras.optimizers.Adam):
-    """Adam whose gradient carries the L2 penalty's: g + l2 w, as the `weight_decay` of PyTorch's Adam.
+    """Adam with an L2 penalty in the gradient: g + l2 w, like `weight_decay` of PyTorch's Adam.
 
     Keras's own `weight_decay` is the decoupled one of AdamW; with Adam's normalisation the two differ.
-    Gradient clipping, as in PyTorch, comes before.
+    Gradients are clipped before the penalty is added, as in PyTorch.
 
     Args:
         learning_rate: number or schedule.
         l2: factor of the weights in the gradient.
-        skip: names of variables that are left alone, e.g. ("gamma", "beta", "bias").
-        kwargs: of `keras.optimizers.Adam`.
+        skip: names of variables without penalty, e.g. ("gamma", "beta", "bias").
+        kwargs: other arguments of `keras.optimizers.Adam`.
 
     Source: Kingma and Ba 2015; AMSGrad by Reddi et al. 2018.
     """
@@ -63,27 +63,28 @@ class AdamL2(_L2Penalty, AveragesOnRequest, keras.optimizers.Adam):
 
 @keras.saving.register_keras_serializable("san_tf")
 class SGDL2(_L2Penalty, AveragesOnRequest, keras.optimizers.SGD):
-    """SGD whose gradient carries the L2 penalty's before the momentum: g + l2 w, as PyTorch's SGD.
+    """SGD with an L2 penalty in the gradient before the momentum: g + l2 w, like PyTorch's SGD.
 
-    The velocity is Keras's, v = momentum v - rate g, and holds the rates of its time. PyTorch's holds
-    gradients and is multiplied by the rate of now. The two are the same while the rate stays.
+    The velocity is Keras's, v = momentum v - rate g, so it contains the rates of earlier steps. PyTorch's
+    velocity contains gradients only, and is multiplied by the current rate. Both are equal while the rate is
+    constant.
 
     Args:
         learning_rate: number or schedule.
         l2: factor of the weights in the gradient.
-        skip: names of variables that are left alone, e.g. ("gamma", "beta", "bias").
-        kwargs: of `keras.optimizers.SGD`.
+        skip: names of variables without penalty, e.g. ("gamma", "beta", "bias").
+        kwargs: other arguments of `keras.optimizers.SGD`.
     """
 
 
 @keras.saving.register_keras_serializable("san_tf")
 class SGDW(AveragesOnRequest, keras.optimizers.SGD):
-    """Keras's SGD, whose `weight_decay` is decoupled, with averages on request as `AdamW`."""
+    """Keras's SGD with decoupled `weight_decay`, and weight averages only on request like `AdamW`."""
 
 
 @keras.saving.register_keras_serializable("san_tf")
 class AdamW(AveragesOnRequest, keras.optimizers.AdamW):
-    """Keras's AdamW, whose averages of the weights are taken on request; see `san_tf.training.averages`."""
+    """Keras's AdamW, with weight averages taken only on request; see `san_tf.training.averages`."""
 
 
 def _own_name(variable: Any) -> str:
@@ -110,26 +111,26 @@ def build_optimizer(
 
     Args:
         name: "adam" or "sgd".
-        amsgrad: Adam: use the largest second moment so far.
+        amsgrad: Adam: divide by the largest second moment so far, not the current one.
         weight_decay: 5e-4 in the paper. With decay "decoupled" it is multiplied by the learning rate, as in
             AdamW, so useful values are larger there (1e-2 to 5e-2).
         decay: "l2" adds weight_decay * w to the gradient (as PyTorch, the public code); "decoupled"
             subtracts learning_rate * weight_decay * w from the weight (AdamW).
         schedule: learning rate, a number or a schedule over steps.
-        clipnorm: largest norm of all gradients together, or None.
+        clipnorm: largest global norm of the gradients, or None.
         decay_norm_and_bias: False spares batch norms and biases; the public code decays everything.
         beta_1: Adam: decay of the first moment.
         beta_2: Adam: decay of the second moment.
-        epsilon: Adam: beside the square root of the second moment.
-        accumulation: training steps whose gradients are averaged before the weights move once. It spares the
-            memory of a large batch and is not the same: batch norms, and the triplets that are searched,
-            still see one small batch at a time. A schedule goes on counting training steps. Needs Keras 3.
-        ema: share of the old average kept each step in an exponential moving average of the weights, such as
-            0.999; 0 for none. `averages.take_averages` puts it into the model.
-        momentum: SGD: share of the velocity that is kept each step; without Nesterov's look ahead.
+        epsilon: Adam: added to the square root of the second moment.
+        accumulation: number of training steps whose gradients are averaged for one update of the weights. It
+            needs less memory than a large batch, but is not equivalent: batch norms and the triplet loss
+            still see small batches. Schedules still count training steps. Needs Keras 3.
+        ema: decay of an exponential moving average of the weights, such as 0.999; 0 for none.
+            `averages.take_averages` puts the average into the model.
+        momentum: SGD: share of the velocity kept each step, without Nesterov's look-ahead.
 
     Raises:
-        UserError: an unknown name, a value out of range, or `accumulation` with Keras 2.
+        UserError: the name is unknown, a value is out of range, or `accumulation` is used with Keras 2.
 
     Example:
         >>> build_optimizer(schedule=WarmupCosine(1e-3, steps=1000, warmup_steps=50))
@@ -172,7 +173,7 @@ def build_optimizer(
     return optimizer
 
 
-# Their decay is not multiplied by the learning rate, as that of the others is.
+# Their decay is not multiplied by the learning rate, unlike that of the others.
 _DECAY_APART = ("AdamW", "SGDW")
 
 
@@ -182,12 +183,13 @@ def build_addons_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) 
     Args:
         name: `tfa.` and one of `OPTIMIZERS`.
         schedule: learning rate, a number or a schedule over steps.
-        weight_decay: decoupled: times the learning rate, and before what else the optimiser does with a step
-            (LAMB's ratio, NovoGrad's momentum). `AdamW` and `SGDW` of TensorFlow Addons leave the rate out;
-            here it is put in, so that `tfa.AdamW` decays as Keras's AdamW.
+        weight_decay: decoupled weight decay, multiplied by the learning rate and applied before other parts
+            of the step (LAMB's ratio, NovoGrad's momentum). `AdamW` and `SGDW` of TensorFlow Addons do not
+            multiply by the rate; here they do, so that `tfa.AdamW` decays like Keras's AdamW.
 
     Raises:
-        UserError: an unknown name, TensorFlow Addons is not installed, or the optimiser has no weight decay.
+        UserError: the name is unknown, TensorFlow Addons is not installed, or the optimiser has no weight
+            decay.
 
     Example:
         >>> build_addons_optimizer("tfa.LAMB", 1e-3, weight_decay=0.01)

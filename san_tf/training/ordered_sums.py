@@ -1,4 +1,4 @@
-"""The same sums in the same order each time: what makes a training repeatable bit for bit on a CPU."""
+"""Sums in a fixed order, so that training on a CPU is repeatable bit for bit."""
 
 from __future__ import annotations
 
@@ -24,25 +24,23 @@ def _add_in_turn(inputs: Sequence[tf.Tensor], name: str | None = None) -> tf.Ten
 
 @contextlib.contextmanager
 def ordered_sums() -> Iterator[None]:
-    """Let what is traced inside the block add three and more tensors from left to right.
+    """Make functions traced inside the block add three or more tensors from left to right.
 
-    TensorFlow's op for such sums, `AddN`, writes the total over one of its inputs and begins with that one;
-    which one may be written over depends on what other threads have finished, and with it the last bit. It
-    adds up the gradients of whatever is used in three places (a map with batch norm, a stage that a decoder
-    joins), and its optimiser of graphs makes one of several additions in a row. Additions of two have no
-    order to lose. `tf.config.experimental.enable_op_determinism` leaves `AddN` as it is (TensorFlow 2.15 and
-    2.21).
+    TensorFlow's op for such sums, `AddN`, starts with an input that it may overwrite. Which one that is
+    depends on the progress of other threads, and so does the last bit of the sum. `AddN` adds the gradients
+    of tensors used in three places (a map with batch norm, a stage that a decoder uses). TensorFlow's graph
+    optimiser also merges consecutive additions into it. Sums of two tensors do not depend on the order.
+    `tf.config.experimental.enable_op_determinism` does not change `AddN` (TensorFlow 2.15 and 2.21).
 
-    The results are those of any other run: equal to the last bit in the same environment, and not closer to
-    the truth than before. What else on a CPU sums by the clock is kept out of the networks and losses here,
-    see `san_tf.losses.row_choice`.
+    Results are then equal to the last bit in the same environment, but not more accurate. The networks and
+    losses of this package avoid other sums in varying order on a CPU, see `san_tf.losses.row_choice`.
 
     Example:
         >>> with ordered_sums():
         ...     model.fit(dataset)
     """
     former = tf.config.optimizer.get_experimental_options().get("arithmetic_optimization", True)
-    # Private, for there is no other place: both the gradient tape and `tf.add_n` look the op up here.
+    # This is private API, but the only place: the gradient tape and `tf.add_n` both look the op up here.
     gen_math_ops.add_n = _add_in_turn
     tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
     try:

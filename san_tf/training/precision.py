@@ -1,4 +1,4 @@
-"""The number format of training: float32, or 16 bits for the activations with float32 weights and losses."""
+"""Number format of training: float32, or 16-bit activations with float32 weights and losses."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from san_tf.keras_compat import dtype_policy, set_dtype_policy
 
 PRECISIONS = ("float32", "mixed_float16", "mixed_bfloat16")
 AUTO = "auto"
-# What Linux calls a processor's arithmetic in each format; without one of these it is imitated, many times
-# slower than float32.
+# Linux's names for processor support of each format. Without it the format is emulated, many times slower
+# than float32.
 CPU_UNITS = {
     "mixed_float16": {"avx512_fp16", "amx_fp16", "asimdhp"},
     "mixed_bfloat16": {"avx512_bf16", "amx_bf16", "bf16"},
@@ -25,12 +25,11 @@ _logger = logging.getLogger(__name__)
 
 
 def set_precision(precision: str) -> None:
-    """Set Keras's policy for the layers built from now on.
+    """Set Keras's dtype policy for the layers built from now on.
 
-    `compile` wraps the optimiser with dynamic loss scaling under "mixed_float16" by itself. Weights, losses,
-    embeddings, logits and textures stay float32 under each. On processors without 16-bit arithmetic (most
-    CPUs) both mixed formats are several times slower than float32, which a warning says: they are meant for
-    GPUs.
+    Under "mixed_float16", `compile` adds dynamic loss scaling to the optimiser. Weights, losses, embeddings,
+    logits and textures stay float32 in every format. The mixed formats are meant for GPUs. On processors
+    without 16-bit arithmetic (most CPUs) they are several times slower than float32; a warning says so.
 
     Args:
         precision: "float32", "mixed_float16" (NVIDIA Volta and later), "mixed_bfloat16" (Ampere and later,
@@ -46,24 +45,24 @@ def set_precision(precision: str) -> None:
         _logger.info("Precision: %s.", precision)
     elif precision != "float32" and not tf.config.list_logical_devices("GPU") and not _has_units(precision):
         _logger.warning(
-            "%s on a processor without such arithmetic: expect it to be several times slower than float32; "
-            "choose --precision auto, unless it is to try the format out.",
+            "This processor has no %s arithmetic, so training will be several times slower than in float32; "
+            "choose --precision auto, unless you only want to try the format.",
             precision,
         )
     set_dtype_policy(precision)
 
 
 def get_precision() -> str:
-    """The name of Keras's present policy."""
+    """Return the name of Keras's current dtype policy."""
     return dtype_policy()
 
 
 def sensible_precision() -> str:
-    """The format that suits the devices there are.
+    """Return the format that suits the available devices.
 
-    float32 on a CPU, always: a run's result then does not depend on which CPU it was. On GPUs by the
-    weakest one's compute capability: bfloat16 from 8.0 (Ampere) on, which needs no loss scaling; float16 from
-    7.0 (Volta) on; below, and on devices that do not tell, float32.
+    A CPU always gets float32, so that results do not depend on the CPU model. GPUs get a format by the
+    compute capability of the weakest one: bfloat16 from 8.0 (Ampere), which needs no loss scaling; float16
+    from 7.0 (Volta); else, or if it is unknown, float32.
     """
     capabilities = [
         tf.config.experimental.get_device_details(device).get("compute_capability", (0, 0))
@@ -77,7 +76,7 @@ def sensible_precision() -> str:
 
 @contextlib.contextmanager
 def precision_scope(precision: str) -> Iterator[None]:
-    """Set a precision for the layers built inside the block, then put the former one back.
+    """Set a precision for the layers built inside the block, then restore the previous one.
 
     Example:
         >>> with precision_scope("mixed_float16"):
@@ -92,7 +91,7 @@ def precision_scope(precision: str) -> Iterator[None]:
 
 
 def _has_units(precision: str) -> bool:
-    """Whether the processor computes in the format; True where it does not tell."""
+    """Whether the processor supports the format; True if unknown."""
     if not _CPUINFO.exists():
         return True
     words = set(_CPUINFO.read_text(errors="replace").split())

@@ -1,4 +1,4 @@
-"""The run directory: everything an experiment says on screen can be found there again.
+"""The run directory: keeps everything that an experiment shows on screen.
 
 recipe.yaml      environment.json   metrics.csv    results.json
 stages/          tensorboard/       checkpoints/   figures/      saved_model/<version>/
@@ -35,12 +35,13 @@ _FIRST_COLUMNS = ("stage", "epoch", "step")
 
 
 class MetricsTable:
-    """A CSV file with the columns `stage`, `epoch`, `step` (done at the row's end) and whatever was measured.
+    """A CSV file of metrics with the columns `stage`, `epoch`, `step` and one per metric.
 
-    A metric that appears for the first time gets a column of its own; rows without it stay empty there.
+    `step` counts the training steps done at the end of the row. A new metric gets a new column, which is
+    empty in earlier rows.
 
     Args:
-        path: of the file; made with the first row.
+        path: path of the file; created with the first row.
 
     Example:
         >>> table = MetricsTable("runs/synthetic/metrics.csv")
@@ -53,10 +54,10 @@ class MetricsTable:
         self.path = Path(path)
 
     def rows(self, stage: str | None = None) -> list[dict[str, str]]:
-        """The rows of a stage, or all, in order; values as the strings they are in the file.
+        """Return the rows of a stage, or all rows, in order, with values as strings.
 
         Raises:
-            UserError: the file is not such a table.
+            UserError: the file is not a table of metrics.
         """
         try:
             with self.path.open(newline="") as file:
@@ -71,31 +72,31 @@ class MetricsTable:
         return [row for row in rows if stage is None or row["stage"] == stage]
 
     def series(self, stage: str, name: str) -> list[tuple[int, float]]:
-        """The steps and values of one metric of a stage, for a curve; rows without it are left out."""
+        """Return steps and values of one metric of a stage, without the rows that lack it."""
         return [(int(row["step"]), float(row[name])) for row in self.rows(stage) if row.get(name)]
 
     def append(self, stage: str, epoch: int, step: int, values: Mapping[str, float]) -> None:
-        """Add a row; rows of this stage from the same step on are replaced by it.
+        """Add a row, and remove the stage's rows from the same step on.
 
         Args:
-            stage: its name.
+            stage: name of the stage.
             epoch: counted from 1.
-            step: training steps done since the stage's start.
-            values: name to number.
+            step: training steps done since the start of the stage.
+            values: metrics by name.
         """
         row = {"stage": stage, "epoch": str(epoch), "step": str(step)}
         row.update({name: f"{float(value):.8g}" for name, value in values.items()})
         self._write([*self._without(stage, step - 1), row])
 
     def drop(self, stage: str, after_step: int) -> None:
-        """Remove the rows of `stage` beyond `after_step`: a run that is resumed there writes them again."""
+        """Remove the rows of `stage` beyond `after_step`; a run resumed there writes them again."""
         rows = self.rows()
         kept = self._without(stage, after_step)
         if len(kept) < len(rows):
             self._write(kept)
 
     def drop_stage(self, stage: str) -> None:
-        """Remove all rows of a stage and of its parts, such as `train/san` of `train`."""
+        """Remove all rows of a stage and its parts, such as `train/san` of `train`."""
         rows = self.rows()
         kept = [row for row in rows if row["stage"] != stage and not row["stage"].startswith(f"{stage}/")]
         if len(kept) < len(rows):
@@ -120,7 +121,7 @@ _VERSIONS_OF = (
 
 
 def plain(value: Any) -> Any:
-    """Turn a recipe's value into what YAML and JSON hold: dicts, lists, strings, numbers, booleans, None.
+    """Turn a recipe's value into types of YAML and JSON: dicts, lists, strings, numbers, booleans, None.
 
     Example:
         >>> plain({"size": (256, 128), "folder": Path("data")})
@@ -145,13 +146,13 @@ def plain(value: Any) -> Any:
 
 
 class RunDirectory:
-    """The folder of one run of an experiment; made, and tried for writing, at once.
+    """The folder of one run of an experiment; creating the object creates the folder.
 
     Args:
-        path: the folder, by custom `runs/<experiment>`.
+        path: the folder, usually `runs/<experiment>`.
 
     Raises:
-        UserError: it cannot be made or written.
+        UserError: the folder cannot be created or written.
 
     Example:
         >>> run = RunDirectory("runs/synthetic")
@@ -192,17 +193,17 @@ class RunDirectory:
 
     @property
     def metrics(self) -> MetricsTable:
-        """`metrics.csv`, one row an epoch."""
+        """`metrics.csv`, one row per epoch."""
         return MetricsTable(self.path / "metrics.csv")
 
     @property
     def figures(self) -> Path:
-        """The folder of figures; exists after this call."""
+        """The folder of figures; created if missing."""
         return self._folder("figures")
 
     @property
     def saved_model(self) -> Path:
-        """The folder of exports, one numbered folder a version; exists after this call."""
+        """The folder of exports, with one numbered folder per version; created if missing."""
         return self._folder("saved_model")
 
     def tensorboard(self, stage: str) -> Path:
@@ -219,7 +220,7 @@ class RunDirectory:
             folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"The folder {folder} cannot be made ({error.strerror}); move what is in its place."
+                f"The folder {folder} cannot be created ({error.strerror}); move away what is in its place."
             ) from error
         return folder
 
@@ -228,8 +229,8 @@ class RunDirectory:
 
         Args:
             recipe: a dataclass instance or a mapping.
-            seed: noted beside the versions; the recipe's field `seed` if None.
-            facts: noted beside them too, such as `data_dir`.
+            seed: stored in `environment.json`; the recipe's field `seed` if None.
+            facts: also stored there, such as `data_dir`.
         """
         values = plain(recipe)
         _write(self.recipe_path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
@@ -237,37 +238,37 @@ class RunDirectory:
         _write(self.environment_path, json.dumps(noted, indent=2) + "\n")
 
     def recipe_contents(self) -> dict[Path, bytes | None]:
-        """What `recipe.yaml` and `environment.json` hold, None where they are not there, for `put_back`."""
+        """Return the contents of `recipe.yaml` and `environment.json` for `put_back`; None if missing."""
         return {path: _content(path) for path in (self.recipe_path, self.environment_path)}
 
     def put_back(self, contents: Mapping[Path, bytes | None]) -> None:
-        """Give files the content that they had."""
+        """Restore the contents of files."""
         for path, content in contents.items():
             _put_back(path, content)
 
     def note_in_environment(self, **facts: Any) -> None:
-        """Add facts to `environment.json`, such as `peak_memory_gb`; former ones of their names go."""
+        """Add facts to `environment.json`, such as `peak_memory_gb`; they replace facts of the same name."""
         path = self.environment_path
         try:
             known = dict(json.loads(path.read_bytes()))
         except (OSError, ValueError, TypeError):
-            known = {}  # missing or damaged; what is known now is noted all the same
+            known = {}  # missing or damaged; write the new facts all the same
         _write(path, json.dumps(known | plain(facts), indent=2) + "\n")
 
     def write_results(self, results: Mapping[str, Any]) -> Path:
         """Write `results.json`, whole or not at all.
 
         Args:
-            results: anything of mappings, sequences, NumPy values, numbers and strings.
+            results: mappings, sequences, NumPy values, numbers and strings.
         """
         _write(self.results_path, json.dumps(plain(results), indent=2) + "\n")
         return self.results_path
 
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds; empty where there is none.
+        """Return the contents of `results.json`; empty if there is none.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the file is damaged.
         """
         try:
             values = json.loads(self.results_path.read_bytes())
@@ -282,16 +283,16 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def held(self, wait: bool = False, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
-        """Keep every other process from working in this run while the block lasts.
+        """Lock this run against other processes while the block runs.
 
-        If the block fails, empty folders are removed, and the run itself if nothing else is left of it.
+        If the block fails, empty folders are removed, and the run itself if nothing else is left.
 
         Args:
-            wait: until who works there is done, where somebody does.
-            waiting: is told who that is.
+            wait: wait until the other process is done, instead of raising.
+            waiting: called with a description of that process.
 
         Raises:
-            UserError: another process works there; the sentence says which.
+            UserError: another process uses the run; the message says which.
         """
         path = self.path / ".lock"
         try:
@@ -326,24 +327,24 @@ class RunDirectory:
             raise
 
     def is_done(self, stage: str) -> bool:
-        """Whether a stage was finished: not where it was never started or was interrupted."""
+        """Whether a stage was finished; False if it never started or was interrupted."""
         marker = self._marker(stage)
         return bool(marker and marker["done"])
 
     def made_with(self, stage: str) -> dict[str, Any] | None:
-        """The recipe values that a stage was begun with, as `begin` was given them; None if it never was."""
+        """Return the recipe values that `begin` got for a stage; None if it never began."""
         marker = self._marker(stage)
         return None if marker is None else dict(marker["fields"])
 
     def environments(self, stage: str) -> list[dict[str, Any]]:
-        """Versions, machine and command of each process that worked on a stage, the first one first."""
+        """Return versions, machine and command of each process that worked on a stage, in order."""
         return list((self._marker(stage) or {}).get("environments", []))
 
     def begin(self, stage: str, fields: Mapping[str, Any] | None = None) -> None:
-        """Note that a stage starts, or goes on, with these recipe values."""
+        """Record that a stage starts, or resumes, with these recipe values."""
         before = self._marker(stage) or {}
         new = {"done": False, "began": time.time(), "fields": _as_json(fields or {})}
-        # What a killed process noted of its plans holds for the one that goes on.
+        # Keep what an interrupted process noted: it still holds for the one that resumes.
         if before.get("facts"):
             new["facts"] = before["facts"]
         new["environments"] = [*before.get("environments", []), environment()]
@@ -351,20 +352,20 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def attempt(self, stage: str, fields: Mapping[str, Any], anew: bool = False) -> Iterator[None]:
-        """Begin a stage; if the block fails before it has saved a checkpoint, leave all as it was.
+        """Begin a stage; if the block fails before its first checkpoint, restore everything.
 
         Args:
-            stage: its name.
+            stage: name of the stage.
             fields: see `begin`.
-            anew: with another start: what the stage left, such as checkpoints, is put aside, and deleted at
-                the end of the block.
+            anew: start over: earlier results of the stage, such as checkpoints, are moved aside and deleted
+                at the end of the block.
         """
         marker = _content(self._marker_path(stage))
         metrics = _content(self.metrics.path)
         folders = (self.path / CHECKPOINTS / stage, self.tensorboard(stage))
         aside = {folder: folder.with_name(f".{folder.name}.former") for folder in folders}
         for former in aside.values():
-            shutil.rmtree(former, ignore_errors=True)  # of a killed process
+            shutil.rmtree(former, ignore_errors=True)  # left by a killed process
         if anew:
             for folder, former in aside.items():
                 if folder.exists():
@@ -388,20 +389,20 @@ class RunDirectory:
                 shutil.rmtree(former, ignore_errors=True)
 
     def note(self, stage: str, **facts: Any) -> None:
-        """Note something of a begun stage, for the process that goes on should this one be killed."""
+        """Store facts about a started stage, for a process that resumes it."""
         marker = self._marker(stage) or {"done": False, "began": time.time(), "fields": {}}
         self._write_marker(stage, {**marker, "facts": {**marker.get("facts", {}), **plain(facts)}})
 
     def facts(self, stage: str) -> dict[str, Any]:
-        """What was noted of a stage."""
+        """Return the facts stored by `note`."""
         return dict((self._marker(stage) or {}).get("facts", {}))
 
     def mark_done(self, stage: str, **facts: Any) -> None:
-        """Note that a stage is finished.
+        """Record that a stage is finished.
 
         Args:
-            stage: its name, given to `begin` before.
-            facts: whatever should be found beside it, such as counts.
+            stage: name of the stage; `begin` was called for it.
+            facts: additional facts to store, such as counts.
         """
         now = time.time()
         marker = self._marker(stage) or {"began": now, "fields": {}}
@@ -410,7 +411,7 @@ class RunDirectory:
         self._write_marker(stage, {**marker, "done": True, "seconds": seconds, "facts": facts})
 
     def seconds(self, stage: str) -> float:
-        """How long a finished stage took since it was begun last; 0.0 where it is not finished."""
+        """Seconds that a finished stage took since it last began; 0.0 if it is not finished."""
         marker = self._marker(stage)
         return float(marker["seconds"]) if marker and marker["done"] else 0.0
 
@@ -432,13 +433,13 @@ class RunDirectory:
 
 
 def _as_json(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields as they will be read back, so that a comparison does not depend on tuples or NumPy types."""
+    """The fields as JSON reads them back, so that tuples and NumPy types compare equal."""
     result: dict[str, Any] = json.loads(json.dumps(plain(fields)))
     return result
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and command of this process."""
+    """Return versions, machine and command of this process."""
     return {
         "san_tf": __version__,
         **{name: _version_of(name) for name in _VERSIONS_OF},

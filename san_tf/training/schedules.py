@@ -1,4 +1,4 @@
-"""Learning rates over steps: the paper's warm-up and halvings, and a cosine for short runs."""
+"""Learning-rate schedules: the paper's warm-up and steps, and a cosine for short runs."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from san_tf.errors import UserError
 
 @keras.saving.register_keras_serializable("san_tf")
 class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
-    """The paper's: grow by a factor an epoch from a small rate, then hold the peak, multiplied by `decay`.
+    """The paper's schedule: exponential warm-up by epoch, then a peak rate that decays in steps.
 
     In epoch e (from 0) the rate is `start * growth ** e` while e < warmup_epochs, and
     `peak * decay ** ((e - warmup_epochs) // decay_epochs)` after. The defaults: 8e-6 growing by 1.259 for 20
     epochs (10^(1/10): a factor of 100 in 20 epochs), then 8e-4 halved every 40.
 
     Args:
-        steps_per_epoch: optimiser steps an epoch.
+        steps_per_epoch: optimiser steps per epoch.
         peak: rate after the warm-up.
         start: rate of the first epoch.
-        growth: factor an epoch.
-        warmup_epochs: may be 0.
+        growth: factor per epoch of the warm-up.
+        warmup_epochs: length of the warm-up; may be 0.
         decay_epochs: epochs between two decays.
-        decay: factor of each.
+        decay: factor of each decay.
 
     Example:
         >>> schedule = WarmupSteps(steps_per_epoch=100)
@@ -57,7 +57,7 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Learning rate of a step (from 0), float32."""
-        # Whole epochs in integers: float32 division of a large step by its epoch length can fall short of it.
+        # Integer division: in float32, dividing a large step by the epoch length can round down too far.
         epoch = tf.cast(step, tf.int64) // self.steps_per_epoch
         warm = self.start * self.growth ** tf.cast(epoch, tf.float32)
         halvings = tf.maximum(epoch - self.warmup_epochs, 0) // self.decay_epochs
@@ -129,11 +129,11 @@ class WarmupMilestones(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("san_tf")
 class Scaled(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule times a number, for a weight decay that follows the learning rate.
+    """A schedule multiplied by a factor, for weight decay that follows the learning rate.
 
     Args:
-        schedule: over steps.
-        factor: it is multiplied by.
+        schedule: learning-rate schedule.
+        factor: factor of its values.
 
     Example:
         >>> float(Scaled(WarmupCosine(1.0, steps=11), 0.1)(0))
@@ -160,16 +160,17 @@ class Scaled(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("san_tf")
 class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
-    """For short runs: linear from peak / warmup_steps to the peak, then half a cosine down to `floor`.
+    """A schedule for short runs: linear warm-up to the peak, then half a cosine down to `floor`.
 
-    Step s (from 0) gets `peak (s + 1) / warmup_steps` while s < warmup_steps, so that no step is wasted at 0;
-    then `floor + (peak - floor) (1 + cos(pi t)) / 2` with t from 0 to 1 at the last step, and `floor` beyond.
+    Step s (from 0) gets `peak (s + 1) / warmup_steps` while s < warmup_steps, so that no step has rate 0.
+    After that it gets `floor + (peak - floor) (1 + cos(pi t)) / 2`, where t rises from 0 to 1 at the last
+    step; beyond, it gets `floor`.
 
     Args:
         peak: largest rate.
-        steps: of the whole run.
-        warmup_steps: of them; may be 0.
-        floor: smallest rate at the end.
+        steps: steps of the whole run, including the warm-up.
+        warmup_steps: steps of the warm-up; may be 0.
+        floor: rate at the end.
 
     Example:
         >>> schedule = WarmupCosine(1.0, steps=11, warmup_steps=2)
@@ -180,7 +181,7 @@ class WarmupCosine(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, peak: float, steps: int, warmup_steps: int = 0, floor: float = 0.0) -> None:
         if steps < 1 or not 0 <= warmup_steps < steps:
             raise UserError(
-                f"A schedule needs 0 <= warmup_steps < steps, not {warmup_steps} and {steps}; train longer."
+                f"A schedule needs 0 <= warmup_steps < steps; received {warmup_steps}, {steps}; train longer."
             )
         self.peak = peak
         self.steps = steps

@@ -1,4 +1,4 @@
-"""What a training step costs on this machine: seconds and memory, measured on small batches."""
+"""Measures time and memory of a training step on this machine, with small batches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class StepCost:
-    """Cost of steps as a straight line over the rows of a batch, through two measured sizes.
+    """Cost of a training step as a linear function of the batch size, measured at two sizes.
 
     Attributes:
-        rows: the two numbers of rows.
-        seconds: of a step with each, the quickest of three, without the first, which compiles.
-        peak_bytes: the largest resident memory of this process (of the GPU, where there is one) in each.
+        rows: the two batch sizes.
+        seconds: time of a step at each size: the fastest of three, after a first one that compiles.
+        peak_bytes: peak memory at each size: GPU memory if there is a GPU, else resident memory.
     """
 
     rows: tuple[int, int]
@@ -30,28 +30,28 @@ class StepCost:
     peak_bytes: tuple[int, int]
 
     def seconds_of(self, rows: int) -> float:
-        """Seconds of a step with so many rows.
+        """Seconds of a step with a batch of `rows`.
 
-        On a busy machine either measurement may be off, so the line is held to what steps are like: what does
-        not depend on the rows is at least nothing, and at most half of the larger of the two steps.
+        Measurements on a busy machine are noisy. So the constant part is limited to between 0 and half of
+        the larger measured step.
         """
         row = self.seconds[1] / self.rows[1]
         slope = (self.seconds[1] - self.seconds[0]) / (self.rows[1] - self.rows[0])
         return self.seconds[1] + min(max(slope, row / 2), row) * (rows - self.rows[1])
 
     def peak_of(self, rows: int) -> float:
-        """Bytes at the peak of a step with so many rows; those of the pipeline are not counted."""
+        """Peak memory in bytes of a step with a batch of `rows`, without the input pipeline."""
         slope = max(0, self.peak_bytes[1] - self.peak_bytes[0]) / (self.rows[1] - self.rows[0])
         return self.peak_bytes[1] + slope * (rows - self.rows[1])
 
 
 def measure_steps(model: keras.Model, texture_size: int | None, rows: int) -> StepCost:
-    """Train a compiled model for a few steps on noise, and measure.
+    """Train a compiled model for a few steps on noise, and measure the steps.
 
     Args:
         model: SAN or SANPG; its weights are changed.
         texture_size: T of its textures; None without decoder.
-        rows: of the batches it will be trained on; a quarter of them, 8 to 16, are measured.
+        rows: size of the training batches; a quarter of it, limited to 8 to 16 rows, is measured.
     """
     larger = min(max(8, min(16, rows // 4 // 2 * 2)), max(rows, 4))
     sizes = (max(2, larger // 2), larger)
@@ -69,10 +69,10 @@ def measure_steps(model: keras.Model, texture_size: int | None, rows: int) -> St
         return made
 
     seconds, peaks = [], []
-    # A training step that makes the optimizer's variables is traced twice.
+    # Create the optimizer's variables first: a training step that creates them is traced twice.
     optimizer_variables(model.optimizer, model.trainable_variables)
     with ordered_sums():
-        # Traced once for both sizes.
+        # Trace once for both sizes.
         step = tf.function(model.train_step, autograph=False, reduce_retracing=True)
         spec = {
             name: tf.TensorSpec((None, *value.shape[1:]), value.dtype) for name, value in batch(2).items()
@@ -97,7 +97,7 @@ def _forget_peak() -> None:
         tf.config.experimental.reset_memory_stats("GPU:0")
         return
     try:
-        # Linux: the peak becomes the present size.
+        # On Linux this resets the peak to the present size.
         with open("/proc/self/clear_refs", "w") as file:
             file.write("5")
     except OSError:

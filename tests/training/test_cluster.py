@@ -53,7 +53,7 @@ def test_a_chief_of_its_own_comes_before_the_workers():
         ({"cluster": TWO, "task": {"type": "worker", "index": -1}}, "goes from 0 to 1"),
         ({"cluster": TWO, "task": {"type": "worker", "index": "0"}}, "not a whole number"),
         ({"cluster": TWO, "task": {"type": "worker", "index": True}}, "not a whole number"),
-        ({"cluster": TWO, "task": {"type": "chief", "index": 0}}, "'chief', of which its cluster has none"),
+        ({"cluster": TWO, "task": {"type": "chief", "index": 0}}, "'chief', but its cluster has none"),
         ({"cluster": {**TWO, "ps": ["c:1"]}, "task": {"type": "worker", "index": 0}}, "the job 'ps'"),
         ({"cluster": {**TWO, "chief": ["c:1", "d:1"]}, "task": {"type": "chief", "index": 0}}, "one chief"),
     ],

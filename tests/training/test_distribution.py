@@ -148,7 +148,7 @@ def test_a_strategy_of_another_name_and_one_processor():
     said: list[str] = []
     if not tf.config.list_physical_devices("GPU"):
         assert start("mirrored", said.append) == Distribution()
-        assert said == ["There is one device here, so it trains alone."]
+        assert said == ["This machine has one device, so it trains alone."]
 
 
 def test_a_process_asks_its_own_replica_alone():

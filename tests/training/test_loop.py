@@ -174,7 +174,7 @@ def test_best_is_kept_by_a_value_that_a_callback_adds(tmp_path: Path) -> None:
 
 
 def test_too_short_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must yield the 18 batches that are left\. Received: 17"):
+    with pytest.raises(ValueError, match=r"must yield the 18 remaining batches\. Received: 17"):
         train(build(), lambda step: dataset_at(step).take(17), 3, 6, RunDirectory(tmp_path))
 
 

@@ -1,1 +1,1 @@
-"""What happens around the training steps, one callback a file; `san_tf.training.loop` puts them together."""
+"""Callbacks of training, one per file; `san_tf.training.loop` puts them together."""

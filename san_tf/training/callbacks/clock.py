@@ -1,4 +1,4 @@
-"""Where training stands and how fast it goes; the other callbacks ask this one."""
+"""Clock: counts and times training steps for the other callbacks."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from san_tf.training.data_wait import DataWait
 
 
 class Clock(keras.callbacks.Callback):
-    """Counts steps across epochs and resumed runs, and times them. Comes first among the callbacks.
+    """Counts and times steps across epochs and resumed runs; must be the first callback.
 
-    The first step of a run compiles the model; it counts as a step and is left out of every speed.
+    The first step of a run compiles the model. It counts as a step, but not for the speed.
 
     Args:
         start_step: training steps done before this run.
-        epochs: the last epoch, counted from the very beginning.
+        epochs: total number of epochs, including those of earlier runs.
         steps_per_epoch: steps of a whole epoch.
-        batch_size: images a step, or None if unknown.
-        data_wait: measures the data set being trained on, or None.
-        seconds_before: what earlier processes spent on the epoch of the start step.
+        batch_size: images per step, or None if unknown.
+        data_wait: measures how long training waits for its data set, or None.
+        seconds_before: seconds that earlier processes spent on the epoch of the start step.
 
     Attributes:
-        step: training steps done since the very beginning.
+        step: training steps done, including those of earlier runs.
         epoch: the current epoch, counted from 0.
     """
 
@@ -53,25 +53,25 @@ class Clock(keras.callbacks.Callback):
 
     @property
     def total_steps(self) -> int:
-        """Steps of the whole training."""
+        """Number of steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
     @property
     def epoch_is_complete(self) -> bool:
-        """Whether the step just done was its epoch's last."""
+        """Whether the last step done was the last one of its epoch."""
         return self.step == (self.epoch + 1) * self.steps_per_epoch
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Start the epoch's clock, unless the compiling first step is still to come."""
+        """Start timing the epoch, unless the first step, which compiles, is still to come."""
         self.epoch = epoch
-        # An epoch that is resumed in its middle begins there.
+        # A resumed epoch begins in its middle.
         self._first_of_fit = self.step
         self._epoch_started = time.perf_counter() - self._seconds_before
         self._seconds_before = 0.0
         self._epoch_began = None if self._run_began is None else self._now()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Count."""
+        """Count the step."""
         self.step = self._first_of_fit + batch + 1
         if self._run_began is None:
             self._run_began = (time.perf_counter(), self.step)
@@ -81,25 +81,25 @@ class Clock(keras.callbacks.Callback):
         return time.perf_counter(), self.data_wait.seconds() if self.data_wait else 0.0, self.step
 
     def epoch_seconds(self) -> float:
-        """Of this epoch so far, in all processes that worked on it."""
+        """Seconds of this epoch so far, in all processes that worked on it."""
         return time.perf_counter() - self._epoch_started
 
     def images_per_second(self) -> float | None:
-        """In this epoch so far; steps a second if the batch size is unknown; None before the second step."""
+        """Images per second (steps, if the batch size is unknown) in this epoch; None before step two."""
         if self._epoch_began is None or self.step == self._epoch_began[2]:
             return None
         rate = (self.step - self._epoch_began[2]) / (time.perf_counter() - self._epoch_began[0])
         return rate * (self.batch_size or 1)
 
     def wait_fraction(self) -> float | None:
-        """The part of this epoch's time spent waiting for data, 0 to 1; None if unknown."""
+        """Share of this epoch's time spent waiting for data, 0 to 1; None if unknown."""
         if self.data_wait is None or self._epoch_began is None or self.step == self._epoch_began[2]:
             return None
         seconds, waited, _ = self._now()
         return min(1.0, (waited - self._epoch_began[1]) / max(seconds - self._epoch_began[0], 1e-9))
 
     def seconds_left(self) -> float | None:
-        """Until the last step at the speed of this run, epoch ends included; None before the second step."""
+        """Seconds to the last step at this run's speed, with epoch ends; None before the second step."""
         if self._run_began is None or self.step == self._run_began[1]:
             return None
         seconds, first = self._run_began

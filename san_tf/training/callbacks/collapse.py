@@ -1,4 +1,4 @@
-"""Say so when a training learns nothing: its embeddings are one point, or it guesses identities by chance."""
+"""Warns when a training learns nothing: collapsed embeddings, or identities at chance."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from rich.console import Console
 
 from san_tf.training.callbacks.clock import Clock
 
-# Epochs in a row that have to look alike before anything is said: a healthy training may begin like that.
+# Warn only after this many such epochs in a row: a healthy training may begin like that.
 PATIENCE = 2
-# A network that gives each identity the same share has the loss ln C, with smoothed labels as well.
+# A network that gives all identities the same probability has the loss ln C, also with smoothed labels.
 CHANCE = 0.98
 HELP = (
     "lower --learning_rate, raise --warmup_epochs, give the identity loss the first epochs with"
@@ -26,24 +26,24 @@ _logger = logging.getLogger(__name__)
 
 
 class CollapseWatch(keras.callbacks.Callback):
-    """Looks at the end of each epoch whether a `SAN` learns, and says in one sentence when it does not.
+    """Warns at the end of an epoch when a `SAN` does not learn.
 
-    Two things are looked for, each in `PATIENCE` epochs in a row:
+    It warns after `PATIENCE` epochs in a row with one of two problems:
 
-    - **collapsed**: two embeddings of a batch lie on average less than the margin of L_Triplet apart (the log
-      `spread`), so no triplet can be satisfied. Only with the margin; the soft margin and the losses of
-      TensorFlow Addons have no such length, there a thousandth of the embedding's unit counts.
-    - **at chance**: the identity loss is not below that of guessing, ln C for C identities, although the
-      warm-up is over.
+    - **collapsed**: the average distance of two embeddings of a batch (the log `spread`) is below the margin
+      of L_Triplet, so no triplet can be satisfied. The soft margin and the losses of TensorFlow Addons have
+      no such length; there the limit is a thousandth of the embedding's unit.
+    - **at chance**: after the warm-up, the identity loss is still not below that of guessing, ln C for C
+      identities.
 
-    The training goes on: a schedule that falls can still mend it. While it lasts, `label` is what the
-    progress line shows. Other models than `SAN` are left alone, since they log neither value.
+    Training continues, because a falling learning rate can still help. Meanwhile the progress line shows
+    `label`. Models other than `SAN` log neither value and get no warning.
 
     Args:
-        clock: tells the epoch; None counts the epochs of `fit`.
-        stage: named in the sentence.
-        warmup_epochs: of the learning rate and of the triplet loss, in which chance is not judged.
-        console: where the sentence is printed; None logs a warning instead.
+        clock: knows the epoch; None counts the epochs of `fit`.
+        stage: name of the stage for the warning.
+        warmup_epochs: warm-up of the learning rate and the triplet loss, without warnings about chance.
+        console: console for the warning; None logs it instead.
 
     Example:
         >>> san.fit(dataset, epochs=20, callbacks=[CollapseWatch()])
@@ -66,7 +66,7 @@ class CollapseWatch(keras.callbacks.Callback):
         self._said: set[str] = set()
 
     def on_epoch_end(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
-        """Look at the epoch's means."""
+        """Check the epoch's mean values."""
         logs = logs or {}
         if "spread" not in logs or "id_loss" not in logs:
             return
@@ -89,7 +89,7 @@ class CollapseWatch(keras.callbacks.Callback):
 
     def _chance(self) -> float:
         classes = int(self.model.encoder.output["logits"].shape[-1])
-        # One identity or two are told apart too quickly for ln C to mean anything.
+        # One or two identities are learnt too quickly for ln C to mean anything.
         return math.log(classes) if classes > 2 else math.inf
 
     def _sentence(self, name: str, epoch: int, logs: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Stop when what is measured has not become better for some time."""
+"""Stops training when a score has not improved for some time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from san_tf.training.run_directory import RunDirectory
 
 
 def measured_since_best(values: Sequence[float]) -> int:
-    """How many measurements came after the highest, the last of equal ones; 0 where there is none.
+    """Number of measurements after the highest one (the last of equal ones); 0 if there are none.
 
     Example:
         >>> measured_since_best([0.5, 0.7, 0.6, 0.65])
@@ -21,16 +21,16 @@ def measured_since_best(values: Sequence[float]) -> int:
 
 
 class EarlyStopping(keras.callbacks.Callback):
-    """Ends training when a log has not reached its highest value again for `patience` of its measurements.
+    """Ends training when a log has not reached its highest value for `patience` measurements.
 
-    What was measured is read from `metrics.csv`, which a resumed training continues where its checkpoint was
-    written: so it stops in the same epoch as an undisturbed one. Comes after the log of metrics.
+    It reads the measurements from `metrics.csv`, which a resumed training continues from its checkpoint. So a
+    resumed training stops in the same epoch as an uninterrupted one. It must come after `MetricsLog`.
 
     Args:
-        run: whose metrics.
-        stage: whose rows.
-        log: the name of the value, for instance `mAP`; higher is better.
-        patience: measurements; 0 never stops.
+        run: run directory with the metrics.
+        stage: stage whose rows are read.
+        log: name of the value, for example `mAP`; higher is better.
+        patience: number of measurements; 0 never stops.
     """
 
     def __init__(self, run: RunDirectory, stage: str, log: str, patience: int) -> None:
@@ -42,11 +42,11 @@ class EarlyStopping(keras.callbacks.Callback):
 
     @property
     def is_due(self) -> bool:
-        """Whether training has to stop, by the measurements so far."""
+        """Whether training must stop, by the measurements so far."""
         values = [value for _, value in self.run.metrics.series(self.stage, self.log)]
         return 0 < self.patience <= measured_since_best(values)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look, where the epoch brought a measurement."""
+        """Check the score if this epoch measured it."""
         if self.log in (logs or {}) and self.is_due:
             self.model.stop_training = True

@@ -1,4 +1,4 @@
-"""Stop at once when the loss is not a number any more."""
+"""Stops training as soon as the loss is NaN or infinite."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from san_tf.training.offending_batch import OffendingBatch
 def diverged(
     stage: str, what: str, clock: Clock, checkpoints: CheckpointFolder, batch: Path | None = None
 ) -> UserError:
-    """The sentence for a training that went wrong: what, where, the last good checkpoint, what to try."""
+    """Return the error for a diverged training: what, where, last good checkpoint, what to try."""
     good = checkpoints.newest()
     kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
     named = f", {batch} names the images of the batch" if batch else ""
@@ -29,15 +29,15 @@ def diverged(
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Ends training within the step in which any logged value becomes NaN or infinite.
+    """Ends training in the step in which a logged value becomes NaN or infinite.
 
-    The logs are running means of the epoch, in which one such value stays visible.
+    The logs are running means of the epoch, so such a value stays visible.
 
     Args:
-        clock: tells the step.
-        checkpoints: named in the error.
-        stage: named in the error.
-        offending: writes down what was in the batch; None leaves that out.
+        clock: knows the step.
+        checkpoints: checkpoints of the stage, for the error message.
+        stage: name of the stage, for the error message.
+        offending: writes the contents of the batch to a file; None writes nothing.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class FiniteLoss(keras.callbacks.Callback):
         self.stage = stage
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Look at the logs.
+        """Check the logs.
 
         Raises:
             UserError: one of them is not finite.

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: finish the step, save, say how to go on."""
+"""Handles Ctrl-C and SIGTERM: finishes the step, saves, and says how to resume."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from san_tf.training.callbacks.saving import SaveCheckpoints
 
 
 class Interruption(keras.callbacks.Callback):
-    """Turns the first SIGINT or SIGTERM into an orderly end; a second one ends at once.
+    """Ends training in order after the first SIGINT or SIGTERM, and immediately after the second.
 
-    A context manager: the signals are caught inside it, and only in the main thread, where Python delivers
-    them. Comes last among the callbacks, so that an epoch's end is written before it is left.
+    Use it as a context manager: it catches the signals inside the block, and only in the main thread, where
+    Python delivers them. It must be the last callback, so that an epoch's results are written before it ends.
 
     Args:
-        clock: tells the step.
-        saving: saves.
-        stage: named in the message.
+        clock: knows the step.
+        saving: saves the checkpoint.
+        stage: name of the stage, for the message.
 
     Raises:
-        KeyboardInterrupt: after the step; its message says where to go on.
+        KeyboardInterrupt: after the step; its message says how to resume.
     """
 
     def __init__(self, clock: Clock, saving: SaveCheckpoints, stage: str) -> None:
@@ -34,8 +34,7 @@ class Interruption(keras.callbacks.Callback):
         self.saving = saving
         self.stage = stage
         self.asked = False
-        # With several workers a signal to one of them stops all after the same step: what they agreed on then
-        # stands here.
+        # What several workers agreed on: a signal to one of them stops all after the same step.
         self.agreed: bool | None = None
         self._former: dict[signal.Signals, Any] = {}
 
@@ -57,21 +56,21 @@ class Interruption(keras.callbacks.Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
-            raise KeyboardInterrupt(f"Stage {self.stage} was stopped at once, without saving.")
+            raise KeyboardInterrupt(f"Stage {self.stage} was stopped immediately, without saving.")
         self.asked = True
 
     @property
     def leaving(self) -> bool:
-        """Whether to leave after this step."""
+        """Whether to stop after this step."""
         return self.asked if self.agreed is None else self.agreed
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Leave within an epoch; its end has its own turn, after the epoch's measurements."""
+        """Stop within an epoch; `on_epoch_end` stops after the epoch's measurements."""
         if self.leaving and not self.clock.epoch_is_complete:
             self._leave()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Leave between epochs."""
+        """Stop between epochs."""
         if self.leaving:
             self._leave()
 

@@ -1,4 +1,4 @@
-"""Each epoch's numbers to `metrics.csv` and TensorBoard."""
+"""Writes each epoch's numbers to `metrics.csv` and TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from san_tf.training.run_directory import RunDirectory
 
 
 class MetricsLog(keras.callbacks.Callback):
-    """Writes one row and one set of TensorBoard scalars an epoch: logs, learning rate, speed.
+    """Writes one row and one set of TensorBoard scalars per epoch: logs, learning rate, speed.
 
-    Callbacks that come before it may add to the epoch's logs, for instance an mAP.
+    Earlier callbacks may add to the epoch's logs, for example an mAP.
 
     Args:
-        clock: tells the step and the speed.
-        run: where to write.
-        stage: the row's stage and the TensorBoard run.
+        clock: knows the step and the speed.
+        run: run directory to write to.
+        stage: stage of the row, and name of the TensorBoard run.
     """
 
     def __init__(self, clock: Clock, run: RunDirectory, stage: str) -> None:
@@ -31,7 +31,7 @@ class MetricsLog(keras.callbacks.Callback):
         self._writer: tf.summary.SummaryWriter | None = None
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Write."""
+        """Write the epoch's values."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         values["learning_rate"] = learning_rate(self.model.optimizer)
         measured = {

@@ -1,4 +1,4 @@
-"""One live line a stage: epoch, step, speed, data wait, losses, time left."""
+"""Progress line of a stage: epoch, step, speed, data wait, losses, time left."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from san_tf.command_line import Terminal
 from san_tf.training.callbacks.clock import Clock
 from san_tf.training.callbacks.collapse import CollapseWatch
 
-_SECONDS_BETWEEN_UPDATES = 0.5  # drawing the line takes some 3 ms
+_SECONDS_BETWEEN_UPDATES = 0.5  # drawing the line takes about 3 ms
 _BAR_WIDTH = 16
 
 
 class ProgressLine(keras.callbacks.Callback):
-    """Shows how training goes: a live bar on a terminal, else one plain line an epoch.
+    """Shows training progress: a live bar on a terminal, else one plain line per epoch.
 
-    A context manager, so that the terminal is left in order whatever ends the training.
+    Use it as a context manager, so that the terminal is restored however training ends.
 
     Args:
-        clock: tells the step, the speed and the time left.
-        stage: the head of the line.
-        console: where to write; the standard output if None.
-        watch: whose label stands in front of the losses while the training learns nothing.
+        clock: knows the step, the speed and the time left.
+        stage: name of the stage, at the start of the line.
+        console: console to write to; standard output if None.
+        watch: its label is shown before the losses while training learns nothing.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class ProgressLine(keras.callbacks.Callback):
                 BarColumn(bar_width=_BAR_WIDTH),
                 TextColumn("{task.fields[text]}"),
                 console=self.console,
-                # We refresh it ourselves between steps; a thread of its own would take turns with training.
+                # Refreshed here between steps; a separate thread would compete with training.
                 auto_refresh=False,
             )
             self._bar.start()
@@ -72,7 +72,7 @@ class ProgressLine(keras.callbacks.Callback):
             self._bar = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Move the bar, twice a second."""
+        """Update the bar, at most twice a second."""
         now = time.monotonic()
         if self._bar is not None and now - self._updated >= _SECONDS_BETWEEN_UPDATES:
             self._updated = now
@@ -83,12 +83,12 @@ class ProgressLine(keras.callbacks.Callback):
         if self._bar is not None:
             self._show(logs or {})
         else:
-            # Not `console.print`: it would wrap the line at 80 columns, and a log file has none.
+            # Not `console.print`: it would wrap the line at 80 columns, also in a log file.
             print(f"{self.stage} {self.line(logs or {})}", file=self.console.file, flush=True)
 
     def _show(self, logs: Mapping[str, float]) -> None:
         if self._bar is not None:
-            # Else a long text would take its room from the stage's name and the bar as well.
+            # Without a limit, a long text would shorten the stage's name and the bar.
             room = self.console.width - len(self.stage) - _BAR_WIDTH - 2
             text = Text(self.line(logs))
             text.truncate(max(room, 1), overflow="ellipsis")
@@ -96,7 +96,7 @@ class ProgressLine(keras.callbacks.Callback):
             self._bar.refresh()
 
     def line(self, logs: Mapping[str, float]) -> str:
-        """The text: `epoch 3/20 step 45/100 · 312 images/s · wait 3 % · 0:03:12 left · loss 1.23 id 0.9`."""
+        """Text: `epoch 3/20 step 45/100 · 312 images/s · wait 3 % · 0:03:12 left · loss 1.23 id 0.9`."""
         clock = self.clock
         done = clock.step - clock.epoch * clock.steps_per_epoch
         parts = [f"epoch {clock.epoch + 1}/{clock.epochs} step {done}/{clock.steps_per_epoch}"]
@@ -109,7 +109,7 @@ class ProgressLine(keras.callbacks.Callback):
             parts.append(f"{datetime.timedelta(seconds=round(left))} left")
         if self.watch is not None and self.watch.label:
             parts.append(self.watch.label.upper())
-        # `loss` first: it is what people look for, and the terminal may cut the rest.
+        # `loss` comes first: people look for it, and the terminal may cut off the rest.
         names = sorted((name for name in logs if name != "learning_rate"), key=lambda name: name != "loss")
         parts.append(" ".join(f"{name.removesuffix('_loss')} {logs[name]:.3g}" for name in names))
         return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""Checkpoints while training."""
+"""Saves checkpoints during training."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from san_tf.training.callbacks.finite_loss import diverged
 
 _logger = logging.getLogger(__name__)
 
-# Extra of a checkpoint within an epoch: the values of the metrics' variables so far, and the epoch's seconds.
+# Extra of a checkpoint within an epoch: the metrics' variables and the epoch's seconds so far.
 RUNNING = "running"
 
 
 class SaveCheckpoints(keras.callbacks.Callback):
-    """Saves at the end of each epoch, and within long epochs every so often.
+    """Saves a checkpoint at the end of each epoch, and regularly within long epochs.
 
-    Weights that are not finite are never saved: training ends instead, with the good checkpoint kept.
+    Weights that are not finite are never saved. Training ends instead, and the last good checkpoint stays.
 
     Args:
-        clock: tells the step.
-        checkpoints: where to save.
-        stage: named in errors.
-        every_seconds: also save within an epoch when this long has passed; None never.
-        every_steps: also save within an epoch each so many steps; None never.
-        best: the name of a log whose highest value is also kept as `best.safetensors`.
-        extra: noted in each checkpoint.
-        writes: False on the workers that leave it to the chief.
-        running: what a checkpoint within an epoch noted of its metrics, see `RUNNING`: that epoch goes on.
-        spread: gives variables the values that they have on the chief.
+        clock: knows the step.
+        checkpoints: folder of the checkpoints.
+        stage: name of the stage, for error messages.
+        every_seconds: also save within an epoch after this many seconds; None never.
+        every_steps: also save within an epoch after this many steps; None never.
+        best: name of a log; the weights with its highest value are also kept as `best.safetensors`.
+        extra: stored in each checkpoint.
+        writes: False on all workers but the chief.
+        running: metrics stored by a checkpoint within an epoch, see `RUNNING`; that epoch continues.
+        spread: copies the chief's values of variables to all workers.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._saved_step = -1
 
     def save(self) -> None:
-        """Save the present state, once a step.
+        """Save the present state, at most once per step.
 
         Raises:
             UserError: the weights are not finite.
@@ -86,12 +86,12 @@ class SaveCheckpoints(keras.callbacks.Callback):
         self._saved_step = self.clock.step
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Give the metrics of an epoch that was interrupted what they had summed up by then."""
+        """Restore the metrics of an interrupted epoch."""
         if self.clock.step != self.clock.start_step or not self.clock.step % self.clock.steps_per_epoch:
             return
         variables, values = self._metrics(), (self.running or {}).get("metrics", [])
         shapes = [np.shape(value) for value in values]
-        # Checkpoints of older versions lack them.
+        # Checkpoints of earlier versions do not have them.
         if shapes == [tuple(variable.shape) for variable in variables]:
             for variable, value in zip(variables, values, strict=True):
                 assign_local(variable, np.asarray(value))
@@ -101,7 +101,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         return [variable for metric in self.model.metrics for variable in metric.variables]
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
-        """Save within an epoch; its end has its own turn, after the epoch's measurements."""
+        """Save within an epoch; `on_epoch_end` saves after the epoch's measurements."""
         if self.clock.epoch_is_complete:
             return
         if (self.every_steps and self.clock.step % self.every_steps == 0) or (
@@ -111,7 +111,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keep the best, and save."""
-        # In this order: a training that is killed in between measures the epoch again, and keeps it again.
+        # In this order: a training killed in between repeats the measurement and keeps the best again.
         self._keep_best(logs or {})
         self.save()
 
@@ -125,7 +125,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
             self.checkpoints.save_best(self.model, self.clock.step, {**self.extra, self.best: value})
 
     def _highest(self, name: str) -> float:
-        """The value that the best checkpoint was kept for; -infinity where there is none that is sound."""
+        """The log value of the best checkpoint; -infinity if there is none, or it is damaged."""
         if not self.checkpoints.best.exists():
             return -math.inf
         try:
