@@ -1,1 +1,1 @@
-"""Files of a folder, a zip or a tar archive, read in place."""
+"""Reads files of a folder, a zip archive or a tar archive in place."""

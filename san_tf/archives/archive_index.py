@@ -1,7 +1,7 @@
-"""What an archive holds, admitted member by member, because a stranger wrote it.
+"""Index of an archive's files, checked member by member, because archives come from strangers.
 
-Names that lead out of the archive's own folder, links, devices, and members or archives that swell beyond
-reason are refused by name before anything of them is read.
+It refuses names that lead out of the archive's folder, links, devices, and decompression bombs, before their
+contents are read.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import NamedTuple
 from san_tf.archives.files import MAX_MEMBERS, is_litter, shown
 from san_tf.errors import UserError
 
-# The largest benchmark of the field takes some 3 GB and half a million files; photographs hardly compress.
+# The largest re-ID benchmark takes about 3 GB and half a million files; photographs hardly compress.
 MAX_TOTAL_BYTES = 64 * 2**30
 MAX_RATIO = 200
-# A list of file names may well be packed a hundredfold, as long as it is small.
+# A small list of file names may have a compression ratio of a hundred.
 SMALL = 2**20
 
 
@@ -26,11 +26,11 @@ class Entry(NamedTuple):
     """A file of an archive.
 
     Attributes:
-        offset: of its bytes (tar), or of its local header (zip).
+        offset: position of its bytes (tar), or of its local header (zip).
         size: bytes of the file.
         packed: bytes in the archive.
-        deflated: whether they are compressed.
-        checksum: CRC-32 of the file; -1 where the archive has none.
+        deflated: whether these are compressed.
+        checksum: CRC-32 of the file; -1 if the archive has none.
     """
 
     offset: int
@@ -44,7 +44,7 @@ class ArchiveIndex:
     """The files of an archive by their paths.
 
     Args:
-        archive: its path, for messages.
+        archive: path of the archive, for messages.
     """
 
     def __init__(self, archive: Path) -> None:
@@ -54,15 +54,15 @@ class ArchiveIndex:
         self._members = 0
 
     def admit(self, name: str, kind: str, entry: Entry) -> None:
-        """Take a member in, or refuse the archive because of it.
+        """Add a member to the index, or refuse the archive because of it.
 
         Args:
-            name: as the archive says.
-            kind: "file", "folder", or what else it is, for the message.
-            entry: where it is.
+            name: name in the archive.
+            kind: "file", "folder", or a description of anything else, for the message.
+            entry: the member's position and size.
 
         Raises:
-            UserError: the member is unsafe; the sentence names it.
+            UserError: the member is unsafe; the message names it.
         """
         if min(entry.offset, entry.size, entry.packed) < 0 or max(entry[:3]) >= 2**63:
             raise EOFError
@@ -88,17 +88,17 @@ class ArchiveIndex:
 
     def _refuse(self, name: str, what: str) -> None:
         raise UserError(
-            f"The archive {shown(str(self.archive))} holds {what} {name!r}; do not use it, get the benchmark "
+            f"The archive {shown(str(self.archive))} holds {what} {name!r}; do not use it, but get the benchmark "
             "from its source."
         )
 
 
 @contextlib.contextmanager
 def archive_errors_named(archive: Path) -> Iterator[None]:
-    """Turn whatever a truncated, damaged or foreign archive raises into a sentence that names it.
+    """Turn any error about a truncated, damaged or foreign archive into a sentence that names it.
 
-    The libraries raise what they stumble on: unknown versions, names that cannot be decoded, offsets that no
-    file has, headers nested without end.
+    The libraries raise many kinds of errors: for unknown versions, undecodable names, impossible offsets or
+    endlessly nested headers.
     """
     try:
         yield
@@ -106,12 +106,12 @@ def archive_errors_named(archive: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise  # by who writes what the archive holds
+            raise  # an error of writing the extracted file, not of the archive
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL, errno.EOVERFLOW):
-            # The disk's fault, or the permissions'; a position that cannot be is the archive's.
+            # An error of the disk or of permissions. EINVAL and EOVERFLOW mean an impossible position.
             raise UserError(
                 f"The archive {shown(str(archive))} cannot be read ({error.strerror}); copy it again, or "
-                "mend its permissions."
+                "check its permissions."
             ) from error
         raise UserError(
             f"The archive {shown(str(archive))} is damaged or was not copied to its end; copy it again."

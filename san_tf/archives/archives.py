@@ -1,4 +1,4 @@
-"""Archives read in place: nothing is unpacked, but for a file that a library must seek in."""
+"""Reads archives in place, unpacking only files in which a library must seek."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class ArchiveFiles(Files):
     """Files of an archive; subclasses read the formats.
 
     Args:
-        archive: its path.
-        root: the folder in it that paths are relative to; empty for the archive's own root.
+        archive: path of the archive.
+        root: folder in the archive to which paths are relative; empty for its root.
 
     Raises:
-        UserError: it is truncated, is not an archive, or holds something unsafe.
+        UserError: the file is truncated, is not an archive, or holds something unsafe.
     """
 
     def __init__(self, archive: str | os.PathLike[str], root: str = "") -> None:
@@ -39,7 +39,7 @@ class ArchiveFiles(Files):
 
     @staticmethod
     def _index(archive: Path, version: tuple[int, ...]) -> dict[str, Entry]:
-        """The archive's files by path, kept for who opens the same version of it again."""
+        """Return the archive's files by path; cached for each version of the archive."""
         raise NotImplementedError
 
     def _copy(self, entry: Entry, file: IO[bytes]) -> None:
@@ -88,7 +88,7 @@ class ArchiveFiles(Files):
             free = shutil.disk_usage(folder).free
             if entry.size > free:
                 raise UserError(
-                    f"{self.describe(path)} takes {entry.size:,} bytes for a while, and {folder} has "
+                    f"{self.describe(path)} needs {entry.size:,} bytes temporarily, and {folder} has "
                     f"{free:,} free; unpack the archive, or point TMPDIR to another disk."
                 )
             target = Path(folder) / Path(path).name

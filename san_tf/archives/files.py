@@ -1,4 +1,4 @@
-"""A read-only tree of files: a folder here, an archive in `archives`; what reads them cannot tell."""
+"""A read-only tree of files with one interface for folders (here) and archives (`archives`)."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from pathlib import Path
 from san_tf.errors import UserError
 from san_tf.image_formats import read_regular, stamp_of
 
-# No image of 4096x4096 pixels, and no list, needs more.
+# Enough for an image of 4096x4096 pixels and for any list.
 MAX_FILE_BYTES = 64 * 2**20
-# More than any benchmark has; a folder that links lead out of is met before it fills the memory.
+# More than any benchmark has. The limit also stops at links that lead out of a folder, before memory is full.
 MAX_MEMBERS = 2_000_000
 
 
 class DamagedFileError(ValueError):
-    """One file is damaged, and the others may be well. The message is half a sentence, such as "is empty"."""
+    """One file is damaged, others may be good; the message is half a sentence, such as "is empty"."""
 
 
 class Files(abc.ABC):
     """Files by their paths relative to a root, written with `/`.
 
-    Hidden files and what file managers leave behind (`Thumbs.db`, `__MACOSX`) are not there. Objects can be
-    pickled, and read from several threads at once.
+    Hidden files and files of file managers (`Thumbs.db`, `__MACOSX`) are left out. Objects can be pickled, and
+    several threads may read them.
 
     Attributes:
         place: the folder or archive, for messages.
-        random_access: whether reading one file costs no more than that file.
+        random_access: whether one file can be read without reading those before it.
     """
 
     place: Path
@@ -37,27 +37,27 @@ class Files(abc.ABC):
 
     @abc.abstractmethod
     def paths(self, under: str = "") -> list[str]:
-        """The files in the folder `under` and in its subfolders, sorted; empty if there is no such folder."""
+        """Return all files below the folder `under`, sorted; empty if there is no such folder."""
 
     @abc.abstractmethod
     def has(self, path: str) -> bool:
-        """Whether a file or folder is there."""
+        """Whether the file or folder exists."""
 
     @abc.abstractmethod
     def size(self, path: str) -> int:
-        """Bytes of a file, from its folder or archive entry, without reading it."""
+        """Return a file's size in bytes without reading it."""
 
     @abc.abstractmethod
     def stamp(self, path: str) -> str:
-        """What changes when a file changes, found without reading it."""
+        """Return a text that changes when the file changes, without reading it."""
 
     @abc.abstractmethod
     def rooted(self, folder: str) -> Files:
-        """The same tree seen from one of its folders."""
+        """Return the same tree with one of its folders as root."""
 
     @abc.abstractmethod
     def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """A file on disk for libraries that must seek; out of an archive a temporary one, removed after."""
+        """Provide a file on disk for libraries that must seek; for archives, a temporary copy."""
 
     @abc.abstractmethod
     def _read(self, path: str) -> bytes: ...
@@ -66,7 +66,7 @@ class Files(abc.ABC):
         """Read a whole file.
 
         Raises:
-            DamagedFileError: it is missing, larger than 64 MB, damaged, or cannot be read.
+            DamagedFileError: the file is missing, larger than 64 MB, damaged or unreadable.
         """
         try:
             if self.size(path) > MAX_FILE_BYTES:
@@ -78,10 +78,10 @@ class Files(abc.ABC):
             raise DamagedFileError(f"cannot be read ({error.strerror or error})") from error
 
     def require(self, path: str) -> bytes:
-        """Read a file that nothing can do without.
+        """Read a required file.
 
         Raises:
-            UserError: in place of `DamagedFileError`, the whole sentence.
+            UserError: where `read` would raise `DamagedFileError`; the message is a whole sentence.
         """
         try:
             return self.read(path)
@@ -89,24 +89,24 @@ class Files(abc.ABC):
             raise UserError(f"{self.describe(path)} {error}; copy the benchmark again.") from error
 
     def order(self, paths: Sequence[str]) -> list[int]:
-        """The indices of `paths` in the order that is cheapest to read, that of `stream`."""
+        """Return the indices of `paths` in the cheapest reading order, as used by `stream`."""
         return list(range(len(paths)))
 
     def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
-        """Yield for each path its index in `paths` and a function that reads it, in the cheapest order.
+        """Yield each path's index and a function that reads it, in the cheapest order.
 
-        The functions may be called in any thread, soon.
+        Any thread may call the functions, but soon.
         """
         for index, path in enumerate(paths):
             yield index, lambda path=path: self.read(path)  # type: ignore[misc]
 
     def describe(self, path: str) -> str:
-        """The file as a user would look for it, printable."""
+        """Return the file's location for a message, printable."""
         return shown(str(self.place / path))
 
 
 def shown(name: str) -> str:
-    r"""A name without what a terminal would obey, and with bytes that are not UTF-8 written out.
+    r"""Return a name with control characters and bytes that are not UTF-8 escaped.
 
     Example:
         >>> shown("caf\udce9\x1b[2J.jpg")
@@ -121,7 +121,7 @@ def shown(name: str) -> str:
 
 
 def is_litter(path: str) -> bool:
-    """Whether a path is hidden, or what a file manager leaves behind.
+    """Whether a path is hidden, or a file of a file manager.
 
     Example:
         >>> is_litter("query/Thumbs.db"), is_litter("__MACOSX/query/._0001.jpg"), is_litter("query/0001.jpg")
@@ -135,7 +135,7 @@ class FolderFiles(Files):
     """Files in a folder; links to files and folders are followed.
 
     Args:
-        folder: the root.
+        folder: root of the tree.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
@@ -181,7 +181,7 @@ class FolderFiles(Files):
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], found: list[str]) -> None:
-    """Add the files below a folder; a link to one of the folders above it is left out, for it has no end."""
+    """Add the files below a folder; skip links to folders above it, which would never end."""
     try:
         state = os.stat(folder)
         here = (state.st_dev, state.st_ino)
@@ -191,7 +191,7 @@ def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...], found: l
             listed = [(entry.name, entry.is_dir()) for entry in entries if not is_litter(entry.name)]
     except OSError as error:
         raise UserError(
-            f"The folder {shown(folder)} cannot be read ({error.strerror}); mend its permissions."
+            f"The folder {shown(folder)} cannot be read ({error.strerror}); check its permissions."
         ) from error
     for name, is_folder in listed:
         if is_folder:

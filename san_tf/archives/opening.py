@@ -1,4 +1,4 @@
-"""Opens an archive by the ending of its name."""
+"""Opens an archive by its suffix."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from san_tf.archives.zip_files import ZipFiles
 
 
 def open_archive(archive: Path) -> Files:
-    """The files of a `.zip`, `.tar`, `.tgz` or `.tar.gz`.
+    """Return the files of a `.zip`, `.tar`, `.tgz` or `.tar.gz` archive.
 
     Raises:
-        UserError: it is truncated, is not an archive, or holds something unsafe.
+        UserError: the file is truncated, is not an archive, or holds something unsafe.
     """
     name = archive.name.lower()
     return (ZipFiles if name.endswith(".zip") else GzipTarFiles if name.endswith("gz") else TarFiles)(archive)

@@ -1,4 +1,4 @@
-"""Tar archives: plain ones are read at any place, compressed ones from the beginning on."""
+"""Tar archives: plain ones with random access, compressed ones only from the beginning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from san_tf.archives.archive_index import (
 from san_tf.archives.archives import ArchiveFiles
 from san_tf.errors import UserError
 
-# A member's headers may claim any size, and tarfile reads them whole.
+# A member's header may claim any size, and tarfile would read all of it.
 _MAX_READ = 2**24
 _CHUNK = 2**20
 
@@ -48,7 +48,7 @@ class TarFiles(ArchiveFiles):
 
 
 class GzipTarFiles(ArchiveFiles):
-    """Files of a compressed tar archive; see `ArchiveFiles`. `stream` is the way to read many of them."""
+    """Files of a compressed tar archive; see `ArchiveFiles`. Use `stream` to read many files."""
 
     random_access = False
 
@@ -58,7 +58,7 @@ class GzipTarFiles(ArchiveFiles):
         limit = min(MAX_TOTAL_BYTES, max(SMALL, MAX_RATIO * archive.stat().st_size))
         swollen = UserError(
             f"The archive {archive} swells to more than {limit:,} bytes (a decompression bomb?); do not use "
-            "it, get the benchmark from its source."
+            "it, but get the benchmark from its source."
         )
         with gzip.open(archive, "rb") as file:
             stream = _Stream(file, limit, swollen)  # type: ignore[arg-type]
@@ -68,11 +68,11 @@ class GzipTarFiles(ArchiveFiles):
             return entries
 
     def order(self, paths: Sequence[str]) -> list[int]:
-        """The archive's own order."""
+        """Return the indices in the archive's order; see `Files.order`."""
         return sorted(range(len(paths)), key=lambda index: self._entry(paths[index]).offset)
 
     def stream(self, paths: Sequence[str]) -> Iterator[tuple[int, Callable[[], bytes]]]:
-        """Read the archive once and yield what is wanted in the archive's order."""
+        """Read the archive once, and yield the files in the archive's order; see `Files.stream`."""
         with archive_errors_named(self.place), gzip.open(self.place, "rb") as archive:
             for index in self.order(paths):
                 entry = self._entry(paths[index])
@@ -110,7 +110,7 @@ def _indexed(archive: Path, stream: _Stream) -> dict[str, Entry]:
             opened.members = []  # half a million of them would fill the memory
             size = info.size if info.isreg() else 0
             index.admit(info.name, _kind(info), Entry(info.offset_data, size, size))
-    # tarfile takes a truncated archive, or one with a broken header, for finished; the true end is zeros.
+    # tarfile stops without error at a truncated archive or a broken header. A complete one ends with zeros.
     if len(stream.last) != tarfile.BLOCKSIZE or any(stream.last):
         raise EOFError
     return index.entries
@@ -127,12 +127,12 @@ def _kind(info: tarfile.TarInfo) -> str:
 
 
 class _Stream:
-    """What tarfile reads from: it believes no size beyond reason, and remembers the last block.
+    """Stream for tarfile that limits sizes and remembers the last block.
 
     Args:
-        file: the tar archive, uncompressed.
-        limit: bytes that it may have.
-        beyond: what to raise where something lies beyond them.
+        file: the uncompressed tar archive.
+        limit: largest size in bytes.
+        beyond: exception to raise at a position beyond the limit.
     """
 
     def __init__(self, file: IO[bytes], limit: int, beyond: Exception) -> None:

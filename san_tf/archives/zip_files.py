@@ -1,4 +1,4 @@
-"""Zip archives, read by many threads at once: `zipfile` lists the members, bytes are read by offset."""
+"""Zip archives for many threads: `zipfile` lists the members, and bytes are read by offset."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ZipFiles(ArchiveFiles):
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
                 if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise UserError(f"The archive {archive} is packed in a rare way; unpack it.")
+                    raise UserError(f"The archive {archive} uses a rare compression; unpack it.")
                 index.admit(
                     info.filename,
                     _kind(info),
@@ -52,7 +52,7 @@ class ZipFiles(ArchiveFiles):
             file.write(chunk)
 
     def _chunks(self, entry: Entry) -> Iterator[bytes]:
-        """Yield a file piece by piece: never more of it than its entry says, and its checksum checked."""
+        """Yield a file in pieces, limited to the size of its entry, and verify its checksum."""
         with self.place.open("rb") as archive:
             descriptor = archive.fileno()
             header = os.pread(descriptor, _LOCAL_HEADER.size, entry.offset)

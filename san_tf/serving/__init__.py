@@ -1,4 +1,4 @@
-"""Serving: the encoder as a SavedModel that answers in TensorFlow alone, and what it takes to serve it."""
+"""Serving: exports an encoder as a SavedModel for plain TensorFlow, and serves it."""
 
 from __future__ import annotations
 

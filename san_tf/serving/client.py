@@ -1,4 +1,4 @@
-"""A client of a model server that serves our exports: images in, embeddings out, by gRPC or REST."""
+"""Client of a model server with an export: images in, embeddings out, by gRPC or REST."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ from san_tf.serving.transport import (
 
 Answer = TypeVar("Answer")
 
-# How often batches of an older version are asked again before a server that goes to and fro is reported.
+# How often batches of an older version are requested again, before reporting that the server alternates.
 _ROUNDS = 4
-# How far two embeddings of one image may be apart, of their length, if one model made them: batches of other
-# sizes and float16 round otherwise. Those of two models differ by tenths.
+# Largest relative distance of two embeddings of one image by the same model: rounding differs with batch size
+# and float16. Those of two models differ by tenths.
 _SAME = 1e-2
-# Seconds that a request may be late for the deadline before the call ends without it.
+# Seconds to wait for a request after the deadline.
 _GRACE = 0.5
 
 
 class _Piece(NamedTuple):
-    """A batch, or a part of one that had to be divided, and its answer."""
+    """A batch, or a part of a divided batch, and its answer."""
 
     items: Sequence[OutgoingImage]
     answer: Prediction
 
 
 class _Call:
-    """What one call of `embed` or `stream` has come to know, for all of its requests.
+    """State that all requests of one call of `embed` or `stream` share.
 
     Attributes:
-        until: its deadline by `time.monotonic`, or None.
-        stop: set when nobody wants the rest.
-        lock: for what follows.
-        pins: whether the version is to be asked for, because there may be several requests.
-        version: that its requests name; None for none.
-        answered: whether the server has embedded anything, so that a refusal is about its request.
+        until: deadline of the call by `time.monotonic`, or None.
+        stop: set when the remaining requests are no longer needed.
+        lock: protects the attributes below.
+        pins: whether to ask the server for its version first, because there may be several requests.
+        version: version that the requests name, or None.
+        answered: whether the server has returned an embedding; then a refusal concerns its own request only.
     """
 
     def __init__(self, until: float | None, pins: bool) -> None:
@@ -68,29 +68,28 @@ class _Call:
 
 
 class Client:
-    """Embeds images by a model server; may be used by several threads.
+    """Embeds images with a model server; several threads may use it.
 
-    Requests that fail for the moment (no connection, overload, timeout) are asked again with growing pauses.
-    Answers are checked: one finite row an image, none of zeros alone, all of one length, all of one model.
-    Only what is a JPEG or PNG by its first bytes is sent. A file that the server cannot decode is found
-    by dividing its batch; batches that are too large for the server are divided, too. If a server refuses a
-    plain grey picture as well, its configuration is blamed and no picture.
+    Requests that fail temporarily (no connection, overload, timeout) are repeated with growing pauses.
+    Answers are checked: one finite, non-zero row per image, all of one length and of one model. Files are
+    sent only if their first bytes are those of a JPEG or PNG. A batch that the server cannot decode is
+    divided until the bad file is found; a batch that is too large is divided too. If the server also refuses
+    a plain grey image, the error names its configuration instead of a file.
 
     Args:
-        server: `grpc://HOST:8500` or `HOST:8500`, with TLS `grpcs://`; by REST `http://HOST:8501`, `https://`.
-        model: its name on the server.
-        version: of the model; None for the one with `label`, or the highest.
-        label: such as "stable".
-        batch_size: images a request; at most the server's `max_batch_size`, or its requests are divided.
-        in_flight: requests under way at a time, so that the server need not wait for the next.
-        timeout: seconds that a request may take before it is asked again.
-        deadline: seconds that one call of `embed` or `stream` may take in all; None for no limit.
-        backoff: how often a request is asked, and the pauses.
-        embedding_size: numbers that the embeddings must have; None for whatever the first answer has, at most
-            16,384.
+        server: `grpc://HOST:8500` or `HOST:8500`, with TLS `grpcs://`; for REST `http://HOST:8501`, `https://`.
+        model: name of the model on the server.
+        version: version of the model; None for the one with `label`, or the highest.
+        label: label of a version, such as "stable".
+        batch_size: images per request; requests above the server's `max_batch_size` are divided.
+        in_flight: number of simultaneous requests, so that the server need not wait for the next.
+        timeout: seconds until a request is repeated.
+        deadline: seconds for a whole call of `embed` or `stream`; None for no limit.
+        backoff: number of attempts of a request, and the pauses between them.
+        embedding_size: length of the embeddings; None accepts that of the first answer, up to 16,384.
 
     Raises:
-        UserError: a value is impossible, or gRPC is wanted and `tensorflow-serving-api` not installed.
+        UserError: a value is invalid, or gRPC is used but `tensorflow-serving-api` is not installed.
 
     Example:
         >>> with Client("localhost:8500", "market", label="stable") as client:
@@ -120,7 +119,7 @@ class Client:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise UserError(f"{name} must be at least 1; received {value!r}.")
         for name, seconds in (("timeout", timeout), ("deadline", 1.0 if deadline is None else deadline)):
-            # NaN is not above 0; no clock of the system takes more than a few billion seconds.
+            # This also refuses NaN. Clocks of the system take no more than a few billion seconds.
             if not isinstance(seconds, (int, float)) or not 0 < seconds <= 1e6:
                 raise UserError(f"{name} must be above 0 s and at most 1,000,000 s; received {seconds!r}.")
         most = max(MOST_NUMBERS, embedding_size or 0)
@@ -129,7 +128,7 @@ class Client:
         self._timeout, self._deadline = timeout, deadline
         self._backoff = backoff or Backoff()
         self._size = embedding_size
-        # What the server takes in one request, as far as it has shown.
+        # Most images that the server accepts in one request, as far as known.
         self._most_images: float = math.inf
         self._too_many_bytes: float = math.inf
 
@@ -144,22 +143,22 @@ class Client:
         self._transport.close()
 
     def embed(self, images: Iterable[Image], progress: str | None = None) -> np.ndarray:
-        """Return the embeddings of images, in their order, all of one version of the model.
+        """Return the embeddings of images, in order, all from one version of the model.
 
-        If the server swaps the version meanwhile, what the other version answered is asked again. By REST the
-        version is asked for first and then named; where the server does not tell it, the first image is asked
-        again at the end.
+        If the server changes the version meanwhile, images answered by another version are sent again. REST
+        answers do not report a version, so the client asks for it first and names it in each request. If the
+        server does not report it, the first image is sent again at the end, to compare its embedding.
 
         Args:
-            images: paths or contents of JPEG or PNG files, `(H, W, 3)` uint8 RGB arrays, PIL images.
-            progress: shown beside a bar; None for no bar.
+            images: paths or contents of JPEG or PNG files, `(H, W, 3)` uint8 RGB arrays, or PIL images.
+            progress: text beside a progress bar; None for no bar.
 
         Returns:
-            `(N, D)` float32. For no images `(0, D)`, for which the server is asked if D is not known.
+            `(N, D)` float32; `(0, D)` for no images, where the server is asked for an unknown D.
 
         Raises:
-            UserError: an image cannot be read or is none, the server cannot be reached, refuses, does not
-                answer within the deadline, or answers what cannot be right.
+            UserError: an image cannot be read or is not an image; or the server cannot be reached, refuses,
+                does not answer within the deadline, or gives a wrong answer.
         """
         images = checked_images(images)
         count = len(images) if isinstance(images, Sized) else None
@@ -171,7 +170,7 @@ class Client:
             return np.empty((0, self._size or self._dimensions(call)), np.float32)
         newest = pieces
         for _ in range(_ROUNDS):
-            # What was answered last tells which version the server has come to.
+            # The last answer has the server's current version.
             current = newest[-1].answer.version
             stale = [piece for piece in pieces if piece.answer.version != current]
             if not stale:
@@ -190,16 +189,16 @@ class Client:
         )
 
     def stream(self, images: Iterable[Image]) -> Iterator[Prediction]:
-        """Yield embeddings batch by batch, in the order of the images, in memory that does not grow.
+        """Yield embeddings batch by batch, in the order of the images, in constant memory.
 
-        Each batch is of one version of the model, which `Prediction.version` tells; a swap shows there. It is
-        None where the server does not tell its versions by REST.
+        Each batch is from one version of the model, given by `Prediction.version`; the version may change
+        between batches. It is None if a REST server does not report its version.
 
         Args:
-            images: as of `embed`; taken as they are needed.
+            images: as for `embed`; read only as needed.
 
         Raises:
-            UserError: as `embed`; also if embeddings change their length.
+            UserError: as `embed`; also if the length of the embeddings changes.
         """
         images = checked_images(images)
         size = self._size
@@ -212,15 +211,15 @@ class Client:
         return _Call(None if self._deadline is None else time.monotonic() + self._deadline, pins)
 
     def _batches(self, images: Iterable[Image]) -> Iterator[list[OutgoingImage]]:
-        """Read the images batch by batch, each when it is about to be sent."""
+        """Read the images batch by batch, just before they are sent."""
         numbered = enumerate(images)
         while batch := list(itertools.islice(numbered, self._batch_size)):
             yield [read_image(number, image) for number, image in batch]
 
     def _answers(self, batches: Iterable[Sequence[OutgoingImage]], call: _Call) -> Iterator[list[_Piece]]:
-        """Yield the pieces of each batch, in order, with `in_flight` requests under way.
+        """Yield the pieces of each batch, in order, with `in_flight` simultaneous requests.
 
-        The first goes alone: what is wrong with the server shows there, in one request.
+        The first request is sent alone, so that a faulty server gets one request only.
         """
         call.stop.clear()
         pool = ThreadPoolExecutor(self._in_flight, thread_name_prefix="san_tf.client")
@@ -233,12 +232,12 @@ class Client:
             while waiting:
                 yield self._result(waiting.popleft(), call)
         finally:
-            # After an error, or where nobody wants the rest: no further request, no waiting for the present.
+            # After an error, or when the caller stops: send no more requests, and do not wait for open ones.
             call.stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _result(self, future: Future[list[_Piece]], call: _Call) -> list[_Piece]:
-        """Wait for an answer, but never past the deadline, whatever the request waits for."""
+        """Wait for an answer, but not beyond the deadline."""
         left = None if call.until is None else max(0.0, call.until - time.monotonic()) + _GRACE
         try:
             return future.result(left)
@@ -246,7 +245,7 @@ class Client:
             raise self._gave_up("no answer in time (the deadline passed)") from error
 
     def _embed_batch(self, items: Sequence[OutgoingImage], call: _Call) -> list[_Piece]:
-        """Ask for a batch; where it is refused, divide it until the image that is refused stands alone."""
+        """Embed a batch; if the server refuses it, divide it until the refused image is found."""
         if len(items) > 1 and self._is_too_large(items):
             return self._embed_halves(items, call)
         try:
@@ -258,7 +257,7 @@ class Client:
                 return self._embed_halves(items, call)
             raise UserError(
                 f"{items[0].name} has {len(items[0].contents):,} bytes, more than {self._transport.address} "
-                f"takes in a request ({error}); send a smaller picture, or raise the server's limit."
+                f"takes in a request ({error}); send a smaller image, or raise the server's limit."
             ) from error
         except RefusedError as error:
             refused = error
@@ -266,7 +265,7 @@ class Client:
         if len(items) > 1:
             return self._embed_halves(items, call)
         try:
-            # A server that runs requests together refuses all of them for one broken file, also a stranger's.
+            # A server that batches requests refuses all of them for one broken file, even of another client.
             return [_Piece(items, self._ask(items, call))]
         except RefusedError:
             raise UserError(
@@ -283,7 +282,7 @@ class Client:
         return len(items) > self._most_images or size >= self._too_many_bytes
 
     def _remember(self, items: Sequence[OutgoingImage], error: TooLargeError) -> None:
-        """Ask for no more than that the next time."""
+        """Remember the size that the server refused, for later requests."""
         if error.images is not None:
             self._most_images = max(1, error.images)
         elif len(items) > 1:
@@ -291,7 +290,7 @@ class Client:
             self._too_many_bytes = min(self._too_many_bytes, size)
 
     def _see_whether_it_refuses_all(self, refused: RefusedError | TooLargeError, call: _Call) -> None:
-        """Raise `UserError` if the server refuses a good picture too, and has answered nothing before."""
+        """Raise `UserError` if the server also refuses a good image, and has answered nothing so far."""
         with call.lock:
             for last in (False, True):
                 if call.answered:
@@ -300,25 +299,25 @@ class Client:
                     self._ask([good_picture()], call)
                 except TooLargeError as error:
                     raise UserError(
-                        f"{self._transport.address} finds a request of one small picture too large "
+                        f"{self._transport.address} finds a request of one small image too large "
                         f"({error}); raise its limit, or that of the proxy before it."
                     ) from error
                 except RefusedError as error:
-                    # Once may be the fault of a stranger's picture in the same run.
+                    # A single refusal may be due to another client's file in the same batch.
                     if last:
                         raise UserError(
-                            f"{self._transport.address} refuses a plain grey picture as well ({refused}); "
-                            f"see that {self._transport.model} is an export of this package."
+                            f"{self._transport.address} refuses a plain grey image as well ({refused}); "
+                            f"check that {self._transport.model} is an export of this package."
                         ) from error
 
     def _dimensions(self, call: _Call) -> int:
-        """The length of the server's embeddings, by a picture of our own."""
+        """The length of the server's embeddings, found with a test image."""
         for group in self._answers([[good_picture()]], call):
             return self._checked_size(group[0].answer, None)
         raise AssertionError("one batch gives one answer")
 
     def _is_of_one_model(self, pieces: Sequence[_Piece], call: _Call) -> bool:
-        """Whether the first image still has the embedding that it had first; versions are not told."""
+        """Whether the first image still gets the same embedding; used if versions are not reported."""
         before = pieces[0].answer.embeddings[0]
         for group in self._answers([pieces[0].items[:1]], call):
             after = group[0].answer.embeddings[0]
@@ -327,7 +326,7 @@ class Client:
         return True
 
     def _ask(self, items: Sequence[OutgoingImage], call: _Call) -> Prediction:
-        """One batch, asked again while that may help, with its answer checked."""
+        """Request one batch, with retries, and check the answer."""
         files = [item.contents for item in items]
         try:
             version = self._pinned(call)
@@ -353,7 +352,7 @@ class Client:
         return answer
 
     def _pinned(self, call: _Call, instead_of: int | None = None) -> int | None:
-        """The version that all requests of a call name; asked for by the first, and when it is gone."""
+        """The version that all requests of a call name; looked up first, and again when it is gone."""
         with call.lock:
             if call.pins or (instead_of is not None and call.version == instead_of):
                 call.version = self._insist(self._transport.current_version, call)
@@ -365,8 +364,8 @@ class Client:
 
     def _gave_up(self, reason: str) -> UserError:
         return UserError(
-            f"{self._transport.address} did not answer: {reason}; see that the server runs, that the address "
-            "is right, and that timeout and deadline are long enough."
+            f"{self._transport.address} did not answer: {reason}; check that the server runs, that the "
+            "address is right, and that timeout and deadline are long enough."
         )
 
     def _checked_size(self, answer: Prediction, size: int | None) -> int:
@@ -409,7 +408,7 @@ def _connect(server: str, model: Model, rows: int, most: int) -> Transport:
     if scheme in ("grpc", "grpcs") and rest and "/" not in rest and " " not in rest:
         port = rest.rpartition(":")[2]
         if not (port.isdecimal() and 0 < int(port) < 2**16 and rest != port):
-            raise UserError(f"{server} does not tell the server's port; write grpc://HOST:8500.")
+            raise UserError(f"{server} does not give the server's port; write grpc://HOST:8500.")
         from san_tf.serving.grpc_transport import GrpcTransport
 
         return GrpcTransport(rest, model, scheme == "grpcs", rows, most)
@@ -419,10 +418,10 @@ def _connect(server: str, model: Model, rows: int, most: int) -> Transport:
 
 
 def _check(answer: Prediction, rows: int) -> None:
-    """Raise `WrongAnswerError` unless there is one finite row an image, and none of zeros alone."""
+    """Raise `WrongAnswerError` unless there is one finite, non-zero row per image."""
     embeddings = answer.embeddings
     check_shape(embeddings.shape, rows, embeddings.size or 1)
     if not np.isfinite(embeddings).all():
         raise WrongAnswerError("an embedding holds NaN or infinity")
     if not embeddings.any(axis=1).all():
-        raise WrongAnswerError("an embedding holds zeros alone, which point nowhere")
+        raise WrongAnswerError("an embedding holds only zeros, so it has no direction")

@@ -1,7 +1,7 @@
-"""Export of an encoder: images or files in, embeddings out, with the preprocessing inside.
+"""Exports an encoder: images or files in, embeddings out, preprocessing included.
 
-Keras's `ExportArchive` is used for a reason: under Keras 3, `tf.saved_model.save` of a Keras model writes a
-folder that loads in Python and fails in the session loader of C++ servers ("Could not find variable").
+It uses Keras's `ExportArchive`, because under Keras 3 `tf.saved_model.save` of a Keras model writes a folder
+that loads in Python but fails in the session loader of C++ servers ("Could not find variable").
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def git_commit() -> str | None:
         '8a1f0c7b6b0d6c1f6e1b6a5f0a9ad1d1f4f7b2c3+changes'
     """
     package = Path(san_tf.__file__).resolve().parent
-    # An environment inside another project's checkout would give that project's commit: ask whether it is us.
+    # The package may be installed inside another project's checkout: check that the commit is ours.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     commit = _git(package, "rev-parse", "HEAD")
@@ -54,8 +54,8 @@ def git_commit() -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints; None if there is no git, no repository, or it refuses."""
-    # Nothing is written into a repository that is only asked.
+    """The output of git; None if there is no git or no repository, or git fails."""
+    # No locks: a query must not write into the repository.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
@@ -64,7 +64,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
     return answer.stdout.strip() if answer.returncode == 0 else None
 
 
-# `assets.extra` is the place TensorFlow Serving leaves to whoever exports.
+# TensorFlow Serving reserves `assets.extra` for files of the exporter.
 METADATA_FILE = Path("assets.extra") / "san_tf.json"
 CALIBRATION_FILE = Path("assets.extra") / "calibration.json"
 
@@ -86,35 +86,37 @@ def export_encoder(
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
-    """Write `<path>/<version>`, a SavedModel that needs neither this package nor Keras; whole or not at all.
+    """Write `<path>/<version>`, a SavedModel that needs neither this package nor Keras.
 
     Signatures:
 
     - `serving_default`: `images`, `(N, h, w, 3)` uint8 RGB of any size, to `embedding`, `(N, D)` float32.
     - `serving_bytes`: `image_bytes`, `(N,)` string, JPEG or PNG files, to `embedding`. The EXIF orientation
-      is followed, as in training. Bytes that cannot be decoded fail the request with InvalidArgument.
-    - `texture`, with a decoder only: `images` to `texture`, `(N, T, T, 3)` uint8 RGB, the surface of the
-      person as the network sees it: why two images are near each other. Who does not ask, does not wait.
+      is applied, as in training. Bytes that cannot be decoded fail the request with InvalidArgument.
+    - `texture`, only with a decoder: `images` to `texture`, `(N, T, T, 3)` uint8 RGB, the person's surface
+      as the network sees it. It helps to explain matches. Requests to the other signatures do not compute it.
+
+    The folder appears complete or not at all.
 
     Args:
         encoder: functional model from normalised images `(N, H, W, 3)` float32 to a dict with `embedding`
-            `(N, D)`; what only the other outputs need, such as the classifier, is left out. Trained in mixed
-            precision, it is exported in float32.
+            `(N, D)`. Parts that only other outputs need, such as the classifier, are left out. An encoder
+            trained in mixed precision is exported in float32.
         path: folder of all versions, as model servers expect it.
         image_size: height and width the encoder was trained with, in pixels.
         normalize: scale embeddings to Euclidean length 1.
-        flip: average the embeddings of the image and its mirror image (before the scaling); twice the cost.
-        metadata: noted in the export beside what it notes itself (see `read_metadata`): recipe, scores;
-            anything JSON can hold.
-        decoder: paints the signature `texture` from the encoder's output `stages`; none leaves it out.
-        weights: "float16" keeps kernels in half the room; arithmetic stays float32.
-        training_data: names of the data sets that the encoder was trained on, noted as well.
-        calibration: what the distance of two embeddings says of "same person", with thresholds: it goes along
-            as `assets.extra/calibration.json`, see `read_calibration`.
-        warmup_batches: numbers of images in the requests that a model server runs when it loads the version,
-            so that no user waits for the first ones; none for no such requests. See `serving.warmup`.
-        fold_norms: fold batch norms into the convolutions in front of them: the same embeddings to 1e-4,
-            which is checked, from fewer and larger operations.
+        flip: average the embeddings of the image and its mirror image (before scaling); doubles the cost.
+        metadata: additional notes in the export (see `read_metadata`), such as recipe and scores; anything
+            JSON can hold.
+        decoder: computes the signature `texture` from the encoder's output `stages`; None leaves it out.
+        weights: "float16" halves the size of kernels; arithmetic stays float32.
+        training_data: names of the data sets that the encoder was trained on, stored in the notes.
+        calibration: maps the distance of two embeddings to a probability of "same person", with thresholds;
+            stored as `assets.extra/calibration.json`, see `read_calibration`.
+        warmup_batches: batch sizes of the requests that a model server runs when it loads the version, so
+            that users do not wait for the first ones; empty for none. See `serving.warmup`.
+        fold_norms: fold batch norms into the convolutions before them. This gives fewer and larger
+            operations; the export checks that embeddings stay equal to 1e-4.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -122,8 +124,8 @@ def export_encoder(
         `<path>/<version>`.
 
     Raises:
-        UserError: the version exists, `image_size` is not the encoder's, a batch of no images is to warm up,
-            a weight is beyond float16, folding changes the embeddings, or the place cannot be written.
+        UserError: the version exists, `image_size` is not the encoder's, a warm-up batch is empty, a weight
+            is beyond float16, folding changes the embeddings, or the folder cannot be written.
 
     Example:
         >>> folder = export_encoder(encoder, "saved_models/market", (256, 128))
@@ -140,7 +142,7 @@ def export_encoder(
     half = weights == "float16"
     endpoints = inference_endpoints(encoder, decoder, image_size, normalize, flip, half, fold_norms)
     archive = keras.export.ExportArchive()
-    # Not `archive.track(network)`: the endpoints' own variables are found anyway, and would be written twice.
+    # Not `archive.track(network)`: the endpoints' variables are found anyway, and would be written twice.
     for name, endpoint in endpoints.items():
         function = tf.autograph.experimental.do_not_convert(endpoint.function)
         archive.add_endpoint(name, function, input_signature=[endpoint.spec])
@@ -178,7 +180,7 @@ def export_encoder(
             answers = {name: endpoint.function for name, endpoint in endpoints.items()}
             requests = encoder_requests((height, width), warmup_batches, answers)
             write_warmup(temporary, folder.parent.resolve().name, requests)
-        # As JSON gives them back, which is what they are compared with.
+        # As JSON reads them back, because they are compared with that later.
         notes[DIGESTS] = digests_of(temporary, json.loads(json.dumps(notes)))
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
         if calibration:
@@ -187,19 +189,19 @@ def export_encoder(
 
 
 def next_version(path: str | os.PathLike[str]) -> int:
-    """Return the first free version number of an export folder: one above the highest, else 1."""
+    """Return the next version number of an export folder: one above the highest, else 1."""
     folder = Path(path)
     found = [int(entry.name) for entry in folder.iterdir() if entry.name.isdigit()] if folder.is_dir() else []
     return max(found, default=0) + 1
 
 
 def read_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what an export says of itself.
+    """Return the metadata of an export.
 
-    Beside what `export_encoder` was given: `image_size` (height, width), `channel_order`, `resize`,
-    `normalization` with `mean` and `std`, `exif_orientation`; `embedding_size`, `l2_normalized`,
-    `flip_averaged`; `training_data` (names, or null); `created` (UTC), `git_commit` (of the checkout it was
-    made from, or null), and the versions of `san_tf`, `tensorflow`, `keras` and `python`.
+    They contain the `metadata` given to `export_encoder`, and: `image_size` (height, width), `channel_order`,
+    `resize`, `normalization` with `mean` and `std`, `exif_orientation`; `embedding_size`, `l2_normalized`,
+    `flip_averaged`; `training_data` (names, or null); `created` (UTC), `git_commit` (of the exporting
+    checkout, or null), and the versions of `san_tf`, `tensorflow`, `keras` and `python`.
 
     Args:
         folder: `<path>/<version>` as `export_encoder` returned it.
@@ -216,7 +218,7 @@ def read_metadata(folder: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_calibration(folder: str | os.PathLike[str]) -> Calibration | None:
-    """Return the calibration that goes with an export; None if it was exported without one.
+    """Return the calibration of an export; None if it was exported without one.
 
     Args:
         folder: `<path>/<version>` as `export_encoder` returned it.

@@ -1,4 +1,4 @@
-"""Digests of an export's files: do two give the same embeddings, and is one as it was written?"""
+"""Digests of an export's files: compare the embeddings of two exports, and detect damage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 
 from san_tf.errors import UserError
 
-# Where an export's notes keep its digests, by file.
+# Key of the digests, by file, in an export's notes.
 DIGESTS = "sha256"
 _NOTES_FILE = Path("assets.extra") / "san_tf.json"
-# A calibration may be put beside an export later, and notes may be added.
+# Not the calibration and other notes, which may be added later.
 _FILES = ("saved_model.pb", "fingerprint.pb", "variables/*", "assets.extra/tf_serving_warmup_requests")
 _NOTES = "notes"
 _PREPROCESSING = ("image_size", "embedding_size", "l2_normalized", "flip_averaged", "mean", "std", "weights")
@@ -25,7 +25,7 @@ def fingerprint(folder: str | os.PathLike[str], metadata: Mapping[str, Any]) -> 
 
     Args:
         folder: `<path>/<version>` of the export.
-        metadata: what it says of itself, see `serving.read_metadata`.
+        metadata: metadata of the export, see `serving.read_metadata`.
 
     Returns:
         16 hexadecimal digits.
@@ -50,11 +50,11 @@ def fingerprint(folder: str | os.PathLike[str], metadata: Mapping[str, Any]) -> 
 
 
 def digests_of(folder: str | os.PathLike[str], notes: Mapping[str, Any]) -> dict[str, str]:
-    """The digests that an export keeps in its notes: of graph, weights, warm-up requests, preprocessing.
+    """Return the digests for an export's notes: graph, weights, warm-up requests, preprocessing.
 
     Args:
-        folder: `<path>/<version>`, all but the notes written.
-        notes: what it will say of itself.
+        folder: `<path>/<version>`, complete except for the notes.
+        notes: the notes to be written.
 
     Returns:
         SHA-256 in hexadecimal digits by file, relative to `folder`.
@@ -66,9 +66,9 @@ def digests_of(folder: str | os.PathLike[str], notes: Mapping[str, Any]) -> dict
 
 
 def verify_export(folder: str | os.PathLike[str]) -> None:
-    """Check the files of an export against the digests in its notes; exports of former versions have none.
+    """Check the files of an export against the digests in its notes, if it has any.
 
-    Reads all of its weights once: some 0.1 s for those of a ResNet-50.
+    Exports of earlier versions have none. It reads all weights once: about 0.1 s for a ResNet-50.
 
     Args:
         folder: `<path>/<version>`.
@@ -84,12 +84,12 @@ def verify_export(folder: str | os.PathLike[str]) -> None:
             return
         found = digests_of(folder, notes)
     except FileNotFoundError:
-        return  # an export of another program; who needs its notes says so
+        return  # an export of another program; code that needs its notes reports that
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{folder} cannot be read ({error}); copy or export it again.") from error
     for name in sorted({*stated, *found}):
         if stated.get(name) != found.get(name):
-            what = f"{_NOTES_FILE}'s account of the preprocessing" if name == _NOTES else name
+            what = f"{_NOTES_FILE}'s description of the preprocessing" if name == _NOTES else name
             state = "missing" if name not in found else "not as it was written"
             raise UserError(f"{folder} is damaged: {what} is {state}; copy or export it again.")
 
@@ -100,10 +100,10 @@ def runtime_digests(folder: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def verify_runtime_file(path: str | os.PathLike[str]) -> None:
-    """Check a file for another runtime, and its weights beside it, against the notes in its folder, if any.
+    """Check a file for another runtime, and its weights file, against the notes in its folder, if any.
 
     Raises:
-        UserError: it is not as it was written.
+        UserError: a file is not as it was written.
     """
     path = Path(path)
     try:

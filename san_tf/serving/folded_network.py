@@ -1,4 +1,4 @@
-"""A folded network with its weights in variables, as a SavedModel keeps them."""
+"""A folded network with its weights in variables, for a SavedModel."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from san_tf.serving.folding import FrozenGraph, needed, node_of
 
 
 class Network:
-    """A graph whose weights are variables, which all functions it is called in share.
+    """A graph whose weights are variables, shared by all functions that call it.
 
-    As constants they would be in the graph itself: 94 MB of it for a ResNet-50, which every loader parses and
-    optimises first (1.9 s in place of 0.6 until the first answer), and no more than 2 GB in all.
+    Constant weights would be part of the graph. A ResNet-50 would have a graph of 94 MB, which every loader
+    must parse and optimise (1.9 s instead of 0.6 s until the first answer); the limit is 2 GB.
 
     Args:
-        graph: from normalised images to the outputs.
-        half: keep kernels as float16; they are turned to float32 whenever they are used. Biases stay as they
-            are: they weigh next to nothing.
+        graph: graph from normalised images to the outputs.
+        half: keep kernels as float16 and cast them to float32 for each use. Biases stay float32, because they
+            are small.
 
     Raises:
         UserError: a kernel has a value beyond float16.
@@ -41,11 +41,11 @@ class Network:
                     self._variables[node.name] = tf.Variable(_kept(value, half), trainable=False)
 
     def __call__(self, images: tf.Tensor, output: str) -> tf.Tensor:
-        """One output of the network, inside a `tf.function`; what only others need is left out.
+        """Compute one output of the network, inside a `tf.function`.
 
         Args:
             images: `(N, H, W, 3)` float32.
-            output: its name.
+            output: name of the output; parts of the graph that it does not need are left out.
         """
         target = self._graph.targets[output]
         body = needed(self._graph.graph_def, [node_of(target)])

@@ -1,11 +1,11 @@
-"""Batch norm folded into the convolutions in front of it: a network's graph as inference wants it.
+"""Folds batch norms into the convolutions before them, for faster inference.
 
-In inference a batch norm is y = s x + t with constants s and t a channel, and a convolution is linear: with
-kernels s k and a bias t it gives y itself (Jacob et al., "Quantization and Training of Neural Networks for
+In inference a batch norm computes y = s x + t with constants s and t per channel. A convolution is linear, so
+with kernels s k and bias t it gives y itself (Jacob et al., "Quantization and Training of Neural Networks for
 Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3.2). TensorFlow, LiteRT, ONNX Runtime and
 OpenVINO run a convolution with its bias, a shortcut and a ReLU in one kernel.
 
-This works on TensorFlow's graph, not on Keras's layers, so that it takes any backbone, and SavedModels too.
+It works on TensorFlow's graph, not on Keras layers, so it supports any backbone, and SavedModels too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class FrozenGraph(NamedTuple):
 
     Attributes:
         graph_def: the graph, without functions.
-        source: name of the tensor it takes.
-        targets: names of the tensors it gives, by output.
+        source: name of the input tensor.
+        targets: names of the output tensors, by output.
     """
 
     graph_def: tf.compat.v1.GraphDef
@@ -35,11 +35,11 @@ class FrozenGraph(NamedTuple):
     targets: dict[str, str]
 
     def __call__(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """What the function answers, in eager mode or inside a `tf.function`."""
+        """Compute the outputs, in eager mode or inside a `tf.function`."""
         return dict(tf.function(self.part, autograph=False)(images))
 
     def part(self, images: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The same, inside a `tf.function` only."""
+        """Compute the outputs, only inside a `tf.function`."""
         body = tf.compat.v1.GraphDef(versions=self.graph_def.versions)
         body.node.extend(node for node in self.graph_def.node if node.op != "Placeholder")
         found = tf.import_graph_def(body, {self.source: images}, list(self.targets.values()), name="")
@@ -49,15 +49,15 @@ class FrozenGraph(NamedTuple):
 def fold(function: Any, norms: bool = True) -> FrozenGraph:
     """Freeze a concrete function of one tensor and fold its batch norms.
 
-    Whatever follows a convolution, a depthwise convolution or a matrix product as a factor or a summand a
-    channel is folded, batch norms as Keras 3 writes them (products and sums) and as Keras 2 does (fused).
+    It folds every factor or summand per channel that follows a convolution, a depthwise convolution or a
+    matrix product. Batch norms may be those of Keras 3 (products and sums) or of Keras 2 (fused).
 
     Args:
-        function: a concrete function; of a loaded SavedModel, a signature.
-        norms: fold; False only freezes.
+        function: a concrete function, for example a signature of a loaded SavedModel.
+        norms: False only freezes the function.
 
     Returns:
-        Its graph, up to rounding the same function.
+        The graph; it computes the same function up to rounding.
 
     Example:
         >>> served = tf.saved_model.load("saved_models/market/1").signatures["serving_default"]
@@ -76,7 +76,7 @@ def fold(function: Any, norms: bool = True) -> FrozenGraph:
 
 
 def node_of(tensor: str) -> str:
-    """The node that an input of a node, or a tensor's name, is about."""
+    """Name of the node in a tensor's name or a node's input."""
     return tensor.lstrip("^").partition(":")[0]
 
 
@@ -88,7 +88,7 @@ def _constant(name: str, value: np.ndarray) -> tf.compat.v1.NodeDef:
 
 
 def _computed_in_advance(graph_def: tf.compat.v1.GraphDef, outputs: Collection[str]) -> tf.compat.v1.GraphDef:
-    """The graph with everything that depends on constants alone replaced by its value."""
+    """The graph with everything that depends only on constants replaced by its value."""
     graph_def = _bridged(graph_def, outputs)
     fixed: set[str] = set()
     for node in graph_def.node:  # in the order of their inputs
@@ -111,7 +111,7 @@ def _computed_in_advance(graph_def: tf.compat.v1.GraphDef, outputs: Collection[s
 
 
 def _bridged(graph_def: tf.compat.v1.GraphDef, outputs: Collection[str]) -> tf.compat.v1.GraphDef:
-    """The graph without identities and control edges: frozen, it has no state."""
+    """The graph without identities and control edges; a frozen graph has no state."""
     bridge = {
         node.name: node.input[0]
         for node in graph_def.node
@@ -135,12 +135,12 @@ def _bridged(graph_def: tf.compat.v1.GraphDef, outputs: Collection[str]) -> tf.c
 
 
 def needed(graph_def: tf.compat.v1.GraphDef, outputs: Collection[str]) -> tf.compat.v1.GraphDef:
-    """What the outputs need of a graph without cycles, each node behind its inputs."""
+    """The nodes of an acyclic graph that the outputs need, each after its inputs."""
     nodes = {node.name: node for node in graph_def.node}
     result = tf.compat.v1.GraphDef(versions=graph_def.versions)
     placed: set[str] = set()
     waiting = list(outputs)
-    while waiting:  # by hand: deep networks are deeper than Python's stack
+    while waiting:  # not recursive: deep networks exceed Python's stack
         missing = [i for i in map(node_of, nodes[waiting[-1]].input) if i not in placed]
         if missing:
             waiting.extend(missing)
@@ -200,14 +200,14 @@ def _folds(node: tf.compat.v1.NodeDef) -> bool:
 
 
 def _attribute(node: tf.compat.v1.NodeDef, name: str) -> Any:
-    """An attribute, or an empty one: looking for it in `node.attr` itself would put it there."""
+    """An attribute, or an empty one; `node.attr[name]` itself would create a missing one."""
     return node.attr[name] if name in node.attr else tf.compat.v1.AttrValue()
 
 
 def _affine(
     user: tf.compat.v1.NodeDef, given: str, nodes: dict[str, Any], channels: int
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Factor and summand a channel by which `user` changes the tensor `given`; None if it does otherwise."""
+    """Factor and summand per channel that `user` applies to the tensor `given`; None if it does not."""
     others = _values([i for i in user.input if i != given], nodes)
     if others is None:
         return None
@@ -232,12 +232,12 @@ def _affine(
 
 
 def _a_channel(value: np.ndarray, channels: int) -> bool:
-    """Whether a constant is one value, or one a channel, when it meets `(..., channels)`."""
+    """Whether a constant broadcasts to `(..., channels)` as one value, or one per channel."""
     return value.size == 1 or (value.size == channels and value.shape[-1] == channels)
 
 
 def _values(names: Iterable[str], nodes: dict[str, Any]) -> list[np.ndarray] | None:
-    """The values of constants in float64; None if one is none."""
+    """The values of constants in float64; None if one of the names is not a constant."""
     found = [nodes.get(name) for name in names]
     if any(node is None or node.op != "Const" for node in found):
         return None

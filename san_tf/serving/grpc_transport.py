@@ -1,4 +1,4 @@
-"""The way to a model server by gRPC: fewer bytes and less work than REST, and the version is told."""
+"""gRPC transport to a model server: less traffic and work than REST, and it reports versions."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _REFUSED = ("INVALID_ARGUMENT", "OUT_OF_RANGE", "FAILED_PRECONDITION", "NOT_FOUN
 _OPTIONS = [
     # Batches of photographs may be larger than gRPC's 4 MiB; the server sets its own limit.
     ("grpc.max_send_message_length", -1),
-    # The limit of answers is one of their bytes as they come: compressed ones would get around it.
+    # No compression: the limit on answers counts received bytes, so compressed answers would get around it.
     ("grpc.compression_enabled_algorithms_bitset", 1),
-    # gRPC waits up to two minutes before it connects again, during which every request fails at once.
+    # By default gRPC waits up to two minutes to reconnect, and every request fails immediately meanwhile.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    # A new client must not inherit another's waiting.
+    # A new client must not share another client's reconnect delay.
     ("grpc.use_local_subchannel_pool", 1),
 ]
 
@@ -44,10 +44,10 @@ class GrpcTransport:
 
     Args:
         address: `host:port`.
-        model: the model to ask.
-        secure: whether to speak TLS, with the system's certificates.
-        rows: images a request at most.
-        most: numbers an embedding at most.
+        model: the model to use.
+        secure: whether to use TLS, with the system's certificates.
+        rows: most images per request.
+        most: most numbers per embedding.
 
     Raises:
         UserError: `tensorflow-serving-api` is not installed.
@@ -61,8 +61,8 @@ class GrpcTransport:
             from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
         except ImportError as error:
             raise UserError(
-                'gRPC wants tensorflow-serving-api: pip install "san-tf[serving]" (of one version with '
-                "TensorFlow), or ask by REST: http://HOST:8501."
+                'gRPC needs tensorflow-serving-api: pip install "san-tf[serving]" (in the same version as '
+                "TensorFlow), or use REST: http://HOST:8501."
             ) from error
         self.address, self.model, self._most = address, model, most
         self._error = grpc.RpcError
@@ -104,10 +104,10 @@ class GrpcTransport:
         return Prediction(embeddings, version)
 
     def current_version(self, timeout: float) -> None:
-        """None: each answer tells its version."""
+        """Return None, because each answer reports its version."""
 
     def close(self) -> None:
-        """Close the channel; requests under way fail."""
+        """Close the channel; open requests fail."""
         self._channel.close()
 
     def _as_ours(self, error: Any) -> Exception:
@@ -130,7 +130,7 @@ class GrpcTransport:
         message = f"{code}: {details}"
         if code in _REFUSED or code == "RESOURCE_EXHAUSTED":
             found = refusal(self.address, self.model, message)
-            # "NOT_FOUND" and the like are nothing that another picture would mend.
+            # "NOT_FOUND" and similar codes do not depend on the image.
             if not isinstance(found, RefusedError) or code in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
                 return found
         if code in _TRANSIENT:
@@ -139,7 +139,7 @@ class GrpcTransport:
 
 
 def _decoded(tensor: Any, rows: int, most: int) -> np.ndarray:
-    """The embeddings of a `TensorProto`, whose few bytes may claim to be gigabytes."""
+    """Decode the embeddings of a `TensorProto`; a few bytes may claim to be gigabytes."""
     from tensorflow.core.framework.types_pb2 import DT_FLOAT, DataType
 
     if tensor.dtype != DT_FLOAT:
@@ -156,5 +156,5 @@ def _decoded(tensor: Any, rows: int, most: int) -> np.ndarray:
     values = np.array(tensor.float_val, np.float32)
     if not 0 < len(values) <= count:
         raise WrongAnswerError("its answer holds other numbers than its shape says")
-    # Of equal numbers at the end, only the first is sent.
+    # Equal numbers at the end are sent only once.
     return np.concatenate([values, np.full(count - len(values), values[-1])]).reshape(shape)

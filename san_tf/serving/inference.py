@@ -1,4 +1,4 @@
-"""What an export computes: from pictures as they come to embeddings and textures, preprocessing included."""
+"""The functions of an export: from raw images to embeddings and textures, preprocessing included."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from san_tf.models.decoder import decoder_inputs
 from san_tf.serving.folded_network import Network
 from san_tf.serving.folding import fold
 
-# How far a folded network may be from the network itself, where embeddings have length 1 and colours 2.
+# Largest difference of a folded network from the original, for embeddings of length 1 and colours of range 2.
 FOLDING_TOLERANCE = 1e-4
 Answer = dict[str, tf.Tensor]
 
 
 class Endpoint(NamedTuple):
-    """A function to be served, and what it takes."""
+    """A function to serve, and its input signature."""
 
     function: Callable[[tf.Tensor], Answer]
     spec: tf.TensorSpec
@@ -41,15 +41,15 @@ def inference_endpoints(
 
     Args:
         encoder: functional model with the outputs `embedding` and, for a decoder, `stages`.
-        decoder: from `stages` to `texture`, or None.
+        decoder: model from `stages` to `texture`, or None.
         image_size: height and width of the encoder's input.
         normalize: scale embeddings to length 1.
         flip: average the embeddings of image and mirror image.
-        half: keep kernels as float16; they are turned to float32 whenever they are used.
-        fold_norms: fold batch norms into the convolutions in front of them, see `folding`.
+        half: keep kernels as float16 and cast them to float32 for each use.
+        fold_norms: fold batch norms into the convolutions before them, see `folding`.
 
     Raises:
-        UserError: a kernel has a value beyond float16, or the folded network is not the network.
+        UserError: a kernel has a value beyond float16, or folding changes the outputs.
 
     Example:
         >>> endpoint = inference_endpoints(encoder, None, (256, 128))["serving_default"]
@@ -60,11 +60,11 @@ def inference_endpoints(
     image, outputs = encoder.inputs[0], {"embedding": embedding_of(encoder)}
     if decoder is not None:
         outputs["texture"] = decoder(decoder_inputs(decoder, encoder.output["stages"], image))["texture"]
-    # Turned to float32 as one: encoder and painter go on sharing their weights.
+    # Convert both as one model, so that encoder and decoder keep sharing weights.
     whole = _in_float32(keras.Model(image, outputs, name="inference"))
     network = _network(whole, (height, width), half, fold_norms)
 
-    # A function of its own is written once, not once a signature.
+    # A separate function is written once, not once per signature.
     @tf.function(input_signature=[tf.TensorSpec((None, height, width, 3), tf.float32)], autograph=False)
     def embed(images: tf.Tensor) -> Answer:
         images = normalize_images(images)
@@ -77,7 +77,7 @@ def inference_endpoints(
         return {"embedding": tf.math.l2_normalize(embedding, axis=-1) if normalize else embedding}
 
     def from_images(images: tf.Tensor) -> Answer:
-        # The cast changes nothing here; but LiteRT and ONNX know no resizing from uint8 to float32.
+        # The cast changes no values, but LiteRT and ONNX cannot resize from uint8 to float32.
         return embed(resize_image(tf.cast(images, tf.float32), (height, width)))
 
     def from_bytes(image_bytes: tf.Tensor) -> Answer:
@@ -109,10 +109,10 @@ def inference_endpoints(
 
 
 def embedding_of(encoder: keras.Model) -> keras.KerasTensor:
-    """The encoder's symbolic output `embedding`.
+    """Return the encoder's symbolic output `embedding`.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the encoder has no such output.
     """
     output = encoder.output
     if not isinstance(output, Mapping) or "embedding" not in output:
@@ -121,7 +121,7 @@ def embedding_of(encoder: keras.Model) -> keras.KerasTensor:
 
 
 def _network(whole: keras.Model, image_size: tuple[int, int], half: bool, fold_norms: bool) -> Network:
-    """The model as a graph for inference, compared with the model."""
+    """Convert the model to a graph for inference, and compare it with the model."""
     spec = tf.TensorSpec((None, *image_size, 3), tf.float32, "images")
     function = tf.function(functools.partial(whole, training=False), autograph=False)
     graph = fold(function.get_concrete_function(spec), fold_norms)
@@ -140,7 +140,7 @@ def _network(whole: keras.Model, image_size: tuple[int, int], half: bool, fold_n
 
 
 def _in_float32(model: keras.Model) -> keras.Model:
-    """The same model computing in float32, which every server is quick at and which loses nothing."""
+    """The same model in float32, which is fast on every server and loses no precision."""
     if all(layer.compute_dtype == "float32" for layer in model.layers):
         return model
     config = _with_float32_policy(keras.saving.serialize_keras_object(model))

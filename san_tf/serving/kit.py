@@ -1,7 +1,7 @@
-"""`python -m san_tf.serving.kit saved_models/market`: all it takes to serve an export by TensorFlow Serving.
+"""`python -m san_tf.serving.kit saved_models/market`: files for serving an export with TensorFlow Serving.
 
-Writes a Docker Compose file, the server's three configurations and a README. Running it again with other
-labels is how a version is swapped; a server that runs reads the new labels by itself.
+It writes a Docker Compose file, the server's three configurations and a README. To swap a version, run it
+again with other labels; a running server reads the new labels.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ def readme(
     """Return the README of a kit.
 
     Args:
-        model: its name.
+        model: name of the model.
         labels: version by label.
-        command: that wrote the kit, without labels.
-        max_batch_size: images in one request at most.
-        gpu: whether the server has one reserved.
+        command: command that wrote the kit, without labels.
+        max_batch_size: most images in one request.
+        gpu: whether a GPU is reserved for the server.
     """
     carried = ", ".join(f"`{label}` is version {version}" for label, version in labels.items())
     rest = f"http://localhost:{REST_PORT}"
@@ -65,8 +65,8 @@ docker compose ps        # healthy: a version is loaded and warmed up
 curl -s {rest}/v1/models/{model}
 ```
 
-{reserved}gRPC answers at port {GRPC_PORT}, REST at {REST_PORT}, both to this machine only: the server
-knows neither TLS nor users, so put a proxy that does before it.
+{reserved}gRPC answers at port {GRPC_PORT}, REST at {REST_PORT}, both to this machine only. The server
+has no TLS and no access control; to open it to others, put a proxy with both before it.
 
 ## Ask it
 
@@ -78,23 +78,23 @@ printf '{instance}' \\
   curl -s -d @- {rest}/v1/models/{model}/labels/stable:predict
 ```
 
-At most {max_batch_size} images a request. Requests that arrive together run together: a file that cannot
-be decoded then fails the requests it shares a run with, so let clients look at what they send.
+A request has at most {max_batch_size} images. Requests that arrive together run together. A file that cannot
+be decoded then fails all requests of its run, so let clients check the files that they send.
 
 ## Swap a version
 
-Embeddings of two versions cannot be compared: a gallery has to be embedded again with the new one.
+Embeddings of two versions cannot be compared: embed the gallery again with the new one.
 
 1. Export the new version into the model's folder, beside the old one (`.../1`, `.../2`). Nothing happens yet.
-2. Load it under the label `canary`; the old one goes on as `stable`:
+2. Load it under the label `canary`; the old one stays `stable`:
    `{command} --stable OLD --canary NEW`
-   The server looks every {POLL_SECONDS} seconds.
-3. When `curl {rest}/v1/models/{model}` says that both are AVAILABLE, and the canary is good:
+   The server reads its configuration every {POLL_SECONDS} seconds.
+3. When `curl {rest}/v1/models/{model}` shows both as AVAILABLE, and the canary is good:
    `{command} --stable NEW --canary NEW`. The old version is unloaded.
-4. Back again: the same two steps with the numbers exchanged.
+4. To go back, repeat both steps with the numbers exchanged.
 
-A label moves only to a version that is loaded, therefore two steps. In between, the log may say once that a
-version is "not currently available for inference": `canary` moves at the next look.
+There are two steps because a label can move only to a loaded version. In between, the log may say once that a
+version is "not currently available for inference"; `canary` then moves at the next reading.
 
 ## Watch
 
@@ -103,7 +103,7 @@ Prometheus metrics: `{rest}{METRICS_PATH}`. Logs: `docker compose logs -f`.
 
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
-# A digest counts as a tag: it pins even more.
+# A digest counts as a tag, because it pins the image too.
 _PINNED = re.compile(r"[^\s:@]+(:\d+/[^\s:@]+)?((:[\w.-]+)?@sha256:[0-9a-f]{64}|:(?!latest|nightly)[\w.-]+)")
 
 
@@ -123,21 +123,21 @@ def write_kit(
 
     Args:
         model: the folder of versions, as `export_encoder` was given it.
-        out: the folder to write to; None for `serving/<name>`. Other files there are left alone.
+        out: the folder to write to; None for `serving/<name>`. Other files there stay.
         name: the model's name for clients; None for the folder's.
-        stable: the version that bears the label `stable`; None for the highest.
-        canary: the version that bears the label `canary`; None for the highest.
-        image: of the server, with its tag.
-        max_batch_size: images in one run of the network, and in one request at most.
-        batch_timeout_micros: how long a request waits for others to share a run, in microseconds.
-        gpu: reserve a GPU for the server; None where the image's name or tag says `gpu`.
+        stable: version with the label `stable`; None for the highest.
+        canary: version with the label `canary`; None for the highest.
+        image: Docker image of the server, with its tag.
+        max_batch_size: most images in one run of the network, and in one request.
+        batch_timeout_micros: time that a request waits for others to share a run, in microseconds.
+        gpu: reserve a GPU for the server; None reserves one if the image's name or tag says `gpu`.
 
     Returns:
         The folder written to.
 
     Raises:
-        UserError: the folder holds no versions, a labelled version is none or cannot be served, a value is
-            impossible, or the place cannot be written.
+        UserError: the folder holds no versions, a labelled version is missing or cannot be served, a value is
+            invalid, or the folder cannot be written.
 
     Example:
         >>> write_kit("saved_models/market", stable=1, canary=2)
@@ -166,7 +166,7 @@ def write_kit(
         )
     gpu = _is_for_gpus(image) if gpu is None else gpu
     source = os.path.relpath(model.resolve(), folder.resolve())
-    # With all that was asked for, or the next version would be served by another image under another name.
+    # With all settings, so that the next version gets the same image and name.
     chosen = {
         "--name": (name, model.resolve().name),
         "--image": (image, IMAGE),
@@ -184,10 +184,10 @@ def write_kit(
         "batching.config": batching_config(max_batch_size, batch_timeout_micros),
         "monitoring.config": monitoring_config(),
         "README.md": readme(name, labels, command, max_batch_size, gpu),
-        # The last, because a running server acts on it.
+        # Written last, because a running server acts on it.
         "models.config": models_config(name, labels),
     }
-    # One by one, not the folder as a whole: a container holds on to the folder it was started with.
+    # File by file, because a container keeps the folder it was started with.
     for file, text in files.items():
         with atomic_file(folder / file) as temporary:
             temporary.write_text(text)
@@ -208,7 +208,7 @@ def _check_values(name: str, image: str, max_batch_size: int, batch_timeout_micr
 
 
 def _is_for_gpus(image: str) -> bool:
-    """Whether the image's name or tag says so, as `tensorflow/serving:2.21.0-gpu` does; digests do not."""
+    """Whether the image's name or tag says `gpu`, as in `tensorflow/serving:2.21.0-gpu`."""
     *_, last = image.partition("@")[0].split("/")
     return "gpu" in re.split(r"[:._-]", last)
 
@@ -221,27 +221,27 @@ class _Parser(argparse.ArgumentParser):
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(
         prog="python -m san_tf.serving.kit",
-        description="Write what it takes to serve an exported encoder with TensorFlow Serving: "
+        description="Write the files to serve an exported encoder with TensorFlow Serving: "
         "docker-compose.yml, models.config, batching.config, monitoring.config and a README.",
         allow_abbrev=False,
     )
     parser.add_argument("model", metavar="MODEL", help="folder of versions, such as saved_models/market")
-    parser.add_argument("--out", metavar="DIR", help="folder to write to; serving/<name> without it")
-    parser.add_argument("--name", help="the model's name for clients; the folder's without it")
+    parser.add_argument("--out", metavar="DIR", help="folder to write to (default: serving/<name>)")
+    parser.add_argument("--name", help="the model's name for clients (default: the folder's name)")
     parser.add_argument(
-        "--stable", type=int, metavar="N", help="version with the label stable; the highest without it"
+        "--stable", type=int, metavar="N", help="version with the label stable (default: the highest)"
     )
     parser.add_argument(
-        "--canary", type=int, metavar="N", help="version with the label canary; the highest without it"
+        "--canary", type=int, metavar="N", help="version with the label canary (default: the highest)"
     )
-    parser.add_argument("--image", default=IMAGE, help="of the server, with its tag; %(default)s")
+    parser.add_argument("--image", default=IMAGE, help="server image with its tag (default: %(default)s)")
     parser.add_argument(
         "--max_batch_size",
         "--max-batch-size",
         type=int,
         default=32,
         metavar="N",
-        help="images in one run, and in one request at most; %(default)s",
+        help="most images in one run, and in one request (default: %(default)s)",
     )
     parser.add_argument(
         "--batch_timeout_micros",
@@ -249,20 +249,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=int,
         default=5000,
         metavar="MICROSECONDS",
-        help="how long a request waits for others to share a run; %(default)s",
+        help="time that a request waits for others to share a run (default: %(default)s)",
     )
     parser.add_argument(
         "--gpu",
         action=argparse.BooleanOptionalAction,
-        help="reserve a GPU for the server, or none; without the flag, one where the image's name says gpu",
+        help="reserve a GPU for the server, or none (default: one if the image's name says gpu)",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the kit as the command line says and tell what comes next."""
+    """Write the kit as the command line says, and print the next step."""
     arguments = vars(_parse(argv))
-    # Before anything else imports it: it is quiet so. A wrong folder need not wait for it.
+    # Check the folder before TensorFlow's slow import. `import_tensorflow` must come before other imports of it.
     find_versions(arguments["model"])
     import_tensorflow()
     folder = write_kit(**arguments)

@@ -1,4 +1,4 @@
-"""Images on their way to a server: read, and looked at before they are sent."""
+"""Reads and checks images before they are sent to a server."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from san_tf.errors import UserError, one_line
 from san_tf.image_formats import read_regular
 
 Image = str | os.PathLike[str] | bytes | bytearray | memoryview | np.ndarray | PIL.Image.Image
-# What so many pixels take in a PNG file of 16 bits a colour that could not be compressed.
+# Size of `MAX_PIXELS` in an incompressible PNG file with 16 bits per colour.
 _MAX_BYTES = 6 * MAX_PIXELS + 2**20
-# Modes of Pillow that a PNG file holds as they are.
+# Pillow's modes that a PNG file stores unchanged.
 _MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _TAKEN = "give the path or the contents of a JPEG or PNG file, a uint8 array (H, W, 3) or a PIL image"
 
 
 class OutgoingImage(NamedTuple):
-    """What an image is called in messages, and the contents of its file."""
+    """An image's name in messages, and the contents of its file."""
 
     name: str
     contents: bytes
 
 
 def checked_images(images: Any) -> Iterable[Image]:
-    """Return what is to be embedded, unless it is one image or has no order.
+    """Return the images to embed, after checking that they are an ordered sequence.
 
     Raises:
-        UserError: going through it would not give images; a path gives letters, for example.
+        UserError: they are a single image, or have no order.
     """
     single = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, PIL.Image.Image))
     shape = tuple(getattr(images, "shape", ()))
@@ -50,16 +50,15 @@ def checked_images(images: Any) -> Iterable[Image]:
 
 
 def read_image(number: int, image: Image) -> OutgoingImage:
-    """Turn an image into the contents of a file, the one way to what is sent, and look at its first bytes.
+    """Turn an image into the contents of a JPEG or PNG file to send.
 
     Args:
-        number: what it is called where it has no path.
-        image: path or contents of an image file: JPEG and PNG that stand upright are sent as they are,
-            others as PNG, turned as their EXIF orientation says; an `(H, W, 3)` uint8 array or a PIL image,
-            which are sent as PNG, without loss.
+        number: number of the image, its name in messages if it has no path.
+        image: path or contents of an image file, an `(H, W, 3)` uint8 array, or a PIL image. Upright JPEG and
+            PNG files are sent unchanged. Everything else is sent as PNG without loss, turned upright.
 
     Raises:
-        UserError: it cannot be read, is of another kind, neither JPEG nor PNG, or has more than `MAX_PIXELS`.
+        UserError: the image cannot be read, is of another kind, or has more than `MAX_PIXELS`.
     """
     name = f"Image {number}"
     try:
@@ -84,13 +83,13 @@ def read_image(number: int, image: Image) -> OutgoingImage:
         raise UserError(
             f"{name} cannot be read ({error.strerror}); leave it out or copy it again."
         ) from error
-    except ValueError as error:  # a pipe or a device, a name with a zero byte
+    except ValueError as error:  # a pipe, a device, or a name with a zero byte
         raise UserError(f"{name} cannot be read ({one_line(error)}); leave it out.") from error
     return OutgoingImage(name, contents)
 
 
 def good_picture() -> OutgoingImage:
-    """A grey picture that every server of ours can embed: one that refuses it would refuse all."""
+    """A grey image that every export can embed: a server that refuses it refuses all images."""
     return OutgoingImage("A grey picture", _png("A grey picture", PIL.Image.new("RGB", (16, 32), (128,) * 3)))
 
 
@@ -118,7 +117,7 @@ def _png(name: str, picture: PIL.Image.Image) -> bytes:
         raise UserError(f"{name} has no pixels; leave it out.")
     stream = io.BytesIO()
     try:
-        # As it is meant to be seen: the PNG file says nothing of how a camera was held.
+        # Turned upright, because the PNG file gets no EXIF orientation.
         PIL.ImageOps.exif_transpose(picture).save(stream, "PNG", compress_level=1, exif=b"")
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{name} cannot be read ({one_line(error)}); leave it out.") from error

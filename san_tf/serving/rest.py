@@ -1,4 +1,4 @@
-"""The way to a model server by REST: JSON over HTTP, with the standard library alone."""
+"""REST transport to a model server: JSON over HTTP, with the standard library only."""
 
 from __future__ import annotations
 
@@ -33,24 +33,26 @@ from san_tf.serving.transport import (
     refusal,
 )
 
-# Timeouts and overload, of the server itself or of a proxy before it.
+# Type of the first frame of HTTP/2, which gRPC sends; three bytes of length come before it.
+_HTTP2_SETTINGS = "\x04"
+# Status codes of timeouts and overload, of the server or of a proxy before it.
 _TRANSIENT = (408, 429, 502, 503, 504)
-# Bytes that a number of an embedding takes in JSON, with its comma and a line of its own.
+# Most bytes of one number of an embedding in JSON, with its comma and line break.
 _DIGITS = 40
-# Bytes of an answer that is none of embeddings: an error, the versions of a model.
+# Most bytes of other answers: an error, or the versions of a model.
 _WORDS = 2**16
 _BLOCK = 2**16
 
 
 class RestTransport:
-    """TensorFlow Serving's REST API; connections are kept open for the next request.
+    """TensorFlow Serving's REST API, with connections kept open.
 
-    Answers do not tell their version; `current_version` asks for it, and `predict` then names it.
+    Answers do not report their version. So `current_version` asks for it, and `predict` names it.
 
     Args:
-        url: such as `http://localhost:8501`; a path in it goes before `/v1/models`.
-        model: the model to ask.
-        most: numbers an embedding at most.
+        url: for example `http://localhost:8501`; a path in it goes before `/v1/models`.
+        model: the model to use.
+        most: most numbers per embedding.
 
     Raises:
         UserError: the URL cannot be used.
@@ -97,12 +99,12 @@ class RestTransport:
         return Prediction(_decoded(content, len(files), self._most), version or self.model.version)
 
     def current_version(self, timeout: float) -> int | None:
-        """The version that was named, or the one that is served now; None if the server does not tell."""
+        """Return the chosen version, or the one served now; None if the server does not report it."""
         if self.model.version is not None:
             return self.model.version
         status, content = self._request("GET", f"{self._path}{self._choice}", None, timeout, _WORDS)
         if status != 200:
-            return None  # the request for embeddings will tell what is wrong, if something is
+            return None  # the request for embeddings will report any problem
         try:
             told = json.loads(content)["model_version_status"]
             return max(int(each["version"]) for each in told if each["state"] == "AVAILABLE")
@@ -110,7 +112,7 @@ class RestTransport:
             return None
 
     def close(self) -> None:
-        """Close the connections that no request uses now, and the others when their requests are over."""
+        """Close idle connections now, and the others when their requests end."""
         with self._lock:
             self._closed = True
             for connection in self._idle:
@@ -127,7 +129,7 @@ class RestTransport:
             try:
                 connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
             except (BrokenPipeError, ConnectionResetError):
-                # A server that finds a request too large may say so, and close before it is sent.
+                # A server may refuse a large request and close the connection before it is fully sent.
                 if connection.sock is None:
                     raise
             response = connection.getresponse()
@@ -152,7 +154,7 @@ class RestTransport:
                 f"{response.status}), where no pictures are sent unasked; if that is the server, name it."
             )
         if not response.isclosed():
-            connection.close()  # the rest of an answer that was cut must not be taken for the next one
+            connection.close()  # the rest of a cut answer must not be read as the next answer
         self._put_back(connection)
         return response.status, content
 
@@ -162,7 +164,7 @@ class RestTransport:
                 connection = self._idle.pop()
                 if not connection.has_more():
                     return connection
-                connection.close()  # closed by the server, or with an answer that nobody asked for
+                connection.close()  # closed by the server, or with unexpected data
         return _Connection(self._host, self._port, ssl.create_default_context() if self._secure else None)
 
     def _put_back(self, connection: _Connection) -> None:
@@ -176,8 +178,7 @@ class RestTransport:
         if isinstance(error, http.client.RemoteDisconnected):
             return
         line = str(error.args[0])
-        # The first frame of HTTP/2 is one of settings: three bytes of length, and a type of 4.
-        if line[3:4] == "\x04":
+        if line[3:4] == _HTTP2_SETTINGS:
             raise UserError(
                 f"{self.address} speaks gRPC, not REST; write grpc://HOST:8500, or name the port of REST."
             ) from error
@@ -189,7 +190,7 @@ class RestTransport:
         message = f"HTTP {status}: {_message(content)}"
         where = f"{self.address}{self._path}{self._choice}:predict"
         if status in (401, 403, 407):
-            raise UserError(f"{where} wants a permission that the client does not have ({message}).")
+            raise UserError(f"{where} needs a permission that the client does not have ({message}).")
         found = TooLargeError(message) if status == 413 else refusal(self.address, self.model, message)
         if status in _TRANSIENT and isinstance(found, (RefusedError, UserError)):
             raise TransientError(message)
@@ -203,7 +204,7 @@ class RestTransport:
 
 
 class _Connection(http.client.HTTPConnection):
-    """A connection whose every wait ends at `until`: connecting, sending, and each byte of an answer."""
+    """A connection on which every wait (connect, send, receive) ends at `until`."""
 
     def __init__(self, host: str, port: int | None, context: ssl.SSLContext | None) -> None:
         super().__init__(host, port or (80 if context is None else 443))
@@ -224,10 +225,10 @@ class _Connection(http.client.HTTPConnection):
         self.sock: Any = _TimedSocket(sock, self)
 
     def left(self) -> float:
-        """Seconds until `until`.
+        """Return the seconds until `until`.
 
         Raises:
-            TimeoutError: there are none.
+            TimeoutError: no time is left.
         """
         seconds = self.until - time.monotonic()
         if seconds <= 0:
@@ -235,12 +236,12 @@ class _Connection(http.client.HTTPConnection):
         return seconds
 
     def has_more(self) -> bool:
-        """Whether something waits to be read, which after an answer is nothing that belongs to the next."""
+        """Whether there is unread data; after an answer, it is unexpected."""
         return self.sock is None or self.sock.has_more()
 
 
 class _TimedSocket:
-    """What `http.client` needs of a socket, with the time that is left for each of its waits."""
+    """The part of a socket that `http.client` needs, with the remaining time for each wait."""
 
     def __init__(self, sock: socket.socket, connection: _Connection) -> None:
         self._sock, self._connection = sock, connection
@@ -255,13 +256,13 @@ class _TimedSocket:
         return io.BufferedReader(_TimedReader(self._sock.makefile("rb", buffering=0), self))
 
     def wait(self) -> None:
-        """Let the next wait last as long as there is time."""
+        """Limit the next wait to the remaining time."""
         self._sock.settimeout(self._connection.left())
 
     def has_more(self) -> bool:
         try:
             self._sock.settimeout(0.0)
-            # A TLS socket cannot peek: whatever it gives is more than it should.
+            # A TLS socket cannot peek, so read: any data is unexpected.
             if isinstance(self._sock, ssl.SSLSocket):
                 self._sock.recv(1)
             else:
@@ -277,7 +278,7 @@ class _TimedSocket:
 
 
 class _TimedReader(io.RawIOBase):
-    """The bytes of one answer."""
+    """Reads the bytes of one answer."""
 
     def __init__(self, raw: Any, sock: _TimedSocket) -> None:
         self._raw, self._sock = raw, sock
@@ -296,11 +297,11 @@ class _TimedReader(io.RawIOBase):
 
 
 def _read(response: http.client.HTTPResponse, room: int) -> bytes:
-    """Read an answer of at most `room` bytes; an error's words are cut off there.
+    """Read an answer of at most `room` bytes; the text of an error is cut there.
 
     Raises:
         WrongAnswerError: an answer of embeddings has more.
-        http.client.HTTPException: it ends too early.
+        http.client.HTTPException: the answer ends too early.
     """
     content = bytearray()
     while len(content) <= room and (block := response.read(_BLOCK)):
@@ -309,39 +310,39 @@ def _read(response: http.client.HTTPResponse, room: int) -> bytes:
         if response.status != 200:
             return bytes(content[:room])
         raise WrongAnswerError(f"its answer has more than {room:,} bytes")
-    if response.length:  # what is still missing
+    if response.length:  # bytes still missing
         raise http.client.IncompleteRead(bytes(content), response.length)
     return bytes(content)
 
 
 def _decoded(content: bytes, rows: int, most: int) -> np.ndarray:
-    """The embeddings of an answer: `{"predictions": [[...], ...]}`.
+    """Decode the embeddings of an answer: `{"predictions": [[...], ...]}`.
 
-    What a parser would make of the bytes is bounded before it sees them: brackets and commas are objects.
+    The number of objects is limited before parsing, by counting brackets and commas.
     """
     nested = content.count(b"[") + content.count(b"{")
     if nested > 64 + 64 * rows or content.count(b",") > 64 + rows * most:
         raise WrongAnswerError("its answer holds more than embeddings")
     try:
         found = json.loads(content)["predictions"]
-        # Of several outputs, each row names all.
+        # With several outputs, each row is a dict of all.
         found = [row[OUTPUT] if isinstance(row, dict) else row for row in found]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WrongAnswerError("its answer holds no table of numbers") from error
     check_shape(_shape(found), rows, most)
     even = all(isinstance(row, list) and len(row) == len(found[0]) for row in found)
-    # Not by NumPy's own conversion, which takes true and "1.5" for numbers.
+    # Checked here, because NumPy would also convert true and "1.5" to numbers.
     if not even or not {kind for row in found for kind in map(type, row)} <= {int, float}:
         raise WrongAnswerError("its answer holds no table of numbers")
     try:
-        with np.errstate(over="ignore"):  # what is beyond float32 becomes infinity, which is refused
+        with np.errstate(over="ignore"):  # values beyond float32 become infinity, which is refused
             return np.array(found, np.float64).astype(np.float32)
     except OverflowError as error:
         raise WrongAnswerError("an embedding holds a number beyond all measure") from error
 
 
 def _shape(found: Any) -> list[int]:
-    """The lengths of the first list, of the first list in it, and so on."""
+    """Lengths of nested lists: of the outer list, of its first item, and so on."""
     shape = []
     while isinstance(found, list):
         shape.append(len(found))
@@ -356,7 +357,7 @@ def _reason(error: Exception) -> str:
 
 
 def _message(content: bytes) -> str:
-    """The server's own words, on one line; proxies answer with whole pages."""
+    """The server's message on one line; proxies answer with whole pages."""
     try:
         found: Any = json.loads(content)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""Asking again when a server is busy, restarting or slow: back-off with jitter, within a deadline."""
+"""Repeats requests to a busy, restarting or slow server: back-off with jitter, within a deadline."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ Answer = TypeVar("Answer")
 
 
 class TransientError(Exception):
-    """What may pass by itself: no connection, an overloaded server, no answer in time."""
+    """A failure that may be temporary: no connection, an overloaded server, no answer in time."""
 
 
 class GaveUpError(Exception):
-    """The last `TransientError` of too many, or of those until the deadline."""
+    """There were too many `TransientError`s, or the deadline passed."""
 
 
 @dataclass(frozen=True)
 class Backoff:
-    """How often to ask, and how long to wait in between.
+    """Number of attempts, and the pauses between them.
 
-    The pause after the n-th failure is drawn between half of and all of `min(longest, first * 2 ** (n - 1))`
-    seconds: it grows, so that a server can recover, and differs from client to client, so that they do not
-    come back all at once.
+    The pause after the n-th failure is random between half and all of `min(longest, first * 2 ** (n - 1))`
+    seconds. It grows, so that a server can recover. It is random, so that clients do not return together.
 
     Example:
         >>> Backoff(first=0.1, longest=5.0).pause(3, lambda: 1.0)
@@ -36,11 +35,11 @@ class Backoff:
     """
 
     first: float = 0.1
-    """Seconds after the first failure."""
+    """Pause after the first failure, in seconds."""
     longest: float = 5.0
-    """Seconds that no pause exceeds."""
+    """Longest pause, in seconds."""
     attempts: int = 10
-    """Times that one request is asked at most."""
+    """Most attempts of one request."""
 
     def __post_init__(self) -> None:
         if not (0 < self.first < math.inf and 0 < self.longest < math.inf) or self.attempts < 1:
@@ -51,7 +50,7 @@ class Backoff:
 
     def pause(self, failures: int, draw: Callable[[], float] = random.random) -> float:
         """Return the seconds to wait after the `failures`-th failure; `draw` gives a number in [0, 1)."""
-        # The exponent is bounded, because 2.0 ** 2000 is not a float.
+        # The exponent is limited, because 2.0 ** 2000 overflows.
         full = min(self.longest, self.first * 2.0 ** min(failures - 1, 60))
         return full * (1 + draw()) / 2
 
@@ -67,15 +66,16 @@ def ask(
     """Return what `attempt` returns, trying again after each `TransientError`.
 
     Args:
-        attempt: takes the seconds it may last.
-        backoff: how often, and how long to wait.
-        timeout: seconds that one attempt may last.
-        until: the deadline for all of them, by `clock`; None for none.
-        stopped: waits so many seconds, and returns whether to give up (`threading.Event.wait`).
-        clock: seconds.
+        attempt: function of the seconds that it may take.
+        backoff: number of attempts, and pauses.
+        timeout: seconds that one attempt may take.
+        until: deadline for all attempts, by `clock`; None for none.
+        stopped: waits the given seconds, and returns whether to give up (`threading.Event.wait`).
+        clock: returns the time in seconds.
 
     Raises:
-        GaveUpError: too many failures, the deadline, or `stopped`; other errors of `attempt` pass through.
+        GaveUpError: there were too many failures, the deadline passed, or `stopped` returned True. Other
+            errors of `attempt` pass through.
     """
     failures = 0
     while True:

@@ -1,6 +1,6 @@
-"""Encoders opened by the runtime that a file is for, and asked for embeddings: one check in front of all.
+"""Opens exported encoders in LiteRT, ONNX Runtime, OpenVINO or TensorFlow, and computes embeddings.
 
-Nothing here imports TensorFlow but the session of a SavedModel.
+Only the session of a SavedModel imports TensorFlow.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from san_tf.serving.fingerprint import verify_export, verify_runtime_file
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 WEIGHTS = ("float32", "float16", "int8")
-# What an export says of itself: in the folder of `export_runtimes`, and under this name inside each file.
+# Name of an export's notes: a file in the folder of `export_runtimes`, and an entry inside each file.
 NOTES_FILE = "san_tf.json"
 NOTES_KEY = "san_tf"
 _NEEDS = {
@@ -34,14 +34,14 @@ _NEEDS = {
     "openvino": "OpenVINO",
     "nncf": "NNCF",
 }
-# What one run may hold: more images are given to the runtime in parts, so that memory has a bound.
+# Most images and pixels in one run; more images are run in parts, to limit the memory.
 _IMAGES, _PIXELS = 128, 2**24
-# Sizes of images whose kernels OpenVINO keeps; by itself it keeps 5,000, which are gigabytes.
+# Number of image sizes whose kernels OpenVINO keeps; its default of 5,000 takes gigabytes.
 _OPENVINO_SIZES = "32"
 
 
 class _Runtime(NamedTuple):
-    """What a runtime gives for a session: how it embeds, the length of its answers, notes, lock."""
+    """What a runtime provides for a session: embedding function, embedding length, notes, lock."""
 
     embed: Callable[[np.ndarray], np.ndarray]
     dimensions: int
@@ -50,12 +50,12 @@ class _Runtime(NamedTuple):
 
 
 class Session:
-    """An encoder in a file, opened by `open_session`: called with images, it gives their embeddings.
+    """An encoder opened by `open_session`; call it with images to get their embeddings.
 
-    Several threads may use it; LiteRT and OpenVINO then take them one after the other.
+    Several threads may use it; LiteRT and OpenVINO then serve them one after the other.
 
     Attributes:
-        dimensions: numbers that an embedding has, D.
+        dimensions: length of an embedding, D.
     """
 
     def __init__(self, path: Path, runtime: _Runtime) -> None:
@@ -65,15 +65,15 @@ class Session:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width that the network sees, in pixels; images of this size are not resized.
+        """Height and width of the network's input, in pixels; images of this size are not resized.
 
         Raises:
-            UserError: the file was written by a former version and lies alone, so that nothing tells it.
+            UserError: the size is unknown, because an earlier version wrote the file and its notes are gone.
         """
         size = self._runtime.notes.get("image_size")
         if not isinstance(size, list) or len(size) != 2:
             raise UserError(
-                f"{self._path} does not tell the size of its images; put {NOTES_FILE} of its export beside "
+                f"{self._path} does not give the size of its images; put {NOTES_FILE} of its export beside "
                 "it, or write it again with san-tf export-runtime."
             )
         return int(size[0]), int(size[1])
@@ -82,14 +82,14 @@ class Session:
         """Embed images.
 
         Args:
-            images: `(N, H, W, 3)` uint8 RGB, any N, H and W; also what NumPy makes such an array of without a
-                change, as a list of images of one size. More than fit into memory are run in parts.
+            images: `(N, H, W, 3)` uint8 RGB, any N, H and W, or a list of images of one size. Many images are
+                run in parts.
 
         Returns:
             `(N, dimensions)` float32, `(0, dimensions)` for no images.
 
         Raises:
-            UserError: the images are of another kind or shape (see `checked_images`), or the runtime fails.
+            UserError: the images have the wrong type or shape (see `checked_images`), or the runtime fails.
         """
         images = checked_images(images)
         count, height, width, _ = images.shape
@@ -108,8 +108,8 @@ class Session:
                 return self._runtime.embed(images)
         except Exception as error:  # each runtime has errors of its own
             raise UserError(
-                f"{self._path} failed on {_size(images)} ({_reason(error)}); see that there is memory "
-                "enough, or write the file again."
+                f"{self._path} failed on {_size(images)} ({_reason(error)}); check that there is "
+                "enough memory, or write the file again."
             ) from error
 
     def _checked(self, embeddings: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -125,17 +125,17 @@ class Session:
 
 
 def checked_images(images: Any) -> np.ndarray:
-    """Return images as a session takes them; nothing is converted that could mean something else.
+    """Return images as a contiguous array for a session, without ambiguous conversions.
 
     Args:
-        images: `(N, H, W, 3)` uint8, of any layout in memory; or a list of `(H, W, 3)` uint8 of one size.
+        images: `(N, H, W, 3)` uint8, in any memory layout; or a list of `(H, W, 3)` uint8 of one size.
 
     Returns:
         `(N, H, W, 3)` uint8, contiguous.
 
     Raises:
-        UserError: they have another dtype, another number of axes or channels, no height or no width, or
-            differ in size. The sentence says what to do.
+        UserError: the dtype or the number of axes or channels is wrong, height or width is 0, or sizes
+            differ. The message says what to do.
 
     Example:
         >>> checked_images(np.zeros((2, 128, 64), np.uint8))
@@ -150,7 +150,7 @@ def checked_images(images: Any) -> np.ndarray:
         raise UserError("Images must be uint8 of (N, H, W, 3) without a mask; give images.filled(0).")
     try:
         array = np.asarray(images)
-    except Exception as error:  # whatever an object raises that is asked to be an array
+    except Exception as error:  # converting an arbitrary object may raise anything
         raise UserError(
             f"Images must be uint8 of (N, H, W, 3); received {type(images).__name__} ({_reason(error)})."
         ) from error
@@ -175,9 +175,9 @@ def _stacked(images: list[Any] | tuple[Any, ...]) -> np.ndarray:
 
 
 def _advice(array: np.ndarray) -> str | None:
-    """What to do with an array that cannot be embedded as it is; None if it can."""
+    """What to do with an array that cannot be embedded; None if it can."""
     if array.dtype == object or array.dtype.kind not in "buif":
-        return "read the pictures into arrays first"
+        return "read the images into arrays first"
     if array.dtype != np.uint8:
         if array.dtype.kind == "f":
             return (
@@ -214,20 +214,20 @@ def _reason(error: Exception) -> str:
 
 
 def open_session(path: str | os.PathLike[str], threads: int = 0) -> Session:
-    """Open an encoder; other runtimes than TensorFlow compute on the CPU.
+    """Open an exported encoder; runtimes other than TensorFlow compute on the CPU.
 
     Args:
         path: an `encoder*.tflite`, `.onnx` or `.xml` of `export_runtimes`, or the folder of an export:
             `saved_models/market/1`, or `saved_models/market` for its newest version. A SavedModel can read
-            and write files: open those of people you trust.
-        threads: that it may use; 0 leaves it to the runtime. TensorFlow's are a setting of the process.
+            and write files: open only those of people you trust.
+        threads: number of threads; 0 is the runtime's default. TensorFlow's is a setting of the process.
 
     Returns:
         The session: `(N, H, W, 3)` uint8 RGB to `(N, D)` float32, with `image_size` and `dimensions`.
 
     Raises:
-        UserError: the file is missing, of another kind or damaged, its runtime is not installed, or `threads`
-            is impossible.
+        UserError: the file is missing, damaged or of an unknown kind, its runtime is not installed, or
+            `threads` is invalid.
 
     Example:
         >>> embed = open_session("runtimes/market/encoder.onnx", threads=2)
@@ -278,8 +278,8 @@ def _litert(path: Path, threads: int) -> _Runtime:
 
     def embed(images: np.ndarray) -> np.ndarray:
         nonlocal shape
-        if images.shape != shape:  # planning anew is for a new shape only
-            shape = ()  # if planning fails, the next call must not believe in the plan of before
+        if images.shape != shape:  # plan again only for a new shape
+            shape = ()  # if planning fails, the next call must not rely on the old plan
             interpreter.resize_tensor_input(source["index"], images.shape)
             interpreter.allocate_tensors()
             shape = images.shape
@@ -300,7 +300,7 @@ def _onnx(path: Path, threads: int) -> _Runtime:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # A plan of the memory is kept for each size of the images, for ever.
+    # The runtime would keep a memory plan for each image size, without limit.
     options.enable_mem_pattern = False
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     (source,) = (each.name for each in session.get_inputs())
@@ -314,7 +314,7 @@ def _onnx(path: Path, threads: int) -> _Runtime:
 
 
 def _openvino(path: Path, threads: int) -> _Runtime:
-    # Without the hint it computes in bfloat16 wherever the processor can: embeddings differ by 1e-3 then.
+    # Without the hint it uses bfloat16 if the processor can, and embeddings then differ by 1e-3.
     options = {
         "INFERENCE_PRECISION_HINT": "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -327,7 +327,7 @@ def _openvino(path: Path, threads: int) -> _Runtime:
     model = core.compile_model(source, "CPU", options)
 
     def embed(images: np.ndarray) -> np.ndarray:
-        return np.array(model(images)[0])  # a copy: the runtime writes over its own
+        return np.array(model(images)[0])  # a copy, because the runtime reuses its own array
 
     notes = source.get_rt_info([NOTES_KEY]).astype(str) if source.has_rt_info([NOTES_KEY]) else None
     dimensions = source.outputs[0].partial_shape[1].get_length()
@@ -337,7 +337,7 @@ def _openvino(path: Path, threads: int) -> _Runtime:
 def _saved_model(path: Path, threads: int) -> _Runtime:
     if threads:
         raise UserError(
-            "threads is for the other runtimes; TensorFlow's are set for the whole process, by "
+            "threads is for the other runtimes; TensorFlow's are set for the whole process, with "
             "tf.config.threading.set_intra_op_parallelism_threads."
         )
     import tensorflow as tf
@@ -359,12 +359,12 @@ def _saved_model(path: Path, threads: int) -> _Runtime:
         answer: np.ndarray = served(images=tf.constant(images))["embedding"].numpy()
         return answer
 
-    embed.model = loaded  # type: ignore[attr-defined]  # a signature alone may outlive its variables
+    embed.model = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
     return _Runtime(embed, dimensions, notes, parallel=True)
 
 
 def _notes(path: Path, own: str | bytes | None) -> Mapping[str, Any]:
-    """The notes inside a file, else those beside it, else none."""
+    """The notes inside a file, or else beside it; empty if there are none."""
     try:
         text = (path.parent / NOTES_FILE).read_bytes() if own is None else own
         found = json.loads(text)

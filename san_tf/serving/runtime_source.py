@@ -1,4 +1,4 @@
-"""What other runtimes are given: the graph behind an export's `serving_default`, as they can read it."""
+"""The graph of an export's `serving_default`, in a form that other runtimes can read."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from san_tf.serving.folding import FrozenGraph, fold
 
 
 class Source(NamedTuple):
-    """An export that is to be written for other runtimes.
+    """An export to write for other runtimes.
 
     Attributes:
-        loaded: the SavedModel; its variables live as long.
-        graph: of its signature `serving_default`, from `(N, h, w, 3)` uint8 to `embedding`.
+        loaded: the SavedModel; keeps its variables alive.
+        graph: graph of its signature `serving_default`, from `(N, h, w, 3)` uint8 to `embedding`.
         metadata: see `serving.read_metadata`.
     """
 
@@ -30,12 +30,12 @@ class Source(NamedTuple):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Height and width the network sees, in pixels."""
+        """Height and width of the network's input, in pixels."""
         height, width = self.metadata["image_size"]
         return height, width
 
     def embed(self, images: np.ndarray) -> np.ndarray:
-        """What the SavedModel itself answers."""
+        """Return the embeddings of the SavedModel itself."""
         served = self.loaded.signatures["serving_default"]
         answer: np.ndarray = served(images=tf.constant(images))["embedding"].numpy()
         return answer
@@ -57,7 +57,7 @@ def read_source(folder: str | os.PathLike[str]) -> Source:
         folder: `<path>/<version>` as `export_encoder` returned it.
 
     Raises:
-        UserError: it is not an export of this package, or cannot be loaded.
+        UserError: the folder is not an export of this package, or cannot be loaded.
     """
     folder = Path(folder)
     metadata = read_metadata(folder)
@@ -72,9 +72,9 @@ def read_source(folder: str | os.PathLike[str]) -> Source:
 
 
 def _resizing_floats(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
-    """The graph with images cast before they are resized, which makes no difference to them.
+    """The same graph with images cast to float32 before they are resized.
 
-    Exports of former versions resize uint8 to float32 in one operation, which LiteRT and ONNX do not have.
+    Exports of earlier versions resize uint8 to float32 in one operation, which LiteRT and ONNX lack.
     """
     result = tf.compat.v1.GraphDef(versions=graph_def.versions)
     floating, small = tf.float32.as_datatype_enum, tf.uint8.as_datatype_enum

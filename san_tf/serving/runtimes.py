@@ -1,4 +1,4 @@
-"""An export for other runtimes: LiteRT, ONNX and OpenVINO files that answer as the SavedModel does."""
+"""Writes an export for other runtimes: LiteRT, ONNX and OpenVINO files with equal embeddings."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from san_tf.serving.runtime_source import Source, read_source
 
 
 def half_weights(model: Any) -> None:
-    """Keep kernels as float16, each turned to float32 by a cast that ONNX Runtime computes once, on loading.
+    """Store kernels as float16, with casts to float32 that ONNX Runtime computes once, on loading.
 
-    Float16 arithmetic would not be a gain: on CPUs ONNX Runtime has hardly any.
+    Float16 arithmetic would bring nothing: ONNX Runtime has hardly any on CPUs.
 
     Args:
-        model: `onnx.ModelProto`, changed.
+        model: `onnx.ModelProto`, changed in place.
     """
     onnx = package("onnx")
     casts = []
@@ -55,15 +55,15 @@ def half_weights(model: Any) -> None:
 
 
 def quantize(model: Any, path: Path, images: Sequence[np.ndarray]) -> None:
-    """Write a model whose network computes in int8; what comes before and behind it stays float32.
+    """Write a model whose network computes in int8; operations before and after it stay float32.
 
-    Kernels have a scale a channel, maps one each (quantise-dequantise nodes, which ONNX Runtime joins with
-    what is between them).
+    Kernels have one scale per channel, feature maps one scale each. They are written as quantise-dequantise
+    nodes, which ONNX Runtime fuses with the operations between them.
 
     Args:
         model: `onnx.ModelProto` in float32.
-        path: to write to.
-        images: `(H, W, 3)` uint8, on which the ranges of the maps are found.
+        path: file to write.
+        images: `(H, W, 3)` uint8; they determine the ranges of the feature maps.
     """
     onnx, quantization = package("onnx"), package("onnxruntime.quantization")
     inside = _network(model.graph.node)
@@ -85,7 +85,7 @@ def quantize(model: Any, path: Path, images: Sequence[np.ndarray]) -> None:
 
 
 class _Images:
-    """What ONNX Runtime calls a `CalibrationDataReader`: gives one image after another, then None."""
+    """ONNX Runtime's `CalibrationDataReader`: returns one image after another, then None."""
 
     def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
         self._name, self._rest = name, iter(images)
@@ -96,7 +96,7 @@ class _Images:
 
 
 def _network(nodes: Sequence[Any]) -> set[str]:
-    """The names of the nodes from the first convolution to the last product with weights."""
+    """Names of the nodes from the first convolution to the last matrix product with weights."""
     weighted = ("Conv", "MatMul", "Gemm")
     behind: set[str] = set()
     for node in nodes:  # in the order of their inputs
@@ -126,10 +126,10 @@ def write_litert(source: Source, path: Path, weights: str, calibration: Images) 
     """Write a `.tflite` with the signature `serving_default`.
 
     Args:
-        source: of the graph.
-        path: to write to.
-        weights: "float32"; "float16": half the room, the same arithmetic; "int8": kernels and maps.
-        calibration: `(H, W, 3)` uint8 images that tell the ranges of the maps; for int8 only.
+        source: the export.
+        path: file to write.
+        weights: "float32"; "float16": half the size, the same arithmetic; "int8": kernels and feature maps.
+        calibration: `(H, W, 3)` uint8 images that determine the ranges of the feature maps; for int8 only.
     """
     module = tf.Module()
     module.embed = source.function()
@@ -143,14 +143,14 @@ def write_litert(source: Source, path: Path, weights: str, calibration: Images) 
         if weights == "int8":
             converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration)
         path.write_bytes(converter.convert())
-    # What LiteRT calls an associated file: an archive behind the model, which the runtime does not look at.
-    # It bears a fixed date, so that the same model makes the same file.
+    # LiteRT calls it an associated file: a zip archive after the model, which the runtime ignores. The fixed
+    # date makes the file reproducible.
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(zipfile.ZipInfo(NOTES_FILE), _notes(source))
 
 
 def write_onnx(source: Source, path: Path, weights: str, calibration: Images) -> None:
-    """Write an `.onnx` of opset 18; arguments as of `write_litert`."""
+    """Write an `.onnx` file of opset 18; arguments as for `write_litert`."""
     onnx, tf2onnx = package("onnx"), package("tf2onnx")
     spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
     model, _ = tf2onnx.convert.from_function(source.function(), input_signature=spec, opset=_OPSET)
@@ -164,7 +164,7 @@ def write_onnx(source: Source, path: Path, weights: str, calibration: Images) ->
 
 
 def write_openvino(source: Source, path: Path, weights: str, calibration: Images) -> None:
-    """Write an `.xml`, and beside it a `.bin` with the weights; arguments as of `write_litert`."""
+    """Write an `.xml` file, and a `.bin` with the weights; arguments as for `write_litert`."""
     openvino = package("openvino")
     model = openvino.convert_model(source.function().get_concrete_function())
     if weights == "int8":
@@ -176,14 +176,14 @@ def write_openvino(source: Source, path: Path, weights: str, calibration: Images
 
 
 def _notes(source: Source) -> str:
-    """What a file must tell wherever it goes: the images it takes, and what its embeddings are."""
+    """Notes to store inside a file: its input images, and its embeddings."""
     return json.dumps({key: source.metadata[key] for key in _NOTED if key in source.metadata})
 
 
 WRITERS: Mapping[str, Any] = {"litert": write_litert, "onnx": write_onnx, "openvino": write_openvino}
 
 
-# The largest difference from the SavedModel's embedding, of its length; int8 is held to the angle instead.
+# Largest relative difference from the SavedModel's embedding; int8 is limited by the angle instead.
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2}
 INT8_COSINE = 0.9
 _PACKAGES = ("ai-edge-litert", "onnx", "onnxruntime", "tf2onnx", "openvino", "nncf", "tensorflow")
@@ -198,31 +198,31 @@ def export_runtimes(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write an export for other runtimes, each file compared with the SavedModel; all of them or none.
+    """Write an export for other runtimes, all files or none, and compare each with the SavedModel.
 
-    Files: `encoder.tflite`, `encoder.onnx`, `encoder.xml` with `encoder.bin`; of other weights
+    The files are `encoder.tflite`, `encoder.onnx`, `encoder.xml` with `encoder.bin`; for other weights
     `encoder.float16.onnx`, `encoder.int8.onnx` and so on; and `san_tf.json`, the export's metadata with the
-    differences found. They take `images`, `(N, h, w, 3)` uint8 RGB of any number and size, to `embedding`,
-    `(N, D)` float32: what is in the SavedModel's signature `serving_default` (resizing, normalisation, mirror
-    image, length) is in them.
+    measured differences. Like the SavedModel's signature `serving_default`, they compute `embedding`,
+    `(N, D)` float32, from `images`, `(N, h, w, 3)` uint8 RGB of any number and size. Resizing, normalisation,
+    mirror image and scaling to length 1 are included.
 
     Args:
         saved_model: `<path>/<version>` as `export_encoder` returned it.
         out: the folder to write.
         runtimes: some of "litert", "onnx", "openvino".
-        weights: some of "float32", "float16" (half the room, arithmetic stays float32) and "int8" (a quarter
-            of the room, integer arithmetic).
-        calibration: for int8, some hundred `(H, W, 3)` uint8 images as they will come; from the training
-            images, never from those that it is tested on.
+        weights: some of "float32", "float16" (half the size, arithmetic stays float32) and "int8" (a quarter
+            of the size, integer arithmetic).
+        calibration: for int8, some hundred `(H, W, 3)` uint8 images like those to come; take training images,
+            never test images.
         overwrite: replace the folder if it exists.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: `saved_model` is not an export, a runtime is unknown or missing, a file disagrees with
-            the SavedModel (float32 by more than 1e-4, float16 by 1e-2, int8 by a cosine below 0.9), int8 is
-            asked for without images, an image is none, or the place cannot be written.
+        UserError: `saved_model` is not an export, a runtime is unknown or not installed, a file disagrees
+            with the SavedModel (float32 by more than 1e-4, float16 by 1e-2, int8 by a cosine below 0.9), int8
+            has no images, an image is invalid, or the folder cannot be written.
 
     Example:
         >>> folder = export_runtimes("saved_models/market/1", "runtimes/market", ["onnx"])
@@ -233,10 +233,10 @@ def export_runtimes(
     for given, known, what in ((runtimes, SUFFIXES, "runtime"), (weights, WEIGHTS, "kind of weights")):
         for name in given:
             if name not in known:
-                raise UserError(f"{name!r} is no {what}; choose from {', '.join(known)}.")
+                raise UserError(f"{name!r} is not a valid {what}; choose from {', '.join(known)}.")
     if "int8" in weights and not len(calibration):
         raise UserError(
-            "int8 wants images to find the ranges of its maps on; name some of the training images with "
+            "int8 needs images to determine its value ranges; name some of the training images with "
             "--calibration."
         )
     if out.exists() and not overwrite:
@@ -264,7 +264,7 @@ def export_runtimes(
 
 
 def _compared(source: Source, path: Path, weights: str, batches: Sequence[np.ndarray]) -> dict[str, float]:
-    """How far a file's embeddings are from the SavedModel's."""
+    """Measure the difference of a file's embeddings from the SavedModel's."""
     session = open_session(path)
     wanted = np.concatenate([source.embed(images) for images in batches]).astype(np.float64)
     found = np.concatenate([session(images) for images in batches]).astype(np.float64)
@@ -281,13 +281,13 @@ def _compared(source: Source, path: Path, weights: str, batches: Sequence[np.nda
         )
         raise UserError(
             f"{path.name} disagrees with the SavedModel (by {difference:.1e}; {limit}), so nothing was "
-            "written; leave it out, or give other calibration images if it is of int8."
+            "written; leave it out, or give other calibration images for int8."
         )
     return {"difference": difference, "cosine": cosine}
 
 
 def _batches(image_size: tuple[int, int], calibration: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Images to compare on: smooth ones of several sizes and numbers, and some of the user's."""
+    """Images for the comparison: smooth ones in batches of several sizes, and some of the user's."""
     rng = np.random.default_rng(0)
     height, width = image_size
     batches = []
@@ -303,7 +303,7 @@ def _batches(image_size: tuple[int, int], calibration: Sequence[np.ndarray]) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Converters tell their progress and each other's deprecations, which are nothing to act on here."""
+    """Hide the converters' progress and deprecation warnings, which need no action here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

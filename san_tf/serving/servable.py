@@ -1,4 +1,4 @@
-"""What a model server will find in a folder of versions, looked at before it is given to the server."""
+"""Checks a folder of versions before a model server loads it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 from san_tf.errors import UserError
 
-# (signature, input, dtype, rank): what clients of this package send.
+# Signatures that clients of this package use: (signature, input, dtype, rank).
 _SIGNATURES = (("serving_default", "images", "DT_UINT8", 4), ("serving_bytes", "image_bytes", "DT_STRING", 1))
 _OUTPUT = "embedding"
-# Operations that reach files or the network, beside those that restore the weights.
+# Operations that access files or the network, except those that restore the weights.
 _OUTSIDE = re.compile(
     r"ReadFile|WriteFile|MatchingFiles|FromTextFile|Reader(V2)?$|SummaryWriter|PrintV2|Rpc|"
     r"(TFRecord|TextLine|FixedLengthRecord|Csv|Sql|Load|Save|Snapshot)\w*Dataset|DebugIdentity|DebugNumericSummary"
@@ -19,21 +19,21 @@ _OUTSIDE = re.compile(
 
 
 def find_versions(model: str | os.PathLike[str]) -> list[int]:
-    """Return the versions in a model's folder, ascending; other names are left out, as servers do.
+    """Return the versions in a model's folder, ascending; like servers, ignore other names.
 
     Raises:
-        UserError: there is no such folder, it is itself a version or a SavedModel, or it holds no version.
+        UserError: the folder does not exist, is itself a version or a SavedModel, or holds no version.
     """
     folder = Path(model)
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name that of an export, such as saved_models/market.")
+        raise UserError(f"{folder} is not a folder; name an export's folder, such as saved_models/market.")
     if (folder / "saved_model.pb").is_file():
         above = f" Name {folder.parent}." if folder.name.isdigit() else ""
         raise UserError(
-            f"{folder} is a SavedModel, where the folder above is wanted, with one folder a version "
+            f"{folder} is a SavedModel, but the folder above is needed, with one folder per version "
             f"(market/1, market/2).{above}"
         )
-    # A leading zero would be another name for the same version.
+    # No leading zero: it would be a second name for the same version.
     names = [entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name.isdecimal()]
     versions = sorted(int(name) for name in names if name == str(int(name)) and int(name) > 0)
     if not versions:
@@ -54,17 +54,18 @@ def check_version(model: str | os.PathLike[str], version: int) -> None:
 
 
 def check_export(folder: str | os.PathLike[str]) -> None:
-    """Check that an export can be served by a program that knows TensorFlow alone, and answers our clients.
+    """Check that plain TensorFlow can serve an export, and that it answers this package's clients.
 
-    Wants a graph tagged `serve`, with the signatures of `export_encoder` (names, dtypes, ranks; `embedding`
-    of float32), without operations that call Python or open files, and the file of its weights. Reads the
-    graph only. It does not make a stranger's export safe: an export is a program, and has to be trusted.
+    The export needs a graph tagged `serve` with the signatures of `export_encoder` (names, dtypes, ranks;
+    `embedding` in float32), without operations that call Python or open files, and the file of its weights.
+    Only the graph is read. The check does not make a stranger's export safe: it is a program that you must
+    trust.
 
     Args:
-        folder: of the version, whatever its name.
+        folder: folder of the version; its name does not matter.
 
     Raises:
-        UserError: something of this is missing; the sentence says what.
+        UserError: a requirement is not met; the message says which.
     """
     from tensorflow.core.protobuf import saved_model_pb2
 
@@ -100,7 +101,7 @@ def check_export(folder: str | os.PathLike[str]) -> None:
 
 
 def _problem(signatures, signature: str, name: str, dtype: str, rank: int) -> str | None:  # type: ignore[no-untyped-def]  # protobuf map
-    """What is wrong with a signature, as half a sentence; None if nothing is."""
+    """What is wrong with a signature, as half a sentence; None if nothing."""
     from tensorflow.core.framework import types_pb2
 
     if signature not in signatures:

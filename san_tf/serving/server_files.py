@@ -1,4 +1,4 @@
-"""The files TensorFlow Serving and Docker Compose read, as text; each function makes one of them."""
+"""Texts of the files for TensorFlow Serving and Docker Compose, one function for each file."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import yaml
 IMAGE = "tensorflow/serving:2.21.0"
 GRPC_PORT, REST_PORT = 8500, 8501
 METRICS_PATH = "/monitoring/prometheus/metrics"
-# Where the container finds the model's folder of versions, and these files.
+# Folders inside the container: the model's versions, and these files.
 MODELS, KIT = "/models", "/kit"
 POLL_SECONDS = 30
 
 
 def models_config(model: str, labels: Mapping[str, int]) -> str:
-    """`models.config`, a `tensorflow.serving.ModelServerConfig`: which versions are loaded, and their labels.
+    """Return `models.config`, a `tensorflow.serving.ModelServerConfig`: versions to load, and labels.
 
     Args:
-        model: its name: letters, digits, `_`, `-`, `.`.
-        labels: version by label; these versions are loaded and no others.
+        model: name of the model: letters, digits, `_`, `-`, `.`.
+        labels: version by label; only these versions are loaded.
     """
     versions = "\n".join(f"        versions: {version}" for version in sorted(set(labels.values())))
     named = "\n".join(
@@ -45,19 +45,19 @@ model_config_list {{
 
 
 def batching_config(max_batch_size: int, timeout_micros: int) -> str:
-    """`batching.config`, a `tensorflow.serving.BatchingParameters`: what arrives together runs together.
+    """Return `batching.config`, a `tensorflow.serving.BatchingParameters`.
 
     Args:
-        max_batch_size: images in one run of the network; larger requests are refused.
-        timeout_micros: how long the first request of a batch waits for others, in microseconds.
+        max_batch_size: most images in one run of the network; larger requests are refused.
+        timeout_micros: time that the first request of a batch waits for others, in microseconds.
     """
     return f"""\
-# Images in one run of the network; as many as the export warms up. Larger requests are refused. There run as
-# many batches at a time as the server has cores (num_batch_threads).
+# Most images in one run of the network, as in the export's warm-up. Larger requests are refused. The server
+# runs as many batches at a time as it has cores (num_batch_threads).
 max_batch_size {{ value: {max_batch_size} }}
-# How long the first request waits for others, in microseconds.
+# Time that the first request waits for others, in microseconds.
 batch_timeout_micros {{ value: {timeout_micros} }}
-# Batches that wait; requests beyond are answered with UNAVAILABLE, and a client's retry spreads them.
+# Most waiting batches; further requests get UNAVAILABLE, and the client tries again later.
 max_enqueued_batches {{ value: 100 }}
 # Padding images of different sizes with black would change their embeddings. Send files to serving_bytes, or
 # images of one size to serving_default.
@@ -66,7 +66,7 @@ pad_variable_length_inputs: false
 
 
 def monitoring_config() -> str:
-    """`monitoring.config`, a `tensorflow.serving.MonitoringConfig`: metrics for Prometheus, by REST."""
+    """Return `monitoring.config`, a `tensorflow.serving.MonitoringConfig`: metrics for Prometheus."""
     return f"""\
 prometheus_config {{
   enable: true
@@ -76,15 +76,15 @@ prometheus_config {{
 
 
 def compose_file(model: str, model_folder: str, image: str, gpu: bool = False) -> str:
-    """`docker-compose.yml`: one server, reachable from this machine only, restarted when it dies.
+    """Return `docker-compose.yml`: one server for this machine only, restarted when it dies.
 
     Args:
-        model: its name.
+        model: name of the model.
         model_folder: the folder of versions, absolute or relative to the compose file.
-        image: with its tag, so that the same file starts the same server next year.
+        image: Docker image with its tag, so that the same file always starts the same server.
         gpu: reserve a GPU; without the reservation a container sees none, whatever its image.
     """
-    # The image holds bash and no curl; bash opens sockets itself.
+    # The image has bash but no curl; bash can open sockets.
     status = f"GET /v1/models/{model} HTTP/1.0\\r\\n\\r\\n"
     probe = f"exec 3<>/dev/tcp/127.0.0.1/{REST_PORT} && printf '{status}' >&3 && grep -q '\"AVAILABLE\"' <&3"
     service: dict[str, Any] = {
@@ -92,16 +92,16 @@ def compose_file(model: str, model_folder: str, image: str, gpu: bool = False) -
         "command": [
             f"--model_config_file={KIT}/models.config",
             f"--model_config_file_poll_wait_seconds={POLL_SECONDS}",
-            # At the start no version is loaded yet, and labels must not fail for that.
+            # Labels must not fail at the start, when no version is loaded yet.
             "--allow_version_labels_for_unavailable_models=true",
             "--enable_batching=true",
             f"--batching_parameters_file={KIT}/batching.config",
             f"--monitoring_config_file={KIT}/monitoring.config",
         ],
-        # oneDNN then lays weights out for its kernels once, not in each request: here they never change.
+        # oneDNN then prepares the weights once, not in each request; here they never change.
         "environment": {"TF_ONEDNN_ASSUME_FROZEN_WEIGHTS": "1"},
         "ports": [f"127.0.0.1:{port}:{port}" for port in (GRPC_PORT, REST_PORT)],
-        # Folders, not files: a file that is replaced would stay the old one inside the container.
+        # Folders, not files: a container would keep the old version of a replaced file.
         "volumes": [
             {"type": "bind", "source": model_folder, "target": f"{MODELS}/{model}", "read_only": True},
             {"type": "bind", "source": ".", "target": KIT, "read_only": True},
@@ -115,7 +115,7 @@ def compose_file(model: str, model_folder: str, image: str, gpu: bool = False) -
         "restart": "unless-stopped",
     }
     if gpu:
-        # The server runs a version on one GPU; it would take the memory of all that it sees.
+        # One GPU: the server uses only one, but would take the memory of all that it sees.
         device = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [device]}}}
     text: str = yaml.safe_dump({"services": {"serving": service}}, sort_keys=False, width=110)

@@ -1,4 +1,4 @@
-"""What the two ways to a model server have in common: a request, an answer, and what can go wrong."""
+"""Common parts of the gRPC and REST transports: requests, answers and errors."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import numpy as np
 from san_tf.errors import UserError, one_line
 
 SIGNATURE, INPUT, OUTPUT = "serving_bytes", "image_bytes", "embedding"
-# Numbers that an embedding has at most, unless the caller expects more: what an answer may take follows.
+# Most numbers of an embedding, unless the caller expects more; it limits the size of answers.
 MOST_NUMBERS = 16_384
 
 
 class Prediction(NamedTuple):
-    """Embeddings `(N, D)` float32, and the version that made them; None where it is not told."""
+    """Embeddings `(N, D)` float32, and the version that made them, or None if unknown."""
 
     embeddings: np.ndarray
     version: int | None
 
 
 class RefusedError(Exception):
-    """The server will not answer this request: an image cannot be decoded, or none would be taken."""
+    """The server refuses this request: it cannot decode an image, or refuses all images."""
 
 
 class TooLargeError(Exception):
-    """The request is larger than the server takes: in bytes, or in images where `images` says how many."""
+    """The request is too large for the server: in bytes, or in images if `images` gives the limit."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -36,7 +36,7 @@ class TooLargeError(Exception):
 
 
 class GoneError(Exception):
-    """The version that a call was answered by is no longer there."""
+    """The version that answered a call no longer exists."""
 
 
 class WrongAnswerError(Exception):
@@ -44,7 +44,7 @@ class WrongAnswerError(Exception):
 
 
 class Model(NamedTuple):
-    """Which model is asked: its name, and a version or a label; neither for the highest version."""
+    """The model to use: its name, and a version or label; neither for the highest version."""
 
     name: str
     version: int | None = None
@@ -57,7 +57,7 @@ class Model(NamedTuple):
 
 
 class Transport(Protocol):
-    """A way to a model server; used by several threads at once."""
+    """A transport to a model server; several threads may use it."""
 
     address: str
     model: Model
@@ -66,31 +66,31 @@ class Transport(Protocol):
         """Embed JPEG or PNG files.
 
         Args:
-            files: their contents.
-            timeout: seconds, for all that it takes.
-            version: what `current_version` gave, so that a swap cannot change it; None for the model's own.
+            files: contents of the files.
+            timeout: seconds for the whole request.
+            version: result of `current_version`, so that all requests use it; None for the model's choice.
 
         Raises:
-            TransientError: it may go better later.
+            TransientError: a later attempt may succeed.
             RefusedError: the server refused this request.
-            TooLargeError: it might take a smaller one.
-            GoneError: `version` is no longer there.
-            WrongAnswerError: what came is not an embedding.
+            TooLargeError: a smaller request may succeed.
+            GoneError: `version` no longer exists.
+            WrongAnswerError: the answer does not contain embeddings.
             UserError: there is no such model, or the request is not allowed.
         """
 
     def current_version(self, timeout: float) -> int | None:
-        """Return the version to ask for in one call; None where each answer tells it, or nothing does.
+        """Return the version to name in requests; None if answers report it, or if it is unknown.
 
         Raises:
-            TransientError: it may go better later.
+            TransientError: a later attempt may succeed.
         """
 
     def close(self) -> None:
         """Close connections."""
 
 
-# What is said of requests that no other picture would mend, and what that means here: by TensorFlow Serving
+# Refusals that do not depend on the image, and what they mean. The texts are those of TensorFlow Serving
 # (server_core.cc, predict_util.cc, batching_session.cc, http_rest_api_handler.cc), gRPC and proxies.
 _TOO_LARGE = re.compile(
     r"larger than (the )?max|maximum batch size|(message|request|entity|body|payload).{0,20} too large", re.I
@@ -110,12 +110,12 @@ _MEANINGS = (
 
 
 def refusal(address: str, model: Model, message: str) -> Exception:
-    """Return what a server's refusal means: of the request's size, of what is served, or of its contents.
+    """Return the error for a server's refusal: of the request's size, the model, or the images.
 
     Args:
-        address: of the server.
-        model: that was asked.
-        message: the server's, on one line.
+        address: address of the server.
+        model: the requested model.
+        message: the server's message, on one line.
     """
     if _TOO_LARGE.search(message):
         return TooLargeError(message)
@@ -128,7 +128,7 @@ def refusal(address: str, model: Model, message: str) -> Exception:
 
 
 def check_shape(shape: Sequence[int], rows: int, most: int) -> None:
-    """Raise `WrongAnswerError` unless an answer is `(rows, D)`, D from 1 to `most`, before it takes room."""
+    """Raise `WrongAnswerError` unless `shape` is `(rows, D)` with D from 1 to `most`."""
     shape = tuple(shape)
     if len(shape) != 2 or shape[1] < 1:
         raise WrongAnswerError(f"the embeddings have the shape {one_line(shape, 60)} in place of (N, D)")

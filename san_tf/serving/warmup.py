@@ -1,9 +1,9 @@
-"""Warm-up requests: what a model server runs through a version before it sends users there.
+"""Warm-up requests that a model server runs on a version before users get it.
 
-TensorFlow plans, allocates and compiles in the first requests, which take many times as long as later ones.
-TensorFlow Serving therefore replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of
-`PredictionLog` messages, when it loads a version. The messages' classes come with `tensorflow-serving-api`;
-to export without it, their wire format is described here, as far as it is needed, by field number and type
+The first requests take many times as long as later ones, because TensorFlow plans, allocates and compiles.
+So TensorFlow Serving replays `assets.extra/tf_serving_warmup_requests`, a TFRecord file of `PredictionLog`
+messages, when it loads a version. The message classes are part of `tensorflow-serving-api`. To export without
+it, this module describes the needed part of their wire format by field number and type
 (tensorflow_serving/apis: prediction_log.proto, predict.proto, model.proto).
 """
 
@@ -44,14 +44,14 @@ _FIELDS: dict[str, dict[str, tuple[int, Any, str | None, bool]]] = {
 
 
 class WarmupRequest(NamedTuple):
-    """One request to a signature: TensorProtos by name, with the answer's where it is known."""
+    """One request to a signature: TensorProtos by name, and those of the answer if known."""
 
     signature: str
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
 
     def serialize(self, model: str) -> bytes:
-        """Return the request as a serialised `PredictionLog` to the model of that name."""
+        """Return the request to `model` as a serialised `PredictionLog`."""
         spec = _message("ModelSpec")(name=model, signature_name=self.signature)
         log = _message("PredictLog")(
             request=_message("PredictRequest")(model_spec=spec, inputs=_entries(self.inputs))
@@ -68,26 +68,26 @@ def encoder_requests(
     batch_sizes: Iterable[int],
     functions: Mapping[str, Callable[[tf.Tensor], Mapping[str, tf.Tensor]]],
 ) -> list[WarmupRequest]:
-    """Return requests to all signatures of an export, of every batch size.
+    """Return one request for each signature of an export and each batch size.
 
-    Those of one image carry the answer, so that a deployment can be compared with the export.
+    Requests of one image include the answer, so that a deployment can be compared with the export.
 
     Args:
         image_size: height and width in pixels.
         batch_sizes: numbers of images.
-        functions: what answers, by signature: `serving_bytes` takes `(N,)` string, the others
+        functions: the functions by signature: `serving_bytes` takes `(N,)` string, the others
             `(N, H, W, 3)` uint8.
 
     Returns:
-        A request a batch size and signature. The images are grey, which is as much work as any and takes
-        some bytes; the files are one JPEG of `image_size` again and again.
+        The requests. Their images are grey, which takes few bytes and the usual time; their files are copies
+        of one JPEG of `image_size`.
     """
     height, width = image_size
     ramp = tf.cast(tf.linspace(0, 255, width), tf.uint8)
     photograph = tf.io.encode_jpeg(tf.broadcast_to(ramp[None, :, None], (height, width, 3))).numpy()
     requests = []
     for size in batch_sizes:
-        # A TensorProto with fewer values than its shape holds repeats the last.
+        # A TensorProto with fewer values than its shape repeats the last one.
         grey = tf.make_tensor_proto(128, tf.uint8, (size, height, width, 3))
         files = tf.make_tensor_proto([photograph] * size, tf.string)
         for signature, function in functions.items():
@@ -103,7 +103,7 @@ def write_warmup(folder: str | os.PathLike[str], model: str, requests: Iterable[
 
     Args:
         folder: `<path>/<version>`, a SavedModel.
-        model: the name it is served under; servers take the requests under any other name too.
+        model: name of the served model; servers accept the requests under any other name too.
         requests: at most 1000, or TensorFlow Serving refuses the version.
     """
     path = Path(folder) / WARMUP_FILE
@@ -124,7 +124,7 @@ def _message(name: str) -> type[Any]:
 
 @functools.cache
 def _classes() -> dict[str, type[Any]]:
-    """The messages' classes, in a pool of their own, where they cannot meet those of the real package."""
+    """The message classes, in a separate pool, so that they cannot conflict with the real package."""
     file = descriptor_pb2.FileDescriptorProto(name="prediction_log.proto", package="san_tf", syntax="proto3")
     for message, fields in _FIELDS.items():
         described = file.message_type.add(name=message)

@@ -191,7 +191,7 @@ def test_twice_encrypted_and_rare(tmp_path):
             open_archive(path)
     with zipfile.ZipFile(tmp_path / "b.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("x.jpg", b"1")
-    with pytest.raises(UserError, match="packed in a rare way; unpack it"):
+    with pytest.raises(UserError, match="uses a rare compression; unpack it"):
         open_archive(tmp_path / "b.zip")
     data = bytearray(write(tmp_path / "c.zip", {"x.jpg": b"1"}).read_bytes())
     data[data.index(b"PK\1\2") + 8] |= 1  # the flag of encryption

@@ -138,7 +138,7 @@ def test_server_that_stays_busy(client: Client, models: Models, photographs: lis
 
     models.before = busy
     with pytest.raises(
-        UserError, match=r"did not answer: .*queue is full \(6 tries\); see that the server runs"
+        UserError, match=r"did not answer: .*queue is full \(6 tries\); check that the server runs"
     ):
         client.embed(photographs[:4])
     assert models.requests == QUICK.attempts
@@ -208,7 +208,7 @@ def test_server_that_is_started_again(
         (lambda e: e[:, 0], r"the shape \(4,\) in place of"),
         (lambda e: np.where(np.arange(8) == 3, np.nan, e).astype(np.float32), "holds NaN or infinity"),
         (lambda e: np.where(np.arange(8) == 3, np.inf, e).astype(np.float32), "holds NaN or infinity"),
-        (lambda e: np.where(np.arange(len(e))[:, None] == 2, 0, e).astype(np.float32), "holds zeros alone"),
+        (lambda e: np.where(np.arange(len(e))[:, None] == 2, 0, e).astype(np.float32), "holds only zeros"),
         (
             lambda e: np.concatenate([e] * 2500, axis=1),
             "20,000 numbers, more than 16,384|more than embeddings",
@@ -456,9 +456,9 @@ def test_unknown_models_versions_and_labels(
          "be in the set {y}.", "serves another kind of model", 1),
         # words that nobody foresaw: a grey picture shows that no picture would do, twice for strangers' sake
         ("INVALID_ARGUMENT", 400, "Expects arg[0] to be string but uint8 is provided",
-         r"refuses a plain grey picture as well \(.*Expects arg\[0\].*\); see that the model", 3),
+         r"refuses a plain grey image as well \(.*Expects arg\[0\].*\); check that the model", 3),
         ("RESOURCE_EXHAUSTED", 413, "SERVER: Received message larger than max (90 vs. 10)",
-         "finds a request of one small picture too large .*; raise its limit, or that of the proxy", 2),
+         "finds a request of one small image too large .*; raise its limit, or that of the proxy", 2),
         ("PERMISSION_DENIED", 403, "who are you?", "who are you", 1),
         ("UNIMPLEMENTED", 501, "unknown service", "unknown service", 1),
     ],
@@ -514,9 +514,7 @@ def test_a_single_picture_that_is_too_large(client: Client, models: Models, phot
 
     models.before = refuse
     size = f"{len(photographs[0]):,}"
-    with pytest.raises(
-        UserError, match=rf"Image 0 has {size} bytes, more than .*; send a smaller picture, or"
-    ):
+    with pytest.raises(UserError, match=rf"Image 0 has {size} bytes, more than .*; send a smaller image, or"):
         client.embed(photographs[:2])
     assert models.requests == 3
 
@@ -669,8 +667,8 @@ def test_rest_swap_that_nobody_tells(models: Models, photographs: list[bytes]) -
         ("http://host?x=1", {}, "is not an address of a REST server"),
         ("http://[::1", {}, "is not an address of a REST server"),
         ("http://host\x1b[2J", {}, "server must be a name"),
-        ("localhost", {}, "does not tell the server's port; write grpc://HOST:8500"),
-        ("localhost:grpc", {}, "does not tell the server's port"),
+        ("localhost", {}, "does not give the server's port; write grpc://HOST:8500"),
+        ("localhost:grpc", {}, "does not give the server's port"),
         ("", {}, "server must be a name"),
     ],
 )
@@ -683,7 +681,7 @@ def test_grpc_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in sys.modules if name.startswith("tensorflow_serving")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "tensorflow_serving", None)
-    with pytest.raises(UserError, match=r'pip install "san-tf\[serving\]".*or ask by REST'):
+    with pytest.raises(UserError, match=r'pip install "san-tf\[serving\]".*or use REST'):
         Client("localhost:8500", "market")
 
 

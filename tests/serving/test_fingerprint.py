@@ -47,7 +47,7 @@ def test_missing_added_and_changed_files(export: Path) -> None:
     notes = export / "assets.extra" / "san_tf.json"
     text = notes.read_text()
     notes.write_text(text.replace('"l2_normalized": true', '"l2_normalized": false'))
-    with pytest.raises(UserError, match="account of the preprocessing is not as it was written"):
+    with pytest.raises(UserError, match="description of the preprocessing is not as it was written"):
         verify_export(export)
     # Notes of one's own may be added, and a calibration.
     notes.write_text(json.dumps(json.loads(text) | {"scores": {"mAP": 0.5}}))

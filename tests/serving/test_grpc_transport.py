@@ -86,7 +86,7 @@ FLOAT, VARIANT, HALF, STRING = 1, 21, 19, 7
         (tensor(FLOAT, (1, 3), float_val=[1.0] * 4), "other numbers than its shape says"),
         (tensor(FLOAT, (1, 3), tensor_content=b"1234" * 2), "other numbers than its shape says"),
         (tensor(FLOAT, (1, 3), tensor_content=b"1234" * 3 + b"5"), "other numbers than its shape says"),
-        (tensor(FLOAT, (1, 3), float_val=[0.0]), "zeros alone"),
+        (tensor(FLOAT, (1, 3), float_val=[0.0]), "only zeros"),
         (tensor(FLOAT, (1, 3), float_val=[np.nan]), "NaN or infinity"),
         (tensor(VARIANT, (1, 3)), "its embeddings are DT_VARIANT in place of float32"),
         (tensor(HALF, (1, 3), half_val=[1] * 3), "its embeddings are DT_HALF in place of float32"),

@@ -188,9 +188,7 @@ def test_a_full_disk_leaves_the_old_file(
 def test_wrong_folders(served_models: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="absent is not a folder"):
         find_versions(tmp_path / "absent")
-    with pytest.raises(
-        UserError, match=r"market/1 is a SavedModel, where the folder above.*Name .*market\.$"
-    ):
+    with pytest.raises(UserError, match=r"market/1 is a SavedModel, but the folder above.*Name .*market\.$"):
         find_versions(served_models / "1")
     (tmp_path / "empty" / "one").mkdir(parents=True)
     (tmp_path / "empty" / "01").mkdir()

@@ -278,7 +278,7 @@ def test_permissions(status: str) -> None:
     with (
         server(lambda _: [answer(body, status)]) as (address, asked),
         Client(address, "market") as client,
-        pytest.raises(UserError, match="wants a permission that the client does not have"),
+        pytest.raises(UserError, match="needs a permission that the client does not have"),
     ):
         client.embed([PICTURE])
     assert len(asked.requests) == 1

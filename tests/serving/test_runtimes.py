@@ -280,7 +280,7 @@ def test_mistakes_are_one_sentence(
     cases = [
         ((tmp_path / "nothing", "--out", out), "is not a folder"),
         ((stranger, "--out", out), "is not an export of this package"),
-        ((saved_model, "--out", out, "--weights", "int8"), "int8 wants images"),
+        ((saved_model, "--out", out, "--weights", "int8"), "int8 needs images"),
         ((saved_model, "--out", out, "--weights", "int8", "--calibration", tmp_path / "x"), "does not exist"),
         ((saved_model, "--out", out, "--weights", "int8", "--calibration", broken), "cannot be decoded"),
         ((saved_model, "--out", out, "--to", "tensorrt"), "invalid choice"),
