@@ -88,8 +88,8 @@ class ArchiveIndex:
 
     def _refuse(self, name: str, what: str) -> None:
         raise UserError(
-            f"The archive {shown(str(self.archive))} holds {what} {name!r}; do not use it, but get the benchmark "
-            "from its source."
+            f"The archive {shown(str(self.archive))} holds {what} {name!r}; do not use it, but get the "
+            "benchmark from its source."
         )
 
 

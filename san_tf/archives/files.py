@@ -24,8 +24,8 @@ class DamagedFileError(ValueError):
 class Files(abc.ABC):
     """Files by their paths relative to a root, written with `/`.
 
-    Hidden files and files of file managers (`Thumbs.db`, `__MACOSX`) are left out. Objects can be pickled, and
-    several threads may read them.
+    Hidden files and files of file managers (`Thumbs.db`, `__MACOSX`) are left out. Objects can be pickled.
+    Several threads may read them.
 
     Attributes:
         place: the folder or archive, for messages.

@@ -1,1 +1,1 @@
-"""Published benchmarks as they lie on a user's disk: found, checked, counted, and read without unpacking."""
+"""Finds, checks and reads a user's copies of published benchmarks, without unpacking them."""

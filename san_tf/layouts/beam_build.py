@@ -1,4 +1,4 @@
-"""The same examples by Apache Beam: chunks of images, read and looked at by any number of workers."""
+"""Builds a benchmark's examples with Apache Beam: workers read and check chunks of images."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from san_tf.archives.files import Files
 from san_tf.errors import UserError
 from san_tf.layouts.samples import Sample, Source
 
-# Images that a worker takes at a time.
+# Number of images in a worker's chunk.
 _CHUNK = 256
 _PROBLEMS = "problems"
 
 
 class CheckedExamples(beam.PTransform):
-    """Examples of a split, and a file with what is wrong with the images that are none.
+    """Makes the examples of a split, and a file with the problems of damaged images.
 
-    Whatever a worker raises reaches the user as a page of traceback, each runner's own. So workers write
-    sentences, and who started the pipeline reads them at its end.
+    An error in a worker reaches the user as a long traceback that differs between runners. So workers write
+    sentences to a file, and the process that started the pipeline reads it at the end.
 
     Args:
-        sources: of the split. Folders and archives must have the same path on every worker.
-        problems: file to write, one sentence a line; it is empty if all is well.
+        sources: sources of the split. Folders and archives must have the same path on every worker.
+        problems: file to write, one sentence per line; it is empty if all images are good.
 
     Raises:
-        UserError: a source is an archive that can only be read from its beginning on.
+        UserError: a source is a compressed tar archive, which can only be read from its beginning.
     """
 
     def __init__(self, sources: Sequence[Source], problems: str | os.PathLike[str]) -> None:
@@ -45,7 +45,7 @@ class CheckedExamples(beam.PTransform):
         self._problems = os.fspath(problems)
 
     def expand(self, pipeline: Any) -> Any:
-        """Add the steps to a pipeline and return the collection of keys and examples."""
+        """Add the steps to a pipeline, and return the collection of keys and examples."""
         chunks = [
             (files, samples[start : start + _CHUNK])
             for files, samples in self._sources
@@ -65,11 +65,11 @@ class CheckedExamples(beam.PTransform):
 
 
 class _Check(beam.DoFn):
-    """Reads the images of a chunk."""
+    """Reads and checks the images of a chunk."""
 
     def process(self, chunk: tuple[Files, Sequence[Sample]]) -> Iterator[Any]:
-        """Yield keys and examples, and sentences on the side."""
-        # TensorFlow starts in the worker, not in the process that only plans.
+        """Yield keys and examples, and sentences as a side output."""
+        # Imported here, so that TensorFlow starts in the worker and not in the planning process.
         from san_tf.layouts.checking import read_checked
         from san_tf.layouts.samples import record
 

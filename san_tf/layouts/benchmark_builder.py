@@ -1,4 +1,4 @@
-"""What the builders of published benchmarks share: records, checks, counts, one machine or many."""
+"""Base class of the builders of published benchmarks: examples, checks, counts, Apache Beam."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from san_tf.layouts.manual_folder import find_copy
 from san_tf.layouts.samples import Counts, Sample, Source, check_counts, listed, record, refuse_corrupt
 
 _ADDED, _REMOVED, _CHANGED, _RELABELLED = _CHANGES = ("added", "removed", "changed", "relabelled")
-# In the folder of a data set that was built without its damaged images: their names, one a line.
+# File in the folder of a data set built without its damaged images: their names, one per line.
 SKIPPED = "skipped.txt"
 
 
@@ -34,8 +34,8 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
     """Builder configuration of a benchmark.
 
     Attributes:
-        check_counts: hold the copy against the published numbers of images and identities; off for a part of
-            a benchmark, or data of one's own in its layout.
+        check_counts: compare the copy with the published numbers of images and identities; switch it off for
+            a part of a benchmark, or your own data in its layout.
         skip_corrupt: leave damaged images out and list them in `skipped.txt`; else one stops the build.
     """
 
@@ -43,7 +43,7 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
     skip_corrupt: bool = False
 
     def changed(self, name: str, **values: Any) -> BenchmarkConfig:
-        """The same configuration with other values, under a name of its own, as TFDS demands.
+        """Return the configuration with other values and another name, as TFDS requires.
 
         Example:
             >>> config.changed("standard_mine", check_counts=False)
@@ -51,57 +51,57 @@ class BenchmarkConfig(tfds.core.BuilderConfig):
         return dataclasses.replace(self, name=name, **values)  # type: ignore[call-arg]  # name is TFDS's
 
     def without_corrupt(self) -> BenchmarkConfig:
-        """The configuration that leaves damaged images out: its data set is another one, so is its name."""
+        """Return the configuration that leaves damaged images out, under another name."""
         return self.changed(f"{self.name}_skip_corrupt", skip_corrupt=True)
 
     def uncounted(self) -> BenchmarkConfig:
-        """The configuration that takes any number of images and identities."""
+        """Return the configuration that accepts any number of images and identities."""
         return self.changed(f"{self.name}_uncounted", check_counts=False)
 
 
 class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """Base of the builders of published benchmarks.
+    """Base class of the builders of published benchmarks.
 
-    A subclass gives `VERSION`, `RELEASE_NOTES`, `BUILDER_CONFIGS`, `MANUAL_DOWNLOAD_INSTRUCTIONS` and the
+    A subclass defines `VERSION`, `RELEASE_NOTES`, `BUILDER_CONFIGS`, `MANUAL_DOWNLOAD_INSTRUCTIONS` and the
     methods below. Records hold `image` (bytes as stored), `pid`, `camid` (from 0) and `filename`.
 
-    An interrupted build goes on where it was, see `ResumableBuilder`; with Beam it starts anew, because its
-    workers have no disk in common.
+    An interrupted build resumes, see `ResumableBuilder`. With Beam it starts again, because the workers share
+    no disk.
     """
 
     @abc.abstractmethod
     def _layout(self) -> Layout:
-        """The layout of the chosen configuration."""
+        """Return the layout of the chosen configuration."""
 
     @abc.abstractmethod
     def _sources(self, files: Files, manual_dir: Path) -> Mapping[str, Sequence[Source]]:
-        """The images of each of the splits `train`, `query` and `gallery`.
+        """Return the images of the splits `train`, `query` and `gallery`.
 
         Args:
-            files: the copy that was found.
-            manual_dir: where it lies, for what a configuration wants besides.
+            files: the user's copy.
+            manual_dir: its folder, for additional files of a configuration.
         """
 
     def _remarks(self) -> tuple[dict[str, int], list[str]]:
-        """What `_sources` found besides: files not taken, by kind, and sentences on the unexpected."""
+        """Return what else `_sources` found: numbers of unused files by kind, and notes for the user."""
         return {}, []
 
     def _stamps(self, files: Files, manual_dir: Path) -> list[str] | None:
-        """What changes with the copy, where that is known without listing its images; None if it is not.
+        """Return texts that change with the copy, if known without listing its images; else None.
 
         Args:
-            files: the copy that was found.
-            manual_dir: where it lies.
+            files: the user's copy.
+            manual_dir: its folder.
         """
         del files, manual_dir
         return None
 
     def _find(self, manual_dir: Path) -> Files:
-        """The copy in the manual folder."""
+        """Find the copy in the manual folder."""
         return find_copy(manual_dir, self._layout())
 
     def _published(self) -> Mapping[str, Counts]:
-        """The published numbers of the chosen configuration."""
+        """Return the published numbers of the chosen configuration."""
         return self._layout().counts
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -136,7 +136,7 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         return self._described(files, manual_dir, {} if known else self._sources(files, manual_dir))
 
     def _described(self, files: Files, manual_dir: Path, splits: Mapping[str, Sequence[Source]]) -> MadeFrom:
-        """What a data set of these images is made from."""
+        """Describe the source of a data set of these images."""
         left_out, notes = self._remarks()
         stamps = self._stamps(files, manual_dir)
         places = {files.place}
@@ -159,13 +159,13 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
 
     @property
     def _default_manual_dir(self) -> Path:
-        """TFDS's own place for downloads by hand."""
+        """TFDS's default folder for manual downloads."""
         return Path(self.data_dir_root) / "downloads" / "manual"
 
     def _difference(self, made_from: MadeFrom | None, manual_dir: Path | None) -> str | None:
         manual_dir = manual_dir or self._default_manual_dir
         counts: collections.Counter[str] = collections.Counter()
-        # A copy may have to be unpacked to be looked into.
+        # A copy may have to be unpacked for the comparison.
         with contextlib.ExitStack() as self._held:
             files = self._find(manual_dir)
             splits = self._sources(files, manual_dir)
@@ -174,10 +174,10 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         if not counts:
             return None
         told = [f"{counts[change]:,} {change}" for change in _CHANGES if counts[change]]
-        return f"The images in {files.place} are other ({listed(told)}) than those of"
+        return f"The images in {files.place} differ ({listed(told)}) from those of"
 
     def _compared(self, split: str, sources: Sequence[Source]) -> collections.Counter[str]:
-        """How many images of a split are other than those in its records, by what they are."""
+        """Count the images of a split that differ from its records, by kind of difference."""
         kept = dict(self._kept(split)) if split in self.info.splits else {}
         counts: collections.Counter[str] = collections.Counter()
         there = set()
@@ -194,7 +194,7 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
                         continue
                     checked = read_checked(sample, read, look=not digest)
                     if not digest:
-                        # A damaged one was left out, and still is.
+                        # A damaged image was left out before, and still is.
                         counts[_ADDED] += not (self.builder_config.skip_corrupt and checked.problem)
                     elif hashlib.sha256(checked.content).digest() != digest:
                         counts[_CHANGED] += 1
@@ -202,7 +202,7 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         return +counts
 
     def _kept(self, split: str) -> Iterator[tuple[str, tuple[int, int, bytes]]]:
-        """Name, identity, camera and digest of each image in the records."""
+        """Yield name, identity, camera and digest of each image in the records."""
         decoders = {"image": tfds.decode.SkipDecoding()}
         config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
         records = self.as_dataset(split=split, decoders=decoders, shuffle_files=False, read_config=config)
@@ -231,7 +231,7 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
         self._problems_file(split).write_text("".join(f"{problem}\n" for problem in problems))
 
     def _checked(self, name: str, files: Files, samples: Sequence[Sample]) -> Iterator[Item]:
-        """Records, or sentences on images that are damaged, in the order that is cheapest to read."""
+        """Yield records, or sentences about damaged images, in the cheapest reading order."""
         samples = [samples[index] for index in files.order([sample.path for sample in samples])]
 
         def check(indices: Sequence[int]) -> Iterator[Item]:
@@ -250,22 +250,22 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
     ) -> None:
-        # Asking for a runner is asking for Beam: the same data set under the same name, by other means.
+        # A runner means Beam, which makes the same data set under the same name.
         self._by_beam = bool(download_config.beam_runner or download_config.beam_options)
-        # What a build holds open until its end, such as a file that was unpacked for it.
+        # Resources that a build keeps open until its end, such as a temporarily unpacked file.
         with contextlib.ExitStack() as self._held:
             super()._download_and_prepare(dl_manager, download_config)
             self._noted.write(self.data_dir)
         problems = []
         for split in self.info.splits:
             file = self._problems_file(split)
-            if file.exists():  # else TFDS was told to take some examples only
+            if file.exists():  # missing if TFDS takes only some examples
                 problems += file.read_text().splitlines()
                 file.unlink()
         if not self.builder_config.skip_corrupt:
             refuse_corrupt(problems)
         elif problems:
-            # TFDS renames this folder when all is written, so the list appears with the data.
+            # TFDS renames this folder at the end, so the list appears together with the data.
             epath.Path(self.data_dir, SKIPPED).write_text("".join(f"{problem}\n" for problem in problems))
 
     def _problems_file(self, split: str) -> epath.Path:
@@ -273,8 +273,8 @@ class BenchmarkBuilder(ResumableBuilder, skip_registration=True):  # type: ignor
 
 
 def manual_folder(dl_manager: tfds.download.DownloadManager) -> Path:
-    """The manual folder, there or not."""
+    """Return the manual folder, whether it exists or not."""
     try:
         return Path(dl_manager.manual_dir)
-    except (AssertionError, OSError):  # missing, empty or no folder: `find_copy` says it better
+    except (AssertionError, OSError):  # missing, empty or not a folder: `find_copy` gives a better message
         return Path(dl_manager._manual_dir)

@@ -1,4 +1,4 @@
-"""Opens a benchmark's builder as an experiment wants it, and prepares it from the copy a user has."""
+"""Opens a benchmark's builder for an experiment, and prepares it from the user's copy."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def open_benchmark(
     """Return the builder of a benchmark, prepared or not.
 
     Args:
-        name: of a builder in `datasets/`, with `/config` where another than its first is wanted.
-        data_dir: where prepared data sets lie; see `find_builder`.
-        skip_corrupt: damaged images are left out, and the data set has `_skip_corrupt` in its name.
-        check_counts: the published numbers must be there; without, the data set has `_uncounted` in its name.
-        config: a `BenchmarkConfig` of one's own, such as a `CustomConfig`, in place of one by name.
+        name: name of a builder in `datasets/`, with `/config` for a config other than its first.
+        data_dir: folder of prepared data sets; see `find_builder`.
+        skip_corrupt: leave damaged images out; the data set then has `_skip_corrupt` in its name.
+        check_counts: require the published numbers; without it the data set has `_uncounted` in its name.
+        config: your own `BenchmarkConfig`, such as a `CustomConfig`, instead of one by name.
 
     Raises:
-        UserError: there is no such data set or configuration.
+        UserError: the data set or configuration does not exist.
 
     Example:
         >>> builder = open_benchmark("market1501/distractors_500k", "data")
@@ -44,7 +44,7 @@ def open_benchmark(
         changed = builder.builder_config if config is None else config
         if not hasattr(changed, "check_counts"):
             raise UserError(
-                f"{dataset} is not a benchmark that is read from a copy, so its images cannot be left out."
+                f"{dataset} is not built from a copy of images, so damaged ones cannot be left out."
             )
         if skip_corrupt:
             changed = changed.without_corrupt()
@@ -57,21 +57,21 @@ def open_benchmark(
 def prepare_benchmark(
     builder: Any, manual_dir: str | os.PathLike[str] | None = None, beam_runner: Any = None
 ) -> None:
-    """Build the data set, unless it is built already from the same images.
+    """Build the data set, unless it was already built from the same images.
 
-    What is built is held against the copy: names, sizes and times of its files, and their bytes where those
-    differ. It is built anew if images were added, removed, changed or relabelled, or if it is damaged; it is
-    used as it is if the copy it was built from is gone.
+    An existing data set is compared with the copy: names, sizes and times of the files, and their bytes if
+    those differ. It is built again if images were added, removed, changed or relabelled, or if it is damaged.
+    If the copy no longer exists, the data set is used as it is.
 
-    A build leaves all or nothing to be read. One that was interrupted goes on where it was when it is started
-    again; with Beam it starts anew.
+    A data set appears complete or not at all. An interrupted build resumes when it is started again; with
+    Beam it starts from the beginning.
 
     Args:
-        builder: of `open_benchmark`.
-        manual_dir: where the copy of the benchmark lies; None takes the place it was built from, or TFDS's
-            own for such copies, `downloads/manual` in the folder of data sets.
-        beam_runner: the name of an Apache Beam runner ("DirectRunner") or a runner, to spread the work over
-            its workers; None does without Beam.
+        builder: a builder from `open_benchmark`.
+        manual_dir: folder of the benchmark's copy; None takes the one it was built from, or TFDS's default,
+            `downloads/manual` in the folder of data sets.
+        beam_runner: an Apache Beam runner or its name ("DirectRunner"), to share the work among its workers;
+            None works without Beam.
 
     Raises:
         UserError: the copy is missing, incomplete, damaged or unsafe, the folder of data sets cannot be
@@ -92,21 +92,21 @@ def prepare_benchmark(
 
 
 def source_note(builder: Any, manual_dir: str | os.PathLike[str] | None = None) -> str | None:
-    """A sentence on prepared data whose copy changed since; None where it did not, or nobody can tell.
+    """Return a sentence about prepared data whose copy changed since; None if unchanged or unknown.
 
     Args:
-        builder: of a data set that is prepared.
-        manual_dir: the folder of copies, where it is named.
+        builder: builder of a prepared data set.
+        manual_dir: folder of copies, if the user named one.
 
     Raises:
-        UserError: the folder that is named holds another copy than the data set was built from.
+        UserError: the named folder holds another copy than the data set was built from.
     """
     if not hasattr(builder, "changed") or not builder.data_path.exists():
         return None
     made_from = MadeFrom.read(builder.data_path)
     same = manual_dir is None or (made_from and made_from.manual_dir == os.path.abspath(manual_dir))
     if same and made_from and made_from.is_of_the_same_archives():
-        return None  # a compressed one would be read to its end to list it
+        return None  # listing a compressed archive would read all of it
     with quiet_tfds(), _disk_errors_named(builder):
         changed = builder.changed(None if manual_dir is None else Path(manual_dir).expanduser())
     if changed is None:
@@ -114,17 +114,17 @@ def source_note(builder: Any, manual_dir: str | os.PathLike[str] | None = None) 
     sentence = f"{changed} {builder.info.full_name} in {builder.data_path}"
     if made_from and not same:
         raise UserError(
-            f"{sentence}, which was made from {made_from.manual_dir}; --stage prepare makes it anew of the "
-            "folder that is named, another --data_dir keeps both."
+            f"{sentence}, which was made from {made_from.manual_dir}; --stage prepare makes it anew from the "
+            "named folder, another --data_dir keeps both."
         )
-    return f"{sentence}; what was prepared is used, and --stage prepare makes it anew."
+    return f"{sentence}; the prepared data are used, and --stage prepare makes them anew."
 
 
 def told_of(builder: Any) -> list[str]:
-    """What a prepared data set holds, and what was left out of it, in lines for its user.
+    """Return lines for the user about what a prepared data set holds, and what was left out.
 
     Args:
-        builder: of a data set that is prepared.
+        builder: builder of a prepared data set.
 
     Example:
         >>> told_of(builder)
@@ -161,14 +161,14 @@ def told_of(builder: Any) -> list[str]:
         gone = [place for place in made_from.places if not Path(place).exists()]
         if gone:
             lines.append(
-                f"{gone[0]}, from which it was made, is gone, so nobody can tell whether that changed; what "
-                "is prepared is used."
+                f"{gone[0]}, from which it was made, no longer exists, so changes cannot be detected; the "
+                "prepared data are used."
             )
     return lines
 
 
 def terms_of(builder: Any) -> str:
-    """Licence and consent of a benchmark in a sentence or two, to be shown to whoever builds it.
+    """Return a benchmark's licence and consent in a sentence or two, for users who build it.
 
     Example:
         >>> terms_of(open_benchmark("dukemtmc_reid"))[:41]
@@ -179,7 +179,7 @@ def terms_of(builder: Any) -> str:
 
 @contextlib.contextmanager
 def _disk_errors_named(builder: Any) -> Iterator[None]:
-    """Turn what a full or closed disk raises into a sentence that names the folder of data sets."""
+    """Turn errors of a full or read-only disk into a sentence that names the folder of data sets."""
     from tensorflow import errors
 
     try:
@@ -199,7 +199,7 @@ def _disk_errors_named(builder: Any) -> Iterator[None]:
 
 
 def _runner(name: str) -> Any:
-    """An Apache Beam runner by its name."""
+    """Return an Apache Beam runner by its name."""
     try:
         from apache_beam.runners import create_runner
     except ImportError as error:

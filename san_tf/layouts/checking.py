@@ -1,4 +1,4 @@
-"""Reads images in parallel and looks at every one, so that a damaged file is met here and not in training."""
+"""Reads and checks all images in parallel, so that damaged files are found before training."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from san_tf.image_formats import jpeg_or_png
 from san_tf.layouts.samples import Sample
 
 MAX_SIDE = 4096
-# Images read ahead: enough to keep the threads busy, little enough to keep the memory constant.
+# Images read ahead: enough to keep the threads busy, few enough to limit the memory.
 _AHEAD = 64
 
 
 class Checked(NamedTuple):
-    """An image that was read.
+    """An image that was read and checked.
 
     Attributes:
-        sample: which.
-        content: its bytes as they are stored if it is a JPEG or PNG file, else a PNG file of its pixels.
-        problem: half a sentence ("is empty"); None for an image that is well.
+        sample: the image.
+        content: the stored bytes of a JPEG or PNG file; other formats are converted to PNG.
+        problem: half a sentence ("is empty"); None for a good image.
     """
 
     sample: Sample
@@ -36,13 +36,13 @@ class Checked(NamedTuple):
 
 
 def image_problem(content: bytes) -> str | None:
-    """Look at an image: its header first, then every pixel with the decoder that training uses.
+    """Check an image: first its header, then all pixels with training's decoder.
 
     Args:
         content: bytes of a file.
 
     Returns:
-        None if all is well, else half a sentence, such as "is empty".
+        None for a good image, else half a sentence, such as "is empty".
 
     Example:
         >>> image_problem(b"")
@@ -63,17 +63,18 @@ def image_problem(content: bytes) -> str | None:
 
 
 def checked_images(files: Files, samples: Sequence[Sample], threads: int | None = None) -> Iterator[Checked]:
-    """Read and look at images, in the order that is cheapest to read.
+    """Read and check images, in the cheapest reading order.
 
-    Memory holds some tens of images at a time, however many there are.
+    Memory holds only some tens of images at a time.
 
     Args:
-        files: the copy.
-        samples: which images.
-        threads: how many read and decode; None takes twice the cores, because some wait for the disk.
+        files: the user's copy.
+        samples: the images to read.
+        threads: number of threads that read and decode; None takes twice the number of cores, because some
+            wait for the disk.
 
     Raises:
-        UserError: an archive ends before its end.
+        UserError: an archive is truncated.
     """
     number = threads or 2 * core_count()
     with ThreadPoolExecutor(number) as pool:
@@ -91,15 +92,15 @@ def checked_images(files: Files, samples: Sequence[Sample], threads: int | None 
 
 
 def read_checked(sample: Sample, read: Callable[[], bytes], look: bool = True) -> Checked:
-    """Read an image, bring it to JPEG or PNG if it is neither, and look at it.
+    """Read an image, convert it to PNG if it is neither JPEG nor PNG, and check it.
 
     Args:
-        sample: which.
-        read: reads it.
-        look: decode its pixels, to see whether all is well.
+        sample: the image.
+        read: reads its file.
+        look: also decode the pixels, to find damage.
     """
     try:
         content = jpeg_or_png(read(), MAX_SIDE**2)
-    except ValueError as error:  # it cannot be read, or not be brought to PNG
+    except ValueError as error:  # it cannot be read, or not be converted to PNG
         return Checked(sample, b"", str(error))
     return Checked(sample, content, image_problem(content) if look else None)

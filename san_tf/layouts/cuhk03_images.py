@@ -1,4 +1,4 @@
-"""The images of CUHK03, which are arrays in one MATLAB file (version 7.3, so HDF5), read from there."""
+"""Reads the images of CUHK03 from the arrays of its MATLAB file (version 7.3, so HDF5)."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from san_tf.layouts.checking import MAX_SIDE
 
 Boxes = Literal["labeled", "detected"]
 PAIRS = 5
-# Five images of a person by each camera of a pair.
+# Images of a person: five by each camera of a pair.
 _SHOTS = 10
-# More than there are: a small file can declare billions.
+# More than there are; a small file could declare billions.
 _MAX_PEOPLE = 10_000
 _MAX_SETS = 1_000
 _NAME = re.compile(r"(?P<pair>[1-5])_(?P<person>\d{3})_(?P<view>[12])_(?P<shot>\d{2})\.png")
@@ -32,15 +32,16 @@ _NAME = re.compile(r"(?P<pair>[1-5])_(?P<person>\d{3})_(?P<view>[12])_(?P<shot>\
 class Cuhk03Images(Files):
     """Images of `cuhk-03.mat` as PNG files named `pair_person_view_shot.png`, as CUHK03-NP names them.
 
-    In the MATLAB file, `labeled` and `detected` are cells of five camera pairs, each a cell of persons x 10
-    images, the first five by one camera. HDF5 holds every array transposed. Cells without an image are empty.
+    In the MATLAB file, `labeled` and `detected` are cells of five camera pairs. Each pair is a cell of
+    persons x 10 images, the first five by one camera. Cells without an image are empty. HDF5 stores every
+    array transposed.
 
     Args:
         mat: path of `cuhk-03.mat`.
-        boxes: "labeled" (drawn by hand) or "detected".
+        boxes: "labeled" (by hand) or "detected".
 
     Raises:
-        UserError: the file is truncated or another one.
+        UserError: the file is truncated, or not that of CUHK03.
 
     Example:
         >>> Cuhk03Images("cuhk03_release/cuhk-03.mat", "labeled").paths()[0]
@@ -67,7 +68,7 @@ class Cuhk03Images(Files):
         return path in self._names
 
     def size(self, path: str) -> int:
-        """See `Files.size`; of the array, without its header."""
+        """See `Files.size`; the size of the array, without PNG's header."""
         return int(np.prod(self._names[path]))
 
     def stamp(self, path: str) -> str:
@@ -79,15 +80,15 @@ class Cuhk03Images(Files):
         return f"{path} ({self.boxes}) in {self.place}"
 
     def rooted(self, folder: str) -> Files:
-        """There are no folders."""
+        """Not supported: there are no folders."""
         raise NotImplementedError
 
     def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """There are no files."""
+        """Not supported: there are no separate files."""
         raise NotImplementedError
 
     def test_sets(self) -> list[list[tuple[int, int]]]:
-        """The 20 sets of 100 test identities: camera pair and person, both from 1."""
+        """Return the 20 sets of 100 test identities: camera pair and person, both from 1."""
         with _mat_errors_named(self.place), _LOCK:
             file = _opened(self.place, self._version)
             references = np.ravel(_content(_dataset(file, "testsets"), _MAX_SETS))
@@ -108,24 +109,24 @@ class Cuhk03Images(Files):
             raise
         except Exception:  # h5py raises whatever it stumbles on
             raise DamagedFileError("is damaged: it cannot be read") from None
-        # (colours, width, height) as MATLAB's columns lie in HDF5; OpenCV takes blue first.
+        # HDF5 stores MATLAB's array as (colours, width, height); OpenCV needs blue first.
         image = np.ascontiguousarray(array.transpose(2, 1, 0)[..., ::-1])
         return cv2.imencode(".png", image)[1].tobytes()
 
 
-# HDF5 has one for itself; ours also keeps an open file from being closed under a reader.
+# HDF5 has its own lock; this one also prevents closing a file while another thread reads it.
 _LOCK = threading.RLock()
 
 
 @functools.lru_cache(maxsize=1)
 def _opened(mat: Path, version: tuple[int, ...]) -> h5py.File:
-    """The file, kept open; another version of it is another file."""
+    """Open the file and keep it open; a changed file is opened again."""
     return h5py.File(mat, "r")
 
 
 @functools.lru_cache(maxsize=2 * PAIRS)
 def _cell(file: h5py.File, boxes: str, pair: int) -> np.ndarray:
-    """References to the images of a camera pair, `(10, persons)`."""
+    """Return references to the images of a camera pair, `(10, persons)`."""
     references = np.ravel(_content(_dataset(file, boxes), PAIRS))
     if len(references) != PAIRS:
         raise KeyError(boxes)
@@ -142,10 +143,10 @@ def _dataset(file: h5py.File, name: str) -> h5py.Dataset:
 
 
 def _content(dataset: h5py.Dataset, most: int) -> np.ndarray:
-    """Read an array of this file's own; what it declares is looked at before memory is taken for it.
+    """Read an array stored in this file, after checking its declared size.
 
     Raises:
-        ValueError: it has more than `most` elements, or they lie in another file.
+        ValueError: the array has more than `most` elements, or is stored in another file.
     """
     if dataset.is_virtual or dataset.external:
         raise ValueError("its elements lie in another file")
@@ -156,7 +157,7 @@ def _content(dataset: h5py.Dataset, most: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _names(mat: Path, version: tuple[int, ...], boxes: Boxes) -> dict[str, tuple[int, ...]]:
-    """Shapes of the images that are there, by name."""
+    """Return the shapes of the existing images by name."""
     names = {}
     with _LOCK:
         file = _opened(mat, version)

@@ -1,4 +1,4 @@
-"""Who trains and who is tested on CUHK03: the 767/700 protocol, and the 20 classic splits."""
+"""Training and test sets of CUHK03: the 767/700 protocol, and the 20 classic splits."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from san_tf.errors import UserError
 from san_tf.layouts.cuhk03_images import Cuhk03Images
 from san_tf.layouts.samples import Sample, Source
 
-# DeepReID experiments with 1,360 people: those of the first three of the five camera pairs.
+# DeepReID uses 1,360 people: those of the first three of the five camera pairs.
 _CLASSIC_PAIRS = (1, 2, 3)
 _MAX_IMAGES = 1_000_000
 _INDICES = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
 
 
 class _Parts(NamedTuple):
-    """What a name says: camera pair, person and view, all from 1."""
+    """Parts of an image name: camera pair, person and view, all from 1."""
 
     pair: int
     person: int
@@ -30,21 +30,24 @@ class _Parts(NamedTuple):
 
 
 def new_protocol(images: Cuhk03Images, files: Files, name: str) -> Mapping[str, list[Source]]:
-    """The splits of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", 2017.
+    """Return the splits of the 767/700 protocol.
+
+    Source: Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", 2017.
 
     Args:
-        images: all of them.
-        files: where the protocol lies.
+        images: all images of CUHK03.
+        files: folder or archive with the protocol.
         name: `cuhk03_new_protocol_config_labeled.mat` or `..._detected.mat`, a MATLAB file of version 5 with
-            `filelist`, `labels`, `train_idx`, `query_idx` and `gallery_idx` (from 1). Names tell the camera.
+            `filelist`, `labels`, `train_idx`, `query_idx` and `gallery_idx` (from 1). Image names contain the
+            camera.
 
     Raises:
-        UserError: the protocol is damaged or names images that are not there.
+        UserError: the protocol is damaged, or names missing images.
     """
     content = files.require(name)
     try:
         wanted = ["filelist", "labels", *_INDICES.values()]
-        # A small file can declare billions of cells, which would be made before they are found missing.
+        # A small file can declare billions of cells, and scipy would allocate them before it finds the error.
         declared = {item: shape for item, shape, _ in scipy.io.whosmat(io.BytesIO(content))}
         if any(math.prod(declared[item]) > _MAX_IMAGES for item in wanted):
             raise ValueError("shapes")
@@ -74,15 +77,15 @@ def new_protocol(images: Cuhk03Images, files: Files, name: str) -> Mapping[str, 
 
 
 def classic_split(images: Cuhk03Images, number: int) -> Mapping[str, list[Source]]:
-    """One of the 20 splits of Li et al., "DeepReID", CVPR 2014.
+    """Return one of the 20 splits of Li et al., "DeepReID", CVPR 2014.
 
-    100 people are tested, all others of the first three camera pairs train. Query and gallery both hold all
-    images of those tested; the protocol `cuhk03` of the evaluation draws one gallery image a person, by the
-    other camera than the query's.
+    100 people are for testing, and all others of the first three camera pairs for training. Query and gallery
+    both hold all images of the test people. The protocol `cuhk03` of the evaluation then draws one gallery
+    image per person, from the other camera than the query's.
 
     Args:
-        images: all of them.
-        number: of the split, from 1.
+        images: all images of CUHK03.
+        number: number of the split, from 1.
 
     Raises:
         UserError: the file has no such split.
@@ -90,7 +93,7 @@ def classic_split(images: Cuhk03Images, number: int) -> Mapping[str, list[Source
     sets = images.test_sets()
     if not 1 <= number <= len(sets):
         raise UserError(
-            f"{images.place} has {len(sets)} test sets, not one of number {number}; copy it again."
+            f"{images.place} has {len(sets)} test sets, so there is no number {number}; copy it again."
         )
     tested = set(sets[number - 1])
     parts = {name: _parts(name) for name in images.paths()}

@@ -1,4 +1,4 @@
-"""Images of one's own: who is in them is told by their paths, or by a table."""
+"""Your own images, with identities from their paths or from a table."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ SPLIT_NAMES: Mapping[str, tuple[str, ...]] = {
     "query": ("query", "image_query"),
     "gallery": ("gallery", "test", "bounding_box_test", "image_test"),
 }
-# A folder an identity, and nothing deeper: of `train/cam1/anna/1.jpg` nobody can tell who is meant.
+# One folder per identity, and nothing deeper: `train/cam1/anna/1.jpg` would be ambiguous.
 _SPLIT = "(?P<split>train|query|gallery|test|bounding_box_train|bounding_box_test)"
 FOLDERS = rf"{_SPLIT}/(?P<identity>[^/]+)/[^/]+"
 NAMES = rf"{_SPLIT}/(?P<identity>-1|[0-9]+)_c(?P<camera>[0-9]+).*"
-# The same with a folder a camera around the identities, or in them: where its name says so.
+# The same with camera folders around or inside the identity folders, if their names say so.
 _CAMERA = "(?P<camera>[Cc][Aa][Mm]([Ee][Rr][Aa])?[ _.-]*[0-9]+)"
 _DEEPER = (
     rf"{_SPLIT}/{_CAMERA}/(?P<identity>[^/]+)/[^/]+",
     rf"{_SPLIT}/(?P<identity>[^/]+)/{_CAMERA}/[^/]+",
 )
 _COLUMNS = ("path", "identity", "camera", "split")
-# Folders around everything that are looked through for the images.
+# Most folders around the images that are skipped.
 _AROUND = 5
 
 
 @dataclasses.dataclass(kw_only=True)
 class CustomConfig(BenchmarkConfig):
-    r"""Builder configuration of images of one's own.
+    r"""Builder configuration of your own images.
 
     Attributes:
-        place: folder or archive with the images, in the manual folder; empty for that folder itself.
-        pattern: regular expression that a whole path (relative to the place, with `/`) matches, with the
-            group `identity` and, where known, `camera` and `split`.
-        table: CSV file in the place, in place of a pattern: a row an image, with the columns `path`,
-            `identity` and, where known, `camera` and `split`.
-        split_names: what paths and tables call the splits `train`, `query` and `gallery`.
-        split: of the images whose path or row tells none.
-        junk: identities that no evaluation counts (-1 in the records).
-        distractors: identities that are of nobody who is searched (0 in the records).
+        place: folder or archive of the images in the manual folder; empty for that folder itself.
+        pattern: regular expression for a whole path (relative to the place, with `/`), with the group
+            `identity` and optionally `camera` and `split`.
+        table: CSV file in the place, instead of a pattern, with one row per image and the columns `path`,
+            `identity` and optionally `camera` and `split`.
+        split_names: names that paths and tables use for the splits `train`, `query` and `gallery`.
+        split: split of the images whose path or row names none.
+        junk: identities that evaluation ignores (-1 in the records).
+        distractors: identities that are not in the query (0 in the records).
 
     Example:
         >>> CustomConfig(name="shop", pattern=r"(?P<split>\w+)/(?P<identity>\d+)_cam(?P<camera>\d+)_.*")
@@ -74,12 +74,12 @@ class _Row(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a folder or archive of one's own holds.
+    """The contents of a folder or archive of your own images.
 
     Attributes:
-        sources: of each split that has any image.
-        left_out: how many files are not taken, by kind: a suffix, or what else they are.
-        notes: sentences on what a user may not expect.
+        sources: sources of each split that has images.
+        left_out: number of unused files by kind: a suffix, or a description.
+        notes: sentences for the user about anything unexpected.
     """
 
     sources: dict[str, list[Source]]
@@ -88,25 +88,26 @@ class Found(NamedTuple):
 
 
 def custom_sources(files: Files, config: CustomConfig) -> dict[str, list[Source]]:
-    """The images of each split that has any; see `find_images`."""
+    """Return the sources of each split that has images; see `find_images`."""
     return find_images(files, config).sources
 
 
 def find_images(files: Files, config: CustomConfig) -> Found:
-    """The images of each split that has any.
+    """Find the images of each split.
 
-    Identities that are whole numbers from 1 on keep them; if one is not, or two names are of one number (`7`
-    and `07`), all are numbered from 1 in the order of their names. Cameras are numbered from 0 in the order
-    of theirs; -1 is unknown. Names that differ in their Unicode form only are the same. A record's file name
-    is that of the image, or its path with `__` for `/` where two images of a split have the same.
+    Identities keep their numbers if all are whole numbers from 1 and no two names mean the same number (`7`
+    and `07`). Otherwise they are numbered from 1 in the order of their names. Cameras are numbered from 0 in
+    the order of their names; -1 is unknown. Names that differ only in their Unicode form are equal. A
+    record's file name is that of the image. If two images of a split have the same name, it is the path with
+    `__` for `/`.
 
     Args:
         files: the images.
-        config: what tells identities, cameras and splits.
+        config: says where to find identities, cameras and splits.
 
     Raises:
-        UserError: neither or both of pattern and table are given, or the one that is is wrong, or leaves
-            images out.
+        UserError: neither or both of pattern and table are given, or the given one is wrong or leaves images
+            out.
     """
     if (config.pattern is None) == (config.table is None):
         raise UserError(
@@ -149,13 +150,13 @@ def find_images(files: Files, config: CustomConfig) -> Found:
     if unknown:
         notes.append(
             f"{unknown:,} of {len(rows):,} images have no camera, so the evaluation cannot leave out gallery "
-            "images by the query's own camera: pictures of the same moment count, and scores come out higher."
+            "images by the query's own camera: images of the same moment count, and scores come out higher."
         )
     return Found(sources, dict(sorted(left_out.items())), notes)
 
 
 def _inside(files: Files, config: CustomConfig) -> Files:
-    """The same files without a folder around everything, if the configuration means what is in it."""
+    """The files without a folder around all of them, if the configuration means its contents."""
     inner = files
     for _ in range(_AROUND):
         paths = inner.paths()
@@ -187,7 +188,7 @@ def _compiled(config: CustomConfig) -> re.Pattern[str]:
 
 
 def _matched(files: Files, paths: Sequence[str], config: CustomConfig) -> Iterator[_Row]:
-    """What the pattern says of every image."""
+    """Yield what the pattern finds in each image's path."""
     pattern = _compiled(config)
     if config.pattern == FOLDERS:
         named = (re.compile(deeper) for deeper in _DEEPER)
@@ -200,7 +201,7 @@ def _matched(files: Files, paths: Sequence[str], config: CustomConfig) -> Iterat
             advice = (
                 "say which folder is the identity: "
                 f'--pattern "{_SPLIT}/(?P<identity>[^/]+)/.*" for the outer one, '
-                f'"{_SPLIT}/(?P<camera>[^/]+)/(?P<identity>[^/]+)/.*" for the one inside a folder a camera'
+                f'"{_SPLIT}/(?P<camera>[^/]+)/(?P<identity>[^/]+)/.*" for the one inside a camera folder'
             )
         raise UserError(
             f"{len(missed):,} of {len(paths):,} images do not match the pattern {config.pattern!r}, first "
@@ -218,7 +219,7 @@ def _matched(files: Files, paths: Sequence[str], config: CustomConfig) -> Iterat
 
 
 def _tabled(files: Files, paths: Sequence[str], config: CustomConfig) -> Iterator[_Row]:
-    """What the table says, row by row."""
+    """Yield the table's entries, row by row."""
     table = str(config.table)
     place = files.describe(table)
     there, seen = {_same(path): path for path in paths}, set()
@@ -230,7 +231,7 @@ def _tabled(files: Files, paths: Sequence[str], config: CustomConfig) -> Iterato
         if not path:
             kept = files.has(_slashed(written)) and not is_image_name(written)
             problem = f"{written!r} is not an image file" if kept else f"there is no image {written!r}"
-            raise UserError(f"{place}, line {number}: {problem} in {shown(str(files.place))}; mend the path.")
+            raise UserError(f"{place}, line {number}: {problem} in {shown(str(files.place))}; fix the path.")
         if path in seen:
             raise UserError(f"{place}, line {number}: {shown(path)} is there twice; remove one of the rows.")
         if not row["identity"]:
@@ -243,10 +244,10 @@ def _tabled(files: Files, paths: Sequence[str], config: CustomConfig) -> Iterato
 
 
 def _table_rows(files: Files, table: str) -> list[tuple[int, dict[str, str]]]:
-    """Lines of a CSV file and their cells by the names of their columns in small letters.
+    """Return line numbers and cells of a CSV file, by column name in lower case.
 
-    Its cells are parted by commas, or as its first line shows by semicolons or tabs, as spreadsheets of many
-    countries write them.
+    Cells are separated by commas, or by semicolons or tabs if the first line uses them, as many spreadsheets
+    do.
     """
     place = files.describe(table)
     content = files.require(table)
@@ -267,7 +268,7 @@ def _table_rows(files: Files, table: str) -> list[tuple[int, dict[str, str]]]:
         if number > 1 or (lines.fieldnames or []).count(name) > 1:
             raise UserError(f"{place} has two columns {name}; remove one.")
     if not rows:
-        raise UserError(f"{place} names no images; give a row an image.")
+        raise UserError(f"{place} names no images; write one row per image.")
     for number, row in rows:
         if None in row:
             raise UserError(
@@ -285,12 +286,12 @@ def _slashed(path: str) -> str:
 
 
 def _same(name: str) -> str:
-    """A name in the composed form of Unicode: macOS takes letters and their accents apart."""
+    """A name in the composed form of Unicode: macOS separates letters from their accents."""
     return unicodedata.normalize("NFC", name)
 
 
 def _look_alikes(what: str, names: Iterable[str]) -> Iterator[str]:
-    """A sentence on names that are told apart and may be meant as one."""
+    """Yield a sentence about names that differ but may mean the same."""
     groups = collections.defaultdict(list)
     for name in sorted(names):
         number = name.isascii() and name.isdigit()
@@ -299,7 +300,7 @@ def _look_alikes(what: str, names: Iterable[str]) -> Iterator[str]:
     if alike:
         others = f" (and {len(alike) - 1:,} more such)" if len(alike) > 1 else ""
         names = listed([repr(name) for name in alike[0]])
-        yield f"The {what} {names}{others} are counted as different ones; name them alike if they are not."
+        yield f"The {what} {names}{others} are counted as different ones; use one name if they are the same."
 
 
 def _counted(left_out: Mapping[str, int]) -> str:
@@ -308,7 +309,7 @@ def _counted(left_out: Mapping[str, int]) -> str:
 
 
 def _split(name: str, config: CustomConfig, where: str) -> str:
-    """The split that a path or table calls `name`."""
+    """Return the split that a path or table calls `name`."""
     if not name:
         return config.split
     for split, names in config.split_names.items():
@@ -319,9 +320,9 @@ def _split(name: str, config: CustomConfig, where: str) -> str:
 
 
 def _identities(names: Iterable[str]) -> dict[str, int]:
-    """Numbers of identities: their own where all are whole numbers from 1 on."""
+    """Numbers of identities: their own if all are whole numbers from 1."""
     ordered = _in_order(names)
-    # No number has more digits, and Python refuses to read thousands of them.
+    # A 64-bit number has no more digits, and Python refuses to read thousands of them.
     own = all(name.isascii() and name.isdigit() and len(name) < 20 for name in ordered)
     own = own and all(0 < int(name) < 2**63 for name in ordered)
     own = own and len({int(name) for name in ordered}) == len(ordered)
@@ -332,13 +333,13 @@ def _in_order(names: Iterable[str]) -> list[str]:
     """Names sorted, whole numbers by value."""
     names = list(names)
     if all(name.isascii() and name.isdigit() for name in names):
-        # As numbers, of however many digits.
+        # By value, for any number of digits.
         return sorted(names, key=lambda name: (len(name.lstrip("0")), name.lstrip("0"), name))
     return sorted(names)
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """File names that differ, also without their suffixes, which name textures."""
+    """Return file names that are unique even without suffix, because textures are named without it."""
     names = [path.rpartition("/")[2] for path in paths]
     if len({name.rpartition(".")[0] for name in names}) == len(names):
         return names

@@ -1,4 +1,4 @@
-"""File names that say who is in the picture and which camera took it."""
+"""Reads identity and camera from the file names of images."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from san_tf.layouts.samples import Sample
 
 @dataclass(frozen=True)
 class NamePattern:
-    r"""How a benchmark names its images.
+    r"""Pattern of a benchmark's image names.
 
     Attributes:
-        expression: matches a whole file name (without folders), with the groups `pid` and `camera`.
-        cameras: how many there are; they are numbered from 1. 0 where names tell no camera.
-        example: a name, for messages.
+        expression: regular expression for a whole file name (without folders), with the groups `pid` and
+            `camera`.
+        cameras: number of cameras, which count from 1; 0 if names contain no camera.
+        example: an example name, for messages.
 
     Example:
         >>> NamePattern(r"(?P<pid>-1|\d+)_c(?P<camera>\d).*", 6, "0002_c1s1_03.jpg").parse("0007_c2s1_00.jpg")
@@ -30,7 +31,7 @@ class NamePattern:
     example: str
 
     def parse(self, name: str) -> tuple[int, int] | None:
-        """Identity and camera (from 0, -1 if untold) of a file name; None if it is not such a name."""
+        """Return identity and camera (from 0, -1 if unknown) of a file name; None if it does not match."""
         match = re.fullmatch(self.expression, name, re.ASCII)
         if match is None:
             return None
@@ -41,16 +42,16 @@ class NamePattern:
 
 
 def samples_in(files: Files, folder: str, benchmark: str, pattern: NamePattern) -> list[Sample]:
-    """The images of a folder, in the order of their names.
+    """Return the images of a folder, sorted by name.
 
     Args:
-        files: the copy.
+        files: the user's copy.
         folder: one of its folders.
-        benchmark: its name, for messages.
-        pattern: of the names.
+        benchmark: name of the benchmark, for messages.
+        pattern: pattern of the image names.
 
     Raises:
-        UserError: the folder is empty, has folders in it, or holds a file of another name.
+        UserError: the folder is empty, contains folders, or contains a file with another name.
     """
     paths = files.paths(folder)
     if not paths:
@@ -75,15 +76,21 @@ def _sample(files: Files, folder: str, path: str, benchmark: str, pattern: NameP
 
 
 def refuse_junk(files: Files, benchmark: str, split: str, samples: Sequence[Sample]) -> list[Sample]:
-    """Return the samples of a split that has no junk and no distractors: training set or queries.
+    """Return the samples of a split, after checking that it has no junk or distractors.
+
+    Args:
+        files: the user's copy.
+        benchmark: name of the benchmark, for messages.
+        split: name of the split: training set or query.
+        samples: the samples.
 
     Raises:
-        UserError: there are some.
+        UserError: a sample is junk or a distractor.
     """
     for sample in samples:
         if sample.pid < 1:
             raise UserError(
                 f"{files.describe(sample.path)} has the identity {sample.pid}, which {benchmark} has in its "
-                f"gallery, not in {split}; copy the benchmark again."
+                f"gallery only, not in {split}; copy the benchmark again."
             )
     return list(samples)

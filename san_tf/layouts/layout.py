@@ -1,4 +1,4 @@
-"""What a published benchmark looks like on disk, how large it is, and where it is asked for."""
+"""Layout of a published benchmark: its files, size, homepage and terms."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ SPLITS = ("train", "query", "gallery")
 def three_folders(
     files: Files, benchmark: str, folders: Sequence[str], pattern: NamePattern
 ) -> dict[str, list[Source]]:
-    """The sources of training set, queries and gallery, a folder each.
+    """Return the sources of training set, query and gallery, from one folder each.
 
     Args:
-        files: the copy.
-        benchmark: its name, for messages.
-        folders: of `train`, `query` and `gallery`, in this order.
-        pattern: of the names of images.
+        files: the user's copy.
+        benchmark: name of the benchmark, for messages.
+        folders: folders of `train`, `query` and `gallery`, in this order.
+        pattern: pattern of the image names.
 
     Raises:
-        UserError: a folder is empty, a file is misplaced or named otherwise, or junk is not in the gallery.
+        UserError: a folder is empty, a file is misplaced or misnamed, or there is junk outside the gallery.
     """
     samples = {
         split: samples_in(files, folder, benchmark, pattern)
@@ -42,16 +42,16 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 @dataclass(frozen=True)
 class Layout:
-    """A benchmark's folder and what is in it.
+    """Description of a benchmark's folder and its contents.
 
     Attributes:
-        name: as people write it.
-        folders: names that its folder or archive may have; the first is the published one.
-        parts: files and folders that every copy holds, relative to that folder.
-        homepage: where the benchmark is described and asked for.
-        terms: one or two sentences on licence and consent, shown wherever the benchmark is named.
+        name: usual name of the benchmark.
+        folders: possible names of its folder or archive; the first is the published one.
+        parts: files and folders that every copy contains, relative to that folder.
+        homepage: web page that describes the benchmark and takes requests for it.
+        terms: one or two sentences on licence and consent, shown with the benchmark.
         counts: published numbers by split.
-        besides: a sentence on what else has to be put there, for some configurations.
+        besides: a sentence on additional files that some configurations need.
 
     Example:
         >>> Layout("Market-1501", ("Market-1501-v15.09.15",), ("query",), "https://...", "For research.")
@@ -67,23 +67,23 @@ class Layout:
 
     @property
     def expected(self) -> str:
-        """What must lie in the manual folder, as part of a sentence."""
+        """What the manual folder must contain, as part of a sentence."""
         inside = f" with {listed(self.parts)} in it" if self.parts else " with its images"
         return f"the folder {self.folders[0]}{inside}, or an archive of it ({listed(ARCHIVE_SUFFIXES, 'or')})"
 
     @property
     def instructions(self) -> str:
-        """What a user has to do by hand, for TFDS's `MANUAL_DOWNLOAD_INSTRUCTIONS`."""
+        """What the user must do, for TFDS's `MANUAL_DOWNLOAD_INSTRUCTIONS`."""
         return f"{self.name}: {self.put_there('in the manual folder')}"
 
     def put_there(self, place: str) -> str:
-        """The next step of a user who has no copy yet, and where to ask for one, as the end of a sentence.
+        """Return the next step for a user without a copy, as the end of a sentence.
 
         Example:
             >>> layout.put_there("there")[:23]
             'put the folder Market-1'
         """
-        source = f"It is asked for at {self.homepage} ." if self.homepage else ""
+        source = f"Request it at {self.homepage} ." if self.homepage else ""
         return " ".join(filter(None, [f"put {self.expected} {place}.", self.besides, source, self.terms]))
 
 

@@ -1,4 +1,4 @@
-"""Finds a benchmark in the folder where a user put it, or says in one sentence what is wrong with it."""
+"""Finds a benchmark in the user's manual folder, or says in one sentence what is wrong."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from san_tf.errors import UserError
 from san_tf.layouts.layout import ARCHIVE_SUFFIXES, Layout
 from san_tf.layouts.samples import listed
 
-# How deep a misplaced copy is looked for, and among how many folders.
+# Depth of the search for a misplaced copy, and most folders to search.
 _DEPTH = 3
 _FOLDERS = 2000
 
 
 def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
-    """Return the files of a benchmark.
+    """Return the files of a benchmark's copy.
 
-    Looked for are, in this order, its folder, its archive, and its parts in `folder` itself.
+    It looks for the benchmark's folder, then its archive, then its parts in `folder` itself.
 
     Args:
-        folder: the manual folder; an archive in its place is taken for the benchmark's.
-        layout: what to look for.
+        folder: the manual folder; an archive given instead is used as the benchmark's archive.
+        layout: layout of the benchmark.
 
     Returns:
-        The files, rooted where the layout's parts are.
+        The files; the root contains the layout's parts.
 
     Raises:
-        UserError: it is missing, incomplete, empty, elsewhere than it should be, or an archive that is
-            damaged or unsafe; the sentence says which and what to do.
+        UserError: the copy is missing, incomplete, empty or misplaced, or its archive is damaged or unsafe;
+            the message says which, and what to do.
 
     Example:
         >>> find_copy("downloads", MARKET1501).paths("query")[0]
@@ -42,7 +42,7 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
         return _in_archive(folder, layout)
     if not folder.is_dir():
         raise UserError(
-            f"The folder {folder}, where {layout.name} is looked for, does not exist; "
+            f"The folder {folder}, which should contain {layout.name}, does not exist; "
             + layout.put_there("there")
         )
     for name in layout.folders:
@@ -53,14 +53,14 @@ def find_copy(folder: str | os.PathLike[str], layout: Layout) -> Files:
             if (folder / f"{name}{suffix}").is_file():
                 return _in_archive(folder / f"{name}{suffix}", layout)
     here = FolderFiles(folder)
-    # A single `train` among other downloads is not a copy of the benchmark; most of its parts together are.
+    # A lone `train` folder among other downloads is not a copy of the benchmark; most of its parts are.
     if layout.parts and len(_missing(here, layout)) <= len(layout.parts) // 3:
         return _complete(here, layout)
     raise UserError(_absent(folder, layout))
 
 
 def _complete(files: Files, layout: Layout) -> Files:
-    """Return `files` if all parts are there."""
+    """Return `files` if all parts exist."""
     missing = _missing(files, layout)
     if not missing:
         return files
@@ -80,7 +80,7 @@ def _complete(files: Files, layout: Layout) -> Files:
 
 
 def _in_archive(archive: Path, layout: Layout) -> Files:
-    """Return the files of an archive, which may have the benchmark's folder around them or not."""
+    """Return the files of an archive, with or without the benchmark's folder around them."""
     files = open_archive(archive)
     roots = {path.split("/")[0] for path in files.paths() if "/" in path}
     for root in (*(name for name in layout.folders if name in roots), ""):
@@ -92,13 +92,13 @@ def _in_archive(archive: Path, layout: Layout) -> Files:
     for nested in sorted(_folders_around(files, layout.parts[0])) if layout.parts else ():
         if not _missing(files.rooted(nested), layout):
             raise UserError(
-                f"{layout.name} lies in {nested} in {archive}, but is looked for in {layout.folders[0]} "
-                "there; unpack it and pack that folder alone."
+                f"{layout.name} is in {nested} in {archive}, but should be in {layout.folders[0]} "
+                "there; unpack it and pack only that folder."
             )
     root = next((root for root in layout.folders if root in roots), "")
     missing = _missing(files.rooted(root) if root else files, layout)
     raise UserError(
-        f"The archive {archive} has no {listed(missing)}, so it is not all of {layout.name}; copy "
+        f"The archive {archive} has no {listed(missing)}, so {layout.name} is not complete; copy "
         f"it again, with {listed(layout.parts)}."
     )
 
@@ -114,7 +114,7 @@ def _missing(files: Files, layout: Layout) -> tuple[str, ...]:
 
 
 def _complete_folders(top: Path, layout: Layout) -> Iterator[Path]:
-    """Folders below `top`, the nearest first, that hold all parts."""
+    """Folders below `top` that hold all parts, the nearest first."""
     if not layout.parts:
         return
     level, seen = [top], 0
@@ -142,7 +142,7 @@ def _absent(folder: Path, layout: Layout) -> str:
     elsewhere = next(_complete_folders(folder, layout), None)
     if elsewhere is not None:
         return (
-            f"{layout.name} lies in {elsewhere}, but is looked for in {expected}; rename or move it, or name "
+            f"{layout.name} is in {elsewhere}, but should be in {expected}; rename or move it, or name "
             f"{elsewhere} as the manual folder."
         )
     archives = [

@@ -1,4 +1,4 @@
-"""The base of the TFDS builders that render: their source are the photographs behind people, if any."""
+"""Base class of TFDS builders that render; their source is the background photographs, if any."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class RenderedBuilder(ResumableBuilder, skip_registration=True):  # type: ignore
         return MadeFrom(state, places=(folder,))
 
     def _difference(self, made_from: MadeFrom | None, manual_dir: Path | None) -> str | None:
-        # Data of an earlier version do not say what they were made from.
+        # Data sets of earlier versions do not record their source.
         if made_from is None or made_from.content == self._content():
             return None
-        return f"The photographs in {self.builder_config.rendering.backgrounds} are others than those of"
+        return f"The photographs in {self.builder_config.rendering.backgrounds} differ from those of"
 
     def _download_and_prepare(
         self, dl_manager: tfds.download.DownloadManager, download_config: tfds.download.DownloadConfig
@@ -41,5 +41,5 @@ class RenderedBuilder(ResumableBuilder, skip_registration=True):  # type: ignore
         return fingerprint(item for path in self._photographs() for item in (path.name, path.read_bytes()))
 
     def _photographs(self) -> list[Path]:
-        photograph_paths.cache_clear()  # the folder may have others by now
+        photograph_paths.cache_clear()  # the folder may have changed
         return [Path(path) for path in photograph_paths(self.builder_config.rendering.backgrounds)]

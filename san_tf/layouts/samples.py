@@ -1,4 +1,4 @@
-"""The images of a split as a benchmark's names and lists describe them, and the published numbers of them."""
+"""Images of a split by a benchmark's names and lists, and their published numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from san_tf.errors import UserError
 
 @dataclass(frozen=True)
 class Counts:
-    """Published numbers of a split; None where none is published.
+    """Published numbers of a split; None if not published.
 
     Attributes:
-        images: all of them, distractors and junk included.
-        identities: different people (or vehicles), distractors (0) and junk (-1) left out.
+        images: number of images, including distractors and junk.
+        identities: number of people (or vehicles), without distractors (0) and junk (-1).
     """
 
     images: int | None = None
@@ -24,15 +24,15 @@ class Counts:
 
 
 def record(sample: Sample, content: bytes) -> dict[str, Any]:
-    """The record of an image: `image` (bytes as they are stored), `pid`, `camid` and `filename`."""
+    """Return an image's record: `image` (bytes as stored), `pid`, `camid` and `filename`."""
     return {"image": content, "pid": sample.pid, "camid": sample.camid, "filename": sample.filename}
 
 
 def refuse_corrupt(problems: list[str]) -> None:
-    """Raise UserError about images that cannot be used.
+    """Raise UserError about damaged images, if there are any.
 
     Args:
-        problems: file and half a sentence of each, such as "query/0001.jpg is empty".
+        problems: for each image, its file and half a sentence, such as "query/0001.jpg is empty".
     """
     if problems:
         others = f" ({len(problems) - 1} other image(s) have problems too)" if len(problems) > 1 else ""
@@ -48,10 +48,10 @@ class Sample(NamedTuple):
     """One image of a split.
 
     Attributes:
-        path: where it lies in the benchmark's files.
+        path: path in the benchmark's files.
         pid: identity; 0 is a distractor, -1 junk.
         camid: camera from 0; -1 is unknown.
-        filename: its name in the records, unique within a split.
+        filename: name in the records, unique within a split.
     """
 
     path: str
@@ -61,10 +61,10 @@ class Sample(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Images of a split that lie in one place; a split may have several.
+    """Images of a split in one folder or archive; a split may have several sources.
 
     Attributes:
-        files: the place.
+        files: the folder or archive.
         samples: the images in it.
     """
 
@@ -76,9 +76,9 @@ def check_counts(name: str, splits: Mapping[str, Sequence[Source]], published: M
     """Raise UserError unless every split has the published numbers of images and identities.
 
     Args:
-        name: of the benchmark.
-        splits: sources by split; only the first source of a split is what was published.
-        published: by split; splits and numbers that are not there are not checked.
+        name: name of the benchmark.
+        splits: sources by split; only the first source of a split is compared.
+        published: published numbers by split; missing splits and numbers are not checked.
     """
     wrong = []
     for split, counts in published.items():
@@ -94,12 +94,12 @@ def check_counts(name: str, splits: Mapping[str, Sequence[Source]], published: M
     if wrong:
         raise UserError(
             f"The copy of {name} in {files.place} has {listed(wrong)}; copy it again, or switch "
-            "check_counts off to take it as it is."
+            "check_counts off to use it as it is."
         )
 
 
 def listed(words: tuple[str, ...] | list[str], last: str = "and") -> str:
-    """Join words as English does.
+    """Join words with commas and a final "and", or the word `last`.
 
     Example:
         >>> listed(["train", "query", "gallery"])

@@ -262,7 +262,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the kit as the command line says, and print the next step."""
     arguments = vars(_parse(argv))
-    # Check the folder before TensorFlow's slow import. `import_tensorflow` must come before other imports of it.
+    # Check the folder before the slow import. Only `import_tensorflow` imports TensorFlow without its notes.
     find_versions(arguments["model"])
     import_tensorflow()
     folder = write_kit(**arguments)

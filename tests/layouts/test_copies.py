@@ -65,7 +65,7 @@ def test_renamed(name, copy_of):
     (downloads / folder).rename(downloads / "my_copy")
     told = sentence(name, downloads)
     assert (
-        f"lies in {downloads / 'my_copy'}, but is looked for in {downloads / folder}; rename or move" in told
+        f"is in {downloads / 'my_copy'}, but should be in {downloads / folder}; rename or move" in told
     )
     archive = pack(downloads / "my_copy", ".zip")
     told = sentence(name, downloads)
@@ -86,7 +86,7 @@ def test_wrongly_nested(name, copy_of):
     (downloads / "inner").rename(downloads / folder)
     archive = pack(downloads / folder, ".tar", f"home/user/{folder}/")
     told = sentence(name, downloads)
-    assert f"lies in home/user/{folder} in {archive}, but is looked for in {folder} there" in told
+    assert f"is in home/user/{folder} in {archive}, but should be in {folder} there" in told
 
 
 @pytest.mark.parametrize("name", COPIES)
@@ -233,5 +233,5 @@ def test_terms_are_told(name):
 
 
 def test_what_is_no_benchmark_has_nothing_to_leave_out():
-    with pytest.raises(UserError, match="synthetic_reid is not a benchmark that is read from a copy"):
+    with pytest.raises(UserError, match="synthetic_reid is not built from a copy of images"):
         open_benchmark("synthetic_reid/tiny", skip_corrupt=True)

@@ -77,7 +77,7 @@ def test_classic_split(number):
             assert sample.camid == int(sample.path.split("_")[2]) - 1
     pids = {s.pid: tuple(s.path.split("_")[:2]) for (source,) in splits.values() for s in source.samples}
     assert len(pids) == len(set(pids.values())) == 6 and min(pids) >= 1
-    with pytest.raises(UserError, match="has 20 test sets, not one of number 21"):
+    with pytest.raises(UserError, match="has 20 test sets, so there is no number 21"):
         classic_split(images, 21)
 
 

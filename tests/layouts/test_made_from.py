@@ -105,8 +105,8 @@ def test_changes_are_told_and_the_data_set_is_made_anew(change, shop, capsys):
     change(shop)
     told, records = CHANGES[change]
     note = source_note(open_benchmark("custom", shop.parents[1] / "data", config=TABLE))
-    assert f"The images in {shop} are other ({told}) than those of custom/mine" in note
-    assert "what was prepared is used, and --stage prepare makes it anew" in note
+    assert f"The images in {shop} differ ({told}) from those of custom/mine" in note
+    assert "the prepared data are used, and --stage prepare makes them anew" in note
     assert "anew" not in capsys.readouterr().out
     now = held(prepared(shop))
     assert f"({told})" in capsys.readouterr().out
@@ -114,7 +114,7 @@ def test_changes_are_told_and_the_data_set_is_made_anew(change, shop, capsys):
     assert {image for *_, image in now} <= {path.read_bytes() for path in shop.iterdir()}
     assert sorted(path.name for path in (shop.parents[1] / "data/custom/mine").iterdir()) == ["1.0.0"]
     prepared(shop)
-    assert "are other" not in capsys.readouterr().out
+    assert "differ (" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_two_owners_of_one_folder_of_data(copy_of, tmp_path, capsys):
     with pytest.raises(UserError, match=rf"was made from {mine}; --stage prepare makes it anew"):
         source_note(first, theirs)
     build("market1501", theirs)
-    assert "(1 added and 1 removed) than those of market1501" in capsys.readouterr().out
+    assert "(1 added and 1 removed) from those of market1501" in capsys.readouterr().out
     again = open_benchmark("market1501", tmp_path / "data", check_counts=False)
     assert 9 in Records.from_tfds(again, "train").pids
     # Who names no folder takes what was prepared.
@@ -310,6 +310,6 @@ def test_photographs_behind_rendered_people(tmp_path, capsys):
     os.utime(folder / "a.png", (1, 1))
     assert "anew" not in prepare() + prepare()
     draw(folder / "b.png", 1)
-    assert f"The photographs in {folder} are others than those of drawn/x" in prepare()
+    assert f"The photographs in {folder} differ from those of drawn/x" in prepare()
     shutil.rmtree(folder)
     assert "anew" not in prepare()
