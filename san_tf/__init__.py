@@ -1,11 +1,11 @@
 """Semantics-aligned person re-identification for TensorFlow and Keras.
 
-The names below are the interface: what the README, the guides and the changelog's version numbers speak of,
-together with those that the folders list (`san_tf.models`, `san_tf.losses`, `san_tf.data`, `san_tf.training`,
-`san_tf.evaluation`, `san_tf.retrieval`, `san_tf.serving`, `san_tf.visualization`, `san_tf.synthesis`,
-`san_tf.convert`). Everything else is internal and may change without notice.
+The names below are the public interface, which the README, the guides and the version numbers refer to. It
+also includes the names that these folders list: `san_tf.models`, `san_tf.losses`, `san_tf.data`,
+`san_tf.training`, `san_tf.evaluation`, `san_tf.retrieval`, `san_tf.serving`, `san_tf.visualization`,
+`san_tf.synthesis` and `san_tf.convert`. Everything else is internal and may change without notice.
 
-Names are imported when they are used, so `import san_tf` is quick and needs no TensorFlow.
+Names are imported on first use, so `import san_tf` is quick and does not import TensorFlow.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name of the interface when it is asked for."""
+    """Import a name of the interface on first use."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)
@@ -76,5 +76,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The interface, for completion."""
+    """List the interface, for completion."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""`san-tf COMMAND`, or `python -m san_tf COMMAND`: what there is to be done with a trained encoder."""
+"""`san-tf COMMAND`, or `python -m san_tf COMMAND`: commands for a trained encoder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command that the first argument names, with the others."""
+    """Run the command named by the first argument, with the other arguments."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
         importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])

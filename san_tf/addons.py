@@ -1,7 +1,7 @@
-"""TensorFlow Addons by name, where it is installed: its optimisers and its triplet losses, for a recipe.
+"""Optimisers and triplet losses of TensorFlow Addons for a recipe, by name.
 
-`optimizer: tfa.LAMB` and `triplet: tfa.TripletSemiHardLoss` are all it takes. TensorFlow Addons has reached
-the end of its life and runs with Keras 2.15 only; `pip install ".[addons]"` sets that stack up.
+A recipe says, for example, `optimizer: tfa.LAMB` and `triplet: tfa.TripletSemiHardLoss`. TensorFlow Addons is
+no longer developed and runs only with Keras 2.15; `pip install ".[addons]"` installs that stack.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 PREFIX = "tfa."
-# Those that need nothing but a learning rate; the wrappers (Lookahead, SWA) and COCOB, which has no rate, do.
+# The optimisers that need only a learning rate: not the wrappers (Lookahead, SWA), nor COCOB without a rate.
 OPTIMIZERS = ("AdaBelief", "AdamW", "LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "SGDW", "Yogi")
-# Those of this package, which need no TensorFlow Addons.
+# Choices of this package, which do not need TensorFlow Addons.
 OWN_OPTIMIZERS = ("adam", "sgd")
 OWN_TRIPLET_LOSSES = ("batch-hard", "soft-margin")
 TRIPLET_LOSSES = ("TripletHardLoss", "TripletSemiHardLoss")
 
 
 def check_choice(field: str, value: str, own: tuple[str, ...], addons: tuple[str, ...]) -> None:
-    """Check a recipe's choice between our own and what TensorFlow Addons has; imports nothing.
+    """Check a recipe's choice of this package's or a TensorFlow Addons class; imports nothing.
 
     Args:
-        field: the recipe's, for the message.
-        value: ours, or `tfa.` and a name.
-        own: the names of ours, and those that are registered.
-        addons: what may follow `tfa.`.
+        field: field of the recipe, for the message.
+        value: one of `own`, or `tfa.` and a name.
+        own: names of this package's choices, including registered ones.
+        addons: names that may follow `tfa.`.
 
     Raises:
-        UserError: there is no such thing, or TensorFlow Addons is not installed.
+        UserError: the name is unknown, or TensorFlow Addons is not installed.
 
     Example:
         >>> check_choice("optimizer", "adam", OWN_OPTIMIZERS, OPTIMIZERS)
@@ -55,25 +55,25 @@ def check_choice(field: str, value: str, own: tuple[str, ...], addons: tuple[str
 
 
 def triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor]:
-    """A triplet loss of TensorFlow Addons as a function like `san_tf.losses.batch_hard_triplet_loss`.
+    """Return a triplet loss of TensorFlow Addons, as a function like `batch_hard_triplet_loss`.
 
-    Distances are Euclidean. Rows without identity (label -1) take no part, and a batch without a triplet
-    gives 0 with zero gradients: TensorFlow Addons would take -1 for an identity, and give the margin or NaN.
+    Distances are Euclidean. Rows without identity (label -1) are ignored, and a batch without a triplet gives
+    0 with zero gradients. TensorFlow Addons alone would use -1 as an identity, and return the margin or NaN.
 
-    `TripletHardLoss` is our batch-hard loss: the same hardest pairs, the same mean over anchors. Its
-    distances come from |a|^2 + |b|^2 - 2ab, which leaves them fewer digits. `TripletSemiHardLoss` takes, for
-    each pair of one identity, the nearest negative that is farther away than the positive, else the farthest
-    of all, and the mean over pairs (Schroff et al., "FaceNet", CVPR 2015); it is meant for embeddings of
-    length 1.
+    `TripletHardLoss` equals `san_tf.losses.batch_hard_triplet_loss`: the same hardest pairs, the same mean
+    over anchors. It computes distances from |a|^2 + |b|^2 - 2ab, which is less precise.
+    `TripletSemiHardLoss` takes, for each pair of one identity, the nearest negative that is farther away than
+    the positive, or else the farthest negative, and the mean over pairs (Schroff et al., "FaceNet", CVPR
+    2015). It is meant for embeddings of length 1.
 
     Args:
         name: `tfa.` and one of `TRIPLET_LOSSES`.
 
     Returns:
-        Function of label `(batch,)`, embedding `(batch, dimensions)` and margin to a float32 scalar.
+        Function of label `(batch,)`, embedding `(batch, dimensions)` and margin; returns a float32 scalar.
 
     Raises:
-        UserError: an unknown name, or TensorFlow Addons is not installed.
+        UserError: the name is unknown, or TensorFlow Addons is not installed.
     """
     check_choice("triplet", name, OWN_TRIPLET_LOSSES, TRIPLET_LOSSES)
     import tensorflow as tf
@@ -86,10 +86,10 @@ def triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, float], tf.Tensor
         label = tf.boolean_mask(label, known)
         embedding = tf.boolean_mask(tf.cast(embedding, tf.float32), known)
         same = tf.equal(label[:, None], label[None, :])
-        # Each row is its own pair; one more makes a positive.
+        # Each row matches itself, so more matches than rows mean that there is a positive.
         positive = tf.math.count_nonzero(same, dtype=tf.int32) > tf.size(label)
         negative = tf.reduce_any(tf.logical_not(same))
-        # Not the loss times 0 or 1: the gradient of NaN times 0 is NaN.
+        # A condition, not a factor of 0 or 1, because the gradient of 0 * NaN is NaN.
         return tf.cond(
             positive & negative,
             lambda: kind(margin=margin)(label, embedding),

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, synced, renamed."""
+"""Atomic files and folders: written under a temporary name, synced, then renamed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _sync(path: Path) -> None:
 
 
 def _concerns(error: OSError, path: Path) -> bool:
-    """Whether `error` is about `path`, a folder above or a file beside it, not a file the block reads."""
+    """Whether `error` concerns `path`, a folder above or a file beside it, not a file that is read."""
     if error.filename is None:
         return True
     failed = Path(os.path.abspath(os.fsdecode(error.filename)))
@@ -32,7 +32,7 @@ def _concerns(error: OSError, path: Path) -> bool:
 
 @contextlib.contextmanager
 def _disk_errors_named(path: Path) -> Iterator[None]:
-    """Turn what a full or read-only disk raises into a sentence that names the path."""
+    """Turn errors of a full or read-only disk into a sentence that names the path."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def _disk_errors_named(path: Path) -> Iterator[None]:
         if error.errno == errno.EISDIR:
             raise UserError(f"{path} cannot be written: a folder stands where a file is needed.") from error
         if error.errno == errno.ENOENT and not path.parent.is_dir():
-            # Some places (/proc) refuse new folders in this odd way.
+            # Some file systems (/proc) refuse new folders with this error.
             raise UserError(f"{path.parent} cannot be made; choose another folder.") from error
         raise
 
@@ -62,14 +62,14 @@ def _temporary_beside(path: Path, suffix: str) -> Path:
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
-    If the block raises, or the process dies, `path` keeps its former content. A process that was killed
-    leaves the temporary file behind; its name starts with a dot and `path`'s name and holds `.tmp`.
+    If the block raises, or the process dies, `path` keeps its old content. A killed process leaves the
+    temporary file behind; its name starts with a dot and the name of `path`, and contains `.tmp`.
 
     Args:
-        path: where the file shall stand; parent folders are made.
+        path: the file to write; parent folders are created.
 
     Raises:
-        UserError: the disk is full or the place cannot be written.
+        UserError: the disk is full or the file cannot be written.
 
     Example:
         >>> with atomic_file("results.json") as temporary:
@@ -79,12 +79,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     with _disk_errors_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_beside(path, ".tmp" + "".join(path.suffixes))
-        # Not mkstemp: that makes files private, and reading the umask to mend it changes it for all threads.
+        # Not mkstemp: its files are private, and reading the umask to fix that changes it for all threads.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         mode = temporary.stat().st_mode
         try:
             yield temporary
-            # A library may have put a private file of its own in the place of ours.
+            # A library may have replaced the file by a private one.
             temporary.chmod(mode)
             _sync(temporary)
             os.replace(temporary, path)
@@ -95,16 +95,16 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success rename it to `path`, replacing what stood there.
+    """Yield a temporary folder beside `path`; on success rename it to `path`, replacing an old folder.
 
-    A reader never sees a half-written folder. Where a folder is replaced there is an instant, between two
-    renames, without one.
+    A reader never sees a half-written folder. Replacing a folder takes two renames; for an instant between
+    them there is none.
 
     Args:
-        path: where the folder shall stand; parent folders are made.
+        path: the folder to write; parent folders are created.
 
     Raises:
-        UserError: the disk is full, the place cannot be written, or a file stands at `path`.
+        UserError: the disk is full, the folder cannot be written, or `path` is a file.
 
     Example:
         >>> with atomic_folder("saved_models/market/1") as temporary:
@@ -132,7 +132,7 @@ def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def _swap(temporary: Path, path: Path) -> None:
-    """Put the folder `temporary` in the place of the folder `path`; on failure put the former back."""
+    """Replace the folder `path` by the folder `temporary`; on failure restore the old one."""
     former = _temporary_beside(path, ".old")
     os.replace(path, former)
     try:

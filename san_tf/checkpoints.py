@@ -1,8 +1,8 @@
 """Checkpoints: one safetensors file holds every variable of a model and its optimizer.
 
-A file is complete or absent (`atomic_file`), is read without executing anything, and names its variables, so
-that a mismatch can be told in words. It holds a digest of each variable and of its header, and the form of
-its network (see `san_tf.forms`): what is damaged or of another form is never loaded.
+A file is complete or absent (`atomic_file`). Reading it executes nothing. It names its variables, so that a
+mismatch can be described. It contains digests of all variables and of its header, and the form of its network
+(see `san_tf.forms`). A damaged file, or one of another form, is never loaded.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from san_tf.keras_compat import model_variables, optimizer_variables
 from san_tf.keras_distribution import local_value
 
 _FORMAT = "san_tf checkpoint "
-# 1 had no digests and no form.
+# Version 1 had no digests and no form.
 _VERSION = 2
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint says besides its variables: the file, training steps done, the writer's extras."""
+    """A checkpoint's file, training steps and extras, without its variables."""
 
     path: Path
     step: int
@@ -45,15 +45,15 @@ class Checkpoint:
 
 
 class DamagedError(UserError):
-    """A checkpoint that is not as it was written, or none; an earlier one may be sound."""
+    """The file is damaged or not a checkpoint; an earlier checkpoint may be good."""
 
 
 class NonFiniteError(ArithmeticError):
-    """A variable to be saved holds NaN or infinity; the message is its name."""
+    """A variable to save holds NaN or infinity; the message is its name."""
 
 
 def _canonical(path: str) -> str:
-    """A variable's path without the running numbers that Keras appends to names (`dense_3/kernel`)."""
+    """A variable's path without the numbers that Keras appends to names (`dense_3/kernel`)."""
     return re.sub(r"_\d+(?=[_/]|$)", "", path)
 
 
@@ -70,7 +70,7 @@ def _numbered(names: Iterable[str]) -> list[str]:
 def _named_variables(
     model: keras.Model, optimizer: keras.optimizers.Optimizer | None
 ) -> dict[str, keras.Variable]:
-    """All state as `model/...` and `optimizer/...`; builds the optimizer's slots where they are missing."""
+    """All variables as `model/...` and `optimizer/...`; creates missing slots of the optimizer."""
     named = [("model/" + name, variable) for name, variable in model_variables(model)]
     if optimizer is not None:
         slots = optimizer_variables(optimizer, model.trainable_variables)
@@ -89,18 +89,18 @@ def save(
     """Write all variables of `model` and `optimizer` (slots, iterations, loss scale) to one file.
 
     Args:
-        path: where the file shall stand, named `*.safetensors` by custom; replaced whole if it exists.
+        path: file to write, usually named `*.safetensors`; replaced if it exists.
         model: a built model; its random seed states are saved, its metrics are not.
-        optimizer: of the model, or None to save the model alone.
+        optimizer: optimizer of the model, or None to save only the model.
         step: training steps done, >= 0.
-        extra: anything JSON can hold: epoch, seed, recipe.
+        extra: additional facts, such as epoch, seed and recipe; anything JSON can hold.
 
     Returns:
         The path written.
 
     Raises:
         NonFiniteError: a variable holds NaN or infinity; nothing is written.
-        UserError: the disk is full or the place cannot be written; an earlier file at `path` stays.
+        UserError: the disk is full or the file cannot be written; an earlier file at `path` stays.
 
     Example:
         >>> save("checkpoints/last.safetensors", model, model.optimizer, step=100, extra={"epoch": 4})
@@ -134,9 +134,9 @@ def save(
 
 
 def _is_finite(tensor: np.ndarray) -> bool:
-    if "float" not in str(tensor.dtype):  # bfloat16 is none of NumPy's
+    if "float" not in str(tensor.dtype):  # bfloat16 is not a NumPy type
         return True
-    # A finite sum proves every value finite without a temporary; an infinite one may be a mere overflow.
+    # A finite sum proves that all values are finite, without a copy; an infinite one may be an overflow.
     with np.errstate(over="ignore", invalid="ignore"):
         return bool(np.isfinite(tensor.sum())) or bool(np.isfinite(tensor).all())
 
@@ -153,7 +153,7 @@ def _header_digest(metadata: Mapping[str, str]) -> str:
 
 
 class _Header(NamedTuple):
-    """What the head of a checkpoint states, checked: types, and in files of today's version its digest."""
+    """A checkpoint's header after checks of its types and, from version 2 on, its digest."""
 
     checkpoint: Checkpoint
     order: list[str]
@@ -162,11 +162,11 @@ class _Header(NamedTuple):
 
 
 def _read_header(path: Path) -> _Header:
-    """Read what a checkpoint states in front of its variables.
+    """Read and check a checkpoint's header.
 
     Raises:
-        DamagedError: it cannot be read, or states what cannot be.
-        UserError: it is of a newer version.
+        DamagedError: the header cannot be read, or is invalid.
+        UserError: a newer version wrote the file.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -200,16 +200,17 @@ def _read_header(path: Path) -> _Header:
 
 
 def read(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read what a checkpoint says of itself, without its variables.
+    """Read a checkpoint's step and extras, without its variables.
 
     Raises:
-        UserError: the file is missing, truncated, its header damaged, or no checkpoint of this package.
+        UserError: the file is missing or truncated, its header is damaged, or it is not a checkpoint of this
+            package.
     """
     return _read_header(Path(path)).checkpoint
 
 
 def verify(path: str | os.PathLike[str]) -> Checkpoint:
-    """Read all of a checkpoint and hold every variable to its digest; see `read`.
+    """Read a whole checkpoint and check every variable against its digest; see `read`.
 
     Raises:
         UserError: as `read`, or a variable is damaged.
@@ -221,7 +222,7 @@ def verify(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def shapes(path: str | os.PathLike[str]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a checkpoint's variables by name, from its header alone; see `read`."""
+    """Return the shapes of a checkpoint's variables by name, from its header only; see `read`."""
     header = _read_header(Path(path))
     return _shapes(header, header.order)
 
@@ -232,10 +233,10 @@ def _shapes(header: _Header, names: Iterable[str]) -> dict[str, tuple[int, ...]]
 
 
 def _read_tensors(header: _Header, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The variables of those names, each held to its digest, or in files of version 1 to being finite.
+    """Yield variables by name, each checked against its digest; in version 1, only for finite values.
 
     Raises:
-        DamagedError: one is not as it was written.
+        DamagedError: a variable is not as it was written.
     """
     path = header.checkpoint.path
     with safe_open(path, framework="numpy") as file:
@@ -262,19 +263,20 @@ def restore(
     *,
     start: bool = False,
 ) -> Checkpoint:
-    """Put a checkpoint's values into `model` and `optimizer`, or change nothing.
+    """Restore all values of `model` and `optimizer` from a checkpoint, or change nothing.
 
-    Running numbers in names are forgiven (`dense_3` restores into `dense`), so a model may be built twice in
-    one process.
+    Numbers that Keras appends to names are ignored (`dense_3` restores into `dense`), so a model may be built
+    twice in one process.
 
     Args:
         path: a file written by `save`.
         model: a built model of the same architecture and form.
-        optimizer: its optimizer, or None to restore the model alone.
-        start: the weights are a start: the size of the images may be another, see `san_tf.forms.check_form`.
+        optimizer: its optimizer, or None to restore only the model.
+        start: a new training starts from these weights, so the image size may differ, see
+            `san_tf.forms.check_form`.
 
     Returns:
-        The step and the extras that were saved.
+        The saved step and extras.
 
     Raises:
         DamagedError: the file is missing, unreadable, or not as it was written.
@@ -290,7 +292,7 @@ def restore(
     saved = [name for name in header.order if optimizer is not None or name.startswith("model/")]
     source = _match(checkpoint.path, variables, _shapes(header, saved))
     check_form(checkpoint.path, header.form, model, start)
-    # All are read before the first is assigned.
+    # Read all values before assigning the first.
     values = dict(_read_tensors(header, saved))
     kinds = [
         f"{name} is {_dtype(variable)} in the model and {values[source[name]].dtype} in the file"
@@ -305,18 +307,18 @@ def restore(
 
 
 def _dtype(variable: keras.Variable) -> str:
-    return str(getattr(variable.dtype, "name", variable.dtype))  # Keras 2 has TensorFlow's types
+    return str(getattr(variable.dtype, "name", variable.dtype))  # Keras 2 uses TensorFlow's types
 
 
 def _kind(dtype: str) -> str:
-    """Of which kind numbers are: those of a kind may be of another precision."""
+    """The kind of numbers of a dtype; the precision within a kind may differ."""
     return "float" if "float" in dtype else dtype.rstrip("0123456789")
 
 
 def _match(
     path: Path, variables: Mapping[str, keras.Variable], saved: Mapping[str, tuple[int, ...]]
 ) -> dict[str, str]:
-    """For each variable of the model, the saved name it takes its value from."""
+    """For each variable of the model, the saved name that holds its value."""
     if set(variables) == set(saved):
         source = {name: name for name in variables}
     else:
@@ -350,13 +352,13 @@ def _mismatch(path: Path, missing: list[str], unexpected: list[str], wrong: list
 
 
 class CheckpointFolder:
-    """The checkpoints of one stage: `step_00000100.safetensors` and, where asked for, `best.safetensors`.
+    """The checkpoints of one stage: `step_00000100.safetensors`, and optionally `best.safetensors`.
 
-    One process writes to a folder at a time.
+    Only one process may write to a folder at a time.
 
     Args:
-        folder: made on the first save.
-        keep: how many of the newest are kept, >= 1; two, so that one is left should a disk lose the newest.
+        folder: the folder; created on the first save.
+        keep: number of newest checkpoints to keep, >= 1; two, in case the disk loses the newest.
 
     Example:
         >>> checkpoints = CheckpointFolder("runs/synthetic/checkpoints/train")
@@ -372,7 +374,7 @@ class CheckpointFolder:
 
     @property
     def best(self) -> Path:
-        """Where `save_best` writes."""
+        """The file that `save_best` writes."""
         return self.folder / "best.safetensors"
 
     def paths(self) -> list[Path]:
@@ -390,10 +392,11 @@ class CheckpointFolder:
     ) -> Path:
         """Write a numbered checkpoint, then remove the oldest beyond `keep`; see `save`.
 
-        Those of later steps are removed too: training went back behind them because they were damaged.
+        Checkpoints of later steps are removed too: they were damaged, and training resumed from an earlier
+        one.
         """
         path = save(self.folder / f"step_{step:08d}.safetensors", model, optimizer, step, extra)
-        # What a killed process left: our temporary files, and those of the safetensors library.
+        # Left by killed processes: temporary files of this package and of the safetensors library.
         for leftover in [*self.folder.glob(".*.tmp.safetensors"), *self.folder.glob(".tmp*")]:
             leftover.unlink(missing_ok=True)
         paths = self.paths()
@@ -403,20 +406,20 @@ class CheckpointFolder:
         return path
 
     def save_best(self, model: keras.Model, step: int, extra: Mapping[str, Any] | None = None) -> Path:
-        """Write `best.safetensors`: the model alone, for evaluation; see `save`."""
+        """Write `best.safetensors`: only the model, for evaluation; see `save`."""
         return save(self.best, model, None, step, extra)
 
     def newest(self) -> Checkpoint | None:
-        """The newest sound checkpoint, or None; damaged ones are passed over with a warning."""
+        """Return the newest undamaged checkpoint, or None; warn about damaged ones."""
         return self._newest_that(verify)
 
     def restore_newest(
         self, model: keras.Model, optimizer: keras.optimizers.Optimizer | None = None
     ) -> Checkpoint | None:
-        """Restore the newest sound checkpoint; None, and nothing changed, where there is none.
+        """Restore the newest undamaged checkpoint; return None, and change nothing, if there is none.
 
         Raises:
-            UserError: it holds another architecture, or a network of another form.
+            UserError: the checkpoint has another architecture, or a network of another form.
         """
         return self._newest_that(lambda path: restore(path, model, optimizer))
 

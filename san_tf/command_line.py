@@ -1,4 +1,4 @@
-"""What every command shares: errors in one sentence, TensorFlow without its notes, what the screen shows."""
+"""Common parts of all commands: errors in one sentence, safe output, argument parsing."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from rich.segment import Segment
 
 from san_tf.errors import UserError
 
-# Control characters, which terminals obey, and those that turn the direction of writing; tab and newline are
-# what text is made of. A lone surrogate stands for a byte of a path that is not UTF-8, and cannot be encoded.
+# Control characters (except tab and newline) and characters that change the writing direction. A lone
+# surrogate is a byte of a path that is not UTF-8, and cannot be encoded.
 _OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""Escape what a terminal would obey in place of showing it.
+    r"""Escape control characters that a terminal would execute instead of showing.
 
-    Names of files, keys of a checkpoint and answers of a server are somebody else's: they must not move the
-    cursor, set a title or hide what was printed before.
+    File names, keys of a checkpoint and answers of a server are untrusted. They must not move the cursor, set
+    a title or hide earlier output.
 
     Example:
         >>> printable("a\x1b[2Jb")
@@ -38,16 +38,16 @@ def printable(text: str) -> str:
 
 
 class Terminal(Console):
-    """A console on which `printable` holds for all text, in tables and bars too; colours are its own.
+    """A console that applies `printable` to all text, also in tables and bars; it keeps its own colours.
 
-    Names stay as they are: `:dog:` in one is no picture of a dog, and its numbers are not coloured.
+    Names are shown literally: `:dog:` does not become an emoji, and numbers are not coloured.
     """
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**{"highlight": False, "emoji": False, **settings})
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        """Escape the text of every segment; what moves the cursor on purpose are control segments."""
+        """Escape the text of every segment, except rich's own control segments."""
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -56,7 +56,7 @@ class Terminal(Console):
 
 
 class _Printable(logging.Formatter):
-    """What is logged is held to `printable` too: it names files."""
+    """Applies `printable` to log messages too, because they name files."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Escape the text."""
@@ -155,7 +155,7 @@ class Parser(simple_parsing.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str) -> NoReturn:
-        """Raise `UserError` in place of printing the usage."""
+        """Raise `UserError` instead of printing the usage."""
         if message.startswith("unrecognized arguments: "):
             flag = message.removeprefix("unrecognized arguments: ").split()[0]
             shown = [
@@ -174,13 +174,12 @@ class Parser(simple_parsing.ArgumentParser):
 
 
 def run_as_command(action: Callable[[], None]) -> NoReturn:
-    """Run `action` and leave with 0; a user's mistake is printed as one sentence and leaves with 2.
+    """Run `action` and exit with 0; print a user's mistake as one sentence and exit with 2.
 
-    Where the reader of the command's output ends first, as `head` does, it leaves with 141 without a word, as
-    other programs do.
+    If the reader of the output ends first, as `head` does, exit silently with 141, like other programs.
     """
     for stream in (sys.stdout, sys.stderr):
-        # Names of files may be of any bytes, and terminals of any encoding.
+        # File names may contain any bytes, and terminals may use any encoding.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     if logging.lastResort is not None:
@@ -192,13 +191,13 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
             _tell_output(error)
             raise
         except SystemExit as left:
-            if isinstance(left.__context__, BrokenPipeError):  # rich leaves with 1
+            if isinstance(left.__context__, BrokenPipeError):  # rich exits with 1
                 sys.exit(141)
             raise
         finally:
             _flush_output()
     except UserError as error:
-        # One line, whatever a file's name holds.
+        # One line, even if a file name contains a newline.
         told = str(error).replace("\n", "\\n")
         print(printable(f"Error: {told}"), file=sys.stderr)
         sys.exit(2)
@@ -210,7 +209,7 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
 
 
 def _flush_output() -> None:
-    """Write what is still in memory, and say so if it cannot be written."""
+    """Write buffered output, and report if it cannot be written."""
     if sys.stdout is None:
         return
     try:
@@ -221,7 +220,7 @@ def _flush_output() -> None:
 
 
 def _tell_output(error: OSError) -> None:
-    """Leave, or raise a sentence, if `error` is of the standard output; its reader may have ended."""
+    """If `error` is about standard output, exit (its reader has ended) or raise a sentence."""
     if isinstance(error, BrokenPipeError) and _has_no_reader():
         _forget_output()
         sys.exit(141)
@@ -231,7 +230,7 @@ def _tell_output(error: OSError) -> None:
 
 
 def _has_no_reader() -> bool:
-    """Whether the standard output is a pipe whose other end is closed; a connection may break as well."""
+    """Whether standard output is a pipe without reader; a broken connection raises the same error."""
     poll = select.poll()
     poll.register(1, select.POLLOUT)
     try:
@@ -241,5 +240,5 @@ def _has_no_reader() -> bool:
 
 
 def _forget_output() -> None:
-    """Drop what was not written: Python would try it again when it ends."""
+    """Discard unwritten output; Python would try to write it again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

@@ -1,9 +1,9 @@
-"""One decorator for the inner loops: all are compiled by the same rules, and kept on disk safely.
+"""Decorator that compiles inner loops with numba, with a safe cache on disk.
 
-numba's own cache watches the file of the function that is called, and nothing else. Edit a function or a
-constant that the kernel takes from another file, and the old machine code goes on answering. Its entries are
-also numbered, so two processes that save at once can exchange them. Here an entry is named by everything
-that goes into its machine code. Another source has another name, so an old entry cannot be found.
+numba's own cache watches only the file of the called function. After an edit of a function or constant that
+the kernel takes from another file, the old machine code would still run. Its entries are also numbered, so
+two processes that save at the same time can mix them up. Here the name of an entry is a digest of everything
+that determines its machine code. A changed source has another name, so an old entry cannot be found.
 """
 
 from __future__ import annotations
@@ -33,60 +33,60 @@ from numba.core.serialize import dumps
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# What these give is settled by their versions, which are part of every entry's name.
+# The versions of these modules are part of every entry's name, so their contents need no digest.
 _VERSIONED = {"builtins", "math", "cmath", "operator", "numpy", "numba"}
 # Switches of numba (environment variables NUMBA_*) that change the machine code.
 _SWITCHES = (
     "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK", "ENABLE_AVX", "USING_SVML",
     "DEBUGINFO_DEFAULT", "LLVM_REFPRUNE_PASS",
 )  # fmt: skip
-# Entries of kernels that were renamed and of versions that were replaced go after this many days.
+# Entries of renamed kernels and replaced versions are removed after this many days.
 _KEPT_DAYS = 60
 _SUFFIX = ".kernel"
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function of NumPy arrays with numba: kept on disk, without the GIL.
+    """Compile a function of NumPy arrays with numba: cached on disk, without the GIL.
 
-    No `fastmath` and no parallel loops: additions keep their written order, so the same input gives the same
-    bits in any number of threads and processes.
+    It uses neither `fastmath` nor parallel loops. Additions keep their written order, so the same input gives
+    the same bits with any number of threads and processes.
 
-    The machine code is kept in `__pycache__` beside the source, else in the user's cache folder, or in
-    `NUMBA_CACHE_DIR` where that is set. It is found again as long as the function, all that it calls, all
-    constants it reads, numba, NumPy and Python are the same. Where nothing can be written, each process
-    compiles anew.
+    The machine code is stored in `__pycache__` beside the source, or else in the user's cache folder; if
+    `NUMBA_CACHE_DIR` is set, it is stored there. It is reused as long as the function, everything it calls,
+    all constants it reads, numba, NumPy and Python are the same. If nothing can be written, each process
+    compiles again.
 
     Args:
         function: Function in numba's nopython subset. It may use other compiled functions, NumPy, `math`, and
-            constants: numbers, texts, enumerations, arrays and tuples of them.
+            constants: numbers, strings, enumerations, arrays and tuples of them.
 
     Returns:
         The compiled function; compilation happens at the first call of each argument type.
     """
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
-    if hasattr(dispatcher, "py_func"):  # the plain function where NUMBA_DISABLE_JIT is set
+    if hasattr(dispatcher, "py_func"):  # a plain function if NUMBA_DISABLE_JIT is set
         dispatcher._cache = KernelCache(dispatcher)
     return dispatcher
 
 
 class NotCachable(Exception):
-    """A kernel uses something whose content cannot be told from one process to the next."""
+    """A kernel uses something that cannot be compared between processes."""
 
 
 def source_digest(dispatcher: Dispatcher) -> str:
-    """Return a digest of a kernel's code, of the kernels it calls, however far, and of all their constants.
+    """Return a digest of a kernel's code, all kernels it calls, and all their constants.
 
-    It is taken from what Python loaded and not from files, so comments and line numbers do not count, and it
-    is right for zipped and frozen packages as well. An addition to `numba.extending.overload` is not seen.
+    It uses the code that Python loaded, not files. So comments and line numbers do not count, and zipped and
+    frozen packages work too. Functions added with `numba.extending.overload` are not included.
 
     Args:
-        dispatcher: as `compiled` returns it.
+        dispatcher: result of `compiled`.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        NotCachable: the kernel uses a plain function, a list, or something else that is not listed above.
+        NotCachable: the kernel uses something else than `compiled` allows, such as a plain function.
     """
     digest = hashlib.sha256()
     for part in _parts_of_kernel(dispatcher, {}):
@@ -95,7 +95,7 @@ def source_digest(dispatcher: Dispatcher) -> str:
 
 
 def _parts_of_kernel(dispatcher: Dispatcher, met: dict[int, int]) -> Iterator[str]:
-    """Yield what a kernel is made of; `met` numbers the kernels that were seen, for those that recur."""
+    """Yield the parts of a kernel's digest; `met` numbers the kernels already seen, for recursion."""
     function = dispatcher.py_func
     if id(function) in met:
         yield f"kernel {met[id(function)]}"
@@ -111,7 +111,7 @@ def _parts_of_kernel(dispatcher: Dispatcher, met: dict[int, int]) -> Iterator[st
 
 
 def _parts_of_code(code: CodeType, function: Callable[..., Any], met: dict[int, int]) -> Iterator[str]:
-    """Yield the instructions of a function (or of one inside it), its constants, and what its names mean."""
+    """Yield the instructions of a function (or a nested one), its constants, and the values of its names."""
     yield code.co_code.hex()
     variables = (code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)
     yield repr((variables, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags))
@@ -120,20 +120,20 @@ def _parts_of_code(code: CodeType, function: Callable[..., Any], met: dict[int, 
             yield from _parts_of_code(constant, function, met)
         else:
             yield from _parts_of_value(constant, met)
-    for name in code.co_names:  # globals and attributes: what only looks like a global does no harm
+    for name in code.co_names:  # globals and attributes; an attribute with a global's name does no harm
         if name in function.__globals__:
             yield name
             yield from _parts_of_value(function.__globals__[name], met, _names(code))
 
 
 def _names(code: CodeType) -> tuple[str, ...]:
-    """Return the names of globals and attributes in a function and in those inside it."""
+    """Return the names of globals and attributes in a function and its nested functions."""
     inner = (_names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
     return sum(inner, code.co_names)
 
 
 def _parts_of_value(value: Any, met: dict[int, int], names: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield what numba freezes into the machine code of a value; of a module, its attributes in `names`."""
+    """Yield a value as numba compiles it into machine code; for a module, its attributes in `names`."""
     kind = type(value)
     yield f"{kind.__module__}.{kind.__qualname__}"
     if isinstance(value, Dispatcher):
@@ -170,7 +170,7 @@ def _parts_of_value(value: Any, met: dict[int, int], names: tuple[str, ...] = ()
 
 
 def _is_versioned(value: Any) -> bool:
-    """Whether a value is a type or function of Python, NumPy or numba, and no other under a borrowed name."""
+    """Whether a value really is a type or function of Python, NumPy or numba."""
     owner, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
     if not isinstance(owner, str) or not isinstance(name, str) or owner.partition(".")[0] not in _VERSIONED:
         return False
@@ -179,18 +179,21 @@ def _is_versioned(value: Any) -> bool:
 
 @functools.cache
 def _environment() -> str:
-    """Return a digest of all but source, argument types and processor that decides on the machine code."""
+    """Return a digest of versions and settings that determine the machine code.
+
+    Source, argument types and processor are not included.
+    """
     switches = [(name, getattr(numba.config, name, None)) for name in _SWITCHES]
     versions = (sys.version, platform.machine(), numba.__version__, llvmlite.__version__, np.__version__)
     return hashlib.sha256(repr((versions, switches)).encode()).hexdigest()
 
 
 class KernelCache(NullCache):
-    """Machine code of one kernel on disk, as numba's dispatcher asks for it and hands it over.
+    """Disk cache of one kernel's machine code, with the interface of numba's dispatcher.
 
-    An entry is one file, `<kernel>.<environment>.<source>.<types>.kernel`, the last three being digests. It
-    holds the SHA-256 of its payload and the payload, and it appears whole or not at all. Trouble with the
-    disk means that the kernel is compiled, nothing else.
+    An entry is one file, `<kernel>.<environment>.<source>.<types>.kernel`; the last three parts are digests.
+    It holds the SHA-256 of its payload and the payload, and appears complete or not at all. On errors of the
+    disk the kernel is simply compiled.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -201,7 +204,7 @@ class KernelCache(NullCache):
 
     @functools.cached_property
     def folders(self) -> list[Path]:
-        """Where entries are looked for, in this order, and written to, the first that can be written."""
+        """Folders to search in this order; entries are written to the first writable one."""
         source = Path(os.path.abspath(self._dispatcher.py_func.__code__.co_filename))
         place = f"{source.parent.name}_{hashlib.sha256(os.fsencode(source.parent)).hexdigest()[:16]}"
         chosen = getattr(numba.config, "CACHE_DIR", "")
@@ -213,11 +216,11 @@ class KernelCache(NullCache):
 
     @property
     def cache_path(self) -> str | None:
-        """The folder that is tried first, for `dispatcher.stats`."""
+        """The first folder, for `dispatcher.stats`."""
         return str(self.folders[0]) if self.folders else None
 
     def load_overload(self, sig: Any, target_context: Any) -> CompileResult | None:
-        """Return the machine code for a signature; None if it is not there, damaged or of another source."""
+        """Return the machine code for a signature; None if missing, damaged or of another source."""
         target_context.refresh()
         name = self._name(sig, target_context.codegen())
         for folder in self.folders if name else ():
@@ -229,7 +232,7 @@ class KernelCache(NullCache):
         return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep the machine code for a signature, and remove that of the kernel's former source."""
+        """Store the machine code for a signature, and remove that of the kernel's old source."""
         name = self._name(sig, data.codegen)
         if name is None or data.lifted or data.library.has_dynamic_globals:
             return
@@ -243,14 +246,14 @@ class KernelCache(NullCache):
             return
 
     def flush(self) -> None:
-        """Remove this kernel's entries; `dispatcher.recompile` asks for it."""
+        """Remove this kernel's entries, for `dispatcher.recompile`."""
         for folder in self.folders:
             self._clear(folder, "")
 
     def _name(self, sig: Any, codegen: Any) -> str | None:
-        """Return the name of an entry's file; None for what cannot be kept."""
+        """Return the name of an entry's file; None if it cannot be cached."""
         types = repr((sig, codegen.magic_tuple()))
-        if " at 0x" in types:  # a kernel as an argument: its type is named by an address
+        if " at 0x" in types:  # a kernel as an argument: the name of its type contains an address
             return None
         try:
             source = source_digest(self._dispatcher)
@@ -269,11 +272,11 @@ class KernelCache(NullCache):
             temporary.unlink(missing_ok=True)
 
     def _clear(self, folder: Path, kept: str) -> None:
-        """Remove what `kept` replaces: entries of the kernel's other sources, and any that are old.
+        """Remove what `kept` replaces: entries of the kernel's other sources, and any old entries.
 
-        Another environment's entries stay: two stacks may take turns in one checkout.
+        Entries of other environments stay, because two stacks may share one checkout.
         """
-        # numba's own cache, which served before, called its entries `<kernel>-<line>...`.
+        # Earlier versions used numba's own cache, with entries named `<kernel>-<line>...`.
         same_kernel = (f"{self._kernel}.{_environment()[:12]}.", f"{self._kernel}-")
         same_source = kept.removesuffix(_SUFFIX).rpartition(".")[0] + "."
         oldest = time.time() - _KEPT_DAYS * 86400

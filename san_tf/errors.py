@@ -1,14 +1,13 @@
-"""The one exception for mistakes a user can make and mend."""
+"""The exception for mistakes that a user can make and fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave: a file, a flag, a value.
+    """A mistake in the user's input: a file, a flag, a value.
 
     The message is one sentence (or two short ones) that says what is wrong, where, and what to do next.
-    Command lines print it without a traceback and end with exit code 2; a library user catches it as a
-    `ValueError`.
+    Commands print it without a traceback and exit with code 2. Library users can catch it as a `ValueError`.
 
     Example:
         >>> raise UserError("images/0001.jpg is empty; delete it or copy it again.")
@@ -19,13 +18,13 @@ class UserError(ValueError):
 
 
 def one_line(text: object, most: int = 200) -> str:
-    r"""Return what somebody else wrote, fit for a message: on one line, cut, unable to steer a terminal.
+    r"""Return untrusted text for a message: on one line, shortened, without control characters.
 
-    Control characters, marks of direction and half surrogates become escapes; runs of space become one.
+    Control characters, direction marks and lone surrogates are escaped. Runs of white space become one space.
 
     Args:
-        text: such as the answer of a server, or the name of a file.
-        most: characters of the result.
+        text: for example a server's answer, or a file name.
+        most: most characters of the result.
 
     Example:
         >>> one_line("bad\x1b[2J request\n")

@@ -1,4 +1,4 @@
-"""A lock between processes that work in one folder; it goes with its process, however that ends."""
+"""A lock between processes, released when its process ends in any way."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pathlib import Path
 from san_tf.errors import UserError
 
 _logger = logging.getLogger(__name__)
-# Descriptors of the locks that this process holds. A forked child inherits them, and a lock is held until the
-# last copy is closed: the child of a killed process would hold it for good.
+# Descriptors of the locks that this process holds. A forked child inherits them, and a lock lasts until the
+# last copy is closed. So the child of a killed process would keep the lock.
 _held: set[int] = set()
-# What systems answer whose files know no locks, such as some network mounts.
+# Error codes of file systems without locks, such as some network mounts.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -35,21 +35,21 @@ os.register_at_fork(after_in_child=_let_go_in_child)
 
 @contextlib.contextmanager
 def file_lock(path: str | os.PathLike[str], wait: bool = False, remove: bool = False) -> Iterator[bool]:
-    """Hold the lock that a file stands for.
+    """Hold the lock of a file while the block runs.
 
-    The operating system releases it when the process ends, even if it is killed; its children do not keep it.
-    The file says who holds it, see `holder_of`.
+    The operating system releases it when the process ends, even if it is killed. Child processes do not keep
+    it. The file says who holds it, see `holder_of`.
 
     Args:
-        path: of a file, made where there is none; its folder too.
-        wait: until whoever holds it lets go; else do not wait.
-        remove: the file when the block ends; a process that is killed leaves it.
+        path: the lock file; it and its folder are created if missing.
+        wait: wait until the lock is free; else return immediately.
+        remove: remove the file when the block ends; a killed process leaves it.
 
     Yields:
         Whether this process holds the lock; always True with `wait`.
 
     Raises:
-        UserError: the file cannot be made.
+        UserError: the file cannot be created.
 
     Example:
         >>> with file_lock("runs/ablation/san/seed_0/.lock") as mine:
@@ -66,15 +66,15 @@ def file_lock(path: str | os.PathLike[str], wait: bool = False, remove: bool = F
     try:
         yield True
     finally:
-        if descriptor in _held:  # else this is a forked child, whose parent still holds it
+        if descriptor in _held:  # otherwise this is a forked child, and its parent still holds the lock
             if remove:
-                path.unlink(missing_ok=True)  # while it is held: who waits for it will look for another
+                path.unlink(missing_ok=True)  # while it is locked: waiting processes will open a new file
             _held.discard(descriptor)
             os.close(descriptor)
 
 
 def holder_of(path: str | os.PathLike[str]) -> str:
-    """Who holds the lock of a file, as a text for people.
+    """Return a description of the process that holds a lock.
 
     Example:
         >>> holder_of("runs/synthetic/.lock")
@@ -84,7 +84,7 @@ def holder_of(path: str | os.PathLike[str]) -> str:
         signed = json.loads(Path(path).read_bytes())
         return "process {pid} on {host} since {since} ({command})".format(**signed)
     except (OSError, ValueError, KeyError, TypeError):
-        # It has just been taken and is not signed yet, or an older version took it, which does not sign.
+        # Just locked and not yet signed, or locked by an earlier version, which does not sign.
         return "another process"
 
 
@@ -95,20 +95,20 @@ def _sign(descriptor: int) -> None:
         "since": time.strftime("%Y-%m-%d %H:%M:%S"),
         "command": " ".join(sys.orig_argv)[:300],
     }
-    # A full disk must not keep anybody from working: the lock holds without a name.
+    # The lock also works unsigned, for example on a full disk.
     with contextlib.suppress(OSError):
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(signed).encode(), 0)
 
 
 def _locked(path: Path, wait: bool) -> int | None:
-    """Descriptor of the locked file; None where somebody else holds it."""
+    """Return the descriptor of the locked file; None if another process holds the lock."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except FileNotFoundError:
-            continue  # its folder was empty, and somebody has just removed it
+            continue  # another process has just removed the empty folder
         except OSError as error:
             raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
         try:
@@ -124,8 +124,8 @@ def _locked(path: Path, wait: bool) -> int | None:
                 os.close(descriptor)
                 raise
             _logger.warning(
-                "%s lies where files cannot be locked; see to it that one process works there.", path
+                "The file system of %s has no locks; make sure that only one process works there.", path
             )
             return descriptor
-        # Its former holder removed it: a lock on a file without a name keeps nobody out.
+        # Its last holder removed the file; a lock on a removed file has no effect.
         os.close(descriptor)

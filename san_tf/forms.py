@@ -1,8 +1,8 @@
-"""The form of a network: what changes its outputs and cannot be seen in the shapes of its weights.
+"""The form of a network: settings that change its outputs but not its weights' shapes.
 
-A ResNet-50 with its strides on the 1x1 convolutions has the same weights as one with them on the 3x3
-convolutions, and gives other embeddings. Weights files and checkpoints therefore keep the form of their
-network, and a network of another form refuses them.
+For example, a ResNet-50 may have its strides on the 1x1 or on the 3x3 convolutions. The weights have the same
+shapes, but the embeddings differ. So weights files and checkpoints contain the form of their network, and a
+network of another form refuses them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from san_tf.errors import UserError
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 Form = dict[str, Any]
-# Facts that a training may start from other values of, where a file holds pretrained weights.
+# Facts that may differ if a training starts from pretrained weights.
 _OF_TRAINED = ("last_stride", "input_shape", "head", "stage_shapes", "texture_size")
-# Settings of layers that do not change what a trained network computes (names, precision, how weights begin,
-# how training goes), or that the shapes of weights tell.
+# Layer settings that do not change a trained network's outputs (names, precision, initialisation, training),
+# or that follow from the shapes of weights.
 _NO_FUNCTION = frozenset(
     """name trainable dtype autocast sparse ragged optional batch_shape batch_input_shape build_config
     build_input_shape layers input_layers output_layers momentum seed rate noise_shape synchronized fused
     renorm renorm_clipping renorm_momentum virtual_batch_size use_bias filters units""".split()  # noqa: SIM905
 )
 _NO_FUNCTION_ENDINGS = ("_initializer", "_regularizer", "_constraint")
-# An input adapter's values are weights. Keras 2 and 3 name the axis of a norm differently.
+# The values of an input adapter are weights. Keras 2 and 3 name the axis of a norm differently.
 _NO_FUNCTION_OF = {"InputAdapter": {"matrix", "offset"}}
 _NO_FUNCTION_OF |= {f"{kind}Normalization": {"axis"} for kind in ("Batch", "Layer", "Group")}
 
@@ -38,14 +38,14 @@ _forms: WeakKeyDictionary[keras.Model, Form | None] = WeakKeyDictionary()
 
 
 def form_of(model: keras.Model) -> Form | None:
-    """The form of a network as plain values for JSON; None where it cannot be told.
+    """Return the form of a network as plain values for JSON; None if it is unknown.
 
     Args:
-        model: functional, or a model with an `encoder` and perhaps a `decoder` that are.
+        model: a functional model, or one with a functional `encoder` and optionally `decoder`.
 
     Returns:
         For a functional model `facts` by name (such as `stride_on`, `last_stride`, `input_shape`), `layers`
-        by name with their settings and sources, and the version of `keras`; for a model of two parts the
+        by name with their settings and sources, and the version of `keras`. For a model of two parts, the
         forms of `encoder` and `decoder`.
 
     Example:
@@ -65,10 +65,10 @@ def _form_of(model: keras.Model) -> Form | None:
     try:
         config = model.get_config()
         layers = dict(_layers(config["layers"], ""))
-        # As JSON gives it back, so that tuples and lists are the same.
+        # As JSON reads it back, so that tuples equal lists.
         form: Form = json.loads(json.dumps({"facts": facts_of(model), "layers": layers}))
     except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError):
-        return None  # neither functional nor of such parts, or with layers that do not describe themselves
+        return None  # not functional, or with layers without a config
     return form | {"keras": keras.__version__}
 
 
@@ -76,7 +76,7 @@ def _form_of(model: keras.Model) -> Form | None:
 
 
 def facts_of(model: keras.Model) -> dict[str, Any]:
-    """What a network's builder was told, as far as it matters for what is computed, read off its graph.
+    """Read from a network's graph the builder's arguments that affect its outputs.
 
     Args:
         model: an encoder, its trunk, or a decoder. Other functional models have fewer facts.
@@ -110,7 +110,7 @@ def facts_of(model: keras.Model) -> dict[str, Any]:
 
 
 def _layers(layers: list[dict[str, Any]], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Settings of each layer of a config, nested ones too, by a name that is the same every time."""
+    """Yield each layer of a config, including nested ones: a reproducible name, and its settings."""
     names = _numbered_anew(layers)
     for layer in layers:
         kind = str(layer["class_name"]).rpartition(">")[2]
@@ -135,12 +135,12 @@ def _name(layer: Mapping[str, Any]) -> str:
 
 
 def _numbered_anew(layers: list[dict[str, Any]]) -> dict[str, str]:
-    """Names that do not depend on the process: Keras counts all unnamed layers that it has made in it."""
+    """Names that do not depend on the process; Keras numbers unnamed layers across a whole process."""
     ranks: dict[str, list[tuple[int, str]]] = {}
     for place, layer in enumerate(layers):
         name = _name(layer)
         if layer["class_name"] == "InputLayer":
-            # Named after a counted tensor, where a model was cut out of another.
+            # Keras names the input after a numbered tensor if a model was cut out of another.
             ranks.setdefault("input", []).append((place, name))
             continue
         head, number = re.fullmatch(r"(.*?)(?:_(\d+))?", name, re.DOTALL).groups()  # type: ignore[union-attr]
@@ -153,7 +153,7 @@ def _numbered_anew(layers: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    """A setting in one spelling: a list of one is its item, a nested config its settings."""
+    """A setting in a standard form: a list of one becomes its item, a nested config its settings."""
     if isinstance(value, (list, tuple)):
         return _plain(value[0]) if len(value) == 1 else [_plain(item) for item in value]
     if isinstance(value, dict):
@@ -169,7 +169,7 @@ def _plain(value: Any) -> Any:
 
 
 def _sources(nodes: Any) -> Iterator[str]:
-    """The layers that a layer is called on: `["name", 0, 0, ...]` wherever Keras 2 or 3 puts it."""
+    """Yield the layers on which a layer is called: `["name", 0, 0, ...]`, wherever Keras 2 or 3 puts it."""
     if isinstance(nodes, dict):
         for value in nodes.values():
             yield from _sources(value)
@@ -187,17 +187,17 @@ def _sources(nodes: Any) -> Iterator[str]:
 def check_form(
     path: str | os.PathLike[str], stated: Form | None, model: keras.Model, start: bool = False
 ) -> None:
-    """Refuse weights of a network of another form.
+    """Refuse weights of a network with another form.
 
     Args:
-        path: of the file, for the message.
-        stated: the form that the file states; None passes.
-        model: that shall take the weights.
-        start: the weights are pretrained ones, from which a training starts: head, last stride and size of
-            the images may be others.
+        path: path of the file, for the message.
+        stated: form in the file; None is accepted.
+        model: model for the weights.
+        start: a training starts from these pretrained weights, so head, last stride and image size may
+            differ.
 
     Raises:
-        UserError: the forms differ; the sentence names what differs and both values.
+        UserError: the forms differ; the message names the difference and both values.
     """
     found = difference(stated, form_of(model), start)
     if found is None:
@@ -222,15 +222,15 @@ def check_form(
 
 
 def difference(stated: Any, own: Any, start: bool = False) -> tuple[str, Any, Any] | None:
-    """The first difference of two forms: what differs, and both values; None where they agree.
+    """Return the first difference of two forms with both values; None if they agree.
 
-    Only what both state is compared: another version of Keras describes a layer by other settings, and a file
-    that was converted knows nothing of its images' size. Forms of the same version of Keras must also have
-    the same layers.
+    Only settings that both forms contain are compared: another version of Keras has other layer settings, and
+    a converted file does not contain an image size. With the same version of Keras, the layers must also be
+    the same.
 
     Args:
-        stated: from a file, of any type; what is not a form is left out.
-        own: from `form_of`.
+        stated: value from a file, of any type; anything but a form is ignored.
+        own: result of `form_of`.
         start: see `check_form`.
     """
     if not isinstance(stated, dict) or not isinstance(own, dict):

@@ -1,4 +1,4 @@
-"""Which files are images, and how they are read: the one definition that all of the package shares."""
+"""Image formats: decides which files are images, and converts them to JPEG or PNG."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import warnings
 import numpy as np
 from PIL import Image, features
 
-# What cameras, phones, scanners and data sets of the field write, by Pillow's name of the format.
+# Formats of cameras, phones, scanners and re-ID data sets, by Pillow's name.
 _FORMATS = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
     "MPO": (".mpo",),
@@ -28,17 +28,17 @@ _FORMATS = {
     "JPEG2000": (".jp2", ".j2k"),
     "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
 }
-# Pillow knows these formats by name, and reads them only where it was built with their library.
+# Pillow reads these formats only if it was built with their libraries.
 _OPTIONAL = {"WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 _ORIENTATION = 0x0112
-# What Pillow says of odd files is told here in sentences, or is of no consequence.
+# Pillow's warnings about odd files either become errors here, or do not matter.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, module=r"PIL\.")
 
 
 @functools.cache
 def _readable() -> frozenset[str]:
-    """Formats that the installed Pillow reads."""
+    """Return the formats that the installed Pillow reads."""
     with contextlib.suppress(ImportError):
         import pillow_heif
 
@@ -53,9 +53,9 @@ def _readable() -> frozenset[str]:
 
 @functools.cache
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of the image files that are read here: JPEG, PNG, and what the installed Pillow reads besides.
+    """Return the suffixes of supported image files: JPEG, PNG and others that Pillow reads.
 
-    `.heic` and `.heif` are among them where the package `pillow-heif` is installed.
+    They include `.heic` and `.heif` if the package `pillow-heif` is installed.
 
     Example:
         >>> ".jpg" in image_suffixes(), ".webp" in image_suffixes(), ".txt" in image_suffixes()
@@ -65,7 +65,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def suffix_of(name: str) -> str:
-    """The suffix of a file's name or path in small letters, with its dot; empty if there is none.
+    """Return the suffix of a file name or path in lower case, with its dot; empty if there is none.
 
     Example:
         >>> suffix_of("train/0002_c1.JPG"), suffix_of("train/README"), suffix_of("train/.jpg")
@@ -77,28 +77,28 @@ def suffix_of(name: str) -> str:
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file's name or path has the suffix of an image that is read here."""
+    """Whether a file name or path has the suffix of a supported image format."""
     return suffix_of(name) in image_suffixes()
 
 
 def is_jpeg_or_png(content: bytes) -> bool:
-    """Whether the first bytes of a file are those of a JPEG or PNG, whatever its name says."""
+    """Whether a file starts with the bytes of a JPEG or PNG, whatever its name."""
     return content.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
 
 
 def jpeg_or_png(content: bytes, max_pixels: int = 50_000_000) -> bytes:
-    """Bring a file to a format that TensorFlow's decoder takes, without loss.
+    """Convert an image file without loss to a format that TensorFlow decodes.
 
-    A JPEG or PNG file comes back as it is, damaged or not. A file of another format is decoded and stored as
-    PNG, with its EXIF orientation, if it has one; of an animation or of several pages the first picture.
+    A JPEG or PNG file is returned unchanged, damaged or not. Another format is decoded and stored as PNG,
+    with its EXIF orientation if it has one. Of an animation or several pages, only the first image is used.
 
     Args:
-        content: of the file.
-        max_pixels: a file of another format with more of them is refused before any of them is decoded.
+        content: the file's bytes.
+        max_pixels: a file of another format with more pixels is refused before it is decoded.
 
     Raises:
         ValueError: the file is empty, of an unknown format, too large or damaged. The message is half a
-            sentence ("is empty"), so that callers can put the file's name before it.
+            sentence ("is empty"); callers put the file's name before it.
 
     Example:
         >>> jpeg_or_png(Path("0002_c1.webp").read_bytes())[1:4]
@@ -115,8 +115,8 @@ def jpeg_or_png(content: bytes, max_pixels: int = 50_000_000) -> bytes:
         image = Image.open(io.BytesIO(content), formats=sorted(_readable()))
     except Image.DecompressionBombError:
         raise ValueError(f"has more than {max_pixels:,} pixels") from None
-    except Exception:  # whatever Pillow meets in bytes that nobody wrote on purpose
-        raise ValueError("is not an image of a format that is read here, or is damaged") from None
+    except Exception:  # Pillow raises many kinds of errors for damaged bytes
+        raise ValueError("is not an image in a supported format, or is damaged") from None
     with image:
         if image.width * image.height > max_pixels:
             raise ValueError(f"has {image.width}x{image.height} pixels, more than {max_pixels:,} in all")
@@ -140,7 +140,7 @@ def jpeg_or_png(content: bytes, max_pixels: int = 50_000_000) -> bytes:
 
 
 def _webp_size(content: bytes) -> tuple[int, int]:
-    """Width and height of a WebP file, for which Pillow takes memory before it tells them; else (0, 0)."""
+    """Width and height of a WebP file, else (0, 0); Pillow would allocate memory before reporting them."""
     if len(content) < 30 or content[:4] != b"RIFF" or content[8:12] != b"WEBP":
         return 0, 0
     if content[12:16] == b"VP8X":
@@ -153,39 +153,39 @@ def _webp_size(content: bytes) -> tuple[int, int]:
 
 
 def _as_png_holds(image: Image.Image) -> Image.Image:
-    """The same pixels in a mode that PNG files have."""
+    """The same pixels in a mode that PNG files support."""
     if image.mode in ("L", "LA", "RGB", "RGBA"):
         return image
     if image.mode.startswith("I;16"):
         return Image.fromarray(np.asarray(image).astype(np.uint16))
-    if image.mode in ("I", "F"):  # Pillow would cut everything above 255 off
-        raise ValueError("has pixels of 32 bits, which photographs have not; store it with 8 bits")
+    if image.mode in ("I", "F"):  # Pillow would clip values above 255
+        raise ValueError("has pixels of 32 bits, unlike a photograph; store it with 8 bits")
     return image.convert("RGB")
 
 
 def holds_several(content: bytes) -> bool:
-    """Whether a file that `jpeg_or_png` has to convert holds several pictures: an animation, or pages."""
+    """Whether a file that `jpeg_or_png` must convert holds several images: an animation, or pages."""
     if content.startswith(b"\xff\xd8") or is_jpeg_or_png(content):
         return False
     try:
         with Image.open(io.BytesIO(content), formats=sorted(_readable())) as image:
             return bool(getattr(image, "is_animated", False))
-    except Exception:  # a damaged second picture does no harm to the first
+    except Exception:  # a damaged second image does not affect the first
         return True
 
 
 def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
-    """Read a file that a folder of images names, whatever it turns out to be.
+    """Read a regular file from a folder of images, but not a pipe or device.
 
-    A link to a device would never end, and a pipe would wait for a writer: neither is opened to be read.
+    A device may have no end, and a pipe would wait for a writer, so neither is opened for reading.
 
     Args:
-        path: of the file; links are followed.
-        max_bytes: of it.
+        path: path of the file; links are followed.
+        max_bytes: largest size of the file.
 
     Raises:
-        ValueError: it is a pipe, a device, a folder, or larger; half a sentence.
-        OSError: it is missing or cannot be read.
+        ValueError: it is a pipe, a device, a folder, or larger; the message is half a sentence.
+        OSError: the file is missing or cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -194,7 +194,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         if not stat.S_ISREG(state.st_mode):
             raise ValueError("is a pipe or a device, not a file")
-        # Also where the size is a lie, as in /proc.
+        # Limited again here, because reported sizes may be wrong, as in /proc.
         content = file.read(max_bytes + 1)
         if len(content) > max_bytes:
             raise ValueError(f"is larger than {max_bytes // 2**20} MB")
@@ -202,7 +202,7 @@ def read_regular(path: str | os.PathLike[str], max_bytes: int) -> bytes:
 
 
 def stamp_of(path: str | os.PathLike[str]) -> str:
-    """Size and times of a file; no tool that restores the others leaves the last, so new bytes are seen."""
+    """Size and times of a file. The last is the change time, which tools cannot restore."""
     try:
         state = os.stat(path)
     except OSError:

@@ -1,7 +1,8 @@
-"""What Keras 3 and Keras 2.15 do differently, in one place; everything else runs on both.
+"""Differences between Keras 3 and Keras 2.15 in one place; all other code runs on both.
 
-Keras 3 is what this package is made for. Keras 2.15 is the last that TensorFlow Addons runs with, and what
-`pip install ".[addons]"` brings; it has reached the end of its life, so its private names used here stay.
+This package is made for Keras 3. Keras 2.15 is the last version that works with TensorFlow Addons, and
+`pip install ".[addons]"` installs it. It is no longer developed, so its private names used here will not
+change.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ import tensorflow as tf
 KERAS_3 = int(keras.__version__.split(".")[0]) >= 3
 
 if not KERAS_3:
-    # Random layers, such as Dropout, then keep their state in a variable, as they do in Keras 3: only what is
-    # in a checkpoint can come back from it.
+    # Random layers, such as Dropout, then keep their state in a variable, as in Keras 3, so that checkpoints
+    # contain it.
     keras.backend.experimental.enable_tf_random_generator()
 
 NamedVariables = list[tuple[str, "keras.Variable"]]
 
 
 def set_dtype_policy(name: str) -> None:
-    """Set the policy of the layers built from now on: moved and renamed in Keras 3."""
+    """Set the dtype policy of the layers built from now on; Keras 3 moved and renamed it."""
     if KERAS_3:
         keras.config.set_dtype_policy(name)
     else:
@@ -34,13 +35,13 @@ def set_dtype_policy(name: str) -> None:
 
 
 def dtype_policy() -> str:
-    """The name of the present policy."""
+    """Return the name of the current dtype policy."""
     policy = keras.config.dtype_policy() if KERAS_3 else keras.mixed_precision.global_policy()
     return str(policy.name)
 
 
 def scale_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
-    """The loss whose gradients `apply_gradients` takes: multiplied, where the optimizer scales losses.
+    """Return the loss, scaled if the optimizer scales losses; its gradients go to `apply_gradients`.
 
     In Keras 3 every optimizer has the method; in Keras 2 only `LossScaleOptimizer`, under another name.
     """
@@ -50,11 +51,16 @@ def scale_loss(optimizer: Any, loss: tf.Tensor) -> tf.Tensor:
 
 
 def apply_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]) -> None:
-    """One optimizer step with the gradients of a loss from `scale_loss`.
+    """Do one optimizer step with the gradients of a loss from `scale_loss`.
 
-    A Keras 3 optimizer divides them by the scale itself, and does not count a step that it skips because of
-    an overflow; Keras 2 leaves the division to the training step, and counts it. On several replicas they
-    are summed already, see `san_tf.models.replicas.summed`.
+    A Keras 3 optimizer divides gradients by the scale itself, and does not count a step skipped after an
+    overflow. Keras 2 leaves the division to the training step, and counts skipped steps. Gradients of several
+    replicas must already be summed, see `san_tf.models.replicas.summed`.
+
+    Args:
+        optimizer: optimizer of the model.
+        gradients: gradients of the scaled loss.
+        variables: variables to update, in the same order.
     """
     replica = tf.distribute.get_replica_context()
     together = replica is not None and replica.num_replicas_in_sync > 1
@@ -65,14 +71,14 @@ def apply_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: S
 
 
 def without_summation(optimizer: Any) -> dict[str, bool]:
-    """Have an optimizer take gradients that are summed over the replicas already; for every step.
+    """Make an optimizer accept gradients that are already summed over the replicas.
 
-    Keras 3 sums them in the last moment: after clipping, which then sees a part of the batch, and after the
-    check for overflow, which then skips the step on one replica while the others wait for it. There is no
-    argument against it, so its private method is replaced by one that does nothing.
+    Keras 3 sums gradients after clipping, which then sees only part of the batch. It also sums after the
+    check for overflow, so one replica may skip the step while the others wait for it. It has no option to
+    turn this off, so its private method is replaced by one that does nothing.
 
     Returns:
-        Arguments for `apply_gradients`, where it has one for this.
+        Arguments for `apply_gradients`, if it has an option for this.
     """
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     if KERAS_3:
@@ -90,10 +96,10 @@ def _as_they_are(pairs: Any) -> Any:
 
 
 def learning_rate(optimizer: Any) -> float:
-    """The learning rate of the next step.
+    """Return the learning rate of the next step.
 
-    Keras 2 keeps that of the last step under `learning_rate`, and a legacy optimizer, as those of TensorFlow
-    Addons are, the schedule itself.
+    In Keras 2, `learning_rate` is that of the last step; in legacy optimizers, such as those of TensorFlow
+    Addons, it is the schedule itself.
     """
     rate = optimizer.learning_rate
     if not KERAS_3:
@@ -104,9 +110,9 @@ def learning_rate(optimizer: Any) -> float:
 
 
 def model_variables(model: keras.Model) -> NamedVariables:
-    """A model's state by name: weights, moving statistics, random states; not its metrics.
+    """Return a model's variables by name: weights, moving statistics, random states; no metrics.
 
-    Keras 2 counts metrics among a model's variables, leaves random states out, and appends `:0` to names.
+    Keras 2 includes metrics in a model's variables, omits random states, and appends `:0` to names.
     """
     if KERAS_3:
         return [(variable.path, variable) for variable in model.variables]
@@ -120,9 +126,9 @@ def model_variables(model: keras.Model) -> NamedVariables:
 
 
 def optimizer_variables(optimizer: Any, trainable: Iterable[Any]) -> NamedVariables:
-    """An optimizer's state by name, loss scale included; makes the slots where they are missing.
+    """Return an optimizer's variables by name, including the loss scale; creates missing slots.
 
-    Names are the end of Keras's: their head depends on whether the slots were made inside a training step.
+    Only the end of Keras's names is used: the beginning depends on where the slots were created.
     """
     if KERAS_3:
         if not optimizer.built:
@@ -136,33 +142,33 @@ def optimizer_variables(optimizer: Any, trainable: Iterable[Any]) -> NamedVariab
         inner.build(trainable)
         variables, head = inner.variables, inner.name
     named = [(_plain_name(variable).rpartition(f"{head}/")[2], variable) for variable in variables]
-    if inner is not optimizer:  # the loss scale is none of `variables` in Keras 2
+    if inner is not optimizer:  # in Keras 2, `variables` does not include the loss scale
         scale = optimizer._loss_scale
         named += [("dynamic_scale", scale.current_loss_scale), ("step_counter", scale.counter)]
     return named
 
 
 def input_of(operation: Any) -> Any:
-    """What a layer that was called once was called on; Keras 2 names a nested model's own input `input`."""
+    """Return the input of a layer's only call; in Keras 2, a nested model's `input` is its own input."""
     return operation.input if KERAS_3 else operation.get_input_at(0)
 
 
 def output_of(operation: Any) -> Any:
-    """What a layer that was called once gave there; Keras 2 names a nested model's own output `output`."""
+    """Return the output of a layer's only call; in Keras 2, a nested model's `output` is its own output."""
     return operation.output if KERAS_3 else operation.get_output_at(0)
 
 
 def classes_to_name(model: keras.Model) -> dict[str, type] | None:
-    """The `custom_objects` that rebuilding a model from its config takes.
+    """Return the `custom_objects` for rebuilding a model from its config.
 
-    Keras 3 finds classes by their modules. Keras 2 does not find those that some of its own applications
-    define, such as ConvNeXt's LayerScale.
+    Keras 3 finds classes by their modules. Keras 2 does not find classes of some of its own applications,
+    such as ConvNeXt's LayerScale.
     """
     return None if KERAS_3 else {type(layer).__name__: type(layer) for layer in model.layers}
 
 
 def write_out_silently(archive: keras.export.ExportArchive, folder: Path) -> None:
-    """Write an archive without a report on the screen; Keras 2 has no argument for it."""
+    """Write an export archive without a report on the screen; Keras 2 has no option for it."""
     if KERAS_3:
         archive.write_out(str(folder), verbose=False)
     else:

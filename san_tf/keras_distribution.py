@@ -1,6 +1,6 @@
-"""What Keras leaves open under a strategy of `tf.distribute`, on both of its versions, in one place.
+"""What Keras 2 and 3 do not handle under a strategy of `tf.distribute`, in one place.
 
-Tested with Keras 3.15 and 2.15; `tests/training/test_distribution.py` fails where a later one differs.
+Tested with Keras 3.15 and 2.15; `tests/training/test_distribution.py` fails if a later version differs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from san_tf.keras_compat import KERAS_3
 
 
 def batch_norms(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]:
-    """All batch norms of a model and of the models in it."""
+    """Yield all batch norms of a model and its nested models."""
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             yield layer
@@ -25,24 +25,24 @@ def batch_norms(model: keras.Model) -> Iterator[keras.layers.BatchNormalization]
 
 
 def synchronize_batch_norms(model: keras.Model) -> None:
-    """Have batch norms normalise by the whole batch on all replicas, from the next training step on.
+    """Make batch norms normalise by the whole batch on all replicas, from the next training step on.
 
-    Set on finished layers, because networks of `keras.applications` make theirs themselves. It changes the
-    arithmetic on one device too, in the last digits.
+    This changes existing layers, because networks of `keras.applications` create their own. On one device
+    too, the last digits of results change.
     """
     for layer in batch_norms(model):
         layer.synchronized = True
         if not KERAS_3:
-            # Chosen when the layer was built, and of no use here: the fused kernel knows one device only.
+            # Chosen when the layer was built, but the fused kernel supports only one device.
             layer.fused = False
 
 
 def average_moving_statistics(model: keras.Model) -> None:
-    """Give all replicas the mean of their moving statistics; in a replica's step, after the update.
+    """Give all replicas the mean of their moving statistics; call it in a replica's step, after the update.
 
-    Keras 3 makes these variables without an aggregation, so that each worker keeps its own, and networks
-    saved by one differ from those of another. Keras 2 aggregates them when they are read, which waits for
-    all workers, and the chief reads alone. The statistics of synchronised batch norms are equal already.
+    Keras 3 creates these variables without aggregation, so each worker keeps its own values and would save a
+    different network. Keras 2 aggregates them when they are read, which waits for all workers, while only the
+    chief reads. The statistics of synchronised batch norms are equal already.
     """
     replica = tf.distribute.get_replica_context()
     statistics = [
@@ -53,7 +53,7 @@ def average_moving_statistics(model: keras.Model) -> None:
     ]
     if not statistics:
         return
-    # A value is read where its variable is; an operation of this replica has a device, which sums need.
+    # Sums need a value on this replica's device; `tf.identity` copies the value from the variable's device.
     values = [tf.identity(tf.convert_to_tensor(variable)) for variable in statistics]
     means = replica.all_reduce(tf.distribute.ReduceOp.MEAN, values)
     for variable, mean in zip(statistics, means, strict=True):
@@ -61,9 +61,10 @@ def average_moving_statistics(model: keras.Model) -> None:
 
 
 def local_value(variable: Any) -> np.ndarray:
-    """A variable's value on this worker, read without asking the others.
+    """Return a variable's value on this worker, without communication.
 
-    After a step all replicas hold the same; reading one that Keras 2 aggregates would wait for all workers.
+    After a step all replicas have the same value. Reading a variable that Keras 2 aggregates would wait for
+    all workers.
     """
     value = _tensorflow_variable(variable)
     if isinstance(value, tf.distribute.DistributedValues):
@@ -72,7 +73,7 @@ def local_value(variable: Any) -> np.ndarray:
 
 
 def assign_local(variable: Any, value: np.ndarray) -> None:
-    """Set a variable on all replicas of this worker, without telling the others."""
+    """Set a variable on all replicas of this worker, without communication."""
     own = _tensorflow_variable(variable)
     if isinstance(own, tf.distribute.DistributedValues):
         for part in own.distribute_strategy.experimental_local_results(own):
@@ -82,5 +83,5 @@ def assign_local(variable: Any, value: np.ndarray) -> None:
 
 
 def _tensorflow_variable(variable: Any) -> Any:
-    """The `tf.Variable` that a variable of Keras 3 wraps."""
+    """Return the `tf.Variable` inside a variable of Keras 3."""
     return variable.value if KERAS_3 and isinstance(variable, keras.Variable) else variable

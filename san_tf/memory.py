@@ -1,4 +1,4 @@
-"""How much memory this process has held."""
+"""Peak memory of this process."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_memory() -> float:
-    """Most memory this process has held at a time, in GB (10^9 bytes): the peak of its resident set.
+    """Return the peak resident memory of this process in GB (10^9 bytes); NaN if unknown.
 
-    Memory of child processes, and of GPUs, is not in it. NaN where the system does not tell.
+    Memory of child processes and GPUs is not included.
 
     Example:
         >>> peak_memory() > 0.01
         True
     """
     if _STATUS.exists():
-        # Not `ru_maxrss`: a process started from a large one inherits that one's peak there.
+        # Not `ru_maxrss`: there, a process inherits the peak of the process that started it.
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024 / 1e9
     try:
-        import resource  # Windows has none
+        import resource  # not on Windows
     except ImportError:
         return float("nan")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,8 +1,7 @@
 """The one image normalisation of the package: RGB, ImageNet mean and standard deviation.
 
-Every backbone sees images normalised so, whatever its weights were trained with: weights that expect
-something else are folded to it when they are loaded. That leaves one place where a deployment can go wrong.
-Textures are scaled to [-1, 1].
+Every backbone gets images with this normalisation. Weights trained with another one are converted when they
+are loaded. So a deployment needs only this normalisation. Textures are scaled to [-1, 1].
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ def normalize(image, dtype: str = "float32"):  # type: ignore[no-untyped-def]  #
     Args:
         image: `(..., 3)` NumPy array or tensor of any numeric dtype whose `astype`/cast gives float32; a
             tensor must be float32 already.
-        dtype: of the result for NumPy arrays.
+        dtype: dtype of the result for NumPy arrays.
 
     Returns:
         `(..., 3)` float32: `(image / 255 - mean) / std`.
@@ -30,7 +29,7 @@ def normalize(image, dtype: str = "float32"):  # type: ignore[no-untyped-def]  #
     """
     if isinstance(image, np.ndarray):
         image = image.astype(dtype)
-    # One multiplication and one addition a value, instead of two divisions and a subtraction.
+    # One multiplication and one subtraction per value, instead of two divisions and a subtraction.
     return image * (1.0 / (255.0 * IMAGENET_STD)) - IMAGENET_MEAN / IMAGENET_STD
 
 

@@ -1,4 +1,4 @@
-"""The progress bar of long evaluations, on standard error, so that what a command prints can be piped."""
+"""Progress bar on standard error, so that a command's output can be piped."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Item = TypeVar("Item")
 
 
 def with_bar(items: Iterable[Item], description: str | None, total: int | None) -> Iterator[Item]:
-    """Pass items on and show how many have been; the bar vanishes at the end.
+    """Yield items, and show a progress bar until the end.
 
     Args:
-        items: to pass on.
-        description: beside the bar; None for no bar. There is none either if nobody is watching: standard
-            error is not a terminal.
-        total: how many items there are; None if that is not known.
+        items: items to yield.
+        description: text beside the bar; None for no bar. There is also no bar if standard error is not a
+            terminal.
+        total: number of items; None if unknown.
     """
     console = Terminal(stderr=True)
     if description is None or not console.is_terminal:

@@ -1,4 +1,4 @@
-"""Starts TensorFlow without its notes on the screen."""
+"""Starts TensorFlow without its start-up messages on the screen."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 def import_tensorflow(
     threads: int = 0, strategy: Literal["mirrored", "multiworker"] | None = None
 ) -> Distribution | None:
-    """Import TensorFlow and start its devices without its notes on oneDNN and missing GPUs.
+    """Import TensorFlow and start its devices without its messages on oneDNN and missing GPUs.
 
-    It writes them before any of its settings can silence it, and nobody can act on them; what it writes is
-    shown if the import fails.
+    TensorFlow writes them before any setting can silence it, and users cannot act on them. They are shown if
+    the import fails.
 
     Args:
         threads: cores that each of TensorFlow's operations may use; 0 for all.
-        strategy: of the options.
+        strategy: strategy of distributed training, see `san_tf.training.distribution.start`; None for one
+            device.
 
     Returns:
-        Who trains together; None for one device.
+        The distribution; None for one device.
 
     Raises:
         UserError: the strategy cannot be started.

@@ -1,10 +1,10 @@
-"""What this user has named: exports, which are programs, and the folders of a gallery's photographs.
+"""Remembers the exports and photograph folders that the user has named, and therefore trusts.
 
-A gallery, or a table of features, says which export made its embeddings and where its photographs lie, and
-may come from a stranger. TensorFlow runs whatever an export holds, and a folder may be the whole disk. So
-neither is used because a gallery names it: it is used when the user names it, and remembered from then on in
-`$XDG_STATE_HOME/san_tf/trusted.json` (`~/.local/state` where that is not set). A record that cannot be
-written or read, or that others may write, trusts nothing; the user then names the export again.
+A gallery, or a table of features, names the export that made its embeddings and the folder of its
+photographs. It may come from a stranger. But TensorFlow runs any program that an export contains, and a
+folder may be the whole disk. So both are used only after the user has named them. They are then stored in
+`$XDG_STATE_HOME/san_tf/trusted.json` (default `~/.local/state`). If that file cannot be read or written, or
+if others may write it, nothing is trusted, and the user must name the export again.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
 from san_tf.file_lock import file_lock
 
-# The export that comes with the repository: its fingerprint (`serving.fingerprint`) and its digest.
+# The export in the repository: its fingerprint (`serving.fingerprint`) and its digest.
 _SHIPPED = Path(__file__).resolve().parents[1] / "saved_models" / "synthetic" / "1"
 SHIPPED_FINGERPRINT = "d76c1f6e3bba7972"
 SHIPPED_DIGEST = "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c"
-# What TensorFlow and `ExportedEncoder` read of an export.
+# Files of an export that TensorFlow and `ExportedEncoder` read.
 _READ = ("saved_model.pb", "saved_model.pbtxt", "variables/*", "assets/*", "assets.extra/san_tf.json")
 
 
 def export_digest(folder: str | os.PathLike[str]) -> str:
-    """Return the SHA-256 of an export's graph, weights, assets and metadata, by their names.
+    """Return the SHA-256 of an export's graph, weights, assets and metadata, with their names.
 
-    `serving.fingerprint` leaves the graph out: it tells whether embeddings agree, not whether programs do.
+    Unlike `serving.fingerprint`, it includes the graph: it identifies the program, not just its embeddings.
 
     Raises:
         OSError: a file cannot be read.
@@ -48,11 +48,11 @@ def export_digest(folder: str | os.PathLike[str]) -> str:
 
 
 def remember_export(folder: str | os.PathLike[str], fingerprint: str) -> None:
-    """Remember an export that the user named himself.
+    """Remember an export that the user has named.
 
     Args:
         folder: `<path>/<version>` of the export.
-        fingerprint: of its weights and preprocessing, see `serving.fingerprint`.
+        fingerprint: fingerprint of its weights and preprocessing, see `serving.fingerprint`.
     """
     path = os.path.realpath(folder)
     with contextlib.suppress(OSError):
@@ -60,13 +60,13 @@ def remember_export(folder: str | os.PathLike[str], fingerprint: str) -> None:
 
 
 def known_export(fingerprint: str, named: str = "") -> Path | None:
-    """Return an export of a fingerprint that the user has named before, unchanged; None if there is none.
+    """Return an unchanged export with a fingerprint that the user has named before; else None.
 
-    The export that comes with the repository is known, too.
+    The export in the repository is known too.
 
     Args:
-        fingerprint: that a gallery notes.
-        named: the folder that it names: preferred where it is one of several.
+        fingerprint: fingerprint from a gallery.
+        named: folder that the gallery names; preferred if several exports match.
     """
     if not fingerprint:
         return None
@@ -87,22 +87,22 @@ def known_export(fingerprint: str, named: str = "") -> Path | None:
 
 
 def remember_images(gallery: str, noted: str | None, folder: str | os.PathLike[str]) -> None:
-    """Remember the folder that the user named himself for the photographs of a gallery.
+    """Remember the folder that the user has named for the photographs of a gallery.
 
     Args:
-        gallery: its path or address.
+        gallery: path or address of the gallery.
         noted: the folder that the gallery names.
-        folder: that the user named.
+        folder: the folder that the user named.
     """
     _remember("images", _place(gallery), {"noted": noted, "folder": os.path.abspath(folder)})
 
 
 def known_images(gallery: str, noted: str) -> str | None:
-    """Return the folder that the user has named before for the photographs of this gallery; None if none.
+    """Return the folder that the user has named before for a gallery's photographs; else None.
 
     Args:
-        gallery: its path or address.
-        noted: the folder that the gallery names: another one makes it another gallery.
+        gallery: path or address of the gallery.
+        noted: the folder that the gallery names; if it changed, the user must name the folder again.
     """
     known = _remembered("images").get(_place(gallery))
     if not isinstance(known, dict) or known.get("noted") != noted or not isinstance(known.get("folder"), str):
@@ -116,7 +116,7 @@ def _place(gallery: str) -> str:
 
 def _record() -> Path:
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The standard wants relative ones ignored.
+    # The XDG standard says to ignore relative paths.
     folder = Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state"
     return folder / "san_tf" / "trusted.json"
 
@@ -130,7 +130,7 @@ def _remembered(kind: str) -> dict[str, Any]:
                 return {}
             known = json.loads(file.read())[kind]
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, RecursionError):
-        # RuntimeError: there is no home. A record that is missing or damaged trusts nothing.
+        # RuntimeError: there is no home folder. If the file is missing or damaged, nothing is trusted.
         return {}
     return known if isinstance(known, dict) else {}
 
@@ -144,7 +144,7 @@ def _remember(kind: str, name: str, value: Any) -> None:
             known = {each: _remembered(each) for each in ("exports", "images")}
             if known[kind].get(name) == value and list(known[kind])[-1] == name:
                 return
-            known[kind].pop(name, None)  # the latest stands last
+            known[kind].pop(name, None)  # the latest entry comes last
             known[kind][name] = value
             with atomic_file(path) as temporary:
                 temporary.write_text(json.dumps(known, indent=2), encoding="utf-8")

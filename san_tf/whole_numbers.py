@@ -1,4 +1,4 @@
-"""Identities and cameras as numbers, where files write them as text."""
+"""Reads identities and cameras as whole numbers from text."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 from san_tf.errors import UserError, one_line
 
-# Python reads 1_000 and digits of all scripts too, and refuses thousands of digits with another sentence.
+# Stricter than `int`, which also reads 1_000 and digits of other scripts, and refuses thousands of digits.
 _NUMBER = re.compile("[+-]?[0-9]{1,40}")
 
 
 class WholeNumbers:
-    """Reads whole numbers and sees that two texts do not become one person: `7` and `07` are the same number.
+    """Reads whole numbers, and refuses different spellings of one number, such as `7` and `07`.
 
-    One reader is used for all texts of a source.
+    Use one reader for all texts of a source.
 
     Example:
         >>> numbers = WholeNumbers()
@@ -25,15 +25,15 @@ class WholeNumbers:
         self._spelt: dict[tuple[str, int], str] = {}
 
     def read(self, what: str, text: str, where: str) -> int:
-        """Return the number, of 64 bits.
+        """Return the number in a text, limited to 64 bits.
 
         Args:
-            what: it is, such as "identity".
-            text: as written.
-            where: it stands, for messages.
+            what: what the number is, such as "identity".
+            text: the text.
+            where: place of the text, for messages.
 
         Raises:
-            UserError: it is not a whole number, or was written in another way before.
+            UserError: the text is not a whole number, or the number was written differently before.
         """
         text = text.strip()
         if not _NUMBER.fullmatch(text) or not -(2**63) <= int(text) < 2**63:
@@ -45,10 +45,15 @@ class WholeNumbers:
         return int(text)
 
     def check(self, what: str, text: str, where: str) -> None:
-        """Only see that a number is not written in another way than before; other texts pass.
+        """Check that a number is not written differently than before; other texts pass.
+
+        Args:
+            what: what the number is, such as "identity".
+            text: the text.
+            where: place of the text, for messages.
 
         Raises:
-            UserError: it is.
+            UserError: the number was written differently before.
         """
         text = text.strip()
         if not _NUMBER.fullmatch(text):
@@ -57,5 +62,5 @@ class WholeNumbers:
         if former != text:
             raise UserError(
                 f"{where}: the {what} {text} is written {former} elsewhere, and both are the number"
-                f" {int(text)}; write one {what} alike everywhere, and give others other numbers."
+                f" {int(text)}; write each {what} in one way, and give different ones different numbers."
             )

@@ -1,1 +1,1 @@
-"""`python -m san_tf.check`: what this machine trains with."""
+"""`python -m san_tf.check`: tests how this machine can train."""

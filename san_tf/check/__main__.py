@@ -1,6 +1,6 @@
-"""`python -m san_tf.check`: what this machine trains with, tried out in a minute or two.
+"""`python -m san_tf.check`: tests in a minute or two how this machine can train.
 
-Prints versions and devices, then trains a small SAN for three steps in each precision, and with XLA.
+It prints versions and devices, then trains a small SAN for three steps in each precision, and with XLA.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print what was found and tried; leave with 1 if not even float32 trains."""
+    """Print findings and trials; exit with 1 if float32 fails."""
     parser = _Parser(
         prog="python -m san_tf.check",
         description="Show versions, devices and processor, and train a small SAN for three steps in float32, "
-        "mixed_float16, mixed_bfloat16 and with XLA: what works here, how fast, how far from float32, and "
-        "what is advised. The exit code is 0 unless float32 fails.",
+        "mixed_float16, mixed_bfloat16 and with XLA. Prints what works here, how fast, how far from float32, "
+        "and what to use. The exit code is 0 unless float32 fails.",
         allow_abbrev=False,
     )
-    parser.add_argument("--no_xla", action="store_true", help="leave XLA out: its compiler takes longest")
+    parser.add_argument("--no_xla", action="store_true", help="skip XLA, whose compiler takes longest")
     arguments = parser.parse_args(argv)
-    # Before anything else imports it: it is quiet so, and GPUs take memory as they need it.
+    # Before any other import of TensorFlow: this silences its notes, and GPUs take memory as needed.
     import_tensorflow()
     from san_tf.check.trial_steps import cases_here, check
 

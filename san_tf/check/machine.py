@@ -1,4 +1,4 @@
-"""What TensorFlow finds on this machine, as lines for a table."""
+"""Collects what TensorFlow finds on this machine, as rows of a table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tensorflow as tf
 from san_tf.cores import core_count
 from san_tf.version import __version__
 
-# Of some hundred flags those that decide how fast matrices are multiplied, by the names of Linux.
+# Linux's processor flags that matter for the speed of matrix products.
 _INSTRUCTIONS = (
     *("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
     *("asimd", "bf16", "i8mm", "sve"),
@@ -21,13 +21,13 @@ _GIB = 2**30
 
 
 def gpus() -> list[dict[str, object]]:
-    """What is known of each GPU: `device_name` and, of NVIDIA's, `compute_capability`, a pair of numbers."""
+    """Return details of each GPU: `device_name` and, for NVIDIA, `compute_capability`, a pair of numbers."""
     devices = tf.config.list_physical_devices("GPU")
     return [dict(tf.config.experimental.get_device_details(device)) for device in devices]
 
 
 def instructions() -> list[str]:
-    """The processor's instruction sets for vectors and matrices; empty where Linux does not list them."""
+    """Return the processor's instruction sets for vectors and matrices; empty if Linux lists none."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -38,12 +38,12 @@ def instructions() -> list[str]:
 
 
 def has_bfloat16_units() -> bool:
-    """Whether the processor multiplies bfloat16 matrices in units made for them (Intel's AMX)."""
+    """Whether the processor has units for bfloat16 matrix products (Intel's AMX)."""
     return "amx_bf16" in instructions()
 
 
 def findings() -> list[tuple[str, str]]:
-    """Name and value of all that is worth knowing when training is slow or fails."""
+    """Return names and values of facts that help when training is slow or fails."""
     build = tf.sysconfig.get_build_info()
     cuda = [f"{name} {build[key]}" for name, key in _BUILT if build.get(key)]
     intra = tf.config.threading.get_intra_op_parallelism_threads()
@@ -54,8 +54,8 @@ def findings() -> list[tuple[str, str]]:
         ("built for", ", ".join(cuda) or "CPU only (no CUDA in this build)"),
         ("processor", _processor()),
         ("instruction sets", " ".join(instructions()) or "unknown"),
-        ("cores", f"{core_count()} for this process, {os.cpu_count()} in all"),
-        ("threads", f"{intra or 'as many as cores'} an operation"),
+        ("cores", f"{core_count()} for this process, {os.cpu_count()} in total"),
+        ("threads", f"{intra or 'as many as cores'} per operation"),
         ("memory", _memory()),
     ]
     for number, details in enumerate(gpus()):

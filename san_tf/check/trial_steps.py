@@ -1,4 +1,4 @@
-"""Three training steps of a small SAN in each arithmetic: what works on this machine, and how fast."""
+"""Trains a small SAN for three steps in each arithmetic, to see what works and how fast."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Outcome(NamedTuple):
     """How a case went.
 
     Attributes:
-        losses: of each step; the first is that of the initial weights.
-        seconds: of each step; the first compiles.
-        problem: why it failed, in a line; empty where it did not.
+        losses: loss of each step; the first is that of the initial weights.
+        seconds: seconds of each step; the first one compiles.
+        problem: why the case failed, in one line; empty if it worked.
     """
 
     losses: tuple[float, ...] = ()
@@ -50,12 +50,12 @@ class Outcome(NamedTuple):
 
 FLOAT32 = Case("float32")
 CASES = (FLOAT32, Case("mixed_float16"), Case("mixed_bfloat16"), Case("float32", xla=True))
-# Worth the minute they take to compile where there are units for 16 bits.
+# They take a minute to compile, so they are tried only if the devices have 16-bit units.
 CASES_OF_GPUS = (Case("mixed_float16", xla=True), Case("mixed_bfloat16", xla=True))
 
 
 class _Timed(keras.callbacks.Callback):
-    """Notes loss and time of each step; an epoch is one step."""
+    """Records loss and time of each step; an epoch has one step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class _Timed(keras.callbacks.Callback):
         self.ends: list[float] = [time.perf_counter()]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        """Note both."""
+        """Record loss and time."""
         self.losses.append(float((logs or {})["loss"]))
         self.ends.append(time.perf_counter())
 
@@ -79,7 +79,7 @@ def try_case(case: Case) -> Outcome:
             model.compile(optimizer=build_optimizer(schedule=1e-3), jit_compile=case.xla)
         timed = _Timed()
         model.fit(_data(), epochs=_STEPS, steps_per_epoch=1, verbose=0, callbacks=[timed], shuffle=False)
-    except Exception as error:  # whatever a build of TensorFlow cannot do here
+    except Exception as error:  # a build of TensorFlow may fail in any way
         return Outcome(problem=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:100]}")
     seconds = tuple(float(value) for value in np.diff(timed.ends))
     if not np.isfinite(timed.losses).all():
@@ -100,21 +100,20 @@ def _data() -> tf.data.Dataset:
 
 
 def step_seconds(outcome: Outcome) -> float:
-    """Of a step after the first, the shortest."""
+    """Seconds of the fastest step after the first."""
     return min(outcome.seconds[1:])
 
 
 def difference(outcome: Outcome, reference: Outcome) -> float:
-    """Relative difference of the first loss to that of float32.
+    """Relative difference of the first loss from that of float32.
 
-    The later ones follow from steps, which grow apart quickly at this size, and which float16 skips until its
-    scale has settled.
+    Later losses diverge quickly in so small a network, and float16 skips steps until its loss scale settles.
     """
     return abs(outcome.losses[0] - reference.losses[0]) / abs(reference.losses[0])
 
 
 def advice(outcomes: dict[Case, Outcome]) -> list[str]:
-    """Say in sentences what to train with here, by what the devices are made for and what worked."""
+    """Return sentences about how to train here, by the devices and by what worked."""
     works = {case for case, outcome in outcomes.items() if not outcome.problem}
     lines = []
     capabilities = [details.get("compute_capability", (0, 0)) for details in gpus()]
@@ -126,7 +125,7 @@ def advice(outcomes: dict[Case, Outcome]) -> list[str]:
             "Train with --precision float32; mixed_bfloat16 is worth a try: the processor has units."
         )
     elif units >= (8, 0) and Case("mixed_bfloat16") in works:  # type: ignore[operator]
-        lines.append("Train with --precision mixed_bfloat16: the GPU has units for it, no loss is scaled.")
+        lines.append("Train with --precision mixed_bfloat16: the GPU has units for it, without loss scaling.")
     elif units >= (7, 0) and Case("mixed_float16") in works:  # type: ignore[operator]
         lines.append("Train with --precision mixed_float16: the GPU has units for it.")
     else:
@@ -144,16 +143,16 @@ def advice(outcomes: dict[Case, Outcome]) -> list[str]:
 
 
 def cases_here() -> tuple[Case, ...]:
-    """What is worth trying on this machine, float32 first."""
+    """Return the cases to try on this machine, float32 first."""
     return CASES + CASES_OF_GPUS if gpus() else CASES
 
 
 def check(console: Console, cases: Sequence[Case]) -> bool:
-    """Print what was found and tried.
+    """Print the findings and the results of the cases.
 
     Args:
-        console: where to.
-        cases: to try, float32 first.
+        console: console to print to.
+        cases: cases to try, float32 first.
 
     Returns:
         Whether float32 works.

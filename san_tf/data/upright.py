@@ -52,7 +52,7 @@ def upright(content: bytes) -> bytes:
     Example:
         >>> upright(b"hello")
         Traceback (most recent call last):
-        san_tf.data.upright.PhotographError: is not an image of a format that is read here
+        san_tf.data.upright.PhotographError: is not an image in a supported format
     """
     try:
         content = jpeg_or_png(content, MAX_PIXELS)

@@ -91,6 +91,6 @@ def refuse_junk(files: Files, benchmark: str, split: str, samples: Sequence[Samp
         if sample.pid < 1:
             raise UserError(
                 f"{files.describe(sample.path)} has the identity {sample.pid}, which {benchmark} has in its "
-                f"gallery only, not in {split}; copy the benchmark again."
+                f"gallery, not in {split}; copy the benchmark again."
             )
     return list(samples)

@@ -53,7 +53,7 @@ def test_names(name, expected):
         (lambda good: b"", "b.jpg is empty"),
         (
             lambda good: b"GIF89a" + good,
-            r"b\.jpg is not an image of a format that is read here, or is damaged",
+            r"b\.jpg is not an image in a supported format, or is damaged",
         ),
         (lambda good: good[:20], "b.jpg is a .* cut off"),
         (lambda good: good[: len(good) // 2], "b.jpg is damaged"),
@@ -150,5 +150,5 @@ def test_a_folder_of_other_formats_and_absurd_numbers(tmp_path):
             assert stored.format == "PNG"
             np.testing.assert_array_equal(stored, picture)
     (tmp_path / "text.jpg").write_bytes(b"hello")
-    with pytest.raises(UserError, match=r"text\.jpg is not an image of a format that is read here"):
+    with pytest.raises(UserError, match=r"text\.jpg is not an image in a supported format"):
         Records.from_folder(tmp_path)

@@ -209,7 +209,7 @@ def test_a_huge_picture_is_refused_by_its_header():
     ("content", "problem"),
     [
         (b"", "is empty"),
-        (b"a shopping list\n", "is not an image of a format that is read here"),
+        (b"a shopping list\n", "is not an image in a supported format"),
         (b"\x89PNG\r\n\x1a\n\0\0", "is a PNG file that is cut off"),
         (b"\xff\xd8\xff\xe0\0\x10JFIF", "is a JPEG file that is cut off or damaged"),
     ],

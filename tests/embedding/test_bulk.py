@@ -29,7 +29,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 LEFT_OUT = {
     "07.jpg": "is empty",
-    "11.jpg": "is not an image of a format that is read here, or is damaged",
+    "11.jpg": "is not an image in a supported format, or is damaged",
     "17.jpg": "is damaged: it cannot be decoded",
 }
 

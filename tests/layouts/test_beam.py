@@ -51,7 +51,7 @@ def test_damaged_images_and_archives_that_cannot_be_shared(copy_of, tmp_path):
     assert skipped.info.splits["query"].num_examples == 2
     assert (skipped.data_path / "skipped.txt").read_text().splitlines() == [
         f"{first} is empty",
-        f"{second} is not an image of a format that is read here, or is damaged",
+        f"{second} is not an image in a supported format, or is damaged",
     ]
     pack(folder, ".tgz")
     with pytest.raises(UserError, match="Workers cannot share the compressed archive"):

@@ -64,9 +64,7 @@ def test_renamed(name, copy_of):
     downloads = copy_of(name)
     (downloads / folder).rename(downloads / "my_copy")
     told = sentence(name, downloads)
-    assert (
-        f"is in {downloads / 'my_copy'}, but should be in {downloads / folder}; rename or move" in told
-    )
+    assert f"is in {downloads / 'my_copy'}, but should be in {downloads / folder}; rename or move" in told
     archive = pack(downloads / "my_copy", ".zip")
     told = sentence(name, downloads)
     assert f"if {archive.name} is its archive, rename that to {folder}.zip" in told

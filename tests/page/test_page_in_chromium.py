@@ -284,7 +284,7 @@ def test_a_file_that_is_no_picture_is_told_and_the_page_goes_on(page, tmp_path):
         (
             "list.jpg",
             b"a shopping list",
-            "The picture is not an image of a format that is read here, or is damaged.",
+            "The picture is not an image in a supported format, or is damaged.",
         ),
         (
             "cut.jpg",

@@ -33,10 +33,10 @@ BYTES = {"content-type": "application/octet-stream"}
     ("content", "problem"),
     [
         (b"", "The picture is empty."),
-        (b"a shopping list", "The picture is not an image of a format that is read here, or is damaged."),
+        (b"a shopping list", "The picture is not an image in a supported format, or is damaged."),
         (
             b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
-            "The picture is not an image of a format that is read here, or is damaged.",
+            "The picture is not an image in a supported format, or is damaged.",
         ),
         (crop(1, kind="JPEG")[:60], "The picture is a JPEG file that is cut off or damaged."),
         (crop(1, size=(200, 400), kind="JPEG")[:1800], "The picture is damaged: it cannot be decoded."),

@@ -215,7 +215,7 @@ def test_bad_photographs_are_left_out_and_listed(model, crops, tmp_path, capsys)
     [
         (None, "cannot be read (No such file or directory)"),
         (b"", "is empty"),
-        (b"a shopping list", "is not an image of a format that is read here"),
+        (b"a shopping list", "is not an image in a supported format"),
         ("cut", "is damaged: it cannot be decoded"),
         (_png(20_000, 20_000), "has 20000 x 20000 pixels, more than 50 million"),
     ],

@@ -414,7 +414,7 @@ def test_nothing_is_sent_that_is_no_image(
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "huge.png").write_bytes(png_header(20_000, 20_000))
     for name, sentence in (
-        ("text.jpg", "text.jpg is not an image of a format that is read here, or is damaged; leave it out"),
+        ("text.jpg", "text.jpg is not an image in a supported format, or is damaged; leave it out"),
         ("empty.png", "empty.png is empty"),
         ("huge.png", "huge.png has 20000 x 20000 pixels, more than 50 million"),
         ("absent.jpg", r"absent.jpg cannot be read \(No such file or directory\)"),

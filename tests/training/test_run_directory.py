@@ -197,7 +197,7 @@ def test_file_in_the_way_inside(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path)
     (tmp_path / "figures").write_text("")
     (tmp_path / "stages").write_text("")
-    with pytest.raises(UserError, match=r"figures cannot be made"):
+    with pytest.raises(UserError, match=r"figures cannot be created"):
         _ = run.figures
     with pytest.raises(UserError, match=r"cannot be (read|written)"):
         run.begin("train")
