@@ -45,9 +45,9 @@ def _disk_errors_named(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise UserError(f"{path} cannot be written ({error.strerror}); choose another folder.") from error
         if error.errno in (errno.ENOTDIR, errno.EEXIST):
-            raise UserError(f"{path} cannot be written: a file stands where a folder is needed.") from error
+            raise UserError(f"{path} cannot be written: there is a file where a folder is needed.") from error
         if error.errno == errno.EISDIR:
-            raise UserError(f"{path} cannot be written: a folder stands where a file is needed.") from error
+            raise UserError(f"{path} cannot be written: there is a folder where a file is needed.") from error
         if error.errno == errno.ENOENT and not path.parent.is_dir():
             # Some file systems (/proc) refuse new folders with this error.
             raise UserError(f"{path.parent} cannot be made; choose another folder.") from error

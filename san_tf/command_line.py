@@ -202,7 +202,7 @@ def run_as_command(action: Callable[[], None]) -> NoReturn:
         print(printable(f"Error: {told}"), file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
-        told = str(interrupt) or "Stopped; the same command goes on from here."
+        told = str(interrupt) or "Stopped; the same command resumes from here."
         print(printable(f"\n{told}"), file=sys.stderr)
         sys.exit(130)
     sys.exit(0)

@@ -65,7 +65,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def suffix_of(name: str) -> str:
-    """Return the suffix of a file name or path in lower case, with its dot; empty if there is none.
+    """Return a file's suffix in lower case, with its dot; empty if there is none.
 
     Example:
         >>> suffix_of("train/0002_c1.JPG"), suffix_of("train/README"), suffix_of("train/.jpg")

@@ -84,10 +84,10 @@ def test_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     for path in (tmp_path / "runs" / "results.json", tmp_path / "runs" / "a" / "results.json"):
         for writer in (atomic_file, atomic_folder):
-            with pytest.raises(UserError, match="a file stands where a folder is needed"), writer(path):
+            with pytest.raises(UserError, match="there is a file where a folder is needed"), writer(path):
                 pass
     with (
-        pytest.raises(UserError, match="a file stands where a folder is needed"),
+        pytest.raises(UserError, match="there is a file where a folder is needed"),
         atomic_folder(tmp_path / "runs"),
     ):
         pass
@@ -98,7 +98,7 @@ def test_file_in_the_way_of_a_folder(tmp_path: Path) -> None:
 def test_folder_in_the_way_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "results.json").mkdir()
     with (
-        pytest.raises(UserError, match="a folder stands where a file is needed"),
+        pytest.raises(UserError, match="there is a folder where a file is needed"),
         atomic_file(tmp_path / "results.json"),
     ):
         pass

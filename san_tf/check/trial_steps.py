@@ -1,4 +1,4 @@
-"""Trains a small SAN for three steps in each arithmetic, to see what works and how fast."""
+"""Trains a small SAN for three steps in each precision, to see what works."""
 
 from __future__ import annotations
 

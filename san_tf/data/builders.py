@@ -25,7 +25,7 @@ class DamagedDataError(UserError):
     """
 
     def __init__(self, place: Path, problem: str) -> None:
-        super().__init__(f"{problem}; the stage `prepare` (--stage prepare) makes the data set anew.")
+        super().__init__(f"{problem}; the stage `prepare` (--stage prepare) builds the data set again.")
         self.place = place
         self.problem = problem
 
@@ -146,7 +146,7 @@ def damage_of(builder: Any, splits: Sequence[str] | None = None) -> str | None:
             except tf.errors.OpError:
                 return f"{path} is damaged"
             if number != expected:
-                return f"{path} is damaged: it holds {number:,} records in place of {expected:,}"
+                return f"{path} is damaged: it holds {number:,} records instead of {expected:,}"
     return None
 
 

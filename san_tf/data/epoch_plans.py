@@ -31,6 +31,11 @@ class Part:
         """Plan the augmentation of the images at `order` (n,).
 
         Textures with the colour cast of their image also follow its jitter.
+
+        Args:
+            order: `(n,)` indices into the records.
+            draws: `(n, draws)` uniform numbers of `draw_epoch`.
+            image_size: height and width in pixels.
         """
         plan = plan_augmentation(self.augmentation, draws, image_size)
         cast = self.records.extras.get(CAST)
@@ -40,7 +45,15 @@ class Part:
 
 
 def pair_part(pit: Records, rows: int, steps: int, augmentation: Augmentation, seed: int) -> Part:
-    """Return a part of `rows` image-texture pairs, from an endless shuffled stream, with label -1."""
+    """Return a part of image-texture pairs, from an endless shuffled stream, with label -1.
+
+    Args:
+        pit: image-texture pairs.
+        rows: number of pairs per batch.
+        steps: batches per epoch.
+        augmentation: augmentation of the pairs.
+        seed: seed of the run.
+    """
 
     def order(epoch: int) -> np.ndarray:
         return shuffled_stream(len(pit), epoch * steps * rows, steps * rows, seed).reshape(steps, rows)

@@ -133,7 +133,7 @@ class ResumableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 super().download_and_prepare(**kwargs)  # TFDS decides whether that will do
                 return
             reason = damage or f"{changed} {self.info.full_name}"
-            print(printable(f"  {reason}; it is made anew"), flush=True)
+            print(printable(f"  {reason}; it is built again"), flush=True)
             self.made_anew = True
             made_from = MadeFrom.read(self.data_path)
             if named is None and made_from is not None and made_from.manual_dir:

@@ -1,4 +1,4 @@
-"""P x K sampling: batches of P identities with K images each, planned in NumPy for a whole epoch.
+"""P x K sampling: plans an epoch of batches of P identities with K images each.
 
 Every plan is a pure function of (seed, epoch), so a run can resume at any step.
 """

@@ -114,10 +114,10 @@ def source_note(builder: Any, manual_dir: str | os.PathLike[str] | None = None) 
     sentence = f"{changed} {builder.info.full_name} in {builder.data_path}"
     if made_from and not same:
         raise UserError(
-            f"{sentence}, which was made from {made_from.manual_dir}; --stage prepare makes it anew from the "
-            "named folder, another --data_dir keeps both."
+            f"{sentence}, which was made from {made_from.manual_dir}; --stage prepare builds it again from "
+            "the named folder, another --data_dir keeps both."
         )
-    return f"{sentence}; the prepared data are used, and --stage prepare makes them anew."
+    return f"{sentence}; the prepared data are used, and --stage prepare builds them again."
 
 
 def told_of(builder: Any) -> list[str]:

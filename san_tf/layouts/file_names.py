@@ -63,7 +63,7 @@ def _sample(files: Files, folder: str, path: str, benchmark: str, pattern: NameP
     name = path.removeprefix(f"{folder}/")
     if "/" in name:
         raise UserError(
-            f"{files.describe(path)} lies too deep; {benchmark} has its images in {folder} itself, so move "
+            f"{files.describe(path)} is too deep; {benchmark} has its images in {folder} itself, so move "
             "them there."
         )
     parsed = pattern.parse(name)

@@ -70,7 +70,7 @@ def _complete(files: Files, layout: Layout) -> Files:
     nested = next(_complete_folders(place, layout), None)
     if nested is not None:
         raise UserError(
-            f"{layout.name} lies too deep, in {nested}; move what is in there to {place}, or name "
+            f"{layout.name} is too deep, in {nested}; move what is in there to {place}, or name "
             f"{nested} as the manual folder."
         )
     raise UserError(

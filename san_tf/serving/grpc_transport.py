@@ -145,7 +145,7 @@ def _decoded(tensor: Any, rows: int, most: int) -> np.ndarray:
     if tensor.dtype != DT_FLOAT:
         known = tensor.dtype in DataType.values()
         name = DataType.Name(tensor.dtype) if known else str(tensor.dtype)
-        raise WrongAnswerError(f"its embeddings are {name} in place of float32")
+        raise WrongAnswerError(f"its embeddings are {name} instead of float32")
     shape = () if tensor.tensor_shape.unknown_rank else tuple(d.size for d in tensor.tensor_shape.dim)
     check_shape(shape, rows, most)
     count = shape[0] * shape[1]

@@ -162,7 +162,7 @@ def write_kit(
     folder = Path("serving") / name if out is None else Path(out)
     if folder.resolve().is_relative_to(model.resolve()):
         raise UserError(
-            f"{folder} lies inside {model}, which servers search for versions; choose another --out."
+            f"{folder} is inside {model}, which servers search for versions; choose another --out."
         )
     gpu = _is_for_gpus(image) if gpu is None else gpu
     source = os.path.relpath(model.resolve(), folder.resolve())

@@ -116,7 +116,7 @@ class Session:
         wanted = (len(images), self.dimensions)
         if embeddings.shape != wanted or embeddings.dtype != np.float32:
             raise UserError(
-                f"{self._path} gave {embeddings.dtype} {embeddings.shape} for {_size(images)} in place of "
+                f"{self._path} gave {embeddings.dtype} {embeddings.shape} for {_size(images)} instead of "
                 f"float32 {wanted}; write it again."
             )
         if not np.isfinite(embeddings).all():

@@ -108,7 +108,7 @@ def _problem(signatures, signature: str, name: str, dtype: str, rank: int) -> st
         return f"there is no signature {signature}"
     found = signatures[signature]
     if set(found.inputs) != {name}:
-        return f"{signature} takes {sorted(found.inputs)} in place of {name}"
+        return f"{signature} takes {sorted(found.inputs)} instead of {name}"
     given = found.inputs[name]
     if types_pb2.DataType.Name(given.dtype) != dtype or len(given.tensor_shape.dim) != rank:
         return f"{name} of {signature} is not {dtype} of rank {rank}"

@@ -128,10 +128,10 @@ def refusal(address: str, model: Model, message: str) -> Exception:
 
 
 def check_shape(shape: Sequence[int], rows: int, most: int) -> None:
-    """Raise `WrongAnswerError` unless `shape` is `(rows, D)` with D from 1 to `most`."""
+    """Raise `WrongAnswerError` unless an answer's `shape` is `(rows, D)` with D from 1 to `most`."""
     shape = tuple(shape)
     if len(shape) != 2 or shape[1] < 1:
-        raise WrongAnswerError(f"the embeddings have the shape {one_line(shape, 60)} in place of (N, D)")
+        raise WrongAnswerError(f"the embeddings have the shape {one_line(shape, 60)} instead of (N, D)")
     if shape[0] != rows:
         raise WrongAnswerError(f"there are {shape[0]} embeddings")
     if shape[1] > most:

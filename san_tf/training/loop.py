@@ -135,7 +135,7 @@ def train(
         left_out = start < epochs * steps_per_epoch
         return TrainingResult(start, start, time.monotonic() - began, left_out)
     if start:
-        _logger.info("Stage %s goes on from step %d.", stage, start)
+        _logger.info("Stage %s resumes at step %d.", stage, start)
 
     dataset = dataset_at(start)
     # A strategy prefetches to its devices on its own threads, so measuring the wait here would be wrong.
@@ -205,7 +205,7 @@ def _gone(stage: str, clock: Clock, checkpoints: CheckpointFolder) -> str:
     kept = f"the newest checkpoint is {newest.path}" if newest else "no checkpoint had been written yet"
     return (
         f"Stage {stage}: another worker was lost in step {clock.step + 1} of {clock.total_steps}; {kept}. "
-        "Start the same command on all workers again, and it goes on from there."
+        "Start the same command on all workers again, and it resumes from there."
     )
 
 

@@ -123,7 +123,7 @@ def test_a_damaged_part_is_made_anew(tmp_path, harm):
     if harm == "folder":
         victim.unlink()
         victim.mkdir()
-        with pytest.raises(UserError, match="a folder stands where a file is needed"):
+        with pytest.raises(UserError, match="there is a folder where a file is needed"):
             _run(parts, _Maker(), _stamps(12))
         return
     victim.write_bytes(
@@ -165,5 +165,5 @@ def test_a_maker_that_ends_too_early_is_found_out(tmp_path):
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+    with pytest.raises(UserError, match="there is a file where a folder is needed"):
         _run(Parts(tmp_path / "file"), _Maker(), _stamps(4))

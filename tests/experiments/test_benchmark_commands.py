@@ -74,7 +74,7 @@ def test_prepare_says_what_it_took_and_makes_damaged_data_anew(
     records = next(info.parent.glob("*train*"))
     records.write_bytes(records.read_bytes()[:-1])
     told = prepare()
-    assert f"{records} is damaged; it is made anew" in told
+    assert f"{records} is damaged; it is built again" in told
     assert "train: 4 images of 2 identities" in told
 
 

@@ -78,7 +78,7 @@ def test_wrongly_nested(name, copy_of):
     (downloads / folder).mkdir()
     (downloads / "inner").rename(downloads / folder / folder)
     told = sentence(name, downloads)
-    assert f"lies too deep, in {downloads / folder / folder}; move what is in there to" in told
+    assert f"is too deep, in {downloads / folder / folder}; move what is in there to" in told
     shutil.move(downloads / folder / folder, downloads / "inner")
     (downloads / folder).rmdir()
     (downloads / "inner").rename(downloads / folder)
@@ -177,7 +177,7 @@ def test_files_that_do_not_belong(name, copy_of):
     (place / "image.jpg").unlink()
     (place / "more").mkdir()
     shutil.copy(sorted(place.glob("0*.jpg"))[0], place / "more")
-    assert "lies too deep" in sentence(name, place.parents[1], skip_corrupt=True)
+    assert "is too deep" in sentence(name, place.parents[1], skip_corrupt=True)
 
 
 def test_junk_is_in_the_gallery_alone(copy_of):

@@ -77,7 +77,7 @@ def test_records(change, data, whole, capsys):
     with pytest.raises(DamagedDataError) as told:
         load(data)
     assert str(told.value).startswith(f"{file} is ") and str(told.value).isprintable()
-    assert str(told.value).endswith("; the stage `prepare` (--stage prepare) makes the data set anew.")
+    assert str(told.value).endswith("; the stage `prepare` (--stage prepare) builds the data set again.")
     assert len(load(data, "query")) == 2  # which is whole
     prepare_benchmark(
         open_benchmark("veri776", data, check_counts=False), DATASETS / "veri776" / "dummy_data"

@@ -106,7 +106,7 @@ def test_changes_are_told_and_the_data_set_is_made_anew(change, shop, capsys):
     told, records = CHANGES[change]
     note = source_note(open_benchmark("custom", shop.parents[1] / "data", config=TABLE))
     assert f"The images in {shop} differ ({told}) from those of custom/mine" in note
-    assert "the prepared data are used, and --stage prepare makes them anew" in note
+    assert "the prepared data are used, and --stage prepare builds them again" in note
     assert "anew" not in capsys.readouterr().out
     now = held(prepared(shop))
     assert f"({told})" in capsys.readouterr().out
@@ -158,7 +158,7 @@ def test_two_owners_of_one_folder_of_data(copy_of, tmp_path, capsys):
     image = sorted((theirs / folder / places[0]).glob("*.jpg"))[0]
     image.rename(image.with_name("0009_c1s1_000451_03.jpg"))
     first = build("market1501", mine)
-    with pytest.raises(UserError, match=rf"was made from {mine}; --stage prepare makes it anew"):
+    with pytest.raises(UserError, match=rf"was made from {mine}; --stage prepare builds it again"):
         source_note(first, theirs)
     build("market1501", theirs)
     assert "(1 added and 1 removed) from those of market1501" in capsys.readouterr().out
@@ -212,7 +212,7 @@ def test_every_benchmark_and_archive_is_compared(name, suffix, copy_of, capsys):
     assert "1 changed" in source_note(builder, downloads)
     assert written(build(name, downloads)) != expected
     assert source_note(open_benchmark(name, downloads.parent / "data", check_counts=False)) is None
-    assert re.search(r"\(\d changed\).*it is made anew", capsys.readouterr().out)
+    assert re.search(r"\(\d changed\).*it is built again", capsys.readouterr().out)
 
 
 def test_what_is_gone_is_used_and_told(shop, tmp_path):

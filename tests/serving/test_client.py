@@ -204,8 +204,8 @@ def test_server_that_is_started_again(
     [
         (lambda e: e[:-1], r"answered 4 images wrongly: there are 3 embeddings"),
         (lambda e: np.concatenate([e, e]), r"there are 8 embeddings"),
-        (lambda e: e[:, :, None], r"the shape \(4, 8, 1\) in place of"),
-        (lambda e: e[:, 0], r"the shape \(4,\) in place of"),
+        (lambda e: e[:, :, None], r"the shape \(4, 8, 1\) instead of"),
+        (lambda e: e[:, 0], r"the shape \(4,\) instead of"),
         (lambda e: np.where(np.arange(8) == 3, np.nan, e).astype(np.float32), "holds NaN or infinity"),
         (lambda e: np.where(np.arange(8) == 3, np.inf, e).astype(np.float32), "holds NaN or infinity"),
         (lambda e: np.where(np.arange(len(e))[:, None] == 2, 0, e).astype(np.float32), "holds only zeros"),

@@ -378,7 +378,7 @@ def test_wrong_size_and_place(encoder: keras.Model, tmp_path: Path, monkeypatch:
     with pytest.raises(UserError, match="at least 1; received 0"):
         export_encoder(encoder, tmp_path / "model", SIZE, version=0)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+    with pytest.raises(UserError, match="there is a file where a folder is needed"):
         export_encoder(encoder, tmp_path / "file", SIZE)
 
     def full(descriptor: int) -> None:

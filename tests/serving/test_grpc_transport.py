@@ -88,10 +88,10 @@ FLOAT, VARIANT, HALF, STRING = 1, 21, 19, 7
         (tensor(FLOAT, (1, 3), tensor_content=b"1234" * 3 + b"5"), "other numbers than its shape says"),
         (tensor(FLOAT, (1, 3), float_val=[0.0]), "only zeros"),
         (tensor(FLOAT, (1, 3), float_val=[np.nan]), "NaN or infinity"),
-        (tensor(VARIANT, (1, 3)), "its embeddings are DT_VARIANT in place of float32"),
-        (tensor(HALF, (1, 3), half_val=[1] * 3), "its embeddings are DT_HALF in place of float32"),
+        (tensor(VARIANT, (1, 3)), "its embeddings are DT_VARIANT instead of float32"),
+        (tensor(HALF, (1, 3), half_val=[1] * 3), "its embeddings are DT_HALF instead of float32"),
         (tensor(STRING, (1, 3), string_val=[b"1"] * 3), "its embeddings are DT_STRING"),
-        (tensor(987, (1, 3)), "its embeddings are 987 in place of float32"),
+        (tensor(987, (1, 3)), "its embeddings are 987 instead of float32"),
         (tensor(FLOAT, (1, 10**6), tensor_content=bytes(4_000_000)), "its answer has 4,000,[0-9]{3} bytes"),
     ],
 )  # fmt: skip

@@ -202,7 +202,7 @@ def test_wrong_folders(served_models: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="no version 3 to be canary; there are 1, 2"):
         write_kit(served_models, tmp_path / "out", canary=3)
-    with pytest.raises(UserError, match="lies inside"):
+    with pytest.raises(UserError, match="is inside"):
         write_kit(served_models, served_models / "kit")
 
 

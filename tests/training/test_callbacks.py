@@ -154,7 +154,7 @@ def test_signal_at_the_end_of_an_epoch_waits_for_its_measurements(tmp_path: Path
         interruption.on_train_batch_end(0)
         assert not list(tmp_path.iterdir())
         with pytest.raises(
-            KeyboardInterrupt, match=r"after step 1 of 2, saved in .*; the same command goes on"
+            KeyboardInterrupt, match=r"after step 1 of 2, saved in .*; the same command resumes"
         ):
             interruption.on_epoch_end(0)
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000001.safetensors"]

@@ -372,7 +372,7 @@ def test_really_full_disk(tiny_disk: Path) -> None:
 def test_place_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "train").write_text("")
     model = build()
-    with pytest.raises(UserError, match="a file stands where a folder is needed"):
+    with pytest.raises(UserError, match="there is a file where a folder is needed"):
         CheckpointFolder(tmp_path / "train").save(model, None, 1)
 
 

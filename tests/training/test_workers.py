@@ -110,7 +110,7 @@ def test_killed_and_stopped_workers_go_on_to_the_same_weights(tmp_path: Path):
     sentence = errors.strip().splitlines()[-1]
     assert re.search(
         r"^Error: Stage train: another worker was lost in step \d+ of 12; the newest checkpoint is "
-        r"\S+step_0+[34]\.safetensors\. Start the same command on all workers again, and it goes on from "
+        r"\S+step_0+[34]\.safetensors\. Start the same command on all workers again, and it resumes from "
         r"there\. \(TensorFlow: ",
         sentence,
     ), errors

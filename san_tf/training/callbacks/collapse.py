@@ -95,7 +95,7 @@ class CollapseWatch(keras.callbacks.Callback):
     def _sentence(self, name: str, epoch: int, logs: Mapping[str, Any]) -> str:
         if name == "collapsed":
             what = (
-                f"the embeddings have collapsed: two of a batch lie {logs['spread']:.2g} apart on average,"
+                f"the embeddings have collapsed: two of a batch are {logs['spread']:.2g} apart on average,"
                 f" less than {self._length():g}, and the triplet loss stays at {logs['triplet_loss']:.2g}"
             )
         else:

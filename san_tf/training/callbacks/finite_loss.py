@@ -17,7 +17,15 @@ from san_tf.training.offending_batch import OffendingBatch
 def diverged(
     stage: str, what: str, clock: Clock, checkpoints: CheckpointFolder, batch: Path | None = None
 ) -> UserError:
-    """Return the error for a diverged training: what, where, last good checkpoint, what to try."""
+    """Return the error for a diverged training.
+
+    Args:
+        stage: name of the stage.
+        what: what went wrong, such as "loss became nan".
+        clock: knows the step.
+        checkpoints: checkpoints of the stage; the message names the last good one.
+        batch: file that lists the images of the batch, or None.
+    """
     good = checkpoints.newest()
     kept = f"the last good checkpoint is {good.path}" if good else "no checkpoint had been written yet"
     named = f", {batch} names the images of the batch" if batch else ""

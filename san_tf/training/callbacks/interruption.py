@@ -78,5 +78,5 @@ class Interruption(keras.callbacks.Callback):
         self.saving.save()
         raise KeyboardInterrupt(
             f"Stage {self.stage} was stopped after step {self.clock.step} of {self.clock.total_steps}, saved "
-            f"in {self.saving.checkpoints.folder}; the same command goes on from there."
+            f"in {self.saving.checkpoints.folder}; the same command resumes from there."
         )

@@ -131,7 +131,7 @@ class SaveCheckpoints(keras.callbacks.Callback):
         try:
             return float(verify(self.checkpoints.best).extra.get(name, -math.inf))
         except (DamagedError, TypeError, ValueError) as error:
-            _logger.warning("%s The best weights are chosen anew from this epoch on.", error)
+            _logger.warning("%s The best weights are chosen again from this epoch on.", error)
             return -math.inf
 
     @contextlib.contextmanager
