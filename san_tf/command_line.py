@@ -63,7 +63,7 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-# What other toolkits call the flags of this one: several where one number there is two here.
+# Flags of other toolkits, and their flags here; one flag there may be several here.
 _SYNONYMS = {
     ("lr", "base_lr", "init_lr"): ("learning_rate",),
     ("wd",): ("weight_decay",),
@@ -102,19 +102,19 @@ _SYNONYMS = {
     ("resnet50", "resnet101", "thin_resnet", "osnet", "osnet_x1_0", "efficientnet_lite0"): ("backbone",),
     ("random_state", "rng"): ("seed",),
 }
-# How much of a name has to be the same (difflib's ratio) for a slip of the keyboard.
+# Least similarity (difflib's ratio) of a name with a typing error.
 _SLIP = 0.75
 
 
 def nearest(name: str, known: Iterable[str]) -> list[str]:
-    """The names that a name was meant for, at most three; none where nothing is near.
+    """Return up to three known names that a misspelt name may mean.
 
-    Other toolkits' names come first (`lr` is `learning_rate`), then slips of the keyboard, then names that
-    have it as a part.
+    Names of other toolkits come first (`lr` is `learning_rate`), then typing errors, then names that contain
+    the given one.
 
     Args:
-        name: as it was written; capitals and dashes do not matter.
-        known: the names there are.
+        name: the given name; case and dashes do not matter.
+        known: all known names.
 
     Example:
         >>> nearest("lr", ["folder", "learning_rate"]), nearest("rate", ["learning_rate", "epochs"])
@@ -133,7 +133,7 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
         return [plain[near[0]]]
     within = [item for item in plain if f"_{asked}_" in f"_{item}_" or f"_{item}_" in f"_{asked}_"]
     if not within:
-        # A word of several, with a slip in it, or begun only.
+        # One word of a longer name, with a typing error or incomplete.
         words = {word for item in plain for word in item.split("_") if len(word) > 2}
         begun = [word for word in words if word.startswith(asked)]
         meant_words = begun or difflib.get_close_matches(asked, sorted(words), 1, _SLIP)
@@ -145,9 +145,9 @@ class Parser(simple_parsing.ArgumentParser):
     """An argument parser whose errors are one sentence with the next step, not a page of usage."""
 
     def format_help(self) -> str:
-        """The help, each group under the plain name of its part: `data`, not `DataRecipe ['recipe.data']`.
+        """Return the help, with plain group names: `data`, not `DataRecipe ['recipe.data']`.
 
-        Options, which say where and how a command runs, are the group `run`.
+        The group `run` has the options that say where and how a command runs.
         """
         for group in self._action_groups:
             if found := re.fullmatch(r"\w+ \['(?:\w+\.)*(\w+)'\]", group.title or ""):

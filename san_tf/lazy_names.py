@@ -1,4 +1,4 @@
-"""Lets a folder list names of its modules without importing them, so that its light modules stay light."""
+"""Lets a package list names of its modules and import them only on first use."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ def lazy_names(
     """Return a package's `__getattr__` and `__dir__` (PEP 562).
 
     Args:
-        package: its `__name__`.
-        homes: name -> module within the package that defines it. No name may be that of a module of the
-            package, which importing the module would put in its place.
+        package: `__name__` of the package.
+        homes: module within the package that defines each name. No name may be that of a module of the
+            package, because importing the module would replace it.
 
     Example:
         >>> __getattr__, __dir__ = lazy_names(__name__, {"attach_textures": "textures"})

@@ -1,6 +1,6 @@
-"""Losses and backbones of your own, by the names that recipes, `SAN` and `build_encoder` take.
+"""Registers your own losses and backbones by name, for recipes, `SAN` and `build_encoder`.
 
-Nothing heavy is imported here, so that a recipe is checked before TensorFlow starts.
+It imports nothing heavy, so that a recipe can be checked before TensorFlow starts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class OwnBackbone(NamedTuple):
-    """A registered backbone: what makes its stages, and the decoder of its size."""
+    """A registered backbone: the function that builds its stages, and its default decoder."""
 
     stages: Callable[..., Any]
     decoder: Literal["paper", "light"]
@@ -29,17 +29,17 @@ BACKBONES: dict[str, OwnBackbone] = {}
 
 
 def register_loss(name: str) -> Callable[[Function], Function]:
-    """Register a loss on the embedding, to stand in for the triplet loss under a name.
+    """Register a loss on the embedding, to use by name instead of the triplet loss.
 
     The function takes `label` `(B,)` int32 (-1: a row without identity), `embedding` `(B, D)` float32 and the
-    `margin`, and returns a float32 scalar, 0 where a batch has nothing to judge. `SAN(triplet=name)` and
+    `margin`. It returns a float32 scalar, 0 for a batch without usable rows. `SAN(triplet=name)` and
     `--triplet name` use it with the weight of the triplet loss.
 
     Args:
-        name: letters, digits, `_`, `-` and `.`; registered again, the newer function counts.
+        name: letters, digits, `_`, `-` and `.`; registering a name again replaces its function.
 
     Raises:
-        UserError: the name cannot be used.
+        UserError: the name is invalid or already used by this package.
 
     Example:
         >>> @register_loss("centre")
@@ -55,16 +55,16 @@ def register_backbone(
 ) -> Callable[[Function], Function]:
     """Register a backbone under a name for `build_encoder(backbone=name)` and `--backbone name`.
 
-    The function takes the image tensor `(B, H, W, 3)`, normalised as `san_tf.normalization.normalize` does,
-    and the last stride, 1 or 2, and returns four maps at 1/4, 1/8, 1/16 and, by the last stride, 1/16 or 1/32
-    of the image.
+    The function takes the image tensor `(B, H, W, 3)`, normalised as by `san_tf.normalization.normalize`, and
+    the last stride, 1 or 2. It returns four feature maps at 1/4, 1/8, 1/16 and 1/16 or 1/32 (by the last
+    stride) of the image size.
 
     Args:
-        name: letters, digits, `_`, `-` and `.`; registered again, the newer function counts.
-        decoder: which decoder is of its size where a recipe names none.
+        name: letters, digits, `_`, `-` and `.`; registering a name again replaces its function.
+        decoder: decoder to use if a recipe names none.
 
     Raises:
-        UserError: the name cannot be used.
+        UserError: the name is invalid or already used by this package.
 
     Example:
         >>> @register_backbone("tiny")
@@ -95,13 +95,13 @@ def _registrar(
 
 
 def import_modules(names: Sequence[str]) -> None:
-    """Import the modules that register losses and backbones.
+    """Import modules that register losses and backbones.
 
     Args:
-        names: such as `my_losses`, for `my_losses.py` in the folder you are in.
+        names: module names, such as `my_losses` for `my_losses.py` in the current folder.
 
     Raises:
-        UserError: one cannot be imported.
+        UserError: a module cannot be imported.
     """
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""A repr of one line for dataclasses that hold arrays."""
+"""A one-line repr for dataclasses with arrays."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ShortRepr:
-    """Mixed into a dataclass with `repr=False`: arrays are shown by shape and dtype, not by the page.
+    """Mixin for a dataclass with `repr=False`: shows arrays by shape and dtype only.
 
     Example:
         >>> FeatureSet(features, pids, camids)

@@ -71,17 +71,17 @@ class WarmupSteps(keras.optimizers.schedules.LearningRateSchedule):
 
 @keras.saving.register_keras_serializable("san_tf")
 class WarmupMilestones(keras.optimizers.schedules.LearningRateSchedule):
-    """The field's: linear over the warm-up, then the peak, multiplied by `factor` at each milestone.
+    """The usual re-ID schedule: linear warm-up, then a peak rate multiplied by `factor` at milestones.
 
-    Step s (from 0) gets `peak (s + 1) / warmup_steps` while s < warmup_steps, then
-    `peak * factor ** n`, with n the number of milestones that are not later than its epoch (from 0).
+    Step s (from 0) gets `peak (s + 1) / warmup_steps` while s < warmup_steps. After that it gets
+    `peak * factor ** n`, where n is the number of milestones up to its epoch (from 0).
 
     Args:
-        steps_per_epoch: optimiser steps an epoch.
+        steps_per_epoch: optimiser steps per epoch.
         peak: rate after the warm-up.
-        milestones: epochs, counted from the start of the training and rising.
-        factor: of each milestone.
-        warmup_epochs: may be 0, and need not be whole.
+        milestones: rising epochs, counted from the start of the training.
+        factor: factor at each milestone.
+        warmup_epochs: length of the warm-up; may be 0 or a fraction.
 
     Source: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPRW 2019,
     equation 1.
@@ -104,7 +104,7 @@ class WarmupMilestones(keras.optimizers.schedules.LearningRateSchedule):
         if steps_per_epoch < 1 or warmup_epochs < 0:
             raise UserError("steps_per_epoch must be at least 1, warmup_epochs at least 0.")
         if milestones != sorted(set(milestones)) or any(epoch < 1 for epoch in milestones):
-            raise UserError(f"milestones must be rising epochs from 1 on, such as 40 70, not {milestones}.")
+            raise UserError(f"milestones must be rising epochs from 1, such as 40 70; received {milestones}.")
         self.steps_per_epoch = steps_per_epoch
         self.peak = peak
         self.milestones = milestones
@@ -113,7 +113,7 @@ class WarmupMilestones(keras.optimizers.schedules.LearningRateSchedule):
 
     def __call__(self, step: Any) -> tf.Tensor:
         """Learning rate of a step (from 0), float32."""
-        # In integers: float32 division of a large step by its epoch length can fall short of it.
+        # In integers: float32 is not exact for large steps.
         step = tf.cast(step, tf.int64)
         starts = tf.constant([epoch * self.steps_per_epoch for epoch in self.milestones], tf.int64)
         passed = tf.reduce_sum(tf.cast(starts <= step, tf.float32))
