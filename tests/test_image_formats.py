@@ -102,7 +102,7 @@ def test_jpeg_and_png_stay_as_they_are_and_of_others_the_first_picture_and_its_o
     [
         (b"", "is empty"),
         (b"hello", "is not an image in a supported format"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image of a format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is not an image in a supported format"),
         (stored(Image.fromarray(PIXELS), "BMP")[:300], "is damaged: it cannot be decoded"),
         (stored(Image.new("1", (9000, 9000)), "TIFF", compression="group4"), "has 9000x9000 pixels, more"),
     ],
