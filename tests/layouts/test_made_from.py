@@ -220,7 +220,7 @@ def test_what_is_gone_is_used_and_told(shop, tmp_path):
     shutil.rmtree(shop)
     builder = prepared(shop)
     assert held(builder) == expected
-    assert f"{shop}, from which it was made, is gone" in told_of(builder)[-1]
+    assert f"{shop}, from which it was made, no longer exists" in told_of(builder)[-1]
     assert source_note(builder) is None
     # Another folder that is named and holds nothing is a mistake, and the sentence says what is there.
     with pytest.raises(UserError, match=rf"There is no folder .*other/shop; .* was made from {shop.parent}"):

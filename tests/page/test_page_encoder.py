@@ -100,7 +100,7 @@ def test_entries_know_time_and_side():
 
 def test_what_it_cannot_use(network):
     for ask in (network.embed, network.paint):
-        with pytest.raises(UserError, match="The picture is not an image of a format that is read"):
+        with pytest.raises(UserError, match="The picture is not an image in a supported format"):
             ask(b"a shopping list")
         target = io.BytesIO()
         Image.effect_noise((200, 400), 90).convert("RGB").save(target, "JPEG")
