@@ -236,7 +236,7 @@ def test_a_stranger_trains_evaluates_and_goes_on_in_a_dozen_lines(market, tmp_pa
 def test_wrong_number_of_classes_and_missing_data_are_told(market, tmp_path):
     data = load_dataset(market)
     san = san_tf.SAN(build_encoder("thin_resnet", (64, 32, 3), 7, weights=None))
-    with pytest.raises(UserError, match="7 classes, but the records 4 identities"):
+    with pytest.raises(UserError, match="7 classes, but the records have 4 identities"):
         san_tf.train(san, data["train"], 1, workdir=tmp_path / "run")
     with pytest.raises(UserError, match="There is no folder nowhere, and no data set"):
         load_dataset("nowhere")
