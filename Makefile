@@ -70,6 +70,7 @@ docs: $(STAMP)  ## The documentation as a site in build/site; a broken link fail
 
 lint: $(STAMP)  ## ruff and mypy
 	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check --quiet .
 	$(RUN) -m mypy
 
 clean:  ## Remove the virtual environment, caches and runs

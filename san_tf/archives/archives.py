@@ -112,5 +112,3 @@ class ArchiveFiles(Files):
 
     def _full(self, path: str) -> str:
         return f"{self.root}/{path}" if self.root else path
-
-

@@ -26,9 +26,7 @@ def manual_dir(experiment: Experiment) -> Path | None:
     return None if experiment.options.manual_dir is None else Path(experiment.options.manual_dir)
 
 
-def prepared_builder(
-    experiment: Experiment, name: str, tested: bool = False, renewed: bool = False
-) -> Any:
+def prepared_builder(experiment: Experiment, name: str, tested: bool = False, renewed: bool = False) -> Any:
     """The builder of a data set, prepared: now, if it is not yet.
 
     Args:

@@ -120,8 +120,8 @@ def _run(experiment: Experiment, stages: Sequence[Stage], chosen: Sequence[Stage
 def _is_due(run: RunDirectory, stage: Stage, recipe: Recipe) -> bool:
     """Whether a stage is not done, or was done with other values: the run's own recipe has been checked."""
     made_with = run.made_with(stage.name)
-    return made_with is None or not run.is_done(stage.name) or bool(
-        differences(made_with, stage.fields(recipe))
+    return (
+        made_with is None or not run.is_done(stage.name) or bool(differences(made_with, stage.fields(recipe)))
     )
 
 

@@ -49,9 +49,7 @@ def targets(experiment: Experiment) -> Iterator[Target]:
     for name in recipe.test_sets:
         builder = prepared_builder(experiment, name, tested=True)
         query, gallery = (Records.from_tfds(builder, split) for split in ("query", "gallery"))
-        yield Target(
-            title_of(recipe, name), protocol_of(name, recipe.evaluation.protocol), query, gallery
-        )
+        yield Target(title_of(recipe, name), protocol_of(name, recipe.evaluation.protocol), query, gallery)
 
 
 def title_of(recipe: Recipe, name: str) -> str:

@@ -38,8 +38,6 @@ def three_folders(
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".tar.gz")
 
 
-
-
 @dataclass(frozen=True)
 class Layout:
     """Description of a benchmark's folder and its contents.
@@ -85,5 +83,3 @@ class Layout:
         """
         source = f"Request it at {self.homepage} ." if self.homepage else ""
         return " ".join(filter(None, [f"put {self.expected} {place}.", self.besides, source, self.terms]))
-
-

@@ -89,9 +89,7 @@ class WholeBatch:
         return share + tf.stop_gradient(self.total(share) - share)
 
 
-def _one_after_the_other(
-    batch: Mapping[str, tf.Tensor], replica: tf.distribute.ReplicaContext
-) -> tf.Tensor:
+def _one_after_the_other(batch: Mapping[str, tf.Tensor], replica: tf.distribute.ReplicaContext) -> tf.Tensor:
     """The places of this replica's rows in the whole batch: behind those of the replicas before it."""
     rows = tf.shape(next(iter(batch.values())))[0]
     everyone = replica.all_gather(rows[None], axis=0)

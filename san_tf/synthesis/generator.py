@@ -48,10 +48,6 @@ REID_SPLITS, PIT_SPLITS = ("train", "query", "gallery"), ("train", "test")
 _MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
 
-
-
-
-
 def render_crops(
     specs: Sequence[CropSpec], processes: int | None = None, progress: str | None = None
 ) -> Iterator[Crop]:
@@ -82,8 +78,6 @@ def _code_digest() -> str:
     for path in sorted([*folder.rglob("*.py"), *folder.glob("assets/*")]):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
 
 
 Config = TypeVar("Config", ReidConfig, PitConfig)

@@ -88,9 +88,7 @@ def test_a_failure_is_a_line(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.slow  # compiles a training step four times
 def test_the_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "san_tf.check"], capture_output=True, text=True, timeout=900
-    )
+    done = subprocess.run([sys.executable, "-m", "san_tf.check"], capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     for case in CASES:
         assert str(case) in done.stdout

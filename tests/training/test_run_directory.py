@@ -148,9 +148,7 @@ with file_lock(sys.argv[1] + "/.lock"):
 
 def test_one_process_works_in_a_run(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True
-    )
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(run.path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
         expected = rf"in use by process {holder.pid} on {re.escape(socket.gethostname())} since 20"

@@ -130,9 +130,7 @@ class RowRun:
         method = evaluate.HISTOGRAM if self.row.name == HISTOGRAM else self.row.name
         (target,) = targets(experiment)
         query, gallery = target.query, target.gallery
-        features = evaluate.describe(
-            experiment, evaluate.encoder_for(experiment, method, classes), target
-        )
+        features = evaluate.describe(experiment, evaluate.encoder_for(experiment, method, classes), target)
         features.save(experiment, method, target.name)
         ranked = features.matches(experiment.recipe.evaluation)
         plain = score_matches(ranked)
