@@ -1,4 +1,8 @@
-"""A lock between processes, released when its process ends in any way."""
+"""A lock between processes, released when its process ends in any way.
+
+It is our own because it says who holds it, and because a forked child must not keep it: the package filelock
+does neither.
+"""
 
 from __future__ import annotations
 
