@@ -2,12 +2,12 @@
 
 A probe adds no knowledge of its own, so its score says what the features hold in plain sight (Alain and
 Bengio, "Understanding intermediate layers using linear classifier probes", ICLR workshop 2017). Two are for
-the cells of an encoder's feature map: which part of the body is seen there (the largest of one least-squares
-answer a part), and which point of the body's surface (of the body at rest). Both are ridge regressions: in
-closed form, so that nothing depends on how long they are trained. (scikit-learn's `RidgeCV` leaves out
-single rows, and with folds of whole people it solves anew for each strength.) The place of the cell in the
-image tells much already (heads are at the top), so scores mean something beside those of `probe_places`; and to ask what
-features add to it, give them `with_places`.
+the cells of an encoder's feature map: which part of the body is seen there (the largest of one least-
+squares answer a part), and which point of the body's surface (of the body at rest). Both are ridge
+regressions: in closed form, so that nothing depends on how long they are trained. (scikit-learn's `RidgeCV`
+leaves out single rows, and with folds of whole people it solves anew for each strength.) The place of the
+cell in the image tells much already (heads are at the top), so scores mean something beside those of
+`probe_places`; and to ask what features add to it, give them `with_places`.
 """
 
 from __future__ import annotations
