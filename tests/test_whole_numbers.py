@@ -31,7 +31,7 @@ def test_numbers_are_read_and_what_is_none_is_told():
     for text in ("1_000", "", "7.0", "\N{ARABIC-INDIC DIGIT SEVEN}", "9" * 30, "9" * 5000, "a\x1b[2J"):
         with pytest.raises(UserError, match=r"^line 3: the identity is .* whole numbers, -1 where unknown"):
             WholeNumbers().read("identity", text, "line 3")
-    with pytest.raises(UserError, match=f"^line 3: the identity {TOLD}; write one identity alike"):
+    with pytest.raises(UserError, match=f"^line 3: the identity {TOLD}; write each identity in one way"):
         numbers.read("identity", "07", "line 3")
 
 

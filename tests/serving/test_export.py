@@ -355,7 +355,7 @@ def test_a_calibration_goes_along_and_comes_back(
     expected = calibration.probability(distances)
     np.testing.assert_allclose(calibration.same_person(embeddings, embeddings[:1]), expected, atol=1e-5)
     (folder / "assets.extra" / "calibration.json").write_text("{}")
-    with pytest.raises(UserError, match="no calibration"):
+    with pytest.raises(UserError, match="not a calibration"):
         read_calibration(folder)
 
 

@@ -77,4 +77,4 @@ def test_16_bits_on_a_cpu_without_them_are_warned_of(monkeypatch, tmp_path, capl
     with caplog.at_level(logging.WARNING), precision_scope(precision):
         # Whatever the processor can do, nobody gets 16 bits on it unasked.
         assert get_precision() == ("float32" if precision == "auto" else precision)
-    assert ("slower than float32" in caplog.text) == warned
+    assert ("slower than in float32" in caplog.text) == warned
