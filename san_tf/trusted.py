@@ -21,8 +21,12 @@ from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
 from san_tf.file_lock import file_lock
 
-# The export in the repository: its fingerprint (`serving.fingerprint`) and its digest.
-_SHIPPED = Path(__file__).resolve().parents[1] / "saved_models" / "synthetic" / "1"
+_PACKAGE = Path(__file__).resolve().parent
+_PACKAGED = _PACKAGE / "saved_models"
+# Folder of the exports that come along: inside the package in a wheel, beside it in a checkout.
+SHIPPED_MODELS = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "saved_models"
+# The sample encoder: its folder, its fingerprint (`serving.fingerprint`) and its digest.
+_SHIPPED = SHIPPED_MODELS / "synthetic" / "1"
 SHIPPED_FINGERPRINT = "d76c1f6e3bba7972"
 SHIPPED_DIGEST = "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c"
 # Files of an export that TensorFlow and `ExportedEncoder` read.

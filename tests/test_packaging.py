@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import configparser
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +29,8 @@ def test_the_list_of_packages_is_the_tree(config):
     expected = {".".join(path.parts) for path in here} | {
         f"san_tf.{'.'.join(path.parts)}" for path in builders
     }
+    # The sample encoder, which a wheel brings too: files alone.
+    expected.add("san_tf.saved_models")
     assert set(config["options"]["packages"].split()) == expected
 
 
@@ -109,3 +114,26 @@ def test_commands_that_the_readme_names_exist():
     makefile = (ROOT / "Makefile").read_text()
     for target in set(re.findall(r"`?make ([a-z-]+)", text)):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_a_wheel_brings_builders_recipes_and_the_sample_encoder(tmp_path):
+    """What `pip install .` leaves on the disk, without the checkout."""
+    copied = tmp_path / "src"
+    copied.mkdir()
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copied)
+    for name in ("san_tf", "datasets", "saved_models"):
+        shutil.copytree(ROOT / name, copied / name, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "from setuptools import setup; setup()"
+    built = [sys.executable, "-c", code, "-q", "build", f"--build-base={tmp_path}"]
+    subprocess.run(built, cwd=copied, check=True, capture_output=True)
+    lib = tmp_path / "lib"
+    for path in (ROOT / "saved_models" / "synthetic" / "1").rglob("*"):
+        if path.is_file():
+            there = lib / "san_tf" / "saved_models" / path.relative_to(ROOT / "saved_models")
+            assert there.read_bytes() == path.read_bytes()
+    assert (lib / "san_tf/experiments/recipes/photographs.yaml").is_file()
+    assert (lib / "san_tf/datasets/market1501/market1501_dataset_builder.py").is_file()
+    asked = "from san_tf.trusted import SHIPPED_MODELS as s; print(s, (s / 'synthetic/1').is_dir())"
+    told = subprocess.run([sys.executable, "-c", asked], cwd=lib, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == [str(lib / "san_tf" / "saved_models"), "True"]

@@ -20,9 +20,8 @@ from san_tf.models.encoder import build_encoder
 from san_tf.models.presets import PRESETS
 from san_tf.serving.inference import inference_endpoints
 from san_tf.serving.runtime_sessions import checked_images
+from san_tf.trusted import SHIPPED_MODELS
 
-# Folder of the exports that come with the repository.
-_SHIPPED = Path(__file__).resolve().parents[2] / "saved_models"
 _MAX_BYTES = 6 * MAX_PIXELS + 2**20
 _KINDS = "a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3)"
 
@@ -135,8 +134,8 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
         return _of_model(model.name, getattr(model, "encoder", model))
     text = os.fspath(model)
     folder = Path(text)
-    if not folder.exists() and (_SHIPPED / text).is_dir() and folder.name == text:
-        folder = _SHIPPED / text
+    if not folder.exists() and (SHIPPED_MODELS / text).is_dir() and folder.name == text:
+        folder = SHIPPED_MODELS / text
     if folder.is_dir() and not (folder / "config.json").is_file():
         export = ExportedEncoder(folder)
         height, width = export.metadata["image_size"]

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.start import import_tensorflow
+from san_tf.trusted import SHIPPED_MODELS
 
 if TYPE_CHECKING:
     from san_tf.page.service import PageService
 
 PORT = 8642
-_ENCODER = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
+_ENCODER = SHIPPED_MODELS / "synthetic"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -62,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if options.demo and not options.model:
         if not _ENCODER.is_dir():
             raise UserError(
-                "The encoder of the demo comes with the repository, not with the package; give --model."
+                f"The demo's encoder is missing ({_ENCODER}); install the package again, or give --model."
             )
         options.model = str(_ENCODER)
     if not 0 <= options.port <= 65535:
