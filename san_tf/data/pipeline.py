@@ -170,7 +170,7 @@ def pit_dataset(
         shard: see `train_dataset`.
 
     Raises:
-        UserError: there are no pairs, or they have no textures.
+        UserError: `pit` is empty, or its records lack textures.
     """
     if not len(pit):
         raise UserError("There are no image-texture pairs to train the texture generator on.")

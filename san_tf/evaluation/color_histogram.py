@@ -39,7 +39,7 @@ def color_histograms(
         `(N, stripes * sum(bins))` float32, of length at most 1.
 
     Raises:
-        ValueError: there are no images, or they are not uint8 RGB.
+        ValueError: the images are missing or are not uint8 RGB.
 
     Example:
         >>> color_histograms(np.zeros((2, 128, 64, 3), np.uint8)).shape

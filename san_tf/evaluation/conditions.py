@@ -106,7 +106,7 @@ def by_condition(
         conditions: name -> function of the queries and matches of M pairs that returns `(M,)` bool.
 
     Returns:
-        Name -> result; its `num_valid` counts the queries with such a match. None where there is no match.
+        Name -> result; its `num_valid` counts the queries with such a match. None for a name without any.
 
     Raises:
         UserError: the columns do not fit the ranking.

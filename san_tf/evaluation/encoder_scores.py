@@ -46,7 +46,7 @@ def evaluate(
         CMC, mAP and mINP as shares in [0, 1]; `result.cmc[0]` is rank-1.
 
     Raises:
-        UserError: there are no images, no query has a true match, or an unknown protocol or metric.
+        UserError: a set is empty, no query has a true match, or the protocol or metric is unknown.
 
     Example:
         >>> result = evaluate(san, data["query"], data["gallery"])

@@ -450,7 +450,7 @@ def measure_lists(
         others: `(m, D)` features of the listed images.
         places: `(n, k)` row in `others` of each listed image.
         indices: `(n, k)` int64 indices of the listed images, -1 where there are fewer; sorted in place.
-        distances: `(n, k)` written; infinite where there is no image.
+        distances: `(n, k)`, filled in; unused places are infinite.
         cosine: see `direct_distance`.
     """
     size = indices.shape[1]

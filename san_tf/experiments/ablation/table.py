@@ -52,7 +52,7 @@ class Measure:
         seeds: number of runs.
         mean: over the runs.
         std: standard deviation over the runs (n - 1), NaN for a single one.
-        difference: to the baseline, over the seeds that both have; NaN where there is no baseline.
+        difference: to the baseline, over the seeds that both have; NaN without a baseline.
         people_low: interval over other people, NaN for a probe; likewise `people_high`.
         people_high: see `people_low`.
         p_value: of the permutation test over people, NaN for a probe.
