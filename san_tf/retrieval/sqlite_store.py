@@ -62,6 +62,8 @@ _SEALS = (
 _COLUMNS = "key, image, camera, time, pid, tags"
 _NONE = type(None)
 _BACKUP = "restore a backup of it, or make another one"
+# SQLite's message about a damaged schema quotes it, and Python cannot decode every damaged byte.
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 
 class State(NamedTuple):
@@ -174,7 +176,7 @@ class SqliteStore:
                     _renew_seal(self._connection)
                 self._connection.execute("COMMIT")
             except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite rolls back by itself if the disk is full
+                with contextlib.suppress(*_ERRORS):  # SQLite rolls back by itself if the disk is full
                     self._connection.execute("ROLLBACK")
                 raise
 
@@ -459,7 +461,7 @@ class SqliteStore:
         try:
             self._frozen = None
             self._open(f"mode={'ro' if self._read_only else 'rw'}")
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             ahead = self._path.with_name(f"{self._path.name}-wal")
             if not (self._read_only and ("unable to open" in str(error) or "readonly" in str(error))):
                 with _errors_told(self._path.parent):
@@ -494,7 +496,7 @@ class SqliteStore:
             ):
                 self._connection.execute(f"PRAGMA {setting}").fetchall()
             self._connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-        except sqlite3.Error:
+        except _ERRORS:
             self._connection.close()
             raise
 
@@ -742,8 +744,8 @@ def _errors_told(folder: Path) -> Iterator[None]:
     place = f"The gallery {folder}"
     try:
         yield
-    except sqlite3.Error as error:
-        reason = str(error)
+    except _ERRORS as error:
+        reason = str(error) if isinstance(error, sqlite3.Error) else "its tables are not readable"
         if "disk is full" in reason:
             told = f"{place} cannot grow, because the disk is full; it is unchanged, so free some space."
         elif "is locked" in reason:

@@ -102,6 +102,23 @@ def test_random_damage_is_told_or_makes_no_difference(sound, tmp_path):
     assert told >= 3
 
 
+@pytest.mark.parametrize("byte", [0x00, 0xC9, 0xFF])
+def test_every_damaged_byte_of_the_schema_is_told_or_makes_no_difference(sound, copy, byte):
+    wanted, told = _answers(sound), 0
+    file = copy / "gallery.sqlite"
+    content = file.read_bytes()
+    start = content.index(b"CREATE TABLE")
+    end = content.rindex(b"CREATE TABLE", 0, 16384) + 100
+    for at in range(start, end, 7):
+        file.write_bytes(content[:at] + bytes([byte]) + content[at + 1 :])
+        try:
+            assert _answers(copy) == wanted, at
+        except UserError as error:
+            assert str(copy) in str(error)
+            told += 1
+    assert told > 100
+
+
 def _other_row(number: int) -> bytes:
     row = np.random.default_rng(number).standard_normal(SIZE).astype(np.float32)
     return (row / np.linalg.norm(row)).astype(np.float32).tobytes()
