@@ -61,7 +61,7 @@ def osnet_stages(image: Tensor, plan: OSNetPlan, factory: LayerFactory) -> list[
     x = factory.conv(image, plan.channels[0], 7, 2, name="conv1_conv")
     x = factory.batch_norm(x, name="conv1_bn") if plan.norms == "batch" else _instance_norm(x, "conv1_in")
     x = keras.layers.ReLU(name="conv1_relu")(x)
-    # ReLU came before, so zeros are as good as -inf around the map.
+    # After the ReLU no value is negative, so padding with zeros acts like -inf.
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
     stages = []

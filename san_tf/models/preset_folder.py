@@ -168,7 +168,8 @@ def check_sizes(
     for layer, axis, what, wanted in _sizes(part, defaults | dict(arguments), encoder or {}):
         shape = found.get(f"{layer}/kernel", ())
         if len(shape) <= axis or shape[axis] != wanted:
-            raise _misfit(path, part, f"{what} would make {wanted} of {layer}, which is of shape {shape}.")
+            reason = f"{what} asks for size {wanted} of {layer}, whose kernel has the shape {shape}."
+            raise _misfit(path, part, reason)
 
 
 def _sizes(

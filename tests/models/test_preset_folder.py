@@ -206,12 +206,12 @@ def test_a_config_that_says_what_cannot_be_is_refused(folder, values, word):
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"encoder__num_classes": 1_000_000}, r"num_classes would make 1000000 of classifier.*\(192, 4\)"),
-        ({"decoder__widths": [1_000_000, 6, 6, 4, 4]}, "widths would make 1000000 of reduce_conv"),
-        ({"decoder__widths": [8, 6, 6, 4, 1_000_000]}, "widths would make 1000000 of up4_conv"),
-        ({"decoder__final_kernel": 9999}, "final_kernel would make 9999 of final_conv"),
-        ({"decoder__palette": 1_000_000}, "palette would make 1000000 of final_conv"),
-        ({"decoder__sketch": 1_000_000}, "sketch would make 1000000 of sketch_hidden"),
+        ({"encoder__num_classes": 1_000_000}, r"num_classes asks for size 1000000 of classifier.*\(192, 4\)"),
+        ({"decoder__widths": [1_000_000, 6, 6, 4, 4]}, "widths asks for size 1000000 of reduce_conv"),
+        ({"decoder__widths": [8, 6, 6, 4, 1_000_000]}, "widths asks for size 1000000 of up4_conv"),
+        ({"decoder__final_kernel": 9999}, "final_kernel asks for size 9999 of final_conv"),
+        ({"decoder__palette": 1_000_000}, "palette asks for size 1000000 of final_conv"),
+        ({"decoder__sketch": 1_000_000}, "sketch asks for size 1000000 of sketch_hidden"),
     ],
 )
 def test_sizes_are_compared_before_a_network_of_gigabytes_is_built(folder, values, word, monkeypatch):
@@ -363,7 +363,7 @@ def test_a_preset_of_an_older_version_calls_the_lambdas_weights(san, folder):
 
 
 def test_a_named_preset_says_how_many_identities_it_takes():
-    with pytest.warns(UserWarning, match="has 751 identities, those of Market-1501; give num_classes") as told:
+    with pytest.warns(UserWarning, match="751 identities, those of Market-1501; give num_classes") as told:
         encoder = build_encoder.from_preset("san_light", seed=0)
     assert encoder.output["logits"].shape == (None, 751)
     assert told[0].filename == __file__
