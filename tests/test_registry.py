@@ -85,7 +85,7 @@ def test_what_cannot_be_a_backbone_or_a_name_is_told():
         with pytest.raises(UserError, match="choose another"):
             san_tf.register_loss(name)
     san_tf.register_backbone("resnet50")(tiny)
-    with pytest.raises(UserError, match="resnet50, which is this package's"):
+    with pytest.raises(UserError, match="resnet50, a name of this package"):
         san_tf.build_encoder("resnet50", SHAPE, num_classes=4, weights=None)
 
 

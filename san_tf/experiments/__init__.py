@@ -1,1 +1,1 @@
-"""One module an experiment: a recipe, its stages and `main()`; run as `python -m san_tf.experiments.NAME`."""
+"""Experiments, one per module with recipe, stages and `main`: `python -m san_tf.experiments.NAME`."""

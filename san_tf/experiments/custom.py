@@ -1,19 +1,20 @@
-"""Your own images by the paper's recipe: any folder or archive of crops of people.
+"""Your own images with the paper's recipe: any folder or archive of crops of people.
 
 Command: python -m san_tf.experiments.custom --data_dir DATA --folder IMAGES
-  Names like train/0002_c1_x.jpg, query/..., gallery/... tell split, identity and camera (--dataset
-  custom/names, the default); or a folder an identity, train/anna/1.jpg (custom/folders); or a file images.csv
-  in there with the columns path, identity and, where known, camera and split (custom/table); or whatever
-  --pattern says of the paths, such as "(?P<split>[a-z]+)/(?P<identity>[a-z]+)-cam(?P<camera>[0-9]+)-.*".
-  Images of no known camera are ranked as of a camera of their own: pictures of the same moment then count,
-  and scores come out higher than they would with cameras; the run says so.
-Data: yours; train, query and gallery, and at least as many training identities as --identities_per_batch.
-Expected: nothing is known of your data. Look at the rows `untrained` and `colour histogram` first: what does
+  IMAGES gives split, identity and camera of each image in one of four ways:
+  names like train/0002_c1_x.jpg, query/..., gallery/... (--dataset custom/names, the default);
+  one folder per identity, train/anna/1.jpg (custom/folders);
+  a file images.csv with the columns path, identity and, where known, camera and split (custom/table);
+  your own --pattern for paths, such as "(?P<split>[a-z]+)/(?P<identity>[a-z]+)-cam(?P<camera>[0-9]+)-.*".
+  An image without camera gets a camera id of its own. Gallery images of the same moment then count as
+  matches, so scores are higher than with cameras; the run says so.
+Data: yours: train, query and gallery, with at least as many training identities as --identities_per_batch.
+Expected: unknown for your data. First look at the rows `untrained` and `colour histogram`: a method that does
   not beat them has learnt nothing.
 Cost: SAN and its baseline, 320 epochs. Two CPU cores ran a training step of the public code at 0.9 images/s;
-  not measured here on a GPU. For a few hundred people take --config photographs, a small network without the
-  decoder. On 443 real people it took 37 minutes of two busy CPU cores, and ranked 100 others at 36.5 % rank-1
-  and 38.1 % mAP (a colour histogram: 6.5 and 6.9).
+  the time on a GPU was not measured. For a few hundred people use --config photographs, a small network
+  without decoder. On 443 real people it took 37 minutes of two busy CPU cores; it ranked 100 others at 36.5 %
+  rank-1 and 38.1 % mAP (a colour histogram: 6.5 and 6.9).
 """
 
 from __future__ import annotations

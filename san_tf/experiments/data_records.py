@@ -1,4 +1,4 @@
-"""The records of an experiment's data sets, and what goes wrong where they are missing."""
+"""Opens and prepares an experiment's data sets and reads their records."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ from san_tf.synthesis.generator import pit_index
 
 
 def manual_dir(experiment: Experiment) -> Path | None:
-    """Where the files of published benchmarks lie; None is where they lay before, or TFDS's own place."""
+    """Folder of the files of published benchmarks; None for the previous one, or TFDS's default."""
     return None if experiment.options.manual_dir is None else Path(experiment.options.manual_dir)
 
 
 def prepared_builder(experiment: Experiment, name: str, tested: bool = False, renewed: bool = False) -> Any:
-    """The builder of a data set, prepared: now, if it is not yet.
+    """Return the builder of a data set, and prepare the data set if necessary.
 
     Args:
-        experiment: says where, and how.
-        name: of a builder, with `/config` or without.
-        tested: it is a test set, see `open_builder`.
-        renewed: also make it anew if it is damaged, or its images are others by now. Else that is told.
+        experiment: experiment with folders and recipe.
+        name: name of a builder, with or without `/config`.
+        tested: whether it is a test set, see `open_builder`.
+        renewed: whether to prepare it again if it is damaged or its images have changed. Otherwise damage is
+            an error, and changed images are only reported.
 
     Raises:
-        UserError: there is no such data set, or its files are missing, damaged, or not those published.
+        UserError: there is no such data set, or its files are missing, damaged, or not the published ones.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -50,7 +51,7 @@ def prepared_builder(experiment: Experiment, name: str, tested: bool = False, re
         if builder.data_path.exists() and not renewed:
             tell_source(experiment, builder)
             return builder
-        # Beam is for what is read from disk: rendering has processes of its own.
+        # Beam is only for data read from disk, since rendering has its own processes.
         published = hasattr(builder.builder_config, "check_counts")
         if published and not builder.data_path.exists():
             experiment.say(terms_of(builder))
@@ -60,15 +61,15 @@ def prepared_builder(experiment: Experiment, name: str, tested: bool = False, re
 
 
 def open_builder(experiment: Experiment, name: str, tested: bool = False) -> Any:
-    """The TFDS builder of `name` or `name/config`, prepared or not, in the experiment's `data_dir`.
+    """Return the TFDS builder of `name` or `name/config`, prepared or not, in the experiment's `data_dir`.
 
     Args:
-        experiment: whose recipe and options.
-        name: of the data set.
-        tested: it is a test set, whose images may lie elsewhere than those that are trained on.
+        experiment: experiment with recipe and options.
+        name: name of the data set.
+        tested: whether it is a test set, whose images may come from another folder than the training's.
 
     Raises:
-        UserError: there is no such data set, or the recipe asks of it what it cannot do.
+        UserError: there is no such data set, or it does not support a value of the recipe.
     """
     dataset, _, config = name.partition("/")
     recipe, data_dir = experiment.recipe, experiment.options.data_dir
@@ -83,9 +84,9 @@ def open_builder(experiment: Experiment, name: str, tested: bool = False) -> Any
     if data.backgrounds is None:
         return builder
     if not hasattr(kind, "rendering"):
-        raise UserError(f"--backgrounds is for data sets that are rendered, not for {dataset}; leave it out.")
+        raise UserError(f"--backgrounds is for rendered data sets, not for {dataset}; leave it out.")
     folder = str(Path(data.backgrounds).resolve())
-    # A configuration of its own, so that it never passes for the data set with procedural streets.
+    # A separate config, so that it is never mistaken for the data set with procedural streets.
     own = dataclasses.replace(
         kind,
         name=f"{kind.name}_photographs_{zlib.crc32(folder.encode()):08x}",
@@ -95,18 +96,18 @@ def open_builder(experiment: Experiment, name: str, tested: bool = False) -> Any
 
 
 def custom_config(kind: Any, folder: str | None, pattern: str | None) -> Any:
-    """The configuration of `custom` for somebody's folder, named after it: no two pass for one another.
+    """Return the config of `custom` for a user's folder, with a name that is unique for folder and pattern.
 
     Args:
-        kind: the configuration that says how names read.
-        folder: the recipe's.
-        pattern: the recipe's; it takes the place of the configuration's.
+        kind: config that defines how names are read.
+        folder: folder of the recipe.
+        pattern: pattern of the recipe; it replaces that of the config.
 
     Raises:
-        UserError: no folder is named.
+        UserError: no folder is given.
     """
     if folder is None:
-        raise UserError("The data set custom wants the folder or archive with your images; add --folder.")
+        raise UserError("The data set custom needs the folder or archive with your images; add --folder.")
     place = str(Path(folder).resolve())
     changes: dict[str, str | None] = {"place": place, "description": f"Images in {place}."}
     if pattern is not None:
@@ -115,12 +116,12 @@ def custom_config(kind: Any, folder: str | None, pattern: str | None) -> Any:
 
 
 def reid_records(experiment: Experiment, split: str) -> Records:
-    """The images to train on, of one data set or several joined; `query`, `gallery` of the first test set.
+    """Read `train` of the training sets, joined, or `query` or `gallery` of the first test set.
 
-    What the recipe holds out is left out of the former, and with `on="validation"` is the latter.
+    Held-out identities are not in `train`. With `on="validation"` they are `query` and `gallery`.
 
     Raises:
-        UserError: one is not prepared; the sentence says how.
+        UserError: a data set is not prepared.
     """
     recipe = experiment.recipe
     if split != "train" and recipe.evaluation.on == "test":
@@ -128,7 +129,7 @@ def reid_records(experiment: Experiment, split: str) -> Records:
     train = _joined(experiment, recipe.training_sets, "train")
     if not recipe.data.validation_identities:
         return train
-    # Not drawn from the recipe's seed: runs of several seeds are compared on the same people.
+    # Not drawn from the recipe's seed, so that runs of several seeds are compared on the same people.
     held_out = hold_out(train, recipe.data.validation_identities)
     return getattr(held_out, split)
 
@@ -138,36 +139,36 @@ def _joined(experiment: Experiment, names: Sequence[str], split: str) -> Records
 
 
 def _prepared(experiment: Experiment, builder: Any, split: str) -> Records:
-    """A split of a data set as it was prepared; what changed since is told."""
-    if split != "gallery":  # which is read after the query
+    """Read a split of a prepared data set, and report images that have changed since."""
+    if split != "gallery":  # the gallery is read after the query, which reports already
         tell_source(experiment, builder)
     return Records.from_tfds(builder, split)
 
 
 def tell_source(experiment: Experiment, builder: Any) -> None:
-    """Say that the images of a prepared data set changed since, if they did.
+    """Report if the images of a data set have changed since it was prepared.
 
     Raises:
-        UserError: the manual folder that is named is another one, with other images.
+        UserError: `--manual_dir` names another folder than before, with other images.
     """
     if experiment.distribution.is_chief and (note := source_note(builder, experiment.options.manual_dir)):
         experiment.say(note)
 
 
 def pit_records(experiment: Experiment, split: str) -> Records:
-    """A split of the paired data: `train`, or `test`, whose identities are others.
+    """Read a split of the paired data: `train`, or `test` with other identities.
 
-    They have a colour cast, unless the recipe wants textures in their true colours.
+    The records have a colour cast, unless the recipe asks for textures in their true colours.
 
     Raises:
-        UserError: it is not prepared; the sentence says how.
+        UserError: the data set is not prepared.
     """
     pairs = _prepared(experiment, open_builder(experiment, experiment.recipe.data.pit), split)
     return pairs.without(CAST) if experiment.recipe.generator.texture_colors == "true" else pairs
 
 
 def pit_specs(experiment: Experiment, split: str) -> dict[str, CropSpec]:
-    """How the paired pictures of a split were rendered, by file name; nothing where they were not.
+    """Rendering plans of a split's paired images by file name; empty if they were not rendered.
 
     Raises:
         UserError: there is no such data set, or its folder of photographs cannot be used.

@@ -1,4 +1,4 @@
-"""`--dry_run`: what a recipe will build and cost, before anything is written."""
+"""`--dry_run`: prints a recipe's networks, time and memory without writing anything."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from san_tf.training.precision import set_precision
 from san_tf.training.run_directory import RunDirectory
 from san_tf.training.step_cost import measure_steps
 
-# Where the data are not prepared, their identities are not known; a classifier of this many is a small part.
+# Assumed number of identities if the data are not prepared; the classifier is a small part of the cost.
 _CLASSES = 1000
-# Batches that are held at once: one in training, one being made, two being finished, two waiting.
+# Batches in memory at a time: one in training, one being made, two being finished, two waiting.
 _BATCHES_HELD = 6
 
 
@@ -37,13 +37,13 @@ class Training:
     """A training of the recipe.
 
     Attributes:
-        name: of its stage or method.
-        model: compiled.
-        rows: of a batch.
-        textures: size of its textures; None without decoder.
-        steps: of an epoch; None where the data are not there to tell.
-        epochs: of the recipe.
-        data_bytes: of the encoded images in memory.
+        name: name of its stage or method.
+        model: compiled model.
+        rows: number of images per batch.
+        textures: side of its textures in texels; None without decoder.
+        steps: steps per epoch; None if the data are not prepared.
+        epochs: number of epochs.
+        data_bytes: bytes of the encoded images in memory.
     """
 
     name: str
@@ -58,24 +58,24 @@ class Training:
 def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) -> None:
     """Print the networks of a recipe, and the time and memory of its trainings, from measured steps.
 
-    Time and peak memory of a step are measured on two small batches of noise and carried on in a straight
-    line to the recipe's batch; to the memory come the encoded images and the batches that the pipeline holds.
-    The time is that of the training steps alone, on a machine that does nothing else.
+    Time and peak memory of a step are measured on two small batches of noise and extrapolated linearly to the
+    recipe's batch size. The memory includes the encoded images and the batches that the pipeline holds. The
+    time is that of the training steps only, on an otherwise idle machine.
 
     Args:
-        name: of the experiment.
-        recipe: of the experiment.
-        options: of the command line; nothing is written to the workdir or the data_dir.
-        stages: of the experiment.
+        name: name of the experiment.
+        recipe: recipe of the experiment.
+        options: options of the command line; nothing is written to its workdir or data_dir.
+        stages: stages of the experiment.
 
     Raises:
-        UserError: a value that no network can have, or pretrained weights that are not to be had.
+        UserError: a value is impossible for a network, or the pretrained weights are not available.
     """
     console = Terminal(highlight=False)
     set_precision(recipe.model.precision)
     with tempfile.TemporaryDirectory() as nowhere:
         experiment = Experiment(name, recipe, options, RunDirectory(nowhere))
-        # So that it fits a terminal.
+        # Narrow, to fit a terminal.
         table = Table(box=None, padding=(0, 1), header_style="bold")
         table.add_column("training", no_wrap=True)
         for title in ("batch", "steps", "s/step", "images/s", "time", "memory"):
@@ -104,7 +104,7 @@ def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) 
         console.print(table)
     if unknown:
         console.print(
-            "The data are not prepared, so their number of steps is not known: --stage prepare first."
+            "The data are not prepared, so the number of steps is unknown: run --stage prepare first."
         )
     else:
         console.print(f"All training steps of the recipe: about {_span(seconds)}. Nothing was written.")
@@ -118,10 +118,10 @@ def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) 
 
 
 def describe(training: Training) -> str:
-    """A few lines on the networks of a training.
+    """Describe the networks of a training.
 
     Returns:
-        For instance `SAN: encoder_thin_resnet 128 x 64 x 3 -> embedding 512, 1,031,424 parameters`.
+        For example `SAN: encoder_thin_resnet 128 x 64 x 3 -> embedding 512, 1,031,424 parameters`.
     """
     encoder, decoder = training.model.encoder, training.model.decoder
     height, width, channels = encoder.input.shape[1:]
@@ -137,7 +137,7 @@ def describe(training: Training) -> str:
 
 
 def _trainings(experiment: Experiment, stages: Sequence[str]) -> Iterator[Training]:
-    """One network after the other, so that each has the memory to itself."""
+    """Yield one training after the other, so that only one network is in memory."""
     recipe = experiment.recipe
     ready = recipe.generator.textures or recipe.generator.generator_weights
     data, size = recipe.data, recipe.texture_size
@@ -175,7 +175,7 @@ def _found(load):  # type: ignore[no-untyped-def]  # records, or None where they
 
 
 def _encoded(records) -> int:  # type: ignore[no-untyped-def]
-    """Bytes of the encoded images and textures, twice: records, and the pipeline's own."""
+    """Bytes of the encoded images and textures, twice: in the records and in the pipeline."""
     if records is None:
         return 0
     return 2 * sum(len(file) for file in np.concatenate([records.images, records.texture_files]))

@@ -1,4 +1,4 @@
-"""An experiment: a recipe, a run directory, and the stages that lead from one to the other."""
+"""An experiment: a recipe, a run directory, and the stages in between."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _one_device() -> Distribution:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What every stage is given."""
+    """An experiment in progress, the argument of every stage."""
 
     name: str
     recipe: Recipe
@@ -43,23 +43,23 @@ class Stage:
     """A step of an experiment.
 
     The stage `pseudo-textures` is the function `run` of `san_tf.experiments.stages.pseudo_textures`, imported
-    when its turn comes. What it leaves in the run directory is complete when it returns.
+    just before it runs. Its output in the run directory is complete when it returns.
 
     Args:
-        name: as `--stage` takes it.
-        parts: the parts of the recipe that decide its result, with those of the stages it builds on.
+        name: name for `--stage`.
+        parts: parts of the recipe that decide its result, including those of the stages it depends on.
     """
 
     name: str
     parts: tuple[str, ...]
 
     def work(self, experiment: Experiment) -> None:
-        """Do it."""
+        """Run the stage."""
         module = importlib.import_module(f"san_tf.experiments.stages.{self.name.replace('-', '_')}")
         module.run(experiment)
 
     def fields(self, recipe: Recipe) -> dict[str, Any]:
-        """The recipe values that decide the stage's result: whole parts, or single values by `part.name`."""
+        """Recipe values that decide the stage's result: whole parts, or single values by `part.name`."""
         return {name: functools.reduce(getattr, name.split("."), recipe) for name in self.parts}
 
 
@@ -74,11 +74,11 @@ WITH_TEXTURES = (
     Stage("pseudo-textures", _GENERATOR),
     Stage("train", _TRAIN),
     Stage("evaluate", _MEASURED),
-    # An export holds the network, and what is done to its embeddings before they are compared.
+    # An export holds the network and the preparation of its embeddings.
     Stage("export", (*_TRAIN, "evaluation.normalize", "evaluation.flip_average")),
     Stage("report", _MEASURED),
 )
-# For what has no body: nothing is painted, and the encoder is trained alone.
+# For objects without a human body: no textures, and the encoder is trained without decoder.
 WITHOUT_TEXTURES = tuple(
     stage for stage in WITH_TEXTURES if stage.name not in ("texture-generator", "pseudo-textures")
 )

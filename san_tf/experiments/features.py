@@ -1,4 +1,4 @@
-"""What every method says of the query and the gallery: features on disk, from `evaluate` to `report`."""
+"""Features of each method for query and gallery, on disk between `evaluate` and `report`."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from san_tf.experiments.recipe import EvaluationRecipe
 
 @dataclass(frozen=True)
 class Features:
-    """Features of a method, with the identities and cameras that ranking them needs.
+    """Features of a method, with the identities and camera ids for ranking.
 
     Attributes:
         query: (Q, D) float32.
-        query_pids: (Q,) int64; likewise `query_camids`.
+        query_pids: (Q,) int64.
         query_camids: (Q,) int64.
         gallery: (G, D) float32.
         gallery_pids: (G,) int64.
@@ -50,11 +50,11 @@ class Features:
     def of(
         cls, query: Records, query_features: np.ndarray, gallery: Records, features: np.ndarray
     ) -> Features:
-        """Features beside the records they describe."""
+        """Join features with the identities and camera ids of their records."""
         return cls(query_features, query.pids, query.camids, features, gallery.pids, gallery.camids)
 
     def sets(self) -> tuple[FeatureSet, FeatureSet]:
-        """Query and gallery as `san_tf.evaluation` takes them."""
+        """Return query and gallery as `FeatureSet`s."""
         return (
             FeatureSet(self.query, self.query_pids, self.query_camids),
             FeatureSet(self.gallery, self.gallery_pids, self.gallery_camids),
@@ -63,18 +63,18 @@ class Features:
     def rankings(
         self, evaluation: EvaluationRecipe, protocol: str = "market", seed: int = 0
     ) -> Iterator[tuple[str, ProtocolResult]]:
-        """CMC, mAP, mINP by a protocol, as the recipe compares embeddings.
+        """Compute CMC, mAP and mINP with the recipe's evaluation settings.
 
         Args:
-            evaluation: the recipe's part.
+            evaluation: evaluation part of the recipe.
             protocol: one of `san_tf.evaluation.protocols.PROTOCOLS`.
-            seed: of the galleries that a protocol draws: each method gets the same.
+            seed: seed of the galleries that a protocol draws, the same for each method.
 
         Yields:
-            What to add to the method's name, and its result: plain, then re-ranked where that is asked for.
+            A suffix for the method's name and a result: the plain one, then the re-ranked one if requested.
 
         Raises:
-            UserError: a value that cannot be, or no query has a true match.
+            UserError: a value is impossible, or no query has a true match.
         """
         query, gallery = self._prepared(evaluation)
         asked = protocol, evaluation.metric, evaluation.repeats, seed
@@ -91,17 +91,17 @@ class Features:
             yield ", re-ranked", evaluate_protocol(query, gallery, *asked, distances=reranking.blocks)
 
     def matches(self, evaluation: EvaluationRecipe) -> TrueMatches:
-        """Where the true matches stand in the plain ranking, for a breakdown of it."""
+        """Ranks of the true matches in the plain ranking, for breakdowns."""
         query, gallery = self._prepared(evaluation)
         ids = query.pids, query.camids, gallery.features, gallery.pids, gallery.camids
         return rank_matches(query.features, *ids, evaluation.metric)
 
     def _prepared(self, evaluation: EvaluationRecipe) -> tuple[FeatureSet, FeatureSet]:
-        # Features are stored as they were compared: what was to be normalised is.
+        # Stored features are normalised already if the recipe says so.
         return prepared(*self.sets(), dataclasses.replace(evaluation, normalize=False))
 
     def top(self, k: int = 10, queries: np.ndarray | slice = slice(None)) -> TopMatches:
-        """The first k gallery images of some queries, by the Market-1501 protocol."""
+        """Find the first k gallery images of some queries, by the Market-1501 protocol."""
         query, gallery = self.sets()
         query_camids, gallery_camids = cameras_of_pairs(query.select(queries), gallery, "market")
         return top_matches(
@@ -124,10 +124,10 @@ class Features:
 
     @classmethod
     def load(cls, experiment: Experiment, method: str, tested: str) -> Features:
-        """Read what `save` wrote.
+        """Read the features that `save` wrote.
 
         Raises:
-            UserError: it is not there.
+            UserError: there are none.
         """
         path = features_path(experiment, method, tested)
         if not path.is_file():
@@ -137,9 +137,9 @@ class Features:
 
 
 class NewFeatures:
-    """Features of an evaluation that takes the place of a former one when all of it has succeeded.
+    """Features of a new evaluation, which replace the former ones only if all of it succeeds.
 
-    They are written to disk one by one, for those of all methods may not fit in memory.
+    They are written to disk one by one, because those of all methods may not fit in memory.
 
     Example:
         >>> with NewFeatures(experiment) as new:
@@ -166,9 +166,9 @@ class NewFeatures:
 
 
 def features_path(experiment: Experiment, method: str, tested: str) -> Path:
-    """Where a method's features of a test set lie in the run.
+    """Path of a method's features of a test set in the run.
 
-    That is `features/san.npz` for the experiment's own data set, `features/san_msmt17-v2.npz` for another.
+    It is `features/san.npz` for the experiment's own data set, `features/san_msmt17-v2.npz` for another.
     """
     name = method.lower().replace(" ", "_")
     other = "" if tested == experiment.recipe.data.dataset else f"_{file_stem(tested)}"
@@ -176,12 +176,18 @@ def features_path(experiment: Experiment, method: str, tested: str) -> Path:
 
 
 def file_stem(tested: str) -> str:
-    """A test set's name as a part of a file's: `custom/names (shop)` as `custom-names-shop`."""
+    """Turn a test set's name into a part of a file name: `custom/names (shop)` to `custom-names-shop`."""
     return re.sub(r"[^\w.]+", "-", tested).strip("-")[:60]
 
 
 def row_of(method: str, result: ProtocolResult, tested: str) -> dict[str, Any]:
-    """The row that `results.json` holds for a method on a test set; spreads where galleries were drawn."""
+    """Make the row of `results.json` for a method on a test set; with spreads for drawn galleries.
+
+    Args:
+        method: name of the method.
+        result: its scores.
+        tested: name of the test set.
+    """
     measures = {f"rank{rank}": float(result.cmc[rank - 1]) for rank in (1, 5, 10, 20)}
     measures |= {"mAP": result.mAP, "mINP": result.mINP}
     row: dict[str, Any] = {"method": method, **measures, "cmc": result.cmc.round(6).tolist()}

@@ -1,4 +1,4 @@
-"""The command line of every experiment: flags from the recipe's fields."""
+"""Command line of all experiments: flags from the recipe's fields."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ from san_tf.training.cluster import read_cluster
 
 @dataclass(frozen=True)
 class Options:
-    """Where an experiment runs and which of its stages; nothing here changes a result."""
+    """Folders and stages of an experiment; no option changes a result."""
 
     workdir: str
-    """The run directory: recipe, logs, checkpoints, figures and results."""
+    """Run directory for recipe, logs, checkpoints, figures and results."""
     data_dir: str = field(default_factory=lambda: os.environ.get("TFDS_DATA_DIR", "data"))
-    """Where prepared data sets lie or are made."""
+    """Folder of prepared data sets."""
     manual_dir: str | None = None
-    """Where the files of published benchmarks lie, as folders or archives, for the stage `prepare`; none is
-    TFDS's own place, `downloads/manual` in the data_dir."""
+    """Folder with the files of published benchmarks (folders or archives) for the stage `prepare`; none uses
+    TFDS's default, `downloads/manual` in the data_dir."""
     beam_runner: str | None = None
-    """With the stage `prepare`: build benchmarks with this runner of Apache Beam, such as DirectRunner (wants
-    `pip install "san-tf[tfds]"`); the data set is the same without."""
+    """With the stage `prepare`: build benchmarks with this runner of Apache Beam, such as DirectRunner (needs
+    `pip install "san-tf[tfds]"`); the data set is the same without it."""
     save_every: float = 300.0
     """Seconds between checkpoints within an epoch; one is always written at its end."""
     dry_run: bool = False
-    """Print the networks, their parameters, the memory and the time that the recipe will take, from steps
-    that are measured, and write nothing."""
+    """Print the recipe's networks, their parameters, and memory and time, estimated from a few measured
+    steps; write nothing."""
     find_learning_rate: bool = False
     """With `--stage train` or `texture-generator`: try learning rates on a network of the recipe, draw the
-    figure `learning_rate` and suggest one; the run's own training is left as it is."""
+    figure `learning_rate` and suggest one; the run's training is not changed."""
     panels: int = 10
-    """How often in a training textures and ranked lists of the same few images are painted for
+    """Number of times in a training that textures and ranked lists of a few fixed images are painted for
     TensorBoard."""
     stage: list[str] = field(default_factory=list)
-    """Run these stages only, done or not; without it, every stage that is not done yet."""
+    """Run only these stages, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None
     """With `--stage prepare`: also write the data set there in the Market-1501 layout."""
     export_texture: bool = False
@@ -57,14 +57,14 @@ class Options:
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
     imports: list[str] = field(default_factory=list)
-    """Modules of yours that are imported first, because they register a loss or a backbone that the recipe
-    names: `--imports my_losses` for `my_losses.py` in the folder you are in."""
+    """Your modules to import first, which register losses or backbones that the recipe names: `--imports
+    my_losses` for `my_losses.py` in the current folder."""
     strategy: Literal["mirrored", "multiworker"] | None = None
-    """Train (stages `texture-generator` and `train`) on several devices: `mirrored`, all GPUs of this
-    machine; `multiworker`, those of all machines in the environment variable TF_CONFIG, where the same
-    command is started on each (on the first: TF_CONFIG='{"cluster": {"worker": ["host1:2222", "host2:2222"]},
-    "task": {"type": "worker", "index": 0}}', on the second the same with index 1). Batches stay as large as
-    the recipe says: P must be a multiple of the number of devices. None trains on one."""
+    """Train (stages `texture-generator` and `train`) on several devices: `mirrored` uses all GPUs of this
+    machine, `multiworker` those of all machines in the environment variable TF_CONFIG. For the latter, start
+    the same command on each machine (on the first with TF_CONFIG='{"cluster": {"worker": ["host1:2222",
+    "host2:2222"]}, "task": {"type": "worker", "index": 0}}', on the second the same with index 1). The batch
+    size is that of the recipe; P must be a multiple of the number of devices. None trains on one device."""
 
 
 OptionsKind = TypeVar("OptionsKind", bound=Options)
@@ -80,23 +80,23 @@ def parse(
 ) -> tuple[OptionsKind, Recipe]:
     """Read the command line of the experiment `name`.
 
-    Flags win over the recipe file named by `--config`, which wins over the recipe of the run directory, or
-    over `recipe` where the run directory has none yet.
+    Flags override the recipe file of `--config`. That overrides the recipe of the run directory, or `recipe`
+    if the run directory has none yet.
 
     Args:
-        name: of the experiment, for `--help` and the default run directory.
-        description: the head of `--help`.
-        recipe: the experiment's own recipe.
-        stages: the stages that `--stage` may name, in order.
-        argv: the arguments; `sys.argv[1:]` where None.
-        kind: the dataclass of the options, for experiments that have more of them.
+        name: name of the experiment, for `--help` and the default run directory.
+        description: text at the beginning of `--help`.
+        recipe: default recipe of the experiment.
+        stages: stages that `--stage` may name, in order.
+        argv: arguments; None takes `sys.argv[1:]`.
+        kind: dataclass of the options, for experiments with additional ones.
 
     Returns:
         The options and the recipe, checked.
 
     Raises:
-        UserError: an unknown flag, an impossible value, an unreadable recipe file, or what contradicts the
-            recipe of the run directory.
+        UserError: a flag is unknown, a value is impossible or contradicts the recipe of the run directory, or
+            the recipe file cannot be read.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     known = _known_first(argv)
@@ -126,11 +126,11 @@ def parse(
     parser.add_argument(
         "--config",
         metavar="NAME | FILE",
-        help=f"a recipe of this package ({', '.join(shipped_recipes())}; `--config list` says what they are)"
-        " or a recipe file (YAML); flags win over it",
+        help=f"a recipe of this package ({', '.join(shipped_recipes())}; `--config list` describes them)"
+        " or a recipe file (YAML); flags override it",
         default=argparse.SUPPRESS,
     )
-    # What `--method` was in older versions.
+    # The name of `--method` in older versions.
     former: dict[str, Any] = {"help": argparse.SUPPRESS, "default": argparse.SUPPRESS, "dest": "baseline"}
     parser.add_argument(
         "--baseline", nargs="?", const="true", choices=("true", "false"), type=str.lower, **former
@@ -143,7 +143,7 @@ def parse(
     recipe = arguments.recipe
     if hasattr(arguments, "baseline"):
         if recipe.training.method != default_method:
-            raise UserError("--baseline is what --method was in older versions; give --method alone.")
+            raise UserError("--baseline is the name of --method in older versions; give only --method.")
         weights = {
             name: getattr(recipe.losses, name) for name in ("lambda_reconstruction", "lambda_texture_triplet")
         }
@@ -157,7 +157,7 @@ def parse(
         raise UserError("--find_learning_rate goes with --stage train or texture-generator; add it.")
     # Written so that NaN does not pass.
     if not 0 < options.save_every < math.inf or not 0 <= options.panels < 2**31:
-        raise UserError("--save_every is a number of seconds above 0, --panels a number from 0 on.")
+        raise UserError("--save_every must be a number of seconds above 0, and --panels 0 or more.")
     if options.export_folder and "prepare" not in options.stage:
         raise UserError("--export_folder goes with --stage prepare; add it.")
     if owned is not None:
@@ -173,7 +173,7 @@ def parse(
 
 
 def _known_first(argv: Sequence[str]) -> argparse.Namespace:
-    """`--config` and `--workdir`: the files that the defaults of all other flags come from."""
+    """Read `--config` and `--workdir` first, because they give the defaults of all other flags."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config")
     parser.add_argument("--workdir")
@@ -181,4 +181,4 @@ def _known_first(argv: Sequence[str]) -> argparse.Namespace:
         return parser.parse_known_args(argv)[0]
     except argparse.ArgumentError as error:
         what = "a recipe file" if error.argument_name == "--config" else "a folder"
-        raise UserError(f"{error.argument_name} wants the name of {what}; see --help.") from None
+        raise UserError(f"{error.argument_name} needs the name of {what}; see --help.") from None

@@ -1,4 +1,4 @@
-"""The networks of a recipe: built alike for training, evaluation, painting and export."""
+"""Builds the networks of a recipe for training, evaluation, painting and export."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from san_tf.models.weights_file import SUFFIX, read_record
 
 
 def mirror_map_of(recipe: Recipe) -> np.ndarray | None:
-    """How a texture is mirrored with its image: None for the map of this package's body.
+    """Return the map that mirrors textures with their images; None for that of this package's body.
 
-    Of another layout it is not known where left and right of the person lie. Such textures stay as they are,
-    as in the public code: the decoder is then asked to paint the person of a mirrored image unmirrored.
+    Left and right of the person are unknown in another layout. Such textures are not mirrored, as in the
+    public code. So for a mirrored image the decoder's target is the unmirrored person.
 
     Returns:
         None, or `(T, T, 2)` int64 that leaves every texel in its place.
@@ -33,22 +33,23 @@ def mirror_map_of(recipe: Recipe) -> np.ndarray | None:
     return np.moveaxis(np.indices((recipe.texture_size, recipe.texture_size)), 0, -1)
 
 
-# Streams of weights: the decoder of SAN-PG must not start as that of SAN, nor shift when the encoder changes.
+# Offsets of seeds: the decoders of SAN-PG and SAN start differently, and independently of the encoder.
 _GENERATOR_STREAM, _DECODER_STREAM = 1000, 2000
 
 
 def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.Model:
-    """The recipe's encoder with its initial weights; SAN and its baseline start from the same.
+    """Build the recipe's encoder with its initial weights, which SAN and its baseline share.
 
-    Those of another run's encoder are taken without its classifier, which is of other identities.
+    Weights of another run's encoder are loaded without the classifier, since its identities differ.
 
     Args:
-        recipe: of the experiment.
-        num_classes: training identities.
-        weights: load the pretrained weights that the recipe names; not needed where trained ones follow.
+        recipe: recipe of the experiment.
+        num_classes: number of training identities.
+        weights: whether to load the pretrained weights that the recipe names; not needed if trained weights
+            are loaded later.
 
     Raises:
-        UserError: a value that no encoder can have, or weights that are not to be had.
+        UserError: a value is impossible for an encoder, or the weights are not available.
     """
     return _encoder(recipe, num_classes, recipe.model.head, recipe.seed, weights)
 
@@ -72,7 +73,7 @@ def _encoder(recipe: Recipe, num_classes: int, head: Head, seed: int, weights: b
 
 
 def encoder_to_start_from(recipe: Recipe) -> Path | None:
-    """The file of another run's encoder that the recipe's `weights` names; None where they are others.
+    """Return the encoder file of another run if the recipe's `weights` names one, else None.
 
     Raises:
         UserError: the file is missing or damaged.
@@ -84,7 +85,7 @@ def encoder_to_start_from(recipe: Recipe) -> Path | None:
 
 
 def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
-    """The decoder for an encoder of the recipe: of the size the recipe names, else of the backbone's."""
+    """Build the decoder for an encoder of the recipe, of the recipe's size or else the backbone's."""
     preset = DECODERS[recipe.model.decoder or decoder_for(recipe.model.backbone)]
     shapes = [stage.shape for stage in encoder.output["stages"]]
     size, seed = recipe.texture_size, recipe.seed + _DECODER_STREAM
@@ -93,8 +94,8 @@ def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
 
 
 def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
-    """SAN-PG: encoder and decoder of the recipe, for reconstruction alone."""
-    # It has no identities to tell apart; the classifier is there because an encoder has one.
+    """Build SAN-PG: encoder and decoder of the recipe, trained by reconstruction only."""
+    # It classifies no identities, but an encoder needs at least one class.
     encoder = _encoder(recipe, 1, "plain", recipe.seed + _GENERATOR_STREAM, weights)
     return SANPG(encoder, decoder_of(recipe, encoder))
 
@@ -102,14 +103,20 @@ def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
 def start_from_generator(
     encoder: keras.Model, decoder: keras.Model | None, recipe: Recipe, path: Path
 ) -> None:
-    """Give an encoder, and its decoder if there is one, the weights of a texture generator of the recipe.
+    """Load the weights of a texture generator of the recipe into an encoder and its decoder.
 
-    The head keeps its own: a generator has none.
+    The encoder's head is not changed, because a generator has none.
+
+    Args:
+        encoder: encoder of the recipe.
+        decoder: decoder of the recipe, or None.
+        recipe: recipe of the experiment.
+        path: `.weights.h5` file of the generator.
 
     Raises:
         UserError: the file is missing, damaged, or of another architecture.
     """
-    # The generator's layers are the encoder's own, so that what is loaded lands there.
+    # The generator shares the encoder's layers, so the weights are loaded into the encoder.
     load_weights(SANPG(encoder, decoder or decoder_of(recipe, encoder)), path)
 
 
@@ -120,7 +127,7 @@ def save_weights(model: keras.Model, path: Path) -> None:
 
 
 def load_weights(model: keras.Model, path: Path) -> None:
-    """Read what `save_weights` wrote.
+    """Load weights that `save_weights` wrote.
 
     Raises:
         UserError: the file is missing, damaged, or of another architecture.

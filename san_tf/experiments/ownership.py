@@ -1,12 +1,12 @@
-"""A run directory owns its recipe: what is fixed there, and what a command may still choose.
+"""A run directory owns its recipe: which values are fixed, and which a command may choose.
 
-`recipe.yaml` holds the recipe of the run. A value is fixed as soon as a stage that depends on it has left
-something in the run; the markers in `stages/` say with which values that was. Fixed values are read by every
-later command, which needs no flag repeated, and one that asks for others is refused. What no stage has used
-yet may be changed. How embeddings are compared, and what is tested on, is never fixed: each evaluation notes
-its own settings beside its results.
+`recipe.yaml` holds the recipe of the run. A stage fixes the values it depends on as soon as it has saved
+something in the run. The markers in `stages/` record these values. Later commands use the fixed values
+without repeated flags, and a command with other values is refused. Values that no stage has used yet may
+change. Test sets and the comparison of embeddings are never fixed: each evaluation records its own settings
+with its results.
 
-Nothing here imports TensorFlow, so that a contradiction is told at once.
+Nothing here imports TensorFlow, so contradictions are reported quickly.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from san_tf.experiments.recipe_files import (
     with_value,
 )
 
-# Values that are places on this machine: `a` and `/home/me/a` may be one folder.
+# Values that are paths on this machine: `a` and `/home/me/a` may be the same folder.
 _PLACES = ("folder", "backgrounds", "textures", "generator_weights", "weights")
-# Where the images come from. In a command that only tests, these flags speak of what is tested on.
+# Sources of images. In a command that only tests, these flags describe the test sets.
 _SOURCES = {
     "folder": "test_folder",
     "pattern": "test_pattern",
@@ -41,9 +41,9 @@ _SOURCES = {
     "skip_corrupt": "test_skip_corrupt",
     "check_counts": "test_check_counts",
 }
-# What comes after a training and leaves it as it is; `prepare` makes data sets, which lie outside of the run.
+# Stages that may follow a training without changing it; `prepare` writes data sets outside of the run.
 _TESTING = frozenset({"prepare", "evaluate", "report"})
-# The markers that fix values, the most trustworthy first: trainings are what the others were made from.
+# Markers that fix values, the most reliable first: the other stages use the results of trainings.
 _FIRST = ("train", "texture-generator", "pseudo-textures")
 _TRAINED = "train"
 RECIPE, ENVIRONMENT, STAGES, CHECKPOINTS = "recipe.yaml", "environment.json", "stages", "checkpoints"
@@ -51,16 +51,16 @@ RECIPE, ENVIRONMENT, STAGES, CHECKPOINTS = "recipe.yaml", "environment.json", "s
 
 @dataclass(frozen=True)
 class Owned:
-    """What a run directory says of itself.
+    """Recipe and fixed values of a run directory.
 
     Attributes:
         workdir: the run directory.
         recipe: its recipe; values that it does not name are those of `Recipe`.
         fixed: names of the values that a stage has used, such as `epochs`.
-        trained: whether a training was begun.
-        experiment: the name of the experiment that made it; None where it does not say.
-        data_dir: where its data sets lie, absolute; None where it does not say.
-        notes: sentences on what does not agree with itself in there.
+        trained: whether a training was started.
+        experiment: name of the experiment that made it; None if unknown.
+        data_dir: absolute path of its data sets; None if unknown.
+        notes: sentences about contradictions in the run directory.
     """
 
     workdir: Path
@@ -77,10 +77,10 @@ class Owned:
 
         Args:
             workdir: the folder; it need not exist.
-            default: for the values that neither `recipe.yaml` nor a marker names, if there is no recipe.
+            default: recipe for the values that no marker names, if there is no `recipe.yaml`.
 
         Returns:
-            None where no recipe and no stage is noted yet.
+            None if the folder has neither a recipe nor a marker of a stage.
 
         Raises:
             UserError: `recipe.yaml` or a marker cannot be read.
@@ -101,7 +101,7 @@ class Owned:
             if path.is_file() and not _same(name, _value(recipe, name), value):
                 notes.append(
                     f"{path} says {name} {_told(_value(recipe, name))}, but the run was made with"
-                    f" {_told(value)}; the latter counts."
+                    f" {_told(value)}, so {_told(value)} is used."
                 )
             recipe = updated(recipe, {name: value}, str(folder / STAGES))
         about = _environment(folder)
@@ -116,19 +116,19 @@ class Owned:
         )
 
     def asked(self, recipe: Recipe, stages: Collection[str], experiment: str, own: Recipe) -> Recipe:
-        """The recipe of a command in this run: a command that only tests may name other images.
+        """Return the recipe of a command in this run, where flags of a test describe the test set.
 
-        `--folder b --stage evaluate` in a run that was trained on `a` tests on `b`; what it was trained on
-        stays. So does the data set, where the command is that of another experiment.
+        `--folder b --stage evaluate` in a run that was trained on `a` tests on `b`. The recipe's training
+        data stay the same, also when the command is that of another experiment.
 
         Args:
-            recipe: the run's, with the command's flags.
-            stages: those asked for by name.
-            experiment: the command's name.
-            own: the recipe of the command's experiment, before any flag.
+            recipe: recipe of the run, with the command's flags.
+            stages: stages requested by name.
+            experiment: name of the command's experiment.
+            own: default recipe of the command's experiment.
 
         Raises:
-            UserError: the run belongs to another experiment, whose stages this one does not have.
+            UserError: the run belongs to another experiment, and the command does not only test.
         """
         testing = self.trained and bool(stages) and set(stages) <= _TESTING
         other = self.experiment is not None and self.experiment.partition("/")[0] != experiment
@@ -155,7 +155,7 @@ class Owned:
         )
 
     def changes(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-        """The values that differ from the run's, evaluation aside: by name, the run's and the other."""
+        """Values outside the evaluation that differ from the run's: by name, the run's and the new value."""
         found = {}
         for name, part in owners().items():
             before, now = _value(self.recipe, name), _value(recipe, name)
@@ -164,18 +164,18 @@ class Owned:
         return found
 
     def check(self, recipe: Recipe, stages: Collection[str]) -> bool:
-        """Refuse a recipe that contradicts what is fixed.
+        """Refuse a recipe that contradicts fixed values.
 
         Args:
-            recipe: what is asked for.
-            stages: those asked for by name; empty for all.
+            recipe: recipe of the command.
+            stages: stages requested by name; empty for all.
 
         Returns:
-            Whether the training goes on beyond the epochs that it has had: more of them are asked for, and
-            none of those that are done would have been another.
+            Whether the training continues for more epochs: the recipe has more of them, and the epochs done
+            would be the same with it.
 
         Raises:
-            UserError: the sentence names the flags and both values of each.
+            UserError: a fixed value differs; the sentence names the flags and both values of each.
         """
         refused = {name: pair for name, pair in self.changes(recipe).items() if name in self.fixed}
         if not refused:
@@ -187,40 +187,40 @@ class Owned:
             if now > before:
                 raise UserError(
                     f"{self.workdir} was trained with --epochs {before}, and its learning rates were planned"
-                    f" for that end, so a training of --epochs {now} starts anew; give it another --workdir."
+                    f" for that end, so --epochs {now} needs a new training; give it another --workdir."
                 )
         hint = ""
         if self.trained and any(name in refused for name in ("dataset", *_SOURCES)):
-            hint = " (To test on other images, give --stage evaluate alone, with prepare where needed.)"
+            hint = " (To test on other images, give only --stage evaluate, with prepare if needed.)"
         raise UserError(
-            f"The run in {self.workdir} has its recipe: {told(refused)}; leave out what differs, or choose"
+            f"The run in {self.workdir} has its own recipe: {told(refused)}; leave these flags out, or choose"
             f" another --workdir.{hint}"
         )
 
 
 def tested_data(recipe: Recipe, name: str) -> DataRecipe:
-    """How the images of a test set are found: as the training's, but for what the evaluation says.
+    """Return the data recipe of a test set: the training's, with the evaluation's changes.
 
     Args:
-        recipe: of the command.
-        name: of the test set.
+        recipe: recipe of the command.
+        name: name of the test set.
     """
     evaluation = recipe.evaluation
     values = {source: getattr(evaluation, tested) for source, tested in _SOURCES.items()}
     changes = {source: value for source, value in values.items() if value is not None}
     if name != recipe.data.dataset and evaluation.test_pattern is None:
-        # It is of the training set's names.
+        # The training's pattern is for the training set's names.
         changes["pattern"] = None
     return dataclasses.replace(recipe.data, **changes)
 
 
 def is_own(recipe: Recipe, name: str) -> bool:
-    """Whether a test set is the experiment's own data set, found as the training set is."""
+    """Whether a test set is the experiment's own data set, with the training's images."""
     return name == recipe.data.dataset and tested_data(recipe, name) == recipe.data
 
 
 def with_absolute_places(recipe: Recipe) -> Recipe:
-    """The recipe with absolute paths, so that it says the same from every folder."""
+    """Return the recipe with absolute paths, so that it is valid from every folder."""
     for name in (*_PLACES, *(_SOURCES[name] for name in _PLACES if name in _SOURCES)):
         value = _value(recipe, name)
         if value is not None and not (name == "weights" and value == "imagenet"):
@@ -229,16 +229,16 @@ def with_absolute_places(recipe: Recipe) -> Recipe:
 
 
 def differences(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """The values in which what a stage was made with differs from `fields`: by name, the former and the new.
+    """Compare the values a stage was made with to new ones: by name, the former and the new value.
 
     Args:
-        before: a marker's `fields`.
+        before: `fields` of a marker.
         fields: parts of a recipe, or single values by `part.name`.
     """
     former, found = with_current_names(_flat(before)), {}
     for name, now in _flat(json.loads(json.dumps(fields, default=dataclasses.asdict))).items():
         bare = name.rpartition(".")[2]
-        # What a version before did not have, it did as the recipe's own defaults do.
+        # Older versions without a value behaved like its default.
         value = former[name] if name in former else _value(Recipe(), bare) if bare in owners() else None
         if not _same(bare, value, now):
             found[name] = (value, now)
@@ -246,7 +246,7 @@ def differences(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[st
 
 
 def told(changes: Mapping[str, tuple[Any, Any]]) -> str:
-    """The first three of some changed values, for a sentence: `--epochs was 6 and is now 12`."""
+    """Describe the first three of some changed values: `--epochs was 6 and is now 12`."""
     parts = [
         f"--{name.rpartition('.')[2]} was {_told(before)} and is now {_told(now)}"
         for name, (before, now) in changes.items()
@@ -255,7 +255,7 @@ def told(changes: Mapping[str, tuple[Any, Any]]) -> str:
 
 
 def fingerprint(recipe: Recipe) -> int:
-    """A number below 2**32 of all that decides a training but places, of which machines have their own."""
+    """CRC-32 of all values that decide a training, except paths, which differ between machines."""
     values = {
         name: _value(recipe, name)
         for name, part in owners().items()
@@ -265,15 +265,15 @@ def fingerprint(recipe: Recipe) -> int:
 
 
 def _grows(recipe: Recipe, epochs: int) -> bool:
-    """Whether a longer training of a recipe begins with just the steps of the shorter one."""
+    """Whether a longer training of a recipe begins with exactly the steps of the shorter one."""
     training = recipe.training
     measured_alike = not training.validate_every or epochs % training.validate_every == 0
-    # A cosine is planned for its end; the other schedules are not.
+    # A cosine schedule depends on the number of epochs; the others do not.
     return training.schedule != "cosine" and measured_alike
 
 
 def _values_used(folder: Path) -> dict[str, Any]:
-    """The recipe's values that stages were made with, by name, as their markers hold them."""
+    """Read the recipe values that stages were made with from their markers, by name."""
     markers = {path.stem: path for path in sorted((folder / STAGES).glob("*.json"))}
     markers.pop("prepare", None)
     order = [name for name in _FIRST if name in markers]
@@ -287,7 +287,7 @@ def _values_used(folder: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} cannot be read ({error}); delete it to run the stage again.") from error
         if not done and not (folder / CHECKPOINTS / stage).exists():
-            # Begun, and ended before it left anything.
+            # Started, but stopped before it saved anything.
             continue
         for name, value in with_current_names(flat).items():
             part, _, name = name.rpartition(".")
@@ -297,7 +297,7 @@ def _values_used(folder: Path) -> dict[str, Any]:
 
 
 def _environment(folder: Path) -> dict[str, Any]:
-    """What `environment.json` notes; of older runs the experiment is what their results say."""
+    """Read `experiment` and `data_dir` from `environment.json`, or from the results of older runs."""
     found: dict[str, Any] = {}
     for name in ("results.json", ENVIRONMENT):
         try:
@@ -335,7 +335,7 @@ def _told(value: Any) -> str:
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"model": {"head": "plain"}}` as `{"model.head": "plain"}`."""
+    """Flatten `{"model": {"head": "plain"}}` to `{"model.head": "plain"}`."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""SAN-PG in an experiment: where its weights lie, how it paints, how well."""
+"""SAN-PG in an experiment: its weights, painting, and the error of painted textures."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from san_tf.synthesis.texels import texel_map
 
 
 def weights_path(experiment: Experiment) -> Path:
-    """Where the trained texture generator's weights lie in the run."""
+    """Path of the trained texture generator's weights in the run."""
     return experiment.run.path / "weights" / "texture_generator.weights.h5"
 
 
 def start_weights(experiment: Experiment) -> Path:
-    """The generator's weights from which SAN and its baseline may start.
+    """Path of the generator's weights from which SAN and its baseline may start.
 
     Raises:
-        UserError: the recipe's ready generator is not one of this package's networks.
+        UserError: the recipe's ready generator is not a network of this package.
     """
     ready = experiment.recipe.generator.generator_weights
     if ready is None:
@@ -45,10 +45,10 @@ def start_weights(experiment: Experiment) -> Path:
 
 
 def load_texture_generator(experiment: Experiment) -> keras.Model:
-    """The trained texture generator of the run.
+    """Load the trained texture generator of the run.
 
     Raises:
-        UserError: it has not been trained, or for another architecture.
+        UserError: it has not been trained, or its weights are of another architecture.
     """
     path = weights_path(experiment)
     if not path.is_file():
@@ -66,10 +66,10 @@ def paint(
     """Paint the texture of every image.
 
     Args:
-        generator: SANPG, or a SAN with its decoder, trained.
+        generator: trained SANPG, or SAN with its decoder.
         records: N images.
-        image_size: height and width the generator was trained with.
-        label: of the progress bar; none where empty.
+        image_size: height and width of the generator's input, in pixels.
+        label: label of the progress bar; an empty one shows no bar.
 
     Yields:
         N arrays (T, T, 3) uint8, in the order of the records.
@@ -84,11 +84,11 @@ def paint(
 
 
 def true_textures(records: Records, size: int) -> np.ndarray:
-    """Decode the textures of paired data, as the generator shall paint them.
+    """Decode the textures of paired data, the targets of the generator.
 
     Args:
-        records: N pairs; where they have a colour cast, textures are in the colours of their pictures.
-        size: side of the result; larger textures are reduced by averaging areas.
+        records: N pairs; if they have a colour cast, textures get the colours of their images.
+        size: side of the result in texels; larger textures are reduced by area averaging.
 
     Returns:
         (N, size, size, 3) uint8 RGB.
@@ -116,7 +116,7 @@ def true_textures(records: Records, size: int) -> np.ndarray:
 
 
 def texture_l1(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Mean absolute difference over the texels that lie on the body, in shares of the full range 0-255.
+    """Mean absolute difference over the texels on the body, as a share of the range 0-255.
 
     Args:
         painted: (N, T, T, 3), 0-255.
@@ -128,19 +128,19 @@ def texture_l1(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
     inside = texel_map(painted.shape[1]).inside
     number = max(len(painted), len(true))
     first, second = (np.broadcast_to(side, (number, *side.shape[1:])) for side in (painted, true))
-    # One after the other: as floats, all at once are gigabytes.
+    # One texture at a time, because all of them as floats take gigabytes.
     return np.array([_difference(*pair, inside).mean() for pair in zip(first, second, strict=True)])
 
 
 def texel_differences(painted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Absolute differences, means of the channels, of each texel that lies on the body.
+    """Absolute difference of each texel on the body, averaged over the channels.
 
     Args:
         painted: (N, T, T, 3), 0-255.
         true: (N, T, T, 3), 0-255.
 
     Returns:
-        (N, P) float32, in shares of the full range, of the P texels on the body.
+        (N, P) float32 for the P texels on the body, as shares of the range 0-255.
     """
     inside = texel_map(painted.shape[1]).inside
     differences = np.empty((len(painted), np.count_nonzero(inside)), np.float32)

@@ -1,4 +1,4 @@
-"""What training looks like: the same few images' textures and ranked lists, painted for TensorBoard."""
+"""Images for TensorBoard: textures and ranked lists of a few images during training."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ _TEXTURES, _QUERIES, _IDENTITIES, _IMAGES, _RANKS = 8, 4, 16, 4, 8
 
 
 class Panels(keras.callbacks.Callback):
-    """Writes two images, some times in a training, between epochs: `textures` and `ranked_lists`.
+    """Writes the images `textures` and `ranked_lists` for TensorBoard after some epochs of a training.
 
-    Both show the same images each time, so that TensorBoard's slider shows what was learnt. The ranked lists
-    are of a few identities alone and say nothing of the scores; they are left out for a model that has no
-    embedding, and the textures for one without decoder.
+    Both show the same people each time, so that TensorBoard's slider shows the progress. The ranked lists
+    have only a few identities and do not indicate the scores. A model without embedding gets no ranked lists,
+    one without decoder no textures.
 
     Args:
-        experiment: whose recipe, run and options.
-        model: in training: SAN, its baseline or SANPG.
-        records: to choose images from, with the textures to compare with where there are any.
-        stage: the TensorBoard run.
-        epochs: of the training.
+        experiment: experiment with recipe, run and options.
+        model: model in training: SAN, its baseline or SANPG.
+        records: images to choose from, with their true textures if there are any.
+        stage: name of the TensorBoard run.
+        epochs: number of epochs of the training.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Panels(keras.callbacks.Callback):
         self._outputs = tf.function(outputs, reduce_retracing=True)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Paint, if it is the epoch's turn; the first one's is, to compare with."""
+        """Write the images if they are due; they always are after the first epoch, for comparison."""
         if not self.wanted or (epoch and (epoch + 1) % self.every and epoch + 1 < self.epochs):
             return
         figures: dict[str, Figure] = {}
@@ -65,7 +65,7 @@ class Panels(keras.callbacks.Callback):
             figures["textures"] = self._textures(self.painted)
         if self.queries is not None and self.gallery is not None and len(self.queries):
             figures["ranked_lists"] = self._ranked_lists(self.queries, self.gallery)
-        # A file of its own each time: one left open would be half written when the process is killed.
+        # A new file each time: one that stays open would be half written if the process is killed.
         writer = tf.summary.create_file_writer(str(self.folder), filename_suffix=f".panels{epoch + 1}")
         with writer.as_default(step=epoch + 1):
             for name, figure in figures.items():
@@ -93,7 +93,7 @@ class Panels(keras.callbacks.Callback):
 
 
 def _few(records: Records) -> tuple[Records, Records]:
-    """Queries of a few identities, and a gallery of some images of those and of others."""
+    """Select queries of a few identities, and a gallery of some images of those and of others."""
     counts = {pid: np.flatnonzero(records.pids == pid) for pid in records.identities}
     several = [pid for pid, rows in counts.items() if len(rows) > 1]
     people = [several[index] for index in _spread(len(several), _IDENTITIES)]
@@ -108,7 +108,7 @@ def _spread(count: int, wanted: int) -> np.ndarray:
 
 
 def _pixels(figure: Figure) -> np.ndarray:
-    """A figure as (H, W, 3) uint8."""
+    """Render a figure as (H, W, 3) uint8."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3]

@@ -1,13 +1,13 @@
-"""Partial-REID: find whole people by pictures of a part of them, trained on Market-1501.
+"""Partial-REID: finds whole people from images of a part of them, trained on Market-1501.
 
 Command: python -m san_tf.experiments.partial_reid --data_dir DATA --manual_dir FOLDER
   FOLDER holds Market-1501-v15.09.15 to train on, and the folder of Partial-REID to test on (or the archives);
   the stage prepare says what is missing.
-Data: 12,936 training images of Market-1501; 300 partial queries among 300 whole images of 60 identities.
-  Partial-REID knows no cameras: by its protocol nothing but junk is removed.
-Expected: the paper reports nothing for it. FastReID-DSR, a method made for partial images, is reported with
-  rank-1 82.7 %, mAP 76.8 %. This recipe has not been run on it with this package: its score is not known.
-Cost: that of san_tf.experiments.market. Of a run of that one, nothing need be trained again:
+Data: 12,936 training images of Market-1501; 300 partial queries, 300 whole gallery images of 60 identities.
+  Partial-REID has no cameras: its protocol removes only junk images.
+Expected: the paper does not test on it. FastReID-DSR, a method for partial images, is reported with rank-1
+  82.7 %, mAP 76.8 %. This package has not run this recipe, so its score is unknown.
+Cost: that of san_tf.experiments.market. A trained run of that experiment can be tested without new training:
   python -m san_tf.experiments.market --workdir runs/market --stage evaluate --test partial_reid
 """
 

@@ -1,4 +1,4 @@
-"""The texture generator SAN-PG alone: paired data, training, and textures for any folder of person crops."""
+"""Trains only the texture generator SAN-PG, which paints textures for any folder of person crops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from san_tf.experiments.recipe import DataRecipe, GeneratorRecipe, ModelRecipe, 
 from san_tf.experiments.runner import main as run_experiment
 
 RECIPE = Recipe(
-    # 929 people instead of the demo's 500, and 1,450 steps: what fewer have not taught shows on photographs.
+    # 929 people instead of the demo's 500, and 1,450 steps: with fewer, textures of photographs are worse.
     data=DataRecipe(dataset="", pit="pit/paper", image_size=(128, 64)),
     model=ModelRecipe(backbone="thin_resnet", sketch=256, palette=16),
     generator=GeneratorRecipe(

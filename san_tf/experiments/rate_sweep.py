@@ -1,4 +1,4 @@
-"""`--find_learning_rate`: a sweep of learning rates on a network of the recipe, drawn and read."""
+"""`--find_learning_rate`: sweeps learning rates on a network of the recipe and suggests one."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def find_learning_rate(
     optimizer: Callable[[Any], keras.optimizers.Optimizer],
     name: str,
 ) -> None:
-    """Sweep, write `figures/learning_rate_<name>.png` and print a suggestion; nothing else is touched.
+    """Sweep learning rates, write `figures/learning_rate_<name>.png` and print a suggestion.
 
     Args:
-        experiment: whose run gets the figure.
-        model: with its initial weights; it cannot be used afterwards.
-        batches: of its training.
-        optimizer: from a schedule to the recipe's optimiser.
-        name: of the training, for instance `san`.
+        experiment: experiment whose run gets the figure.
+        model: model with its initial weights; it cannot be used afterwards.
+        batches: batches of its training.
+        optimizer: function from a schedule to the recipe's optimiser.
+        name: name of the training, for example `san`.
     """
     model.compile(optimizer=optimizer(rising_rates(_LOWEST, _HIGHEST, _STEPS)))
     with Progress(console=experiment.console, transient=True) as progress:

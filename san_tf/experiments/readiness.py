@@ -1,4 +1,4 @@
-"""What data have to be fit for, told before a training starts and not after it."""
+"""Checks that the data suit the coming stages before a training starts."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from san_tf.experiments.targets import Target, protocol_of, title_of
 
 
 def check_readiness(experiment: Experiment, stages: Collection[str]) -> None:
-    """Whether the data allow what is to be done, by their identities and cameras alone.
+    """Check by identities and camera ids that the data suit the coming stages.
 
     Args:
-        experiment: whose recipe; its data sets are prepared.
-        stages: that are to be done.
+        experiment: experiment with prepared data sets.
+        stages: names of the coming stages.
 
     Raises:
-        UserError: too few identities for a batch or to hold out, two images whose textures would have one
-            name, or a test set on which no query has a match.
+        UserError: there are too few identities for a batch or to hold out, the textures of two images would
+            have the same name, or no query of a test set has a match.
     """
     recipe = experiment.recipe
     if "train" in stages and recipe.training_sets:
@@ -51,9 +51,9 @@ def check_readiness(experiment: Experiment, stages: Collection[str]) -> None:
 
 
 def tell_readiness(experiment: Experiment) -> None:
-    """Say of each test set how many queries can be found, and whether their people are trained on too.
+    """Report for each test set how many queries have a match, and whether training has the same people.
 
-    What cannot be evaluated is said as well, and no error: it may be that nobody wants to.
+    A test set that cannot be evaluated is a note, not an error, because evaluation may not be wanted.
     """
     recipe = experiment.recipe
     for name in recipe.test_sets:
@@ -71,13 +71,13 @@ def tell_readiness(experiment: Experiment) -> None:
 
 
 def _matched(experiment: Experiment, name: str) -> tuple[int, int]:
-    """How many queries of a prepared test set have a true match, and how many there are."""
+    """Count the queries of a prepared test set that have a true match, and all queries."""
     recipe = experiment.recipe
     builder, title = open_builder(experiment, name, tested=True), title_of(recipe, name)
     protocol = protocol_of(name, recipe.evaluation.protocol)
     instead = (
-        "so nothing can be evaluated; add such images, test on others with --test or --test_folder, or leave"
-        " evaluate and report out and name the other stages with --stage"
+        "so nothing can be evaluated; add such images, test on other data with --test or --test_folder, or"
+        " name only the stages before evaluate and report with --stage"
     )
     splits = builder.info.splits
     if not splits:
@@ -91,13 +91,13 @@ def _matched(experiment: Experiment, name: str) -> tuple[int, int]:
     pairs = [np.stack([part.pids, cams], 1) for part, cams in zip((query, gallery), cameras, strict=True)]
     found = _with_match(*pairs)
     if protocol == "vehicleid":
-        # Both sets are pooled, and the draw says which images are queries.
+        # This protocol pools both sets and draws queries from the pool.
         pool, counts = np.unique(np.concatenate([query.pids, gallery.pids]), return_counts=True)
         found = np.isin(query.pids, pool[counts > 1]) & (query.pids >= 0)
     if not found.any():
         same = np.isin(query.pids, gallery.pids[gallery.pids >= 0]).any()
         reason = (
-            "each query's other images are of its own camera, and those do not count"
+            "each query's other images are from its own camera, and those do not count"
             if same
             else "no identity of the query is in the gallery"
         )
@@ -106,7 +106,12 @@ def _matched(experiment: Experiment, name: str) -> tuple[int, int]:
 
 
 def _with_match(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
-    """`(Q,)` bool: whether the gallery has the identity under another camera; rows are both."""
+    """`(Q,)` bool: whether the gallery has the identity under another camera.
+
+    Args:
+        query: `(Q, 2)` identity and camera id of each query.
+        gallery: `(G, 2)` of each gallery image.
+    """
     gallery = np.unique(gallery[gallery[:, 0] >= 0], axis=0)
     pids, cameras = np.unique(gallery[:, 0], return_counts=True)
     place = np.searchsorted(pids, query[:, 0]).clip(max=max(len(pids) - 1, 0))
@@ -119,20 +124,20 @@ def _with_match(query: np.ndarray, gallery: np.ndarray) -> np.ndarray:
 
 
 class KnownPeople:
-    """Tells whether a run was trained on people of a test set, as far as can be told.
+    """Detects people of a test set that a run was trained on.
 
-    Within one data set identities are compared; with another, whose numbers mean other people, the
-    photographs themselves are. Where the training images are not to be had, nothing can be told.
+    It compares identities within one data set. Identities of different data sets are not comparable, so there
+    it compares the image files. It finds nothing if the training images are not available.
 
     Args:
-        experiment: whose recipe.
+        experiment: experiment with recipe.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         self.experiment = experiment
 
     def note(self, target: Target) -> str | None:
-        """A sentence on a test set; None where there is nothing to tell."""
+        """Return a sentence about known people in a test set; None if there are none."""
         recipe = self.experiment.recipe
         if recipe.evaluation.on == "validation":
             return None
@@ -147,8 +152,8 @@ class KnownPeople:
         if not shared:
             return None
         return (
-            f"{shared:,} of the {len(tested):,} photographs tested on were trained on, so the scores are too"
-            " good"
+            f"{shared:,} of the {len(tested):,} test images were training images, too, so the scores are too"
+            " high"
         )
 
     @functools.cached_property
@@ -167,13 +172,13 @@ def _shared_identities(train: Records, query: Records) -> str | None:
     if not known:
         return None
     return (
-        f"{known:,} of the {tested:,} people tested on are people of the training set, so the scores are too"
-        " good: they say nothing of people who are new"
+        f"{known:,} of the {tested:,} test identities are also training identities, so the scores are too"
+        " high and do not hold for new people"
     )
 
 
 def _labels(builder: Any, split: str) -> Records:
-    """Records without their images: identities, cameras and names, which are read in seconds."""
+    """Read records without images: identities, camera ids and file names, which takes seconds."""
     import tensorflow_datasets as tfds
 
     check_split(builder, split)

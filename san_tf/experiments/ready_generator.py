@@ -1,4 +1,4 @@
-"""A texture generator that somebody has trained: of this package, or a PyTorch one of the public SAN code."""
+"""Loads a trained texture generator, of this package or a PyTorch one of the public SAN code."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from san_tf.models.san import SANPG
 from san_tf.torch_files.checkpoint import read_checkpoint
 from san_tf.torch_files.state_dict import find_state_dict
 
-# What the public code's SAN-PG works on; its decoder's texture is as high as the image.
+# Image size of the public code's SAN-PG; its decoder's texture is as high as the image.
 OFFICIAL_SIZE = (128, 64)
 _ENCODER_KEY, _DECODER_KEY = "state_dict", "decoder_state_dict"
 
 
 def network_of(recipe: Recipe) -> SANPG:
-    """The untrained network that the recipe's generator has: its own, or that of the public code."""
+    """Build the untrained network of the recipe's generator: this package's or the public code's."""
     path = recipe.generator.generator_weights
     if path is None or path.endswith(".weights.h5"):
         return texture_generator_of(recipe, weights=False)
@@ -33,13 +33,13 @@ def network_of(recipe: Recipe) -> SANPG:
 
 
 def ready_generator(recipe: Recipe) -> SANPG:
-    """The generator of `generator_weights`.
+    """Load the generator of the recipe's `generator_weights`.
 
     A PyTorch checkpoint must hold the encoder as `state_dict` and the decoder as `decoder_state_dict`, as the
-    public code saves them; nothing in it is run.
+    public code saves them. Code in the checkpoint is never run.
 
     Raises:
-        UserError: the file is missing, damaged, or of another network; or its layout is not stated.
+        UserError: the file is missing, damaged or of another network, or the recipe lacks its layout.
     """
     path = Path(str(recipe.generator.generator_weights))
     if not path.is_file():
@@ -50,14 +50,14 @@ def ready_generator(recipe: Recipe) -> SANPG:
         return generator
     if recipe.generator.texture_layout == "san_tf":
         raise UserError(
-            f"{path} is no .weights.h5 file of this package, so it paints another layout; add"
+            f"{path} is not a .weights.h5 file of this package, so it paints another layout; add"
             " --texture_layout other --pit_per_batch 0."
         )
     tree = read_checkpoint(path)
     tensors = find_state_dict(tree, path, _ENCODER_KEY)
     architecture = recognise(tensors, path)
     if architecture.encoder is None or architecture.encoder["backbone"] != "resnet50":
-        raise UserError(f"{path} is a {architecture.title}, not the public code's SAN-PG; give that one.")
+        raise UserError(f"{path} is a {architecture.title}; give a checkpoint of the public code's SAN-PG.")
     encoder, decoder = _official_parts(architecture.encoder, architecture.num_classes)
     assign(architecture.pairs(encoder), tensors, path)
     assign(DECODER.pairs(decoder), find_state_dict(tree, path, _DECODER_KEY), path)
@@ -65,7 +65,7 @@ def ready_generator(recipe: Recipe) -> SANPG:
 
 
 def input_size(generator: keras.Model) -> tuple[int, int]:
-    """Height and width of the images that a generator takes."""
+    """Height and width of a generator's input images, in pixels."""
     height, width = generator.encoder.input_shape[1:3]
     return int(height), int(width)
 

@@ -1,4 +1,4 @@
-"""What a recipe's values have to be, so that a mistake is told before anything runs."""
+"""Checks a recipe's values, so that mistakes are reported before anything runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from san_tf.experiments.recipe import Recipe
 
 
-# Pixels on a side; a photograph of a person has some hundred.
+# Largest side of an image in pixels; crops of people have a few hundred.
 _LARGEST = 4096
-# The lowest and the highest value of every number of a recipe. Where nothing in the method bounds a number
-# from above, the bound lies far beyond every use; what is larger is a slip of the keyboard.
+# Lowest and highest value of every number of a recipe. If the method gives no upper bound, this bound is far
+# above any sensible value, to catch typing errors.
 RANGES: dict[str, tuple[float, float]] = {
-    # Streams of random numbers are made from the seed and some thousands; TensorFlow's seeds have 31 bits.
+    # Random streams use the seed plus a few thousand; TensorFlow's seeds have 31 bits.
     "seed": (0, 2_000_000_000),
     "validation_identities": (0, 10_000_000),
     "identities_per_batch": (2, 100_000),
@@ -68,7 +68,7 @@ RANGES: dict[str, tuple[float, float]] = {
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """Raise `UserError` at the first value that cannot work."""
+    """Raise `UserError` for the first impossible value."""
     _check_values(recipe)
     check_choice("optimizer", recipe.training.optimizer, OWN_OPTIMIZERS, OPTIMIZERS)
     check_choice("triplet", recipe.losses.triplet, (*OWN_TRIPLET_LOSSES, *registry.LOSSES), TRIPLET_LOSSES)
@@ -78,29 +78,29 @@ def check_recipe(recipe: Recipe) -> None:
     _check_textures(recipe)
     _check_folders(recipe)
     if recipe.training.ema == 1:
-        raise UserError("ema is 1.0, and then the average never moves; give less, such as 0.999.")
+        raise UserError("ema is 1.0, so the average would never change; give less, such as 0.999.")
     if recipe.training.ema and recipe.training.validate_every:
         raise UserError(
-            "ema and validate_every exclude each other: the one keeps the average of the last weights, the"
-            " other the weights with the highest mAP; leave one out."
+            "ema and validate_every exclude each other: ema keeps the average of the last weights,"
+            " validate_every the weights with the highest mAP; leave one out."
         )
     averages = recipe.training.accumulation > 1 or recipe.training.ema
     if averages and recipe.training.optimizer not in OWN_OPTIMIZERS:
         raise UserError(
-            f"accumulation and ema are of the optimizers {' and '.join(OWN_OPTIMIZERS)}; leave them out with"
-            f" {recipe.training.optimizer}."
+            f"accumulation and ema work only with the optimizers {' and '.join(OWN_OPTIMIZERS)}; leave them"
+            f" out with {recipe.training.optimizer}."
         )
     if recipe.evaluation.protocol == "vehicleid" and recipe.evaluation.rerank:
         raise UserError("The protocol vehicleid draws its queries anew each time; leave --rerank out.")
 
 
 def _check_values(recipe: Recipe) -> None:
-    """Types, choices and ranges, of whatever made the recipe: flags, a file, a caller."""
+    """Check types, choices and ranges of a recipe from flags, a file or a caller."""
     for name, part in owners().items():
         value = getattr(getattr(recipe, part) if part else recipe, name)
         value = typed(name, value, "The recipe")
         if isinstance(value, str) and "\0" in value:
-            raise UserError(f"{name} holds a character NUL, which no name and no path can have.")
+            raise UserError(f"{name} holds a NUL character, which names and paths cannot have.")
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             low, high = RANGES.get(name, (-math.inf, math.inf))
             # Written so that NaN does not pass.
@@ -113,12 +113,12 @@ def _check_method(recipe: Recipe) -> None:
     training = recipe.training
     if training.method == "san" and not recipe.with_decoder:
         raise UserError(
-            "method is san, but both of its decoder's losses weigh 0; give lambda_reconstruction or"
-            " lambda_texture_triplet a weight, or take --method baseline."
+            "method is san, but both weights of its decoder's losses are 0; give lambda_reconstruction or"
+            " lambda_texture_triplet a value above 0, or use --method baseline."
         )
     if training.start == "texture-generator" and recipe.generator.textures:
         raise UserError(
-            "--start texture-generator wants a texture generator, and with --textures none is trained; leave"
+            "--start texture-generator needs a texture generator, but with --textures none is trained; leave"
             " one of the two out."
         )
     rising = list(training.milestones) == sorted(set(training.milestones))
@@ -145,31 +145,31 @@ def _check_validation(recipe: Recipe) -> None:
     if not recipe.data.validation_identities:
         asking = "--on validation" if recipe.evaluation.on == "validation" else "--validate_every"
         if recipe.evaluation.on == "validation" or recipe.training.validate_every:
-            raise UserError(f"{asking} wants identities held out; add --validation_identities, such as 80.")
+            raise UserError(f"{asking} needs held-out identities; add --validation_identities, such as 80.")
     if recipe.training.patience and not recipe.training.validate_every:
-        raise UserError("--patience wants something to wait for; add --validate_every, such as 5.")
+        raise UserError("--patience needs measurements to wait for; add --validate_every, such as 5.")
 
 
 def _check_textures(recipe: Recipe) -> None:
     generator = recipe.generator
     if recipe.model.palette and recipe.with_decoder and generator.texture_colors == "true":
         raise UserError(
-            f"palette is {recipe.model.palette}, but a palette's colours are those of the photograph; add"
+            f"palette is {recipe.model.palette}, but a palette only has the photograph's colours; add"
             " --texture_colors photographed, or --palette 0."
         )
     if generator.textures and generator.generator_weights:
-        raise UserError("--textures leaves --generator_weights nothing to paint; give one of the two.")
+        raise UserError("With --textures, --generator_weights is never used; give one of the two.")
     if generator.texture_layout == "san_tf" or not recipe.with_decoder:
         return
     if not (generator.textures or generator.generator_weights):
         raise UserError(
-            "The generator trained here paints this package's layout; --texture_layout other goes with"
-            " --textures or --generator_weights."
+            "The generator trained here paints this package's layout; --texture_layout other needs --textures"
+            " or --generator_weights."
         )
     if recipe.data.pit_per_batch:
         raise UserError(
-            f"pit_per_batch is {recipe.data.pit_per_batch}, but the textures of these pairs lie otherwise"
-            " than those of texture_layout other; add --pit_per_batch 0."
+            f"pit_per_batch is {recipe.data.pit_per_batch}, but the textures of these pairs have this"
+            " package's layout, not texture_layout other; add --pit_per_batch 0."
         )
 
 
@@ -180,6 +180,6 @@ def _check_folders(recipe: Recipe) -> None:
     ):
         if value is not None and not any(name.partition("/")[0] == "custom" for name in names):
             raise UserError(
-                f"--{flag} is of the data set custom, and none of {', '.join(names) or 'no data set'} is; add"
+                f"--{flag} is only for the data set custom, not for {', '.join(names) or 'no data set'}; add"
                 f" --{naming} custom/names, or leave --{flag} out."
             )

@@ -1,6 +1,6 @@
-"""Recipe files: YAML that names some values of a recipe, and the recipe with these values.
+"""Reads recipe files: YAML with some values of a recipe.
 
-Those in the folder `recipes` are shipped with the package, and are taken by name: `--config bot`.
+The package ships the files in the folder `recipes`; `--config bot` takes one by name.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from san_tf.command_line import nearest
 from san_tf.errors import UserError
 from san_tf.experiments.recipe import Recipe
 
-# Recipes by name, as `--config` takes them.
-# Far above any file that a person writes: the bundled ones have less than 1 kB, 40 values and a depth of 3.
 _SHIPPED = Path(__file__).parent / "recipes"
+# Limits far above any handwritten file: the shipped ones have less than 1 kB, 40 values and a depth of 3.
 _MOST_BYTES, _MOST_VALUES, _DEEPEST = 1_000_000, 200_000, 20
 
 
@@ -29,12 +28,12 @@ def read_recipe_file(name: str, recipe: Recipe) -> Recipe:
     """Return `recipe` with the values of a file.
 
     Args:
-        name: of a shipped recipe, such as `bot`, or the path of a file. A file in this folder that has the
-            name of a shipped recipe is given as `./bot`.
-        recipe: the recipe to start from.
+        name: name of a shipped recipe, such as `bot`, or path of a file. If the current folder has a file
+            with that name, `./bot` is the file.
+        recipe: recipe to start from.
 
     Raises:
-        UserError: there is neither, the file cannot be read, is not YAML, or see `updated`.
+        UserError: there is no such recipe or file, the file cannot be read or is not YAML, or see `updated`.
     """
     path = _recipe_path(name)
     values = read_yaml(path, "recipe file")
@@ -49,11 +48,11 @@ def _recipe_path(name: str) -> str:
         if Path(name).is_file():
             raise UserError(
                 f"{name} is a recipe of this package and a file in this folder; give the file as ./{name}, or"
-                " call the command in another folder."
+                " run the command in another folder."
             )
         return str(shipped[name])
     path = Path(name)
-    # A word alone, or with the ending that shipped recipes have: not the path of a file that should be there.
+    # A single word, or one with the ending of shipped recipes, is probably a name and not a path.
     if not path.exists() and path.name == name and path.suffix in ("", ".yaml", ".yml"):
         near = nearest(path.stem, shipped)
         names = ", ".join(sorted(shipped))
@@ -63,21 +62,21 @@ def _recipe_path(name: str) -> str:
 
 
 def shipped_recipes() -> dict[str, str]:
-    """What each recipe of this package is, by its name: the first sentence of its file."""
+    """Descriptions of the shipped recipes by name, from the first lines of their files."""
     files = sorted(_SHIPPED.glob("*.yaml"))
     return {file.stem: file.read_text().partition("\n")[0].removeprefix("# ") for file in files}
 
 
 def read_yaml(path: str | os.PathLike[str], kind: str) -> Any:
-    """Read a small YAML (or JSON) file that somebody wrote.
+    """Read a small handwritten YAML (or JSON) file.
 
     Args:
-        path: of the file.
-        kind: what it should be, for the errors: "recipe file".
+        path: path of the file.
+        kind: kind of the file, for errors: "recipe file".
 
     Raises:
-        UserError: it cannot be read, is not UTF-8 text, is not YAML, names a value twice, or is larger,
-            deeper or (with its aliases written out) longer than any file of its kind.
+        UserError: the file cannot be read, is not UTF-8 text, is not YAML, names a value twice, or is too
+            large, too deeply nested, or too long with its aliases written out.
     """
     try:
         with Path(path).open("rb") as file:
@@ -97,13 +96,13 @@ def read_yaml(path: str | os.PathLike[str], kind: str) -> Any:
         return yaml.load(text, _Loader)
     except UserError:
         raise
-    # Numbers of thousands of digits and dates such as 2001-13-01 are ValueErrors of Python, not of YAML.
+    # Numbers of thousands of digits and dates such as 2001-13-01 raise Python's ValueError, not YAML's.
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {_first_line(error)}.") from error
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a name that stands twice in one mapping, of which YAML silently takes the last."""
+    """Refuses duplicate names in a mapping, of which YAML silently takes the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names: set[str] = set()
@@ -114,15 +113,15 @@ class _Loader(yaml.SafeLoader):
                         f"it names {shown(key.value)} twice (line {key.start_mark.line + 1})"
                     )
                 names.add(key.value)
-                # Names are text: YAML 1.1 reads the plain word `on`, which is a name of ours, as `true`.
+                # Read names as text: YAML 1.1 reads the plain word `on`, one of our names, as `true`.
                 key.tag = "tag:yaml.org,2002:str"
         result: dict[Any, Any] = super().construct_mapping(node, deep)
         return result
 
 
 def _check_nesting(text: str, path: Any, kind: str) -> None:
-    """Refuse what would take long or run out of stack, before anything is built of it."""
-    # How many values each anchor stands for, with what its own aliases stand for.
+    """Refuse text that would take too long or overflow the stack, before building anything from it."""
+    # Number of values of each anchor, with its own aliases written out.
     sizes: dict[str, int] = {}
     open_nodes: list[tuple[str | None, int]] = []
     total = 0
@@ -157,7 +156,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as an error names it: at most 60 characters of it."""
+    """Shorten a value to 60 characters for an error."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
@@ -166,12 +165,12 @@ def updated(recipe: Recipe, values: Mapping[Any, Any], source: str) -> Recipe:
     """Return `recipe` with the values of a recipe file.
 
     Args:
-        recipe: the recipe to start from.
-        values: nested as the dataclasses are (`{"training": {"epochs": 3}}`) or flat (`{"epochs": 3}`).
-        source: the file's name, for error messages.
+        recipe: recipe to start from.
+        values: nested like the dataclasses (`{"training": {"epochs": 3}}`) or flat (`{"epochs": 3}`).
+        source: name of the file, for error messages.
 
     Raises:
-        UserError: a key that no part of the recipe has, one that is named twice, or a value of another type.
+        UserError: a key is unknown or named twice, or a value has a wrong type.
 
     Example:
         >>> updated(Recipe(), {"epochs": 3}, "recipe.yaml").training.epochs
@@ -189,7 +188,7 @@ def updated(recipe: Recipe, values: Mapping[Any, Any], source: str) -> Recipe:
         flat[name] = value if name in _FORMER else typed(name, value, source)
 
     for key, value in values.items():
-        # Keys may be anything that YAML knows: numbers, dates, lists as tuples.
+        # YAML keys need not be text: they may be numbers, dates, or lists (as tuples).
         if isinstance(key, str) and key in parts:
             if not isinstance(value, Mapping):
                 raise UserError(f"{source}: {key} must hold named values, but it is {shown(value)}.")
@@ -214,15 +213,18 @@ def _meant(near: Sequence[str]) -> str:
     return f"did you mean {' or '.join(near)}?" if near else "--help lists the names."
 
 
-# Names that older versions wrote into recipes and markers, and that recipe files may still have.
+# Names in recipes and markers of older versions, still allowed in recipe files.
 _FORMER = frozenset({"baseline"})
 
 
 def with_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Values by name (`epochs` or `training.epochs`), with those of older versions under the names of today.
+    """Rename values of older versions to their current names.
 
-    `baseline: true` is `method: both`. `false` is `san`, or, where the same values say that no decoder has
-    anything to learn, the baseline, which is what was trained then.
+    `baseline: true` becomes `method: both`, and `false` becomes `san`. If both weights of the decoder's
+    losses are 0 in the same values, `false` becomes `baseline`, which older versions trained then.
+
+    Args:
+        flat: values by name, `epochs` or `training.epochs`.
     """
     values = dict(flat)
     for part, losses in (("training.", "losses."), ("", "")):
@@ -236,7 +238,7 @@ def with_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
-    """The recipe with another value of this name, such as `epochs`; the name of its part is not needed."""
+    """Return the recipe with another value of this name, such as `epochs`, without the name of its part."""
     part = owners()[name]
     if not part:
         return dataclasses.replace(recipe, **{name: value})
@@ -245,7 +247,7 @@ def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
 
 @functools.cache
 def owners() -> dict[str, str]:
-    """The part that each value of a recipe belongs to, by its name: `{"epochs": "training", "seed": ""}`."""
+    """Part of each recipe value by the value's name: `{"epochs": "training", "seed": ""}`."""
     found: dict[str, str] = {}
     for item in dataclasses.fields(Recipe):
         part = getattr(Recipe(), item.name)
@@ -258,7 +260,7 @@ def owners() -> dict[str, str]:
 
 @functools.cache
 def hints() -> dict[str, Any]:
-    """The type of each value of a recipe, by its name."""
+    """Type of each recipe value by name."""
     found: dict[str, Any] = {}
     for item in dataclasses.fields(Recipe):
         part = getattr(Recipe(), item.name)
@@ -268,12 +270,17 @@ def hints() -> dict[str, Any]:
 
 
 def typed(name: str, value: Any, source: str) -> Any:
-    """Hold a value to the type that the recipe's value of this name has.
+    """Check a value against the type of the recipe value of this name, and return it.
 
-    Whole numbers pass for floats, and text such as `8e-4`, which YAML does not take for a number.
+    Whole numbers are accepted as floats, and so is text such as `8e-4`, which YAML does not read as a number.
+
+    Args:
+        name: name of the recipe value.
+        value: value to check.
+        source: where the value comes from, for errors.
 
     Raises:
-        UserError: it is of another type, or not one of the choices.
+        UserError: the value has another type, or is not one of the choices.
     """
     hint = hints()[name]
     fitting, wanted = _fitting(value, hint)
@@ -286,7 +293,7 @@ _UNFIT = object()
 
 
 def _fitting(value: Any, hint: Any) -> tuple[Any, str]:
-    """The value as the type `hint`, or `_UNFIT`; and what is wanted, in words."""
+    """Return the value as the type `hint`, or `_UNFIT`, and the wanted type in words."""
     kinds = get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
         (kind,) = (kind for kind in kinds if kind is not type(None))

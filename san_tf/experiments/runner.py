@@ -1,4 +1,4 @@
-"""Runs the stages of an experiment: those asked for, or those that are not done yet."""
+"""Runs the stages of an experiment: those requested, or those not done yet."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from san_tf.memory import peak_memory
 from san_tf.start import import_tensorflow
 
 if TYPE_CHECKING:
-    # Brings TensorFlow, which `--help` and wrong flags should not have to wait for.
+    # This imports TensorFlow, which `--help` and wrong flags should not wait for.
     from san_tf.training.run_directory import RunDirectory
 
 
-# What takes long, and what the data have to be fit for before it starts.
+# Long stages; the data are checked before they start.
 _TRAININGS = ("texture-generator", "train")
 
 
 def run_stages(experiment: Experiment, stages: Sequence[Stage], wait: bool = False) -> None:
-    """Run the stages asked for, or those that are not done yet.
+    """Run the requested stages, or those not done yet.
 
-    A stage that was interrupted goes on from its last checkpoint; one that is asked for by name although it
-    is done starts anew. With several workers the chief runs them, and the others take part in the training.
-    A command that fails before a stage has saved anything leaves the run directory as it was.
+    An interrupted stage continues from its last checkpoint. A finished stage that is requested by name starts
+    again. With several workers the chief runs the stages, and the others join the training. A command that
+    fails before a stage has saved anything leaves the run directory unchanged.
 
     Args:
-        experiment: whose recipe and run.
-        stages: in order.
-        wait: for another process that works in the run, in place of an error.
+        experiment: experiment with recipe and run.
+        stages: stages in order.
+        wait: whether to wait for another process that works in the run, instead of raising an error.
 
     Raises:
-        UserError: the recipe contradicts that of the run, another process works there, the data cannot be
-            trained or evaluated on, or a stage fails for a reason of its own.
+        UserError: the recipe contradicts that of the run, another process works in the run, the data are not
+            suitable, or a stage fails.
     """
     asked = experiment.options.stage
     chosen = [stage for stage in stages if not asked or stage.name in asked]
@@ -53,8 +53,8 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage], wait: bool = Fal
 
     with experiment.run.held(wait, waiting):
         if experiment.options.images or experiment.options.find_learning_rate:
-            # Painting somebody's photographs is a use of the run, not a step of it, and so is a sweep of
-            # learning rates: it changes no stage.
+            # Painting a folder of photographs and sweeping learning rates only use the run: they change no
+            # stage.
             _owned(experiment)
             for stage in chosen:
                 stage.work(experiment)
@@ -63,7 +63,7 @@ def run_stages(experiment: Experiment, stages: Sequence[Stage], wait: bool = Fal
 
 
 def _owned(experiment: Experiment) -> tuple[Owned | None, bool]:
-    """What the run says of itself, and whether its training shall go on beyond its epochs."""
+    """The recipe that the run owns, and whether its training continues for more epochs."""
     owned = Owned.read(experiment.run.path, experiment.recipe)
     grows = owned is not None and owned.check(experiment.recipe, experiment.options.stage)
     for note in owned.notes if owned is not None else ():
@@ -77,14 +77,14 @@ def _run(experiment: Experiment, stages: Sequence[Stage], chosen: Sequence[Stage
     agree_with_workers(experiment)
     due = [stage for stage in chosen if asked or _is_due(run, stage, recipe)]
     if any(stage.name == "evaluate" for stage in due):
-        # The figures are of the newest evaluation.
+        # Figures must show the newest evaluation.
         due = [stage for stage in chosen if stage in due or stage.name == "report"]
     former = run.recipe_contents()
     try:
         for stage in chosen:
             title = f"[bold]{stages.index(stage) + 1}/{len(stages)} {stage.name}[/bold]"
             if stage in due and stage.name in _TRAININGS:
-                # It brings TensorFlow, which has been started by now.
+                # This imports TensorFlow, which has been started by now.
                 from san_tf.experiments.readiness import check_readiness
 
                 check_readiness(experiment, [later.name for later in due])
@@ -112,13 +112,13 @@ def _run(experiment: Experiment, stages: Sequence[Stage], chosen: Sequence[Stage
     except BaseException:
         now = Owned.read(run.path, recipe)
         if now is None or now.fixed == (frozenset() if owned is None else owned.fixed):
-            # Nothing was made by this recipe, so what was the run's before is so again.
+            # No stage saved anything with this recipe, so the run gets its former recipe back.
             run.put_back(former)
         raise
 
 
 def _is_due(run: RunDirectory, stage: Stage, recipe: Recipe) -> bool:
-    """Whether a stage is not done, or was done with other values: the run's own recipe has been checked."""
+    """Whether a stage is not done, or was done with other values than the recipe's."""
     made_with = run.made_with(stage.name)
     return (
         made_with is None or not run.is_done(stage.name) or bool(differences(made_with, stage.fields(recipe)))
@@ -126,7 +126,7 @@ def _is_due(run: RunDirectory, stage: Stage, recipe: Recipe) -> bool:
 
 
 def _own(experiment: Experiment, owned: Owned | None) -> None:
-    """Write the recipe of a run that has none yet, or the values in it that no stage has used yet."""
+    """Write the recipe of a run without one, or update its values that no stage has used yet."""
     recipe = experiment.recipe
     changes = {} if owned is None else owned.changes(recipe)
     if owned is not None:
@@ -146,16 +146,16 @@ def main(
     options_class: type[Options] = Options,
     run_all: Callable[[Experiment, Sequence[Stage]], None] = run_stages,
 ) -> None:
-    """Parse the command line, open the run directory, run the stages: the body of every experiment's `main`.
+    """Run an experiment from its command line; the body of every experiment's `main`.
 
     Args:
-        name: of the experiment.
-        description: the head of `--help`.
-        recipe: the experiment's own recipe.
-        stages: in order.
-        argv: the arguments; `sys.argv[1:]` where None.
-        options_class: for an experiment with options of its own.
-        run_all: for one that does more than run the stages once.
+        name: name of the experiment.
+        description: text at the beginning of `--help`.
+        recipe: default recipe of the experiment.
+        stages: stages in order.
+        argv: arguments; None takes `sys.argv[1:]`.
+        options_class: dataclass of the options, for an experiment with additional options.
+        run_all: function that runs the stages, for an experiment that does not just run them once.
     """
 
     def action() -> None:

@@ -1,4 +1,4 @@
-"""One experiment on several splits of a benchmark: a network each, and the mean of their scores."""
+"""Runs an experiment on several splits of a benchmark and averages the scores."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ MEASURES = ("rank1", "rank5", "rank10", "rank20", "mAP", "mINP")
 
 
 def run_splits(experiment: Experiment, stages: Sequence[Stage], data_sets: Mapping[str, str]) -> None:
-    """Run the stages once for each split, in a run directory each, and average what was measured.
+    """Run the stages once per split, each in its own run directory, and average the scores.
 
-    Splits share people of the training set, not of the test set, so each needs a network of its own. The
-    texture generator sees none of them: the first split's serves all.
+    A test identity of one split may be a training identity of another, so each split needs its own network.
+    The texture generator sees none of these images, so that of the first split is used for all.
 
     Args:
-        experiment: its run directory gets one folder a split, and `results.json` with the means once every
+        experiment: its run directory gets one folder per split, and `results.json` with the means once every
             split has been evaluated.
-        stages: in order.
-        data_sets: the data set of each split, by the name of its folder.
+        stages: stages in order.
+        data_sets: data set of each split, by the name of its folder.
 
     Raises:
         UserError: see `run_stages`.
@@ -52,7 +52,7 @@ def _run_splits(experiment: Experiment, stages: Sequence[Stage], data_sets: Mapp
         )
         run_stages(one, stages)
         if not experiment.run.recipe_path.is_file():
-            # Of what all splits share, so that a later command need not repeat it; each fixes its own.
+            # The common recipe, so that a later command need not repeat it; each split fixes its own values.
             experiment.run.write_recipe(experiment.recipe, experiment=experiment.name)
         weights = run.path / "weights" / "texture_generator.weights.h5"
         if not (recipe.generator.generator_weights or recipe.generator.textures) and weights.is_file():
@@ -72,10 +72,10 @@ def mean_rows(splits: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, A
     """Average the rows of `results.json` over splits.
 
     Args:
-        splits: the rows of each; the same methods in each, in the same order.
+        splits: rows of each split, with the same methods in the same order.
 
     Returns:
-        A row a method: means, and `spread`, the standard deviation over the splits (0 for a single one).
+        One row per method: means, and `spread`, the standard deviation over the splits (0 for a single one).
 
     Example:
         >>> mean_rows([[{"method": "SAN", "rank1": 0.5, ...}], [{"method": "SAN", "rank1": 0.7, ...}]])
@@ -95,7 +95,7 @@ def mean_rows(splits: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, A
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The mean rows as a table for the terminal, in percent, with their spread over the splits."""
+    """Table of the mean rows for the terminal, in percent, with their spread over the splits."""
     table = Table(box=None, padding=(0, 2), header_style="bold")
     table.add_column(f"mean of {rows[0]['splits']} splits")
     columns = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}

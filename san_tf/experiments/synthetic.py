@@ -1,4 +1,4 @@
-"""Everything, on data the package makes itself: from nothing to an evaluated, exported encoder."""
+"""All stages on rendered people: from no data to an evaluated and exported encoder."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from san_tf.experiments.recipe import (
 )
 from san_tf.experiments.runner import main as run_experiment
 
-# Nothing here is pretrained, so the recipe leaves the paper's where that would need ImageNet weights: a head
-# with batch norm keeps embeddings apart from the first step, so the triplet loss, large on that scale, weighs
-# less; no erasing, because the training is short; colour jitter, because the cameras differ. The decoder's
-# losses weigh little: at the paper's weights they cost so short a training more than they give.
+# Nothing here is pretrained, so the recipe differs from the paper's, which starts from ImageNet weights.
+# A head with batch norm keeps embeddings apart from the first step. The triplet loss is large on its scale
+# and gets a smaller weight. There is no erasing, because the training is short, but colour jitter, because
+# the cameras differ. The decoder's losses get small weights: the paper's weights harm such a short training.
 RECIPE = Recipe(
     data=DataRecipe(image_size=(128, 64), erasing=0.0, jitter=0.5, pit_per_batch=0),
     model=ModelRecipe(backbone="thin_resnet", head="fc512", sketch=256),

@@ -1,4 +1,4 @@
-"""The data sets an experiment tests on, and the protocol that each is tested by."""
+"""Test sets of an experiment, each with its protocol."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from san_tf.experiments.recipe import Recipe
 
 @dataclass(frozen=True)
 class Target:
-    """A data set that is tested on.
+    """A test set.
 
     Attributes:
-        name: of its builder, with `/config` where the recipe says so, and the folder of images where that is
-            not the one trained on: `custom/names (b12)`.
+        name: name of its builder, with `/config` if the recipe has it, and with the folder of images if that
+            differs from the training's: `custom/names (b12)`.
         protocol: one of `san_tf.evaluation.protocols.PROTOCOLS`.
-        query: the images to find.
-        gallery: the images to find them in.
+        query: query images.
+        gallery: gallery images.
     """
 
     name: str
@@ -32,11 +32,10 @@ class Target:
 
 
 def targets(experiment: Experiment) -> Iterator[Target]:
-    """The test sets of the recipe, or what it holds out for validation.
+    """Yield the test sets of the recipe, or the identities that it holds out for validation.
 
-    They are read one after the other, for several benchmarks do not fit in memory.
-
-    One that is not prepared is prepared now: a trained encoder can be tried on other data sets at any time.
+    They are read one after the other, because several benchmarks may not fit in memory. A test set that is
+    not prepared is prepared now, so a trained encoder can be tested on other data sets at any time.
 
     Raises:
         UserError: the files of a data set are missing or damaged.
@@ -53,7 +52,7 @@ def targets(experiment: Experiment) -> Iterator[Target]:
 
 
 def title_of(recipe: Recipe, name: str) -> str:
-    """A test set's name in results and tables: with its folder, where that is not the one trained on."""
+    """Name of a test set in results and tables, with its folder if that differs from the training's."""
     folder = tested_data(recipe, name).folder
     if folder is None or is_own(recipe, name) or not name.startswith("custom"):
         return name
@@ -61,7 +60,7 @@ def title_of(recipe: Recipe, name: str) -> str:
 
 
 def protocol_of(name: str, asked: str = "own") -> str:
-    """The protocol to test a data set by: the one asked for, or the benchmark's own.
+    """Name of a data set's protocol: the requested one, or with "own" the benchmark's.
 
     Example:
         >>> protocol_of("cuhk03/labeled_classic"), protocol_of("partial_reid"), protocol_of("market1501")

@@ -1,4 +1,4 @@
-"""An experiment on several workers: the chief runs the stages, the others take part in the training."""
+"""Experiments on several workers: the chief runs all stages, the others join the training."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from san_tf.experiments.experiment import Experiment, Stage
     from san_tf.training.distribution import Distribution
 
-# The stages that all workers do. The others are the chief's, who alone writes.
+# Stages that all workers run. Only the chief runs the others, and only the chief writes files.
 TOGETHER = ("texture-generator", "train")
 
 
 def console_of(distribution: Distribution) -> Terminal:
-    """Where an experiment prints: of several workers, the chief's screen alone."""
+    """Return the console of an experiment; only the chief of several workers prints."""
     if distribution.is_chief:
         return Terminal(highlight=False)
     return Terminal(file=open(os.devnull, "w"), highlight=False)  # as long as the process
 
 
 def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
-    """Whether the batches of these stages can be shared by the replicas, before the first of them starts.
+    """Check that the replicas can share the batches of these stages, before the first stage starts.
 
     Raises:
-        UserError: they cannot, or the recipe asks for XLA.
+        UserError: they cannot, or the recipe sets `jit_compile` (XLA).
     """
     recipe, shares = experiment.recipe, {}
     if experiment.options.find_learning_rate and experiment.distribution.strategy is not None:
@@ -45,30 +45,30 @@ def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
 
 
 def agree_with_workers(experiment: Experiment) -> None:
-    """Hold this worker's recipe against the chief's: each worker has a run directory and flags of its own.
+    """Check that this worker's recipe equals the chief's; each worker has its own run directory and flags.
 
-    All workers call it, the chief first of all that they do together.
+    All workers, the chief included, call it before any other joint step.
 
     Raises:
-        UserError: the recipes differ; raised on the workers that are not the chief.
+        UserError: the recipes differ; raised only on workers other than the chief.
     """
     mine = float(fingerprint(experiment.recipe))
     if experiment.distribution.of_chief([mine])[0] != mine:
         raise UserError(
-            "This worker's recipe is another than that of the first worker (task 0); start the same command"
-            " with the same flags and --config on each, with the --workdir of the same run or an empty one."
+            "This worker's recipe differs from that of the first worker (task 0); start the same command with"
+            " the same flags and --config on each worker, with the --workdir of the same run or an empty one."
         )
 
 
 def follow(experiment: Experiment, stages: Sequence[Stage]) -> None:
-    """Do a worker's part that is not the chief: train where the chief trains, wait where it does the rest.
+    """Run a worker other than the chief: join the training, and wait during the other stages.
 
     Raises:
-        UserError: the chief or another worker is gone, or what a stage needs is not to be had here.
+        UserError: the chief or another worker ended, or this machine lacks what a stage needs.
     """
     if experiment.options.images:
         return
-    # It brings TensorFlow, which has been started by now.
+    # This imports TensorFlow, which has been started by now.
     from san_tf.training.lost_workers import lost_workers
 
     distribution = experiment.distribution

@@ -1,4 +1,4 @@
-"""Networks: the encoder SA-Enc, the decoder SA-Dec, SAN and SANPG that train them, and presets."""
+"""Networks: the encoder SA-Enc, the decoder SA-Dec, their trainers SAN and SANPG, and presets."""
 
 from san_tf.models.backbones import BACKBONES
 from san_tf.models.decoder import build_decoder

@@ -1,4 +1,4 @@
-"""The backbones by name: how their stages are made, and which decoder goes with them."""
+"""Backbones by name: how to build their stages, and which decoder fits."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Backbone:
     """A network of four stages.
 
     Attributes:
-        stages: makes them from the image, the last stride, a ResNet's form, and the factory of layers.
-        imagenet: whether ImageNet weights can be had, see `san_tf.models.pretrained`.
-        decoder: which of `san_tf.models.presets.DECODERS` is of its size.
+        stages: builds the stages from the image, the last stride, the `ResNetForm` and the layer factory.
+        imagenet: whether ImageNet weights are available, see `san_tf.models.pretrained`.
+        decoder: key of `san_tf.models.presets.DECODERS` for the decoder of matching size.
     """
 
     stages: Stages
@@ -42,7 +42,7 @@ def _resnet(name: str) -> Backbone:
 def _osnet(name: str) -> Backbone:
     def stages(image: Tensor, last_stride: int, _: ResNetForm, factory: LayerFactory) -> list[Tensor]:
         if last_stride != 1:
-            raise UserError(f"{name} has no stride in its last stage to begin with; use last_stride=1.")
+            raise UserError(f"{name} has no stride in its last stage; use last_stride=1.")
         return osnet_stages(image, OSNETS[name], factory)
 
     return Backbone(stages, imagenet=False, decoder="light")
@@ -66,10 +66,10 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def backbone_named(name: str) -> Backbone | None:
-    """The backbone of a name, of this package or registered; None where there is none."""
+    """Find a backbone of this package or a registered one by name; None if there is none."""
     if name in BACKBONES:
         if name in registry.BACKBONES:
-            raise UserError(f"A backbone was registered as {name}, which is this package's; rename it.")
+            raise UserError(f"A backbone was registered as {name}, a name of this package; rename it.")
         return BACKBONES[name]
     if name not in registry.BACKBONES:
         return None
@@ -90,7 +90,7 @@ def backbone_named(name: str) -> Backbone | None:
 
 
 def decoder_for(backbone: str) -> DecoderName:
-    """The decoder that goes with a backbone; with one of another library, the paper's.
+    """Name of the decoder for a backbone; "paper" for backbones of other libraries.
 
     Example:
         >>> decoder_for("thin_resnet"), decoder_for("keras:ConvNeXtTiny")

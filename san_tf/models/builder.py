@@ -1,6 +1,6 @@
-"""Functions that build networks, known by name, which note on each network what it was built with.
+"""Named builders of networks, which record their arguments on each network.
 
-A preset can then name a builder and its arguments without knowing the function.
+So a preset can store a builder's name and arguments.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ import keras
 
 P = ParamSpec("P")
 
-# What presets are made of, by name: the builders, and the class `SAN`.
+# The builders and the class `SAN`, by the names that presets use.
 _NAMED: dict[str, Any] = {}
 
 
 def register(name: str, made_by: Callable[..., keras.Model]) -> None:
-    """Let presets name what makes a network: a `Builder`, which registers itself, or a class of models."""
+    """Register a `Builder` or a model class under a name for presets; a `Builder` registers itself."""
     _NAMED[name] = made_by
 
 
 def registered(name: str) -> Any:
-    """What was registered under a name: `build_encoder`, `build_decoder` and `SAN`, by `san_tf.models`."""
+    """Return what is registered under a name: `build_encoder`, `build_decoder` or `SAN`."""
     return _NAMED[name]
 
 
 def arguments_taken(name: str) -> Mapping[str, inspect.Parameter]:
-    """The parameters of what was registered under a name."""
+    """Parameters of the builder or class registered under a name, without `self`."""
     made_by = _NAMED[name]
     parameters = inspect.signature(getattr(made_by, "function", made_by)).parameters
     return {name: one for name, one in parameters.items() if name != "self"}
 
 
 class Builder(Generic[P]):
-    """A function that builds a Keras model and notes its arguments on it.
+    """A function that builds a Keras model and records its arguments on the model.
 
-    It is called like the function and has its name, signature and docstring.
+    It has the name, signature and docstring of the function.
 
     Example:
         >>> @Builder
@@ -55,20 +55,20 @@ class Builder(Generic[P]):
         register(function.__name__, self)
 
     def __reduce__(self) -> str:
-        """Pickle by name, as functions are; other processes import it."""
+        """Pickle by name like a function; other processes import it."""
         return self.function.__qualname__
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> keras.Model:
-        """Call the function."""
+        """Build the model and record the arguments on it."""
         bound = inspect.signature(self.function).bind(*args, **kwargs)
         bound.apply_defaults()
         model = self.function(*args, **kwargs)
-        # Read-only, which also keeps Keras from looking for layers in it.
+        # The read-only type also keeps Keras from searching it for layers.
         model._built_with = MappingProxyType(dict(bound.arguments))
         return model
 
 
 def arguments_of(model: keras.Model) -> Mapping[str, Any] | None:
-    """With what a `Builder` built `model`; None for a model made otherwise, or read from a file."""
+    """Arguments that a `Builder` built `model` with; None for other models and those read from a file."""
     arguments: Mapping[str, Any] | None = getattr(model, "_built_with", None)
     return arguments

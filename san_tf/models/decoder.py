@@ -1,4 +1,4 @@
-"""SA-Dec: paints the whole body surface, a texture in UV layout, from the encoder's feature maps."""
+"""SA-Dec: the decoder that paints the body's texture (UV layout) from the encoder's feature maps."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _WIDTH = 32
 
 @keras.saving.register_keras_serializable("san_tf")
 class PaletteMix(keras.layers.Layer):
-    """Takes K colours from an image, each the mean over the part a mask chooses, and mixes a texture of them.
+    """Takes K colours from an image, each the mean under a mask, and mixes a texture from them.
 
-    With masks a_k = softmax over the places of the image, weights w_k = softmax over the K colours at each
-    texel t, and image c: texture(t) = sum_k w_k(t) sum_p a_k(p) c(p). Every colour of the texture is one of
-    the photograph's, or between them: what has to be learnt is where, not which.
+    The masks are a_k = softmax over the positions p of the image c. The weights are w_k = softmax over the K
+    colours at each texel t. Then texture(t) = sum_k w_k(t) sum_p a_k(p) c(p). So every colour of the texture
+    is a mean of the image's colours. The network only learns where a colour is, not which colour it is.
 
     Call it on a list: `(batch, h, w, K)` scores of the texels; `(batch, i, j, K)` scores of the image's
-    places; `(batch, H, W, 3)` normalised images, reduced to i x j by averaging areas.
+    positions; `(batch, H, W, 3)` normalised images, which are reduced to i x j by area averaging.
 
     Returns:
         `(batch, h, w, 3)` float32 in [-1, 1].
@@ -39,10 +39,10 @@ class PaletteMix(keras.layers.Layer):
     """
 
     def call(self, inputs: Sequence[tf.Tensor]) -> tf.Tensor:
-        """See the class."""
+        """Mix the texture; see the class."""
         texels, places, image = (tf.cast(value, tf.float32) for value in inputs)
         colors = tf.image.resize(image, places.shape[1:3], method="area")
-        # From normalised to the scale of textures.
+        # From normalised values to the range of textures, [-1, 1].
         colors = colors * (2.0 * IMAGENET_STD) + (2.0 * IMAGENET_MEAN - 1.0)
         height, width, number = places.shape[1:]
         chosen = tf.nn.softmax(tf.reshape(places, (-1, height * width, number)), axis=1)
@@ -50,7 +50,7 @@ class PaletteMix(keras.layers.Layer):
         return tf.einsum("bhwk,bkc->bhwc", tf.nn.softmax(texels, axis=-1), palette)
 
     def compute_output_shape(self, input_shape: Sequence[tuple[int | None, ...]]) -> tuple[int | None, ...]:
-        """The texels', with three channels."""
+        """Shape of the texels' scores, with three channels."""
         return *tuple(input_shape[0])[:3], 3
 
     def get_config(self) -> dict[str, Any]:
@@ -59,9 +59,18 @@ class PaletteMix(keras.layers.Layer):
 
 
 def palette_masks(stage1: Tensor, stage4: Tensor, colors: int, factory: LayerFactory) -> Tensor:
-    """Score the places of an image for each colour: `(batch, h1, w1, colors)`, of stage 1's size.
+    """Score the positions of an image for each colour of the palette.
 
-    Stage 1 knows where the edges are, stage 4 what the regions between them are.
+    Stage 1 shows where the edges are, stage 4 what lies between them.
+
+    Args:
+        stage1: map of stage 1, `(batch, h1, w1, c1)`.
+        stage4: map of stage 4, `(batch, h4, w4, c4)`.
+        colors: number of colours.
+        factory: makes the layers.
+
+    Returns:
+        `(batch, h1, w1, colors)` scores, before the softmax.
     """
     fine = factory.conv_bn(stage1, _WIDTH, 3, name="palette_fine")
     coarse = factory.conv_bn(stage4, _WIDTH, 1, name="palette_coarse")
@@ -91,38 +100,39 @@ def build_decoder(
 ) -> keras.Model:
     """Build the decoder as a functional model.
 
-    A 1x1 convolution reduces stage 4; four residual blocks double its size each; a last convolution and tanh
-    give RGB; a bilinear resize makes the texture square. At inference the decoder is left out.
+    A 1x1 convolution reduces stage 4. Four residual blocks each double its size. A last convolution and tanh
+    give RGB, and a bilinear resize makes the texture square. Inference does not need the decoder.
 
     Args:
         stage_shapes: shapes of the four stage maps, `(h, w, c)` or `(batch, h, w, c)`: for an encoder,
             `[stage.shape for stage in encoder.output["stages"]]`.
         widths: channels after the reduction and after each block.
-        skips: False: stage 4 is all the decoder sees (the paper). True: stages 3, 2, 1 join before blocks
-            1, 2, 3 (the public code); needs an encoder of last stride 1.
-        texture_size: side of the texture; None takes the height of the last map (256 for 256x128 images).
+        skips: False: the decoder only gets stage 4 (the paper). True: stages 3, 2, 1 are added before blocks
+            1, 2, 3 (the public code), which needs an encoder with last stride 1.
+        texture_size: side of the texture in texels; None takes the height of the last map (256 for 256x128
+            images).
         final_kernel: side of the last convolution's kernel, 7 in the paper.
-        sketch: hidden units of a fully connected branch that sees the whole of stage 4 and sketches the
-            texture at a quarter of its size, for the convolutions to work out; 0, the paper's, has none. A
-            convolution can move a colour from its place in the image to its place in the texture only bit by
-            bit; the sketch moves it at once: from random weights it takes less than half the steps.
-        palette: how many colours a texture is mixed from, each taken from the photograph, see
-            `palette.PaletteMix`; 0, the paper's, lets the decoder make its colours up. With a palette it
-            learns where in the photograph a colour is instead of which colour it is: in fewer steps, and
-            also for colours it has never seen. It then wants the images too.
-        variant: "official": the details of the public code, for its weights: maps are doubled bilinearly,
-            borders of the doubled maps and of the last one mirror the map, there is no tanh (a texture may
-            leave [-1, 1]), and the last resize keeps the corners.
-        seed: of the initial weights; None draws new ones.
-        batch_norm_momentum: share of the old moving statistics kept each step.
+        sketch: hidden units of a fully connected branch, or 0 for none (the paper). The branch sees the whole
+            of stage 4 and adds a sketch of the texture, drawn at a quarter of its size. A convolution moves a
+            colour from image to texture in many small steps, the branch in one. From random weights, training
+            takes less than half the steps with it.
+        palette: number of colours, taken from the image, that a texture is mixed from (see `PaletteMix`);
+            0, the paper's, predicts colours freely. With a palette the decoder learns where a colour is in
+            the image instead of which colour it is. That takes fewer steps and also works for colours never
+            seen before. The decoder then takes the images as an input, too.
+        variant: "official" follows the details of the public code, for its weights: maps are doubled
+            bilinearly, the doubled maps and the last one are padded by reflection, there is no tanh (a
+            texture may leave [-1, 1]), and the last resize keeps the corners.
+        seed: seed of the initial weights; None draws new ones each time.
+        batch_norm_momentum: share of the moving statistics kept at each step, in [0, 1).
 
     Returns:
-        Model from the list of four stage maps (with a palette followed by the normalised images, `(batch, H,
-        W, 3)`; `decoder_inputs` makes either list) to a dict: `texture` `(batch, size, size, 3)` float32
-        in [-1, 1] ("official": about there), `blocks`, a list of the four blocks' maps.
+        Model from the list of four stage maps to a dict: `texture` `(batch, size, size, 3)` float32 in
+        [-1, 1] ("official": approximately), and `blocks`, a list of the four blocks' maps. With a palette
+        the list ends with the normalised images, `(batch, H, W, 3)`; `decoder_inputs` makes either list.
 
     Raises:
-        UserError: widths or shapes that do not fit together.
+        UserError: widths or shapes do not fit together.
 
     Example:
         >>> shapes = [(32, 16, 64), (16, 8, 128), (8, 4, 256), (8, 4, 512)]
@@ -179,7 +189,7 @@ def build_decoder(
 
 
 def decoder_inputs(decoder: keras.Model, stages: Sequence[Any], image: Any) -> list[Any]:
-    """What a decoder is called on: the stage maps, and the normalised image if it has a palette."""
+    """List the inputs of a decoder: the stage maps, and the normalised image if it has a palette."""
     return [*stages, image] if len(decoder.inputs) > len(stages) else list(stages)
 
 
@@ -188,7 +198,7 @@ def _resizing(size: tuple[int, int], **kwargs: Any) -> keras.layers.Layer:
 
 
 def _up_block(x: Tensor, filters: int, name: str, factory: LayerFactory, official: bool) -> Tensor:
-    """Residual block at the map's size, then twice the size and a convolution: `(batch, 2h, 2w, filters)`."""
+    """Residual block, then doubling and a convolution: `(batch, 2h, 2w, filters)`."""
     y = factory.conv_bn(x, x.shape[-1], 3, name=f"{name}_1")
     y = factory.conv_bn(y, x.shape[-1], 3, name=f"{name}_2", relu=False)
     x = keras.layers.Add(name=f"{name}_add")([x, y])
@@ -200,7 +210,7 @@ def _up_block(x: Tensor, filters: int, name: str, factory: LayerFactory, officia
 
 
 def _sketch(stage4: Tensor, painted: Tensor, units: int, factory: LayerFactory) -> Tensor:
-    """A smooth picture of `painted`'s shape from all of stage 4 at once; zero at first."""
+    """Smooth sketch of `painted`'s shape, from all of stage 4 by dense layers; zero at first."""
     height, width = painted.shape[1] // 4, painted.shape[2] // 4
     x = factory.conv_bn(stage4, 16, 1, name="sketch_reduce")
     x = keras.layers.Flatten(name="sketch_flatten")(x)

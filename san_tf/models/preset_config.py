@@ -1,4 +1,4 @@
-"""What a preset's `config.json` may say: known keys of known types, and nothing that is ever run."""
+"""Reads and checks a preset's `config.json`: known keys of known types, no code."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from san_tf.version import __version__
 # Version 1 had no digest.
 FORMAT, VERSION = "san_tf preset", 2
 CONFIG = "config.json"
-# What an argument may not say in a config: where weights lie, or how something is computed.
+# Arguments that a config may not hold, such as paths of weights and functions.
 _NOT_KEPT = ("weights", "seed", "preprocessing", "stage_shapes", "encoder", "decoder", "name")
-# Far above any network, far below what fills a machine's memory.
+# Largest number in a config: far above that of any network, far below what fills a machine's memory.
 _LARGEST = 1_000_000
 _PARTS = ("encoder", "decoder", "san")
 
 
 @dataclasses.dataclass(frozen=True)
 class PresetConfig:
-    """What a preset's `config.json` holds.
+    """Content of a preset's `config.json`.
 
     Attributes:
         encoder: arguments of `build_encoder`.
-        decoder: arguments of `build_decoder`; None for an encoder alone.
+        decoder: arguments of `build_decoder`; None for a preset without decoder.
         san: arguments of `SAN`.
         card: the model card.
     """
@@ -42,7 +42,7 @@ class PresetConfig:
     card: ModelCard
 
     def as_dict(self) -> dict[str, Any]:
-        """All of `config.json` as plain values."""
+        """Return the whole content of `config.json` as plain values."""
         parts = {"encoder": self.encoder, "decoder": self.decoder, "san": self.san}
         return {
             "format": FORMAT,
@@ -56,14 +56,19 @@ class PresetConfig:
 
 
 def plain_arguments(values: Mapping[str, Any], maker: str) -> dict[str, Any]:
-    """Those arguments of a builder, or of `SAN`, that a config keeps, as JSON has them (lists for tuples)."""
+    """Select the arguments that a config keeps, as JSON values (lists for tuples).
+
+    Args:
+        values: arguments by name.
+        maker: "build_encoder", "build_decoder" or "SAN".
+    """
     names = [name for name in arguments_taken(maker) if name not in _not_kept(maker)]
     kept: dict[str, Any] = json.loads(json.dumps({name: values[name] for name in names if name in values}))
     return kept
 
 
 def _not_kept(maker: str) -> tuple[str, ...]:
-    # Of SAN, `seed` draws the triplets.
+    # SAN keeps its `seed`, which draws the triplets.
     return tuple(name for name in _NOT_KEPT if maker != "SAN" or name != "seed")
 
 
@@ -71,13 +76,13 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
     """Read and check a preset's config.
 
     Raises:
-        UserError: there is none, it is damaged, of a newer version, or says what no network can be.
+        UserError: the config is missing, damaged, of a newer version, or has an impossible value.
     """
     path = Path(folder) / CONFIG
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is not a preset: there is no {CONFIG} in it.") from error
+        raise UserError(f"{folder} is not a preset: it has no {CONFIG}.") from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); copy the preset again.") from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -95,8 +100,8 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
         raise UserError(f"{path} has an unknown entry {unknown[0]!r}.")
     if values.get("normalization") != normalization_config():
         raise UserError(
-            f"{path} asks for another normalisation of images than san_tf's, RGB by ImageNet's mean and "
-            "deviation; it was not written by this package."
+            f"{path} names another normalisation of images than san_tf's (RGB, ImageNet's mean and "
+            "deviation); it was not written by this package."
         )
     decoder = values.get("decoder")
     config = PresetConfig(
@@ -109,20 +114,20 @@ def read_config(folder: str | os.PathLike[str]) -> PresetConfig:
     if "sha256" in values and values["sha256"] != _digest(parts):
         raise UserError(
             f"{path} is damaged or was changed: {', '.join(_PARTS)} are not as they were saved; copy the "
-            "preset again, or take the entry sha256 out if the change is yours."
+            "preset again, or remove the entry sha256 if the change is yours."
         )
     return config
 
 
 def _renamed(san: Any) -> Any:
-    """SAN's arguments of older versions, whose `weights` are the `loss_weights` of today."""
+    """Rename SAN's argument `weights` of older versions to `loss_weights`."""
     if not isinstance(san, dict) or "weights" not in san or "loss_weights" in san:
         return san
     return {"loss_weights" if name == "weights" else name: value for name, value in san.items()}
 
 
 def _digest(parts: Mapping[str, Any]) -> str:
-    """Of what the network is built with; the card may be written anew."""
+    """SHA-256 of the builders' arguments; users may edit the card."""
     return hashlib.sha256(json.dumps(dict(parts), sort_keys=True).encode()).hexdigest()
 
 
@@ -133,7 +138,7 @@ def _mapping(values: Any, source: str) -> dict[str, Any]:
 
 
 def _checked(values: Any, maker: str, source: str) -> dict[str, Any]:
-    """Hold named values to the names and the types of a builder's arguments, or of `SAN`'s."""
+    """Check named values against the names and types of the arguments of a builder or `SAN`."""
     parameters = arguments_taken(maker)
     checked = {}
     for name, value in _mapping(values, source).items():
@@ -147,11 +152,11 @@ def _checked(values: Any, maker: str, source: str) -> dict[str, Any]:
         elif isinstance(default, (bool, str)):
             fits = type(value) is type(default)
         else:
-            # A size, or None for the usual one.
+            # A number, or None where None is the default.
             kinds = (int, float) if isinstance(default, float) else (int,)
             fits = _is_number(value, kinds) or (value is None and default is None)
         if not fits:
-            raise UserError(f"{source}: {name} must be of the kind of {default!r}, not {value!r}.")
+            raise UserError(f"{source}: {name} must be a value like {default!r}, not {value!r}.")
         checked[name] = tuple(value) if isinstance(value, list) else value
     return checked
 

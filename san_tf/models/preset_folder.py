@@ -1,6 +1,6 @@
-"""A network as a folder: `config.json`, weights in safetensors, and a model card as `README.md`.
+"""Presets as folders: `config.json`, weights in safetensors, and a model card as `README.md`.
 
-Files have fixed names, and nothing in the folder is ever run.
+File names are fixed. A preset never contains code.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from san_tf.models.preset_config import CONFIG, PresetConfig, plain_arguments, r
 from san_tf.models.presets import PRESETS
 
 PREFIX = "hf://"
-# The files of a preset, which are all that is fetched.
+# The files of a preset; only these are downloaded.
 FILES = ("config.json", "encoder.safetensors", "decoder.safetensors", "README.md")
 _ADDRESS = re.compile(r"hf://([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([A-Za-z0-9][\w.-]*))?")
 
 
 def download(address: str) -> Path:
-    """Fetch a preset's files from the hub, or find them in its cache.
+    """Download a preset's files from the hub, or find them in its cache.
 
     Args:
-        address: `hf://user/name`, with `@branch`, `@tag` or `@commit` for another than the newest version.
+        address: `hf://user/name`, optionally followed by `@branch`, `@tag` or `@commit`.
 
     Returns:
-        The folder they lie in.
+        The folder of the files.
 
     Raises:
-        UserError: it is not an address, `huggingface_hub` is not installed, or the hub gives no files.
+        UserError: the address is invalid, `huggingface_hub` is not installed, or the download fails.
 
     Example:
         >>> download("hf://user/name@main")
@@ -60,7 +60,7 @@ def download(address: str) -> Path:
     name, revision = match.groups()
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except Exception as error:  # of several libraries: the hub's own, its HTTP client's, the disk's
+    except Exception as error:  # raised by the hub's library, its HTTP client or the disk
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"{address} could not be fetched ({reason}); check the name and the connection, or download the "
@@ -74,19 +74,19 @@ CARD = "README.md"
 def save_to_preset(
     model: keras.Model, folder: str | os.PathLike[str], card: ModelCard | Mapping[str, Any] | None = None
 ) -> Path:
-    """Write a network as a preset folder, whole or not at all; a preset that stood there is replaced.
+    """Write a network as a preset folder, whole or not at all; replaces an existing preset.
 
     Args:
         model: a `SAN`, or an encoder from `build_encoder`.
-        folder: where; its name is the card's title.
-        card: what to say of the weights; without it the card says that nothing is known of them.
+        folder: folder to write; its name is the card's title.
+        card: statements about the weights; without it the card says that nothing is known about them.
 
     Returns:
         The folder.
 
     Raises:
         UserError: the network was not built by `build_encoder` and `build_decoder` in this process, its
-            backbone was given as an object, a weight is not finite, something else stands at `folder`, or it
+            backbone was given as an object, a weight is not finite, `folder` holds something else, or it
             cannot be written.
 
     Example:
@@ -94,7 +94,7 @@ def save_to_preset(
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
-        raise UserError(f"{folder} holds something that is not a preset; choose another folder.")
+        raise UserError(f"{folder} holds files that are not a preset; choose another folder.")
     if not isinstance(card, ModelCard):
         unknown = {"licence": "unknown", "weights": "Not described.", "training_data": "Not described."}
         card = ModelCard.of(unknown | dict(card or {}), "card")
@@ -102,7 +102,7 @@ def save_to_preset(
     if isinstance(model, registered("SAN")):
         encoder, decoder = model.encoder, model.decoder
         san = plain_arguments(model.get_config(), "SAN")
-        # Of the batches it was trained on, which others need not have.
+        # It describes the batches of its training; those of others may differ.
         san.pop("pairs", None)
     config = PresetConfig(
         _arguments(encoder, "build_encoder"),
@@ -125,7 +125,7 @@ def _save_weights(network: keras.Model, path: Path) -> None:
     try:
         save(path, network, None, step=0)
     except NonFiniteError as error:
-        raise UserError(f"The weight {error} is not finite; a preset of it would be of no use.") from error
+        raise UserError(f"The weight {error} is not finite; a preset with it would be useless.") from error
 
 
 def _arguments(network: keras.Model, builder: str) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _arguments(network: keras.Model, builder: str) -> dict[str, Any]:
     if arguments is None:
         raise UserError(
             f"{network.name} was not built by {builder} in this process, so a preset could not say "
-            "how to build it again; build it so and load its weights."
+            f"how to build it again; build it with {builder} and load its weights."
         )
     if isinstance(arguments.get("backbone"), keras.Model):
         raise UserError(
@@ -146,18 +146,18 @@ def _arguments(network: keras.Model, builder: str) -> dict[str, Any]:
 def check_sizes(
     folder: Path, part: str, arguments: Mapping[str, Any], encoder: Mapping[str, Any] | None = None
 ) -> None:
-    """Hold the sizes in a preset's config to the shapes in its weights' header, before anything is built.
+    """Check the sizes in a preset's config against the shapes of its weights, before building anything.
 
-    A config is a few bytes, and a network of the million classes that it may name takes gigabytes.
+    A damaged config of a few bytes could otherwise ask for a million classes, a network of gigabytes.
 
     Args:
-        folder: the preset.
+        folder: folder of the preset.
         part: `encoder` or `decoder`.
-        arguments: of the part's builder, from the config.
-        encoder: arguments of the encoder's, for a decoder.
+        arguments: arguments of the part's builder, from the config.
+        encoder: for a decoder, arguments of the encoder's builder.
 
     Raises:
-        UserError: the file of weights is missing or damaged, or they disagree.
+        UserError: the weights file is missing or damaged, or does not fit the config.
     """
     path = _weights_of(folder, part)
     try:
@@ -168,13 +168,14 @@ def check_sizes(
     for layer, axis, what, wanted in _sizes(part, defaults | dict(arguments), encoder or {}):
         shape = found.get(f"{layer}/kernel", ())
         if len(shape) <= axis or shape[axis] != wanted:
-            raise _misfit(path, part, f"{what} would make {wanted} of {layer}, which is of shape {shape}.")
+            reason = f"{what} asks for size {wanted} of {layer}, whose kernel has the shape {shape}."
+            raise _misfit(path, part, reason)
 
 
 def _sizes(
     part: str, arguments: Mapping[str, Any], encoder: Mapping[str, Any]
 ) -> Iterator[tuple[str, int, str, int]]:
-    """Layer, axis of its kernel, argument, and the size that the argument asks for there."""
+    """Yield layer, axis of its kernel, argument, and the size that the argument demands there."""
     if part == "encoder":
         yield "classifier", 1, "num_classes", arguments["num_classes"]
         return
@@ -192,13 +193,13 @@ def _sizes(
 
 
 def load_part(folder: Path, part: str, network: keras.Model, resized: bool = False) -> None:
-    """Read the weights of a preset's `encoder` or `decoder`.
+    """Load the weights of a preset's `encoder` or `decoder`.
 
     Args:
-        folder: the preset.
+        folder: folder of the preset.
         part: `encoder` or `decoder`.
-        network: built as its config says.
-        resized: it was built for images of another size on purpose.
+        network: network built from the preset's config.
+        resized: whether it was built for another image size on purpose.
 
     Raises:
         UserError: the file is missing, damaged, or of another architecture or form.
@@ -221,7 +222,7 @@ def _misfit(path: Path, part: str, reason: object) -> UserError:
     return UserError(f"{path} does not hold the weights of the {part} that {CONFIG} describes: {reason}")
 
 
-# What may be another with the same weights: what is asked for on purpose, or matters in training alone.
+# Arguments that may change although the weights stay: set on purpose, or only used in training.
 _FREE = ("num_classes", "input_shape", "batch_norm_momentum", "seed")
 
 
@@ -233,18 +234,21 @@ def encoder_from_preset(
     seed: int | None = None,
     **overrides: Any,
 ) -> keras.Model:
-    """Build a preset's encoder; also spelt `build_encoder.from_preset`.
+    """Build a preset's encoder; also available as `build_encoder.from_preset`.
 
     Args:
-        preset: a name of `san_tf.models.presets.PRESETS`, a folder written by `save_to_preset`, or
-            `hf://user/name` (wants the extra `san-tf[hub]`).
-        num_classes: training identities; None takes the folder's, and with a name 751, those of Market-1501,
-            with a warning that says so. Another number than a folder's gives a new
-            classifier, drawn from `seed`, on weights that are kept.
+        preset: a name in `san_tf.models.presets.PRESETS`, a folder written by `save_to_preset`, or
+            `hf://user/name` (needs the extra `san-tf[hub]`).
+        num_classes: number of training identities. None takes the folder's, or with a name 751 (Market-1501)
+            and a warning. If it differs from the folder's, the classifier is new, drawn from `seed`; the
+            other weights are loaded.
         load_weights: False starts from random weights.
-        seed: of what is not loaded.
-        overrides: other arguments of `build_encoder`. With a folder's weights these are `input_shape` and
-            `batch_norm_momentum`; with a name, or without weights, all of them.
+        seed: seed of the weights that are not loaded.
+        overrides: other arguments of `build_encoder`. With a folder's weights only `input_shape` and
+            `batch_norm_momentum` may differ; with a name, or without weights, all may.
+
+    Returns:
+        The encoder, see `build_encoder`.
 
     Raises:
         UserError: there is no such preset, its files are damaged or do not fit, or see `build_encoder`.
@@ -268,10 +272,10 @@ def san_from_preset(
     seed: int | None = None,
     **overrides: Any,
 ) -> keras.Model:
-    """Build a preset's SAN, ready to be compiled; also spelt `SAN.from_preset`.
+    """Build a preset's SAN, ready to be compiled; also available as `SAN.from_preset`.
 
-    Arguments and errors are those of `encoder_from_preset`. A folder that holds an encoder alone gives a SAN
-    without decoder, the baseline.
+    Arguments and errors are those of `encoder_from_preset`. A folder without decoder gives a SAN without
+    decoder, the baseline.
     """
     san = registered("SAN")
     if preset in PRESETS:
@@ -311,8 +315,8 @@ def _named_encoder(
     elif "num_classes" not in overrides:
         usual = arguments_taken("build_encoder")["num_classes"].default
         warnings.warn(
-            f"The preset {name} was not told how many identities to tell apart, so its classifier takes"
-            f" {usual}, those of Market-1501; give num_classes to train on others.",
+            f"The preset {name} was built without num_classes, so its classifier has {usual} identities,"
+            f" those of Market-1501; give num_classes to train on others.",
             stacklevel=4,
         )
     if not load_weights:
@@ -328,7 +332,7 @@ def _encoder(
     load_weights: bool,
     seed: int | None,
 ) -> keras.Model:
-    """The encoder that a config describes, with its weights, and with another classifier if asked for."""
+    """Build the encoder of a config with its weights, and with another classifier if requested."""
     check_sizes(folder, "encoder", own)
     build = registered("build_encoder")
     overrides = {name: tuple(v) if isinstance(v, list) else v for name, v in overrides.items()}

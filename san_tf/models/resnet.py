@@ -1,9 +1,8 @@
-"""ResNet-50 and ResNet-101 rewired: four stage outputs, last stride 1 or 2, either stride position.
+"""ResNet-50, ResNet-101 and a thin ResNet with four stage outputs and last stride 1 or 2.
 
-Layers carry the names of `keras.applications`, so that its ImageNet weights find their places. Convolutions
-have no bias, as in torchvision: `keras.applications` keeps one in front of each batch norm, where it does
-    nothing that
-the norm's moving mean can't hold (see `pretrained`).
+Layers have the names of `keras.applications`, whose ImageNet weights are loaded by name. Convolutions have no
+bias, as in torchvision. `keras.applications` has biases before batch norms; the norm's moving mean can hold
+their values (see `pretrained`).
 """
 
 from __future__ import annotations
@@ -19,14 +18,17 @@ STEM = 32
 
 
 def thin_resnet_stages(image: Tensor, last_stride: int, factory: LayerFactory) -> list[Tensor]:
-    """The four stage outputs: 32, 64, 128, 192 channels at 1/4, 1/8, 1/16 and 1/16 (1/32) of the image.
+    """Build the thin ResNet and return its four stage outputs.
 
-    A 3x3 stem replaces the 7x7 one: crops of 128x64 pixels have no detail to give away.
+    A 3x3 stem replaces the 7x7 one, to keep the detail of crops of 128x64 pixels.
 
     Args:
         image: `(batch, height, width, 3)`.
-        last_stride: of the fourth stage, 1 or 2.
+        last_stride: stride of the fourth stage, 1 or 2.
         factory: makes the layers.
+
+    Returns:
+        Maps of 32, 64, 128, 192 channels at 1/4, 1/8, 1/16 and 1/16 (1/32 at stride 2) of the image.
     """
     x = factory.conv_bn(image, STEM, 3, 2, name="stem")
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
@@ -53,13 +55,13 @@ DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
 class ResNetForm(NamedTuple):
-    """In what published ResNets of the same weights' shapes differ.
+    """Differences between published ResNets whose weights have the same shapes.
 
     Attributes:
-        stride_on: "1x1" puts a block's stride on its first convolution, as `keras.applications` (and the
-            original paper), "3x3" on the second, as torchvision and the public SAN code.
-        pool_padding: "both" pads the first pooling on all sides, as nearly everyone; "end" at the lower and
-            right side only, as fast-reid (PyTorch's `ceil_mode`).
+        stride_on: "1x1" puts a block's stride on its first convolution, like `keras.applications` and the
+            original paper; "3x3" on the second, like torchvision and the public SAN code.
+        pool_padding: "both" pads the first pooling on all sides, as is usual; "end" only at the lower and
+            right side, like fast-reid (PyTorch's `ceil_mode`).
     """
 
     stride_on: StridePosition = "1x1"
@@ -73,24 +75,23 @@ def resnet_stages(
     form: ResNetForm,
     factory: LayerFactory,
 ) -> list[Tensor]:
-    """The four stage outputs of a bottleneck ResNet.
+    """Build a bottleneck ResNet and return its four stage outputs.
 
     Args:
         image: `(batch, height, width, 3)`.
-        depths: blocks a stage.
-        last_stride: of the fourth stage; 1 keeps 1/16 of the image's size, 2 is the original's 1/32.
-        form: where strides and paddings stand.
+        depths: number of blocks of each stage.
+        last_stride: stride of the fourth stage; 1 keeps its map at 1/16 of the image, 2 is the original.
+        form: position of the stride, and padding of the first pooling.
         factory: makes the layers.
 
     Returns:
-        Maps of 256, 512, 1024, 2048 channels at 1/4, 1/8, 1/16 and 1/16 (1/32) of the image.
+        Maps of 256, 512, 1024, 2048 channels at 1/4, 1/8, 1/16 and 1/16 (1/32 at stride 2) of the image.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; last stride 1 from Sun et
-        al.,
-    "Beyond Part Models", ECCV 2018.
+    al., "Beyond Part Models", ECCV 2018.
     """
     x = factory.conv_bn(image, 64, 7, 2, name="conv1")
-    # ReLU came before, so zeros are as good as -inf around the map.
+    # After the ReLU no value is negative, so padding with zeros acts like -inf.
     padding = ((1, 1), (1, 1)) if form.pool_padding == "both" else ((0, 1), (0, 1))
     x = keras.layers.ZeroPadding2D(padding, name="pool1_pad")(x)
     x = keras.layers.MaxPooling2D(3, 2, name="pool1_pool")(x)

@@ -1,4 +1,4 @@
-"""SAN: the encoder trained with the decoder's help; SANPG: encoder and decoder trained to paint textures."""
+"""SAN trains an encoder with a decoder's help; SANPG trains both to paint textures."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from san_tf.models.weights_file import KeepsForm
 
 Batch = Mapping[str, tf.Tensor]
 PACKAGE = "san_tf"
-# The terms of the step that is being traced. Replicas are traced in threads of their own, which take turns.
+# Terms of the step that is being traced. Each replica is traced in its own thread, one after the other.
 _step = threading.local()
 OWN_TRIPLETS = ("batch-hard", "soft-margin")
 _LABEL = "label out of range"
-# The largest absolute values: images by ImageNet's mean and deviation lie in [-2.2, 2.7], and augmentation of
-# one's own may widen that; textures have a bound, and a margin for rounding in 16 bits.
+# Largest absolute values allowed. Images normalised by ImageNet's mean and deviation lie in [-2.2, 2.7], and
+# custom augmentation may widen that. Textures lie in [-1, 1], plus a margin for rounding in 16 bits.
 _LARGEST = {"image": 10.0, "texture": 1.01}
 
 
 class LossWeights(NamedTuple):
-    """The lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; the defaults are the paper's.
+    """Lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; defaults are the paper's.
 
     Example:
         >>> SAN(encoder, decoder, loss_weights=LossWeights(identity=1.0, triplet=0.1))
@@ -48,7 +48,7 @@ class LossWeights(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One loss of a batch, its weight in the sum, and how many rows it was averaged over."""
+    """One loss of a batch, its weight in the sum, and the number of rows in its mean."""
 
     value: tf.Tensor
     weight: float | tf.Tensor
@@ -56,10 +56,10 @@ class Term(NamedTuple):
 
 
 class _TextureModel(KeepsForm, keras.Model):
-    """What SAN and SANPG share: one training step, one metric a loss. Subclasses say which losses."""
+    """Base of SAN and SANPG: one training step and one metric per loss; subclasses define the losses."""
 
     metric_names: tuple[str, ...] = ()
-    # What `predict` gives.
+    # Names of the outputs that `predict` returns.
     predicted: tuple[str, ...] = ()
 
     def __init__(self, encoder: keras.Model, decoder: keras.Model | None, name: str | None = None) -> None:
@@ -67,11 +67,11 @@ class _TextureModel(KeepsForm, keras.Model):
         self.encoder = encoder
         self.decoder: Any = decoder
         self.trackers = {key: keras.metrics.Mean(name=key) for key in ("loss", *self.metric_names)}
-        self.built = True  # both parts are functional models, which have their variables from the start
+        self.built = True  # both parts are functional models, which are built when they are created
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
-        """The running means that Keras resets each epoch."""
+        """Running means, which Keras resets each epoch."""
         return list(self.trackers.values())
 
     def compile(
@@ -84,21 +84,21 @@ class _TextureModel(KeepsForm, keras.Model):
         jit_compile: bool = False,
         **arguments: Any,
     ) -> None:
-        """Set the optimiser; the losses and metrics are the model's own.
+        """Set the optimiser; the model defines its losses and metrics.
 
         Args:
-            optimizer: such as `build_optimizer(...)`, or what else Keras takes.
-            loss: must be None: a loss of your own is one more of `terms`, see there, or an override of
-                `compute_loss`; `add_loss` and regularisers of layers count as well.
+            optimizer: an optimiser such as `build_optimizer(...)`, or anything that Keras accepts.
+            loss: must be None. For a custom loss extend `terms` or override `compute_loss`. `add_loss` and
+                regularisers of layers work, too.
             loss_weights: must be None; the weights of the losses are arguments of the class.
-            metrics: must be None; `evaluate` gives the losses, `san_tf.evaluation` mAP and CMC.
+            metrics: must be None; `evaluate` gives the losses, `san_tf.evaluation` gives mAP and CMC.
             weighted_metrics: must be None.
-            jit_compile: compile the step with XLA. Keras would choose it by itself; on a CPU it takes long to
-                compile and is slower than the step without it.
-            arguments: others of `keras.Model.compile`, such as `run_eagerly`.
+            jit_compile: whether to compile the step with XLA. Keras's default is to choose by itself. On a
+                CPU, XLA compiles slowly and the compiled step is slower.
+            arguments: other arguments of `keras.Model.compile`, such as `run_eagerly`.
 
         Raises:
-            UserError: one of the four is given, which would be ignored.
+            UserError: `loss`, `loss_weights`, `metrics` or `weighted_metrics` is given.
         """
         given = {
             "loss": loss,
@@ -111,18 +111,18 @@ class _TextureModel(KeepsForm, keras.Model):
             kind = type(self).__name__
             raise UserError(
                 f"{kind}.compile takes no {' and no '.join(wrong)}: {kind} brings its losses and metrics; for"
-                f" one of your own extend `terms` in a subclass, override `compute_loss`, or call `add_loss`."
+                f" a custom loss extend `terms` in a subclass, override `compute_loss`, or call `add_loss`."
             )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **arguments)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compile a model that was read from a file as it was compiled when it was written."""
+        """Compile a loaded model with the settings it was saved with."""
         given = keras.saving.deserialize_keras_object(config)
         self.compile(**{name: value for name, value in given.items() if value is not None})
         self.optimizer.build(self.trainable_variables)
 
     def inference_model(self) -> keras.Model:
-        """The functional model from images to what `predict` gives; layers and weights are shared."""
+        """Functional model from images to the outputs of `predict`, with the same layers and weights."""
         image = self.encoder.input
         outputs = self.call(image, training=False)
         return keras.Model(
@@ -132,25 +132,25 @@ class _TextureModel(KeepsForm, keras.Model):
     def export(self, filepath: str | os.PathLike[str], *arguments: Any, **options: Any) -> Any:
         """Export `inference_model` as Keras exports a functional model: a SavedModel by default.
 
-        Input: normalised images `(batch, height, width, 3)` float32. For a server that takes pixels or files
-        use `san_tf.serving.export_encoder`.
+        The input is normalised images `(batch, height, width, 3)` float32. For a server that takes pixels or
+        files use `san_tf.serving.export_encoder`.
 
         Args:
-            filepath: of the folder or file to write.
-            arguments: others of `keras.Model.export`, such as `format="onnx"`.
-            options: the same by name.
+            filepath: path of the folder or file to write.
+            arguments: other arguments of `keras.Model.export`, by position.
+            options: other arguments by name, such as `format="onnx"`.
         """
         return self.inference_model().export(os.fspath(filepath), *arguments, **options)
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
-        """The losses of a batch by metric name; a subclass adds its own to those of `super().terms`.
+        """Compute the losses of a batch by metric name; a subclass adds its own to `super().terms`.
 
         Args:
-            batch: as `fit` gets it.
-            outputs: what the model answers for `batch["image"]`.
+            batch: batch that `fit` gets.
+            outputs: output of the model for `batch["image"]`.
 
         Returns:
-            Terms; a name that is not in `metric_names` must be added there, so that it is logged.
+            Terms by name; `metric_names` must list every name, so that it is logged.
 
         Example:
             >>> class Centred(SAN):
@@ -171,17 +171,20 @@ class _TextureModel(KeepsForm, keras.Model):
         sample_weight: Any = None,
         training: bool = True,
     ) -> tf.Tensor:
-        """The loss that a step descends: the weighted terms, `add_loss`, and the layers' regularisers.
+        """Sum the weighted terms, the losses of `add_loss`, and the layers' regularisers.
 
         Args:
-            x: images, which are not used here.
+            x: images; not used here.
             y: the whole batch, a dict.
-            y_pred: what the model answers for its images.
-            sample_weight: not used; `label` -1 and `texture_weight` 0 leave rows out.
+            y_pred: output of the model for the batch's images.
+            sample_weight: not used; `label` -1 and `texture_weight` 0 exclude rows.
             training: not used.
 
         Returns:
-            float32 scalar.
+            float32 scalar, the loss that the optimiser minimises.
+
+        Raises:
+            UserError: `terms` gives a name that `metric_names` lacks.
         """
         terms = self.terms(y, y_pred)
         unknown = sorted(terms.keys() - self.trackers.keys())
@@ -192,48 +195,48 @@ class _TextureModel(KeepsForm, keras.Model):
             )
         _step.terms = terms
         losses = [term.weight * term.value for term in terms.values()]
-        # Every replica has the layers' penalties whole, and the replicas' gradients are added up.
+        # Every replica computes the layers' whole penalties, and the replicas' gradients are added up.
         losses += [whole_on_each_replica(tf.cast(loss, tf.float32)) for loss in self.losses]
         return tf.add_n(losses)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """What `fit` calls for each batch, as Keras makes it; the optimizer's variables are made before.
+        """Create Keras's function for one batch of `fit`, after creating the optimiser's variables.
 
-        A function that makes variables when it is first called is traced twice, and for a small network that
-        takes longer than hundreds of steps.
+        A function that creates variables in its first call is traced twice. For a small network that takes
+        longer than hundreds of steps.
 
         Args:
-            force: make it anew, where there is one already.
+            force: whether to replace an existing function.
         """
         inner = getattr(self.optimizer, "inner_optimizer", self.optimizer)
-        # In Keras 2 averages begin with the weights of the moment in which they are made, and a callback may
-        # load others before the first step.
+        # In Keras 2 averages start from the weights at the time of their creation, and a callback may load
+        # other weights before the first step.
         if self.trainable_variables and (KERAS_3 or not getattr(inner, "use_ema", True)):
             with self.distribute_strategy.scope():
                 optimizer_variables(self.optimizer, self.trainable_variables)
         return super().make_train_function(force)
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `fit`.
+        """Train with Keras's `fit`.
 
         Raises:
-            UserError: images or textures are not on the scale that the networks take, or a label is neither
-                -1 nor one of the classifier's identities.
+            UserError: values of images or textures are out of range, or a label is neither -1 nor one of the
+                classifier's identities.
         """
         with _values_told():
             return super().fit(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Keras's `evaluate`; see `fit`."""
+        """Evaluate with Keras's `evaluate`; raises the errors of `fit`."""
         with _values_told():
             return super().evaluate(*args, **kwargs)
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
-        """One optimiser step on a batch; returns the running means of all metrics.
+        """Take one optimiser step on a batch and return the running means of all metrics.
 
-        `scale_loss` does nothing in float32; under float16 it multiplies the loss, and `apply_gradients`
-        divides the gradients, and skips the step when one of them overflowed. On several replicas the losses
-        are those of the whole batch and the gradients add up, see `san_tf.models.replicas`.
+        `scale_loss` does nothing in float32. Under float16 it scales the loss. `apply_gradients` then
+        unscales the gradients and skips the step if one overflowed. On several replicas the losses are those
+        of the whole batch, and the gradients are summed, see `san_tf.models.replicas`.
         """
         check_batch(data, self)
         data = _on_scale(data, self.decoder is not None)
@@ -252,7 +255,7 @@ class _TextureModel(KeepsForm, keras.Model):
         return self._record(data, outputs, loss)
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
-        """The losses of a batch in inference mode, for `evaluate` and `validation_data`."""
+        """Compute the losses of a batch in inference mode, for `evaluate` and `validation_data`."""
         check_batch(data, self)
         data = _on_scale(data, self.decoder is not None)
         _step.terms = {}
@@ -261,9 +264,9 @@ class _TextureModel(KeepsForm, keras.Model):
         return self._record(data, outputs, loss)
 
     def predict_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """What `predict` gives of images, or of the batches that `fit` takes: `predicted` outputs alone.
+        """Compute the `predicted` outputs of images, or of batches such as `fit` takes.
 
-        The feature maps are left out: those of a gallery of 20,000 images would take some 90 GB.
+        Feature maps are left out, because those of a gallery of 20,000 images would take about 90 GB.
         """
         if isinstance(data, tuple):
             data = data[0]
@@ -273,9 +276,9 @@ class _TextureModel(KeepsForm, keras.Model):
     def _record(self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor) -> dict[str, tf.Tensor]:
         self.trackers["loss"].update_state(loss)
         for key, term in _step.terms.items():
-            # Weighted by rows: a batch that had nothing to judge does not pull the mean towards 0.
+            # Weighted by rows, so that a batch without rows for the loss does not pull the mean towards 0.
             self.trackers[key].update_state(term.value, sample_weight=term.rows)
-        # An override of `compute_loss` may leave terms out; a 0 for them would be untrue.
+        # An override of `compute_loss` may leave out terms; logging them as 0 would be wrong.
         return {
             key: tracker.result()
             for key, tracker in self.trackers.items()
@@ -302,7 +305,7 @@ class _TextureModel(KeepsForm, keras.Model):
 
 
 def _triplet_loss(name: str) -> Callable[[tf.Tensor, tf.Tensor, Any], tf.Tensor]:
-    """Find a loss on label, embedding and margin: of this package, registered, or of TensorFlow Addons."""
+    """Find a triplet loss by name: of this package, registered, or of TensorFlow Addons."""
     if name in OWN_TRIPLETS:
         return batch_hard_triplet_loss
     return registry.LOSSES[name] if name in registry.LOSSES else addons.triplet_loss(name)
@@ -314,28 +317,28 @@ class SAN(_TextureModel):
 
     Train with `fit` on a `tf.data.Dataset` of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,)
     int32, -1 for an image without identity (a PIT pair); `texture` (B, T, T, 3) float32 in [-1, 1];
-    `texture_weight` (B,) float32, 0 where there is no texture. Calling the model on images gives the
+    `texture_weight` (B,) float32, 0 where there is no texture. Calling the model on images returns the
     encoder's `embedding` and `logits` and the decoder's `texture` and `blocks`.
 
     Args:
         encoder: from `build_encoder`.
-        decoder: from `build_decoder`, or None: the baseline, trained on L_ID and L_Triplet alone.
+        decoder: from `build_decoder`, or None for the baseline, trained on L_ID and L_Triplet only.
         loss_weights: the four lambdas.
-        margin: of both triplet losses.
-        smoothing: of the labels, in [0, 1).
+        margin: margin of both triplet losses.
+        smoothing: label smoothing, in [0, 1).
         triplet: L_Triplet: "batch-hard" with the margin, "soft-margin" (batch-hard without one), or one of
             TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see `san_tf.addons`).
-        triplet_warmup: steps over which the weight of L_Triplet rises from 0 to its own. From random weights
-            the triplet loss can shrink all embeddings to one point before identities are known; the identity
-            loss then has the first steps.
-        pairs: this many last rows of each batch, image-texture pairs, are normalised by the moving statistics
-            in training too: people of another kind (rendered ones) in the statistics of a batch shift
-            those of all others, and the embedding learns later or never.
-        seed: with the optimiser's step count, all the randomness of a step (the triplets of L_TR).
-        weights: refused; what `loss_weights` was called in older versions.
+        triplet_warmup: number of steps in which the weight of L_Triplet rises from 0 to its full value. From
+            random weights the triplet loss can shrink all embeddings to one point. The warm-up lets the
+            identity loss learn first.
+        pairs: number of image-texture pairs, the last rows of each batch. Batch norms use the moving
+            statistics for them, even in training. Otherwise these images (rendered people) shift the
+            statistics of all other rows, and the embedding learns later or never.
+        seed: with the optimiser's step count, seeds all randomness of a step (the triplets of L_TR).
+        weights: refused; older versions used it as the name of `loss_weights`.
 
     Raises:
-        UserError: a value out of range, an unknown triplet loss, or `weights`.
+        UserError: a value is out of range, the triplet loss is unknown, or `weights` is given.
 
     Source: Jin et al., "Semantics-Aligned Representation Learning for Person Re-identification", AAAI 2020.
 
@@ -386,7 +389,7 @@ class SAN(_TextureModel):
         self.seed = seed
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
-        """Encoder outputs, and the decoder's where there is one."""
+        """Return the outputs of the encoder and, if present, of the decoder."""
         if not (training and self.pairs):
             return self._answers(image, training)
         own, others = image[: -self.pairs], image[-self.pairs :]
@@ -402,14 +405,14 @@ class SAN(_TextureModel):
         return outputs
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
-        """The four losses (two without decoder); rows are those with an identity, or with a texture."""
+        """Compute the four losses (two without decoder) over the rows with an identity or a texture."""
         batch = {**batch, "label": _in_range(batch["label"], outputs["logits"].shape[-1])}
         whole, weights = WholeBatch(batch), self.loss_weights
         known = tf.reduce_sum(tf.cast(batch["label"] >= 0, tf.float32))
         identity = whole.mean(identity_loss(batch["label"], outputs["logits"], self.smoothing), known)
-        # Triplets are mined and drawn over the whole batch, wherever its rows are.
+        # Triplets are mined and drawn over the whole batch, across all replicas.
         label, known = whole.rows(batch["label"]), whole.total(known)
-        # With a BNNeck the triplet loss acts in front of the norm, see `build_encoder`.
+        # With a BNNeck the triplet loss acts before the norm, see `build_encoder`.
         feature = outputs.get("feature", outputs["embedding"])
         triplet = self._triplet_loss(label, whole.rows(feature), self._margin)
         terms = {
@@ -425,7 +428,7 @@ class SAN(_TextureModel):
         return terms
 
     def _triplet_share(self) -> tf.Tensor | float:
-        """How much of its weight L_Triplet has at this step, 0 to 1; all of it outside of a training."""
+        """Share of L_Triplet's weight at this step, 0 to 1; 1 for a model that was never compiled."""
         if not self.triplet_warmup or getattr(self, "optimizer", None) is None:
             return 1.0
         done = tf.cast(self._steps_done() + 1, tf.float32)
@@ -439,7 +442,7 @@ class SAN(_TextureModel):
     def _record(self, batch: Batch, outputs: dict[str, Any], loss: tf.Tensor) -> dict[str, tf.Tensor]:
         whole, label = WholeBatch(batch), tf.cast(batch["label"], tf.int32)
         right = tf.equal(tf.argmax(outputs["logits"], axis=1, output_type=tf.int32), label)
-        # Gathered as numbers: not all strategies gather truth values.
+        # Gathered as float32, because some strategies cannot gather booleans.
         right = whole.rows(tf.cast(right, tf.float32))
         known = tf.cast(whole.rows(label) >= 0, tf.float32)
         self.trackers["accuracy"].update_state(right, known)
@@ -457,9 +460,9 @@ class SAN(_TextureModel):
         seed: int | None = None,
         **overrides: Any,
     ) -> SAN:
-        """Build a preset's network: a name, a folder of `save_to_preset`, or an address on the hub.
+        """Build a preset's network from a name, a folder of `save_to_preset`, or an address on the hub.
 
-        See `san_tf.models.preset_folder.san_from_preset`.
+        For arguments and errors see `san_tf.models.preset_folder.san_from_preset`.
 
         Example:
             >>> san = SAN.from_preset("san_light", num_classes=100)
@@ -499,11 +502,11 @@ register("SAN", SAN)
 
 @keras.saving.register_keras_serializable(PACKAGE)
 class SANPG(_TextureModel):
-    """Pseudo-texture generator: encoder and decoder trained on L_Rec alone, on pairs of image and texture.
+    """Pseudo-texture generator: encoder and decoder trained on pairs of image and texture by L_Rec only.
 
-    Only what the texture needs of the encoder is trained: its head (pooling, classifier) is left out. Train
-    with `fit` on dicts with `image`, `texture` and `texture_weight`, shaped as for `SAN`. Calling the model
-    on images gives `texture` and `blocks`.
+    The encoder's head (pooling, classifier) is left out, because the texture does not need it. Train with
+    `fit` on dicts with `image`, `texture` and `texture_weight`, shaped as for `SAN`. Calling the model on
+    images returns `texture` and `blocks`.
 
     Args:
         encoder: from `build_encoder`; its layers are used in place, not copied.
@@ -527,25 +530,24 @@ class SANPG(_TextureModel):
         super().__init__(encoder, decoder, name)
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
-        """The painted `texture` (B, T, T, 3) in [-1, 1] and the decoder's `blocks`."""
+        """Return the painted `texture` (B, T, T, 3) in [-1, 1] and the decoder's `blocks`."""
         stages = self.encoder(image, training=training)
         return self.decoder(decoder_inputs(self.decoder, stages, image), training=training)
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
-        """L_Rec over the rows that have a texture."""
+        """Compute L_Rec over the rows that have a texture."""
         return {"rec_loss": _reconstruction(batch, outputs["texture"], WholeBatch(batch), 1.0)}
 
 
 def check_batch(batch: Any, model: SAN | SANPG) -> None:
-    """Hold a batch's keys, dtypes and shapes against what `fit` and `evaluate` take, once, when it is traced.
+    """Check a batch's keys, dtypes and shapes for `fit` and `evaluate`, once per tracing.
 
     Args:
-        batch: what the data set yields.
-        model: that is to be trained or evaluated.
+        batch: element of the data set.
+        model: model to be trained or evaluated.
 
     Raises:
-        UserError: it is not a dict, a key is missing, or a value has another dtype or shape; the sentence
-            says which and what was expected.
+        UserError: the batch is not a dict, a key is missing, or a value has a wrong dtype or shape.
     """
     kind = type(model).__name__
     image = tuple(model.encoder.input.shape[1:])
@@ -580,9 +582,9 @@ def check_batch(batch: Any, model: SAN | SANPG) -> None:
 
 
 def spread(feature: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
-    """How far two embeddings of a batch lie apart: the root mean square of their Euclidean distance.
+    """Root mean square of the Euclidean distance between two embeddings of a batch.
 
-    0 when all images have the same embedding, so that no distance tells anybody from anybody. Where it stays
+    It is 0 when all images have the same embedding, which cannot distinguish any identities. While it is
     below the margin of the triplet loss, no triplet can be satisfied.
 
     Args:
@@ -590,7 +592,7 @@ def spread(feature: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
         known: `(batch,)` float32, 1 for rows that count and 0 for others.
 
     Returns:
-        float32 scalar in the embedding's unit, over the pairs of different rows; 0 for fewer than two rows.
+        float32 scalar in the embedding's unit, over pairs of different rows; 0 for fewer than two rows.
 
     Example:
         >>> float(spread(tf.constant([[0.0, 0.0], [3.0, 4.0]]), tf.ones(2)))
@@ -599,13 +601,13 @@ def spread(feature: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
     feature, row = tf.cast(feature, tf.float32), known[:, None]
     rows = tf.reduce_sum(known)
     mean = tf.math.divide_no_nan(tf.reduce_sum(feature * row, axis=0), rows)
-    # The mean of |a - b|^2 over pairs is twice the variance; |a|^2 + |b|^2 - 2ab would lose its digits.
+    # The mean of |a - b|^2 over pairs is twice the variance; |a|^2 + |b|^2 - 2ab would cancel digits.
     around = tf.reduce_sum(tf.square(feature - mean) * row)
     return tf.sqrt(tf.math.divide_no_nan(2.0 * around, rows - 1.0))
 
 
 def _in_range(label: tf.Tensor, classes: int) -> tf.Tensor:
-    """The labels, once they are seen to be in [-1, classes): a GPU would make NaN of others."""
+    """Check that labels lie in [-1, classes) and return them; others silently give NaN on a GPU."""
     worst = tf.where(tf.reduce_min(label) < -1, tf.reduce_min(label), tf.reduce_max(label))
     fine = ((worst >= -1) & (worst < classes)) | tf.equal(tf.size(label), 0)
     check = tf.debugging.Assert(fine, [_LABEL, worst, classes])
@@ -614,21 +616,21 @@ def _in_range(label: tf.Tensor, classes: int) -> tf.Tensor:
 
 
 def _on_scale(batch: Batch, painted: bool) -> Batch:
-    """The batch, once its images are seen to be normalised, and its textures to lie in [-1, 1].
+    """Check that images are normalised and textures lie in [-1, 1], and return the batch.
 
-    Every eighth pixel of every eighth row is looked at: what is on the scale of 0 to 255 shows there, and a
-    step pays next to nothing. Values that are not numbers are left to those who watch the loss.
+    Every eighth pixel of every eighth row is checked, which costs almost nothing and is enough to detect
+    values of 0 to 255. NaN passes; callbacks detect it in the loss.
     """
     checked = dict(batch)
     for name, largest in _LARGEST.items():
-        if name == "texture" and not painted:  # a baseline may be given more than it takes
+        if name == "texture" and not painted:  # a baseline ignores textures
             continue
         values = tf.abs(tf.cast(batch[name][:, ::8, ::8], tf.float32))
         if name == "texture":
-            # What a row of weight 0 holds is not looked at.
+            # Rows of weight 0 may hold anything.
             values = tf.where(batch["texture_weight"][:, None, None, None] > 0, values, 0.0)
         worst = tf.reduce_max(values)
-        # Written so that NaN, and the -inf of no rows, pass.
+        # `not >` lets NaN pass, and the -inf of an empty batch.
         check = tf.debugging.Assert(tf.logical_not(worst > largest), [f"{name} out of scale", worst, largest])
         with tf.control_dependencies([check]):
             checked[name] = tf.identity(batch[name])
@@ -637,11 +639,11 @@ def _on_scale(batch: Batch, painted: bool) -> Batch:
 
 @contextlib.contextmanager
 def _values_told() -> Iterator[None]:
-    """Turn the failures of `_in_range` and `_on_scale` into a sentence."""
+    """Turn errors of `_in_range` and `_on_scale` into a `UserError`."""
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        # In a graph `[name] [worst] [limit]`; run eagerly, the three stand in lines of their own.
+        # A graph gives `[name] [worst] [limit]`; eager execution puts the three on separate lines.
         number = r"[^-\d]+([-\w.+]+)"
         found = re.search(rf"({_LABEL}|\w+ out of scale){number}{number}", str(error))
         if found is None:
@@ -652,23 +654,23 @@ def _values_told() -> Iterator[None]:
 def _sentence(what: str, worst: str, limit: str) -> str:
     if what == _LABEL:
         return (
-            f"A label is {worst}, and the encoder has {limit} identities: labels are 0 to "
-            f"{int(limit) - 1}, and -1 for none; number the identities so, or build the encoder with more "
+            f"A label is {worst}, but the encoder has {limit} identities: labels must be 0 to "
+            f"{int(limit) - 1}, or -1 for none; renumber the identities, or build the encoder with a larger "
             "num_classes."
         )
     if what.startswith("texture"):
         return (
-            f"The batch's texture has values up to {float(worst):g}, but textures lie in [-1, 1]; give"
+            f"The batch's texture has values up to {float(worst):g}, but textures lie in [-1, 1]; pass"
             " pixels / 127.5 - 1."
         )
     return (
-        f"The batch's image has values up to {float(worst):g}, so it is not normalised; give"
+        f"The batch's image has values up to {float(worst):g}, so it is not normalised; pass"
         " san_tf.normalization.normalize(pixels), with pixels from 0 to 255."
     )
 
 
 def _reconstruction(batch: Batch, painted: tf.Tensor, whole: WholeBatch, weight: float) -> Term:
-    """L_Rec over the rows that have a texture."""
+    """Compute L_Rec over the rows that have a texture."""
     rows = tf.reduce_sum(batch["texture_weight"])
     rec = reconstruction_loss(batch["texture"], painted, batch["texture_weight"])
     return Term(whole.mean(rec, rows), weight, whole.total(rows))

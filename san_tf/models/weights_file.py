@@ -1,7 +1,7 @@
-"""`.weights.h5` files that say of which form their network is and prove that they are as they were written.
+"""`.weights.h5` files with a record of their network's form and digests of their arrays.
 
-Keras's layout is left as it is; a data set `san_tf` more holds the record. Files without it, of former
-versions or of Keras, are loaded with a note on what is taken for granted.
+The record is an additional data set `san_tf` in Keras's layout. Files without it (of older versions, or of
+Keras) are loaded with a warning that names the assumed form.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from san_tf.errors import UserError
 from san_tf.forms import Form, check_form, form_of
 
 SUFFIX = ".weights.h5"
-# What h5py and Keras raise on files that are damaged or of another network.
+# Exceptions of h5py and Keras for files that are damaged or of another network.
 LOADING_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, IndexError)
 _RECORD = "san_tf"
 _VERSION = 1
@@ -32,11 +32,11 @@ _logger = logging.getLogger(__name__)
 
 
 class WeightsRecord(NamedTuple):
-    """What a weights file says of itself.
+    """Record of a weights file.
 
     Attributes:
-        form: of its network, see `san_tf.forms`; None where it does not say.
-        trunk: whether it holds the backbone alone, for encoders of any head and number of identities.
+        form: form of its network, see `san_tf.forms`; None if unknown.
+        trunk: whether it holds only the backbone, for encoders of any head and number of identities.
     """
 
     form: Form | None = None
@@ -48,13 +48,13 @@ def write_record(path: str | os.PathLike[str], form: Form | None, trunk: bool = 
 
     Args:
         path: a `.weights.h5` file.
-        form: of its network.
+        form: form of its network.
         trunk: see `WeightsRecord`.
     """
     with h5py.File(path, "a") as file:
         record = {"version": _VERSION, "form": form, "trunk": trunk, "sha256": dict(_digests(file))}
         text = json.dumps(record).encode()
-        # Its own digest goes in front.
+        # The record starts with its own digest.
         content = hashlib.sha256(text).digest() + text
         if _RECORD in file:
             del file[_RECORD]
@@ -65,10 +65,10 @@ def read_record(path: str | os.PathLike[str]) -> WeightsRecord:
     """Read the record of a weights file and check every array against it.
 
     Returns:
-        The record; an empty one for a file without, such as one of a former version.
+        The record; an empty one for a file without a record, such as one of Keras.
 
     Raises:
-        UserError: the file is missing, cannot be read, or is not as it was written.
+        UserError: the file is missing, unreadable, or changed since it was written.
     """
     path = Path(path)
     if not path.is_file():
@@ -106,14 +106,14 @@ def read_record(path: str | os.PathLike[str]) -> WeightsRecord:
 
 
 def _former(file: h5py.File) -> WeightsRecord:
-    """What `python -m san_tf.convert` of former versions wrote: attributes, no digests."""
+    """Read the attributes that `python -m san_tf.convert` of older versions wrote, without digests."""
     facts = {name: str(file.attrs[name]) for name in ("stride_on", "pool_padding") if name in file.attrs}
     trunk = bool(file.attrs.get("trunk", False))
     return WeightsRecord({"facts": facts} if facts else None, trunk)
 
 
 def _digests(file: h5py.File) -> Iterator[tuple[str, str]]:
-    """Each data set's name and the digest of its type, shape, attributes and values."""
+    """Yield each data set's name and the digest of its dtype, shape, attributes and values."""
     for name, item in _data_sets(file).items():
         attributes = sorted((key, str(value)) for key, value in item.attrs.items())
         digest = hashlib.sha256(repr((item.dtype.str, item.shape, attributes)).encode())
@@ -122,7 +122,7 @@ def _digests(file: h5py.File) -> Iterator[tuple[str, str]]:
 
 
 def _data_sets(file: h5py.File) -> dict[str, h5py.Dataset]:
-    """The arrays of a file, all of which lie in it: HDF5 can also read other files, or make up values."""
+    """Arrays of a file by name; refuses those that HDF5 would read from other files or fill in."""
     found: dict[str, h5py.Dataset] = {}
     file.visititems(lambda name, item: found.update({name: item}) if isinstance(item, h5py.Dataset) else None)
     found.pop(_RECORD, None)
@@ -135,25 +135,25 @@ def _data_sets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 
 class KeepsForm:
-    """Mixed into a Keras model: its `.weights.h5` files carry its form, and files of another are refused."""
+    """Mixin for a Keras model: its `.weights.h5` files carry its form, and other forms are refused."""
 
     name: str
 
     def save_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Keras's `save_weights`; a `.weights.h5` file on this machine also gets the network's form."""
+        """Save as Keras does; a local `.weights.h5` file also gets the network's form."""
         super().save_weights(filepath, *args, **kwargs)  # type: ignore[misc]  # of the Keras model
         if str(filepath).endswith(SUFFIX) and Path(filepath).is_file():
             write_record(filepath, form_of(self))
 
     def load_weights(self, filepath: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
-        """Keras's `load_weights`, of sound files of this form only.
+        """Load as Keras does, but only from undamaged files of this network's form.
 
         Raises:
             UserError: a `.weights.h5` file is damaged, or of a network of another form or architecture.
             FileNotFoundError: there is no such file.
         """
         if str(filepath).endswith(".keras") and Path(filepath).is_file():
-            # Weights of a whole model: its graph lies beside them.
+            # The file of a whole model holds its graph, too.
             whole = keras.models.load_model(filepath, compile=False)
             check_form(filepath, form_of(whole), self)
         if not str(filepath).endswith(SUFFIX) or not Path(filepath).is_file():
@@ -161,7 +161,7 @@ class KeepsForm:
         record = read_record(filepath)
         if record.trunk:
             raise UserError(
-                f"{filepath} holds a backbone alone; load it with build_encoder(weights={str(filepath)!r})."
+                f"{filepath} holds only a backbone; load it with build_encoder(weights={str(filepath)!r})."
             )
         own = form_of(self)
         if record.form is None and own is not None:
@@ -177,7 +177,7 @@ class KeepsForm:
 
 
 def reason_of(error: Exception) -> str:
-    """What Keras says in a page, in some words."""
+    """Shorten Keras's message on weights that do not fit."""
     text = " ".join(str(error).split())
     layer = re.search(r"object <\w+ name=([^,>]+)", text)
     shapes = re.search(r"variable\.shape=(\(.*?\)).*?value\.shape=(\(.*?\))", text)
@@ -195,8 +195,8 @@ def _assumption(path: str | os.PathLike[str], form: Form) -> str:
         f"{k}={facts[k]!r}" for k in ("stride_on", "pool_padding", "last_stride", "variant") if k in facts
     ]
     return (
-        f"{path} does not say what form its network had, as files of former versions; it is taken as "
-        f"{', '.join(named) or 'that of this one'}."
+        f"{path} does not say what form its network had, like files of older versions; assuming "
+        f"{', '.join(named) or 'the form of this network'}."
     )
 
 

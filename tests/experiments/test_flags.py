@@ -136,7 +136,7 @@ def test_a_wrong_flag_ends_in_one_sentence_that_names_it(argv, named):
         ("a: &a [x, x]\n" + "".join(f"{b}: &{b} [{f'*{a}, ' * 9}]\n" for a, b in BOMB), "aliases"),
         ("a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{<<: [{f'*{a}, ' * 9}]}}\n" for a, b in BOMB), "aliases"),
         ("a: '\0'", "not YAML"),
-        ('folder: "\\0"', "folder holds a character NUL"),
+        ('folder: "\\0"', "folder holds a NUL character"),
         ("x" * 1_000_001, "larger than 1 MB"),
         ("", "named values"),
     ],
@@ -373,7 +373,7 @@ def test_what_is_trained_is_chosen_by_one_flag():
     parsed("--method", "baseline", "--image_size", "256", "256")
     started = parsed("--method", "baseline", "--start", "texture-generator")
     assert started.with_generator and started.needs_pairs and not started.with_decoder
-    with pytest.raises(UserError, match="take --method baseline"):
+    with pytest.raises(UserError, match="use --method baseline"):
         parsed("--method", "san", "--lambda_reconstruction", "0", "--lambda_texture_triplet", "0")
     with pytest.raises(UserError, match="leave one of the two out"):
         parsed("--start", "texture-generator", "--textures", "folder")

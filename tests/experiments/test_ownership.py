@@ -124,7 +124,7 @@ def test_later_stages_need_no_flag_repeated_and_write_the_runs_own_recipe(comman
         (["--stage=evaluate", "--head=fc512"], ["--head", "plain", "fc512"]),
         (["--stage=train", "--learning_rate=0.1"], ["--learning_rate"]),
         (["--stage=texture-generator", "--generator_epochs=1"], ["--generator_epochs", "60", "1"]),
-        (["--stage", "evaluate", "export", "--folder=b"], ["--folder", "/a", "/b", "--stage evaluate alone"]),
+        (["--stage", "evaluate", "export", "--folder=b"], ["--folder", "/a", "/b", "only --stage evaluate"]),
         (["--folder=b"], ["--folder", "/a", "/b"]),
         (["--epochs=3"], ["--epochs", "6", "3"]),
         (["--config=other.yaml", "--stage=evaluate"], ["--epochs", "6", "320"]),
@@ -212,7 +212,7 @@ def test_a_longer_training_that_would_have_begun_otherwise_starts_anew_and_elsew
     before = contents(tmp_path / "run")
     for asked in ([], ["--stage=train"]):
         code, _, error = command("--epochs=12", *asked)
-        assert code == 2 and "6" in error and "12 starts anew; give it another --workdir" in error
+        assert code == 2 and "6" in error and "12 needs a new training; give it another --workdir" in error
     assert contents(tmp_path / "run") == before
 
 
@@ -271,7 +271,7 @@ def test_markers_count_more_than_a_recipe_that_an_older_version_rewrote(again: C
     assert owned is not None and owned.recipe.training.epochs == 6
     code, out, _ = again("--stage=evaluate")
     assert code == 0
-    assert "says epochs 50, but the run was made with 6; the latter counts" in " ".join(out.split())
+    assert "says epochs 50, but the run was made with 6, so 6 is used" in " ".join(out.split())
     assert results_in(tmp_path / "run")["training"]["epochs"] == 6
     # Without the file the markers are enough, and with neither there is no recipe.
     path.unlink()

@@ -55,7 +55,7 @@ def test_data_that_are_fit_pass_and_what_they_hold_is_said(tmp_path: Path, capsy
     tell_readiness(experiment)
     said = capsys.readouterr().out
     assert "custom/names: 2 of 3 queries have a true match in the gallery" in said
-    assert "NOTE: custom/names: 1 of the 3 people tested on are people of the training set" in said
+    assert "NOTE: custom/names: 1 of the 3 test identities are also training identities" in said
     # As evaluation says it, of the images themselves.
     (target,) = targets(experiment)
     assert "1 of the 3 people" in str(KnownPeople(experiment).note(target))
@@ -76,7 +76,7 @@ def test_other_people_are_known_by_their_photographs(tmp_path: Path):
     (tmp_path / "b").rename(tmp_path / "c")
     experiment = prepared(tmp_path, "a", test_folder=str(tmp_path / "c"))
     (target,) = targets(experiment)
-    assert "1 of the 5 photographs tested on were trained on" in str(KnownPeople(experiment).note(target))
+    assert "1 of the 5 test images were training images" in str(KnownPeople(experiment).note(target))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_other_people_are_known_by_their_photographs(tmp_path: Path):
     [
         ({"train": (1, 2)}, {}, ALL, "has no image in query, so nothing can be evaluated"),
         ({"train": (1, 2), "query": (1,)}, {}, ALL, "has no image in gallery"),
-        ({"train": (1, 2), "query": (1,), "gallery": (1,)}, {}, ALL, "of its own camera"),
+        ({"train": (1, 2), "query": (1,), "gallery": (1,)}, {}, ALL, "from its own camera"),
         ({"train": (1, 2), "query": (1,), "gallery": (2,)}, {}, ("train",), None),
         ({"train": (1,)}, {"validation_identities": 1}, ("train",), "none can be held out; give the images"),
         ({"train": (1, 2)}, {"identities_per_batch": 4}, ALL[:2], "at least 4 training"),

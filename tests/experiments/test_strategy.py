@@ -137,7 +137,7 @@ def test_the_others_train_and_leave_the_rest_to_the_chief(tmp_path: Path):
 def test_a_worker_with_another_recipe_than_the_first_is_refused(tmp_path: Path):
     # Its own run directory may be empty where the first worker's has a recipe.
     told = Told(cluster=Cluster(("a:1", "b:1"), 1))
-    with pytest.raises(UserError, match="another than that of the first worker"):
+    with pytest.raises(UserError, match="differs from that of the first worker"):
         run_stages(experiment(tmp_path, Recipe(seed=1), told), WITH_TEXTURES)
     # Each machine has its own places.
     elsewhere = Recipe(data=DataRecipe(backgrounds="/here"), evaluation=EvaluationRecipe(rerank=True))

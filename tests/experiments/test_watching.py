@@ -126,8 +126,8 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run_quickly, tmp_p
 @pytest.mark.parametrize(
     ("data", "training", "named"),
     [
-        (DataRecipe(), TrainingRecipe(validate_every=5), "--validate_every wants identities held out"),
-        (DataRecipe(validation_identities=3), TrainingRecipe(patience=2), "--patience wants something"),
+        (DataRecipe(), TrainingRecipe(validate_every=5), "--validate_every needs held-out identities"),
+        (DataRecipe(validation_identities=3), TrainingRecipe(patience=2), "--patience needs measurements"),
     ],
 )
 def test_validation_without_what_it_needs_is_refused(data, training, named):

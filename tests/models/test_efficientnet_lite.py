@@ -131,8 +131,8 @@ def test_each_array_finds_its_place():
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        (lambda s: s.pop("_blocks.3._bn0.bias"), r"lacks _blocks.3._bn0.bias and has nothing"),
-        (lambda s: s.update({"_blocks.16._bn0.bias": np.zeros(3)}), r"lacks nothing and has _blocks.16"),
+        (lambda s: s.pop("_blocks.3._bn0.bias"), r"lacks _blocks.3._bn0.bias and also has nothing"),
+        (lambda s: s.update({"_blocks.16._bn0.bias": np.zeros(3)}), r"lacks nothing and also has _blocks.16"),
         (lambda s: s.update({"_conv_stem.weight": np.zeros((32, 3, 5, 5))}), r"stem_conv is \(5, 5, 3, 32\)"),
     ],
 )

@@ -268,7 +268,7 @@ def test_a_scaling_beside_the_raw_image_is_no_preprocessing():
     for index in range(5):
         x = L.Conv2D(4, 3, 2, "same", name=f"half{index}")(x)
     model = keras.Model(image, x)
-    with pytest.raises(UserError, match="holds no layers that scale its input"):
+    with pytest.raises(UserError, match="has no layers that scale its input"):
         build_encoder(model, SHAPE, 5, last_stride=2)
     encoder = build_encoder(model, SHAPE, 5, last_stride=2, preprocessing=normalize)
     expected = keras.Model(image, x)(normalize(PIXELS))

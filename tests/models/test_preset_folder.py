@@ -180,14 +180,14 @@ def change(folder, **values):
         ({"san__encoder": {"class_name": "Lambda"}}, "san has no 'encoder'"),
         ({"encoder__backbone": "keras:../../x"}, "no '../../x'"),
         ({"encoder__backbone": "os.system"}, "Unknown backbone 'os.system'"),
-        ({"encoder__backbone": ["resnet50"]}, "backbone must be of the kind"),
-        ({"encoder__num_classes": "4"}, "num_classes must be of the kind"),
-        ({"encoder__num_classes": True}, "num_classes must be of the kind"),
-        ({"encoder__num_classes": 10**12}, "num_classes must be of the kind"),
-        ({"encoder__input_shape": [32, 16]}, "input_shape must be of the kind"),
+        ({"encoder__backbone": ["resnet50"]}, "backbone must be a value like"),
+        ({"encoder__num_classes": "4"}, "num_classes must be a value like"),
+        ({"encoder__num_classes": True}, "num_classes must be a value like"),
+        ({"encoder__num_classes": 10**12}, "num_classes must be a value like"),
+        ({"encoder__input_shape": [32, 16]}, "input_shape must be a value like"),
         ({"encoder__input_shape": [33, 16, 3]}, "input_shape must be"),
-        ({"decoder__widths": [8, 6, 6, 4, "4"]}, "widths must be of the kind"),
-        ({"san__margin": "wide"}, "margin must be of the kind"),
+        ({"decoder__widths": [8, 6, 6, 4, "4"]}, "widths must be a value like"),
+        ({"san__margin": "wide"}, "margin must be a value like"),
         ({"san__smoothing": 2.0}, "smoothing must lie"),
         ({"encoder": None}, "encoder must hold named values"),
         ({"card": {"description": 3}}, "description of a model card must be text"),
@@ -206,12 +206,12 @@ def test_a_config_that_says_what_cannot_be_is_refused(folder, values, word):
 @pytest.mark.parametrize(
     ("values", "word"),
     [
-        ({"encoder__num_classes": 1_000_000}, r"num_classes would make 1000000 of classifier.*\(192, 4\)"),
-        ({"decoder__widths": [1_000_000, 6, 6, 4, 4]}, "widths would make 1000000 of reduce_conv"),
-        ({"decoder__widths": [8, 6, 6, 4, 1_000_000]}, "widths would make 1000000 of up4_conv"),
-        ({"decoder__final_kernel": 9999}, "final_kernel would make 9999 of final_conv"),
-        ({"decoder__palette": 1_000_000}, "palette would make 1000000 of final_conv"),
-        ({"decoder__sketch": 1_000_000}, "sketch would make 1000000 of sketch_hidden"),
+        ({"encoder__num_classes": 1_000_000}, r"num_classes asks for size 1000000 of classifier.*\(192, 4\)"),
+        ({"decoder__widths": [1_000_000, 6, 6, 4, 4]}, "widths asks for size 1000000 of reduce_conv"),
+        ({"decoder__widths": [8, 6, 6, 4, 1_000_000]}, "widths asks for size 1000000 of up4_conv"),
+        ({"decoder__final_kernel": 9999}, "final_kernel asks for size 9999 of final_conv"),
+        ({"decoder__palette": 1_000_000}, "palette asks for size 1000000 of final_conv"),
+        ({"decoder__sketch": 1_000_000}, "sketch asks for size 1000000 of sketch_hidden"),
     ],
 )
 def test_sizes_are_compared_before_a_network_of_gigabytes_is_built(folder, values, word, monkeypatch):
@@ -264,7 +264,7 @@ def test_damaged_folders_are_named(folder, tmp_path):
     ):
         SAN.from_preset("san_huge")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"empty is not a preset: there is no config.json"):
+    with pytest.raises(UserError, match=r"empty is not a preset: it has no config.json"):
         build_encoder.from_preset(str(tmp_path / "empty"))
     whole = (folder / "encoder.safetensors").read_bytes()
     (folder / "encoder.safetensors").write_bytes(whole[:1000])
@@ -363,7 +363,7 @@ def test_a_preset_of_an_older_version_calls_the_lambdas_weights(san, folder):
 
 
 def test_a_named_preset_says_how_many_identities_it_takes():
-    with pytest.warns(UserWarning, match="takes 751, those of Market-1501; give num_classes") as told:
+    with pytest.warns(UserWarning, match="751 identities, those of Market-1501; give num_classes") as told:
         encoder = build_encoder.from_preset("san_light", seed=0)
     assert encoder.output["logits"].shape == (None, 751)
     assert told[0].filename == __file__

@@ -1,1 +1,1 @@
-"""`python -m san_tf.experiments.ablation`: the ablation of the paper on rendered people."""
+"""`python -m san_tf.experiments.ablation`: the paper's ablation on rendered people."""

@@ -1,1 +1,1 @@
-"""The stages of an experiment, one file each with a function `run(experiment)`."""
+"""Stages of an experiment, one per file with a function `run(experiment)`."""
