@@ -94,7 +94,9 @@ class _TextureModel(KeepsForm, keras.Model):
             metrics: must be None; `evaluate` gives the losses, `san_tf.evaluation` gives mAP and CMC.
             weighted_metrics: must be None.
             jit_compile: whether to compile the step with XLA. Keras's default is to choose by itself. On a
-                CPU, XLA compiles slowly and the compiled step is slower.
+                CPU, XLA compiles slowly and the compiled step is slower. XLA drops assertions: values of a
+                `tf.data.Dataset` are checked before they reach it, wrong values of other data make the loss
+                NaN.
             arguments: other arguments of `keras.Model.compile`, such as `run_eagerly`.
 
         Raises:
@@ -224,12 +226,33 @@ class _TextureModel(KeepsForm, keras.Model):
                 classifier's identities.
         """
         with _values_told():
-            return super().fit(*args, **kwargs)
+            return super().fit(*self._checked_before_xla(args), **self._checked_before_xla(kwargs))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate with Keras's `evaluate`; raises the errors of `fit`."""
         with _values_told():
-            return super().evaluate(*args, **kwargs)
+            return super().evaluate(*self._checked_before_xla(args), **self._checked_before_xla(kwargs))
+
+    def _checked_before_xla(self, arguments: Any) -> Any:
+        """Let the datasets among the arguments check their values themselves if XLA runs the step."""
+        if self.jit_compile is not True:
+            return arguments
+        return tf.nest.map_structure(
+            lambda one: one.map(self._check_values) if isinstance(one, tf.data.Dataset) else one, arguments
+        )
+
+    def _check_values(self, *batch: Any) -> Any:
+        """Check labels, images and textures of a batch as the step does; the step reports missing keys."""
+        (data,) = batch if len(batch) == 1 else (batch,)
+        painted = self.decoder is not None
+        needed = {"image", "label", *(("texture", "texture_weight") if painted else ())}
+        if not isinstance(data, Mapping) or not needed <= data.keys():
+            return data
+        checked = dict(_on_scale(data, painted))
+        if isinstance(self.encoder.output, Mapping) and "logits" in self.encoder.output:
+            classes = self.encoder.output["logits"].shape[-1]
+            checked["label"] = _in_range(checked["label"], classes)
+        return checked
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Take one optimiser step on a batch and return the running means of all metrics.
@@ -239,7 +262,7 @@ class _TextureModel(KeepsForm, keras.Model):
         of the whole batch, and the gradients are summed, see `san_tf.models.replicas`.
         """
         check_batch(data, self)
-        data = _on_scale(data, self.decoder is not None)
+        data = _on_scale(data, self.decoder is not None, self.jit_compile is True)
         variables = self.trainable_variables
         if not variables:
             raise UserError(
@@ -257,7 +280,7 @@ class _TextureModel(KeepsForm, keras.Model):
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Compute the losses of a batch in inference mode, for `evaluate` and `validation_data`."""
         check_batch(data, self)
-        data = _on_scale(data, self.decoder is not None)
+        data = _on_scale(data, self.decoder is not None, self.jit_compile is True)
         _step.terms = {}
         outputs = self(data["image"], training=False)
         loss = self.compute_loss(x=data["image"], y=data, y_pred=outputs, training=False)
@@ -615,11 +638,12 @@ def _in_range(label: tf.Tensor, classes: int) -> tf.Tensor:
         return tf.identity(label)
 
 
-def _on_scale(batch: Batch, painted: bool) -> Batch:
+def _on_scale(batch: Batch, painted: bool, xla: bool = False) -> Batch:
     """Check that images are normalised and textures lie in [-1, 1], and return the batch.
 
     Every eighth pixel of every eighth row is checked, which costs almost nothing and is enough to detect
-    values of 0 to 255. NaN passes; callbacks detect it in the loss.
+    values of 0 to 255. NaN passes; callbacks detect it in the loss. XLA drops the assertion, so under XLA
+    wrong values become NaN.
     """
     checked = dict(batch)
     for name, largest in _LARGEST.items():
@@ -634,6 +658,9 @@ def _on_scale(batch: Batch, painted: bool) -> Batch:
         check = tf.debugging.Assert(tf.logical_not(worst > largest), [f"{name} out of scale", worst, largest])
         with tf.control_dependencies([check]):
             checked[name] = tf.identity(batch[name])
+        if xla:
+            poison = tf.where(worst > largest, float("nan"), 0.0)
+            checked[name] += tf.cast(poison, checked[name].dtype)
     return checked
 
 

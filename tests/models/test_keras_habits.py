@@ -253,6 +253,25 @@ def test_images_and_textures_on_another_scale_are_told(name, values, sentence):
         np.testing.assert_array_equal(one, other)
 
 
+def test_xla_which_drops_assertions_lets_no_wrong_value_pass():
+    batch = tiny_batch()
+    pixels, label = batch["image"] * 100, batch["label"] * 0 + 99
+    san = tiny_san()
+    baseline = SAN(encoder=san.encoder)
+    baseline.compile(optimizer="sgd", jit_compile=True)
+    for wrong, sentence in (({"image": pixels}, "normalize"), ({"label": label}, "A label is 99")):
+        with pytest.raises(UserError, match=sentence):
+            baseline.evaluate(x=repeated(batch | wrong), steps=1, verbose=0)
+    # What is not a dataset reaches the compiled step: the loss is then not a number.
+    size = len(batch["label"])
+    for wrong, fine in (({"image": pixels}, False), ({"label": label}, False), ({}, True)):
+        loss = baseline.evaluate(batch | wrong, batch_size=size, verbose=0, return_dict=True)["loss"]
+        assert np.isfinite(loss) == fine
+    san.compile(optimizer="sgd", jit_compile=True)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="texture out of scale"):
+        next(iter(san._checked_before_xla(repeated(batch | {"texture": batch["texture"] * 100}))))
+
+
 def test_a_label_out_of_range_is_told_when_run_eagerly_too():
     batch = tiny_batch()
     san = tiny_san()
