@@ -17,6 +17,7 @@ import tensorflow as tf
 from san_tf import registry
 from san_tf.archives.files import FolderFiles
 from san_tf.models.layer_factory import LayerFactory
+from san_tf.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
@@ -120,3 +121,15 @@ def test_the_template_of_a_data_set(tmp_path):
         for split, sources in splits.items()
     }
     assert found == {"train": [(1, 0)], "query": [(2, 0)], "gallery": [(2, 1)]}
+
+
+def test_the_version_is_the_same_in_code_citation_and_changelog():
+    released = re.findall(
+        r"^## \[(\d[\d.]*)\] - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    citation = (ROOT / "CITATION.cff").read_text()
+    version, date = released[0]
+    assert version == __version__
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
+    dates = [date for _, date in released]
+    assert dates == sorted(dates, reverse=True)
