@@ -30,6 +30,7 @@ from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.dispatcher import Dispatcher
 from numba.core.serialize import dumps
+from numba.core.sigutils import normalize_signature
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -58,7 +59,8 @@ def compiled(function: Function) -> Function:
 
     Args:
         function: Function in numba's nopython subset. It may use other compiled functions, NumPy, `math`, and
-            constants: numbers, strings, enumerations, arrays and tuples of them.
+            constants: numbers, strings, enumerations, arrays and tuples of them. Many arguments are best
+            grouped into named tuples (`typing.NamedTuple`), which it can also build.
 
     Returns:
         The compiled function; compilation happens at the first call of each argument type.
@@ -163,18 +165,46 @@ def _parts_of_value(value: Any, met: dict[int, int], names: tuple[str, ...] = ()
         yield repr(sorted(map(repr, value)))
     elif isinstance(value, np.dtype | numba.types.Type) and " at 0x" not in repr(value):
         yield repr(value)
+    elif isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields"):
+        yield _named_tuple(value)
+        yield from _parts_of_value(tuple(getattr(value, "_field_defaults", {}).items()), met)
     elif _is_versioned(value):
         yield f"{value.__module__}.{value.__qualname__}"
     else:
         raise NotCachable(f"{value!r} of type {kind.__qualname__}")
 
 
-def _is_versioned(value: Any) -> bool:
-    """Whether a value really is a type or function of Python, NumPy or numba."""
+def _named_tuple(kind: Any) -> str:
+    """Describe a class of named tuples; the order of its fields determines where machine code finds them.
+
+    Raises:
+        NotCachable: another process cannot import the class.
+    """
+    if kind.__module__ == "__main__" or not _is_importable(kind):
+        raise NotCachable(f"{kind!r}, which other processes cannot import")
+    return f"{kind.__module__}.{kind.__qualname__}{kind._fields}"
+
+
+def _named_tuples(kind: Any) -> Iterator[str]:
+    """Yield the named tuples in an argument's type: numba's name of the type leaves their fields out."""
+    if isinstance(kind, numba.types.BaseTuple):
+        if hasattr(kind, "instance_class"):
+            yield _named_tuple(kind.instance_class)
+        for item in getattr(kind, "types", ()):
+            yield from _named_tuples(item)
+
+
+def _is_importable(value: Any) -> bool:
+    """Whether a value is what its module has under its name."""
     owner, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if not isinstance(owner, str) or not isinstance(name, str) or owner.partition(".")[0] not in _VERSIONED:
+    if not isinstance(owner, str) or not isinstance(name, str):
         return False
     return getattr(sys.modules.get(owner), name, None) is value
+
+
+def _is_versioned(value: Any) -> bool:
+    """Whether a value really is a type or function of Python, NumPy or numba."""
+    return _is_importable(value) and value.__module__.partition(".")[0] in _VERSIONED
 
 
 @functools.cache
@@ -252,12 +282,13 @@ class KernelCache(NullCache):
 
     def _name(self, sig: Any, codegen: Any) -> str | None:
         """Return the name of an entry's file; None if it cannot be cached."""
-        types = repr((sig, codegen.magic_tuple()))
-        if " at 0x" in types:  # a kernel as an argument: the name of its type contains an address
-            return None
         try:
             source = source_digest(self._dispatcher)
+            named = [name for kind in normalize_signature(sig)[0] for name in _named_tuples(kind)]
         except NotCachable:
+            return None
+        types = repr((sig, named, codegen.magic_tuple()))
+        if " at 0x" in types:  # a kernel as an argument: the name of its type contains an address
             return None
         of_types = hashlib.sha256(types.encode()).hexdigest()
         return f"{self._kernel}.{_environment()[:12]}.{source[:32]}.{of_types[:32]}{_SUFFIX}"

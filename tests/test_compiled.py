@@ -11,6 +11,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -265,6 +266,71 @@ def test_threads_that_save_at_once_get_what_is_theirs(folder):
     assert results == [3.0] * 4
     again = folder.outer()
     assert [again(argument) for argument in arguments] == [3.0] * 4 and hits(again) == 4
+
+
+TAKES_A_TUPLE = """
+    from kernels_numbers import Span
+    from san_tf.compiled import compiled
+
+    @compiled
+    def outer(spans):
+        return spans[0].stop - spans[0].start
+"""
+MAKES_A_TUPLE = """
+    from kernels_numbers import Span
+    from san_tf.compiled import compiled
+
+    @compiled
+    def outer(x):
+        span = Span(x, x + 2.0)
+        return span.stop - span.start
+"""
+SPAN = """
+    from typing import NamedTuple
+
+    class Span(NamedTuple):
+        start: float
+        stop: float
+"""
+
+
+def test_fields_that_change_places_reach_a_kernel_that_takes_them(folder):
+    # The kernel itself stays the same; numba's name of the argument's type shows no fields.
+    folder.sources = {"outer": TAKES_A_TUPLE, "numbers": SPAN}
+
+    def length() -> tuple[float, int]:
+        outer = folder.outer()
+        span = sys.modules["kernels_numbers"].Span(start=1.0, stop=4.0)
+        return outer((span,)), hits(outer)
+
+    assert length() == (3.0, 0)
+    assert length() == (3.0, 1)
+    fields = "        start: float\n        stop: float\n"
+    folder.edit("numbers", fields, "        stop: float\n        start: float\n")
+    assert length() == (3.0, 0)
+    assert length() == (3.0, 1)
+
+
+def test_fields_that_change_places_reach_a_kernel_that_makes_them(folder):
+    folder.sources = {"outer": MAKES_A_TUPLE, "numbers": SPAN}
+    assert folder.outer()(1.0) == 2.0
+    again = folder.outer()
+    assert again(1.0) == 2.0 and hits(again) == 1
+    fields = "        start: float\n        stop: float\n"
+    folder.edit("numbers", fields, "        stop: float\n        start: float\n")
+    assert folder.outer()(1.0) == -2.0
+
+
+def test_a_class_that_other_processes_cannot_import_is_compiled_by_each(folder, tmp_path):
+    folder.sources = {"outer": TAKES_A_TUPLE, "numbers": SPAN}
+    outer = folder.outer()
+
+    class Span(NamedTuple):
+        stop: float
+        start: float
+
+    assert outer((Span(start=1.0, stop=4.0),)) == 3.0
+    assert folder.entries() == []
 
 
 def plain(x):

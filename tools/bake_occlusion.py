@@ -45,15 +45,8 @@ def open_share(vertices: np.ndarray, faces: np.ndarray, count: int = 256) -> np.
         scale = (SIZE - 4) / np.ptp(points[:, :2], axis=0).max()
         points = (points - low) * [scale, scale, 1] + [2, 2, 1]
         nearness = np.zeros((SIZE, SIZE))
-        kernels.fill(
-            points,
-            faces,
-            0,
-            True,
-            nearness,
-            np.full(nearness.shape, -1, np.int32),
-            np.full(nearness.shape, -1, np.int16),
-        )
+        triangle, which = np.full(nearness.shape, -1, np.int32), np.full(nearness.shape, -1, np.int16)
+        kernels.fill(points, faces, 0, True, kernels.DepthBuffer(nearness, triangle, which))
         cosine = np.maximum(normals @ toward, 0)
         # start a little off the surface, so that it does not block itself
         off = points + 0.01 * (normals @ axes.T) * [scale, scale, 1]

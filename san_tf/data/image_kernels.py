@@ -5,6 +5,8 @@ A chain of TensorFlow operations goes over the pixels eight times and takes four
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from san_tf.compiled import compiled
@@ -15,17 +17,23 @@ _TEXELS_AT_ONCE = 1024
 _MISSING = np.float32(128 / 127.5 - 1.0)
 
 
+class ImageChanges(NamedTuple):
+    """What happens to each of N images, in this order; arrays of an `augmentation.AugmentationPlan`."""
+
+    color: np.ndarray  # (N, 3, 4) float32 matrix and shift of the colours, clipped to 0-255
+    flip: np.ndarray  # (N,) bool
+    size: np.ndarray  # (N, 2) int32 height and width to resize to, see `fill_images`
+    crop: np.ndarray  # (N, 2) int32 top and left of the crop in the resized image
+    noise: np.ndarray  # (N,) float32 factor of the tile's noise
+    noise_offset: np.ndarray  # (N, 2) int32 top and left of its cut from the noise tile
+    erased: np.ndarray  # (N, 4) int32 top, left, height and width of the box that is filled with 0
+
+
 @compiled
 def fill_images(
     pixels: np.ndarray,
     sizes: np.ndarray,
-    flip: np.ndarray,
-    enlarged: np.ndarray,
-    crop: np.ndarray,
-    erased: np.ndarray,
-    color: np.ndarray,
-    noise: np.ndarray,
-    noise_offset: np.ndarray,
+    changes: ImageChanges,
     noise_tile: np.ndarray,
     scale: np.ndarray,
     shift: np.ndarray,
@@ -33,22 +41,19 @@ def fill_images(
 ) -> None:
     """Recolour, flip, resize, crop, normalise, add noise to and erase boxes of images.
 
+    The resize equals `tf.image.resize`: bilinear, half-pixel centres, no antialiasing.
+
     Args:
         pixels: `(N, L)` uint8; the first 3 h w values of a row are an image of h x w, row by row.
         sizes: `(N, 2)` int32: h and w.
-        flip: `(N,)` bool.
-        enlarged: `(N, 2)` int32: height and width to resize to, as `tf.image.resize`: bilinear, half-pixel
-            centres, no antialiasing.
-        crop: `(N, 2)` int32: top and left of the crop in the resized image.
-        erased: `(N, 4)` int32: top, left, height and width of the box that is filled with 0.
-        color: `(N, 3, 4)` float32: matrix and shift, before the resize; clipped to 0-255.
-        noise: `(N,)` float32: factor of the tile's noise.
-        noise_offset: `(N, 2)` int32: top and left of its cut from the noise tile.
-        noise_tile: `(h, w, 3)` float32; used only where `noise` is not 0.
+        changes: of each image.
+        noise_tile: `(h, w, 3)` float32; used only for images with noise.
         scale: `(3 W,)` float32: factor of each value of a row.
         shift: `(3 W,)` float32: subtracted after scaling.
         images: `(N, H, 3 W)` float32: the result, written in place.
     """
+    flip, enlarged, crop, color = changes.flip, changes.size, changes.crop, changes.color
+    noise, noise_offset, erased = changes.noise, changes.noise_offset, changes.erased
     height, values = images.shape[1], images.shape[2]
     width = values // 3
     row = np.empty(3 * sizes[:, 1].max(), np.float32)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
-from san_tf.data.image_kernels import fill_images, fill_textures
+from san_tf.data.image_kernels import ImageChanges, fill_images, fill_textures
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 # TensorFlow uses an array without a copy if its address is a multiple of this.
@@ -90,10 +90,10 @@ def vary_images(
     scale = np.tile(1.0 / (255.0 * IMAGENET_STD), width).astype(np.float32)
     shift = np.tile(IMAGENET_MEAN / IMAGENET_STD, width).astype(np.float32)
     tile = np.zeros((1, 1, 3), np.float32) if noise_tile is None else noise_tile
-    fill_images(
-        pixels, sizes, plan.flip, plan.size, plan.crop, plan.erased, plan.color,
-        plan.noise, plan.noise_offset, tile, scale, shift, images,
-    )  # fmt: skip
+    changes = ImageChanges(
+        plan.color, plan.flip, plan.size, plan.crop, plan.noise, plan.noise_offset, plan.erased
+    )
+    fill_images(pixels, sizes, changes, tile, scale, shift, images)
     return images.reshape(len(pixels), height, width, 3)
 
 

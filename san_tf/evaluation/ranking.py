@@ -211,17 +211,15 @@ def rank_matches(
             rows: np.ndarray = rows,
             squares: np.ndarray = squares,
         ) -> None:
-            query_rows, query_squares = query.block(*span)
-            buffer = np.empty(len(query_rows) * _TILE, query.dtype)
+            queries = kernels.FeatureBlock(span[0], *query.block(*span))
+            buffer = np.empty(len(queries.rows) * _TILE, query.dtype)
             for start in range(0, len(rows), _TILE):
                 tile = slice(start, start + _TILE)
-                products = buffer[: len(query_rows) * len(rows[tile])].reshape(len(query_rows), -1)
-                np.matmul(query_rows, rows[tile].T, out=products)
-                kernels.count_product(
-                    products, query_rows, query_squares, span[0], rows[tile], squares[tile],
-                    sought.junk[first:][tile], first + start, sought.order, sought.same, sought.bounds,
-                    sought.matches, sought.distances, sought.counts, rounding, cosine,
-                )  # fmt: skip
+                products = buffer[: len(queries.rows) * len(rows[tile])].reshape(len(queries.rows), -1)
+                np.matmul(queries.rows, rows[tile].T, out=products)
+                images = kernels.FeatureBlock(first + start, rows[tile], squares[tile])
+                junk = sought.junk[first:][tile]
+                kernels.count_product(products, queries, images, junk, sought.lists, rounding, cosine)
 
         finish_blocks(count, ranges(len(query), block))
     return sought
@@ -254,11 +252,8 @@ def evaluate_distances(
         checked = checked_distances(distances, first, number, size)
 
         def count(span: tuple[int, int], first: int = first, distances: np.ndarray = checked) -> None:
-            broken = kernels.count_matrix(
-                np.ascontiguousarray(distances[slice(*span)]), first + span[0], sought.junk,
-                sought.order, sought.same, sought.bounds, sought.matches, sought.distances,
-                sought.counts,
-            )  # fmt: skip
+            rows = np.ascontiguousarray(distances[slice(*span)])
+            broken = kernels.count_matrix(rows, first + span[0], sought.junk, sought.lists)
             if broken >= 0:
                 raise UserError(f"A distance of query {broken} is NaN; look for NaN in the features.")
 

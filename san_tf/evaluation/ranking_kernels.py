@@ -13,6 +13,8 @@ float64. Ranks therefore depend neither on the BLAS nor on blocks and threads.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from san_tf.compiled import compiled
@@ -21,6 +23,51 @@ from san_tf.compiled import compiled
 _STRETCH = 256
 # Columns of a tile that are scanned together.
 _STRIP = 128
+
+
+class FeatureBlock(NamedTuple):
+    """Features of consecutive images of one side, the queries or the gallery."""
+
+    first: int  # index of the first image
+    rows: np.ndarray  # (n, D) float32 or float64
+    squares: np.ndarray  # (n,) float64 squared lengths
+
+
+class MatchLists(NamedTuple):
+    """True matches of Q queries in a gallery of G images: M pairs of a query and one of its matches."""
+
+    order: np.ndarray  # (G,) gallery indices, sorted by identity, then by index
+    same: np.ndarray  # (Q, 2) where each query's identity begins and ends in `order`
+    bounds: np.ndarray  # (Q + 1,) where each query's matches begin in the next three
+    matches: np.ndarray  # (M,) gallery indices
+    distances: np.ndarray  # (M,) float64
+    counts: np.ndarray  # (M,) int64 images before each match that are not of the query's identity
+
+
+class PairIds(NamedTuple):
+    """Ids that determine which pairs of n queries and G gallery images count."""
+
+    query_pids: np.ndarray  # (n,) int64; -1 is junk
+    query_camids: np.ndarray  # (n,) int64
+    gallery_pids: np.ndarray  # (G,) int64; -1 is junk
+    gallery_camids: np.ndarray  # (G,) int64
+    other_cameras_only: bool  # whether pairs under one camera do not count
+
+
+class ThresholdCells(NamedTuple):
+    """Rising thresholds, with a table of C cells of equal width to find them fast."""
+
+    thresholds: np.ndarray  # (T,) rising, of the distances' type
+    starts: np.ndarray  # (C + 1,) int64: thresholds below each cell's lower edge
+    scale: float  # cells per unit of distance
+
+
+class SparseRows(NamedTuple):
+    """Sparse matrix of N rows and M values."""
+
+    bounds: np.ndarray  # (N + 1,) int64: where each row begins in the next two
+    images: np.ndarray  # (M,) int32 columns, ascending within a row
+    weights: np.ndarray  # (M,) float32 values
 
 
 @compiled
@@ -167,19 +214,10 @@ def sort_matches(bounds: np.ndarray, matches: np.ndarray, distances: np.ndarray)
 @compiled
 def count_product(
     products: np.ndarray,
-    query_rows: np.ndarray,
-    query_squares: np.ndarray,
-    first_query: int,
-    rows: np.ndarray,
-    squares: np.ndarray,
+    queries: FeatureBlock,
+    gallery: FeatureBlock,
     junk: np.ndarray,
-    first_row: int,
-    order: np.ndarray,
-    same: np.ndarray,
-    bounds: np.ndarray,
-    matches: np.ndarray,
-    thresholds: np.ndarray,
-    counts: np.ndarray,
+    sought: MatchLists,
     rounding: float,
     cosine: bool,
 ) -> None:
@@ -189,23 +227,18 @@ def count_product(
     the true matches among themselves is known.
 
     Args:
-        products: `(q, r)` inner products of `query_rows` and `rows`, rounded in their own type.
-        query_rows: `(q, D)` features of the queries from `first_query` on.
-        query_squares: `(q,)` float64 squared lengths.
-        first_query: index of the first query.
-        rows: `(r, D)` features of the gallery from `first_row` on.
-        squares: `(r,)` float64 squared lengths.
+        products: `(q, r)` inner products of both sides' rows, rounded in their own type.
+        queries: q queries.
+        gallery: r gallery images.
         junk: `(r,)` bool.
-        first_row: gallery index of the first row.
-        order: `(G,)` as in `list_matches`.
-        same: `(Q, 2)` likewise.
-        bounds: `(Q + 1,)` likewise.
-        matches: `(M,)` gallery indices, sorted by `sort_matches`.
-        thresholds: `(M,)` float64 distances of the matches, likewise.
-        counts: `(M,)` int64; added to.
+        sought: all matches, sorted by `sort_matches`; its `counts` are added to.
         rounding: bound of an inner product's error, as a share of the product of both lengths.
         cosine: see `direct_distance`.
     """
+    order, same, bounds = sought.order, sought.same, sought.bounds
+    matches, thresholds, counts = sought.matches, sought.distances, sought.counts
+    first_query, query_rows, query_squares = queries.first, queries.rows, queries.squares
+    first_row, rows, squares = gallery.first, gallery.rows, gallery.squares
     kind = products.dtype.type
     ulp = 4.0 * np.finfo(kind).eps  # four roundings between product and distance
     near, direct = np.empty(_STRETCH, products.dtype), np.empty(_STRETCH, np.float64)
@@ -255,33 +288,21 @@ def count_product(
 
 
 @compiled
-def count_matrix(
-    distances: np.ndarray,
-    first_query: int,
-    junk: np.ndarray,
-    order: np.ndarray,
-    same: np.ndarray,
-    bounds: np.ndarray,
-    matches: np.ndarray,
-    thresholds: np.ndarray,
-    counts: np.ndarray,
-) -> int:
+def count_matrix(distances: np.ndarray, first_query: int, junk: np.ndarray, sought: MatchLists) -> int:
     """Count the images before each match of some queries by given distances, which are used as they are.
 
     Args:
         distances: `(q, G)` of the queries from `first_query` on.
         first_query: index of the first query.
         junk: `(G,)` bool.
-        order: `(G,)` as in `list_matches`.
-        same: `(Q, 2)` likewise.
-        bounds: `(Q + 1,)` likewise.
-        matches: `(M,)` in gallery order; sorted in place by distance.
-        thresholds: `(M,)` float64 distances of the matches; written.
-        counts: `(M,)` int64; added to.
+        sought: matches in gallery order; they are sorted by distance in place, their `distances` are written,
+            and their `counts` are added to.
 
     Returns:
         Index of the first query with a NaN distance, or -1.
     """
+    order, same, bounds = sought.order, sought.same, sought.bounds
+    matches, thresholds, counts = sought.matches, sought.distances, sought.counts
     size = distances.shape[1]
     near = np.empty(_STRETCH, distances.dtype)
     for i in range(len(distances)):
@@ -675,20 +696,12 @@ def encode_reciprocal(
 
 @compiled
 def expand_rows(
-    bounds: np.ndarray,
-    images: np.ndarray,
-    weights: np.ndarray,
-    neighbours: np.ndarray,
-    start: int,
-    stop: int,
-    k2: int,
+    rows: SparseRows, neighbours: np.ndarray, start: int, stop: int, k2: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Replace some rows by the mean over their `k2` nearest (local query expansion, section 3.4).
 
     Args:
-        bounds: `(N + 1,)` where each row begins.
-        images: `(M,)` int32.
-        weights: `(M,)` float32.
+        rows: N rows.
         neighbours: `(N, n)` int32, each image itself first.
         start: first row to replace.
         stop: one after the last row.
@@ -697,6 +710,7 @@ def expand_rows(
     Returns:
         As `encode_reciprocal`.
     """
+    bounds, images, weights = rows.bounds, rows.images, rows.weights
     lengths = np.zeros(stop - start, np.int64)
     out_images = np.empty((stop - start) * 64, np.int32)
     out_weights = np.empty(len(out_images), np.float32)
@@ -725,20 +739,17 @@ def expand_rows(
 
 
 @compiled
-def invert_rows(
-    bounds: np.ndarray, images: np.ndarray, weights: np.ndarray, queries: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def invert_rows(rows: SparseRows, queries: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Invert the gallery's rows: for each image, list the gallery images that it describes.
 
     Args:
-        bounds: `(N + 1,)` where each row begins.
-        images: `(M,)` int32.
-        weights: `(M,)` float32.
+        rows: N rows.
         queries: number of first rows to leave out.
 
     Returns:
         `(N + 1,)` bounds, gallery indices (int32, from 0) and weights (float32).
     """
+    bounds, images, weights = rows.bounds, rows.images, rows.weights
     number = len(bounds) - 1
     out_bounds = np.zeros(number + 1, np.int64)
     for m in range(bounds[queries], bounds[number]):
@@ -778,12 +789,8 @@ def square_distances(
 def blend_distances(
     distances: np.ndarray,
     first: int,
-    bounds: np.ndarray,
-    images: np.ndarray,
-    weights: np.ndarray,
-    list_bounds: np.ndarray,
-    listed: np.ndarray,
-    list_weights: np.ndarray,
+    rows: SparseRows,
+    lists: SparseRows,
     largest: np.ndarray,
     original: float,
 ) -> None:
@@ -796,15 +803,12 @@ def blend_distances(
     Args:
         distances: `(q, G)` squared distances of the queries from `first` on; written.
         first: index of the first query.
-        bounds: `(Q + 1,)` where each query's row begins.
-        images: images of the queries' rows.
-        weights: weights of the queries' rows.
-        list_bounds: `(N + 1,)` bounds from `invert_rows`.
-        listed: gallery indices from `invert_rows`.
-        list_weights: weights from `invert_rows`.
+        rows: rows of the Q queries.
+        lists: result of `invert_rows`.
         largest: `(Q,)` largest squared distance of each query.
         original: weight of the original distance (lambda), in [0, 1].
     """
+    bounds, images, weights = rows.bounds, rows.images, rows.weights
     kind = distances.dtype.type
     shared = np.zeros(distances.shape[1], np.float32)
     met = np.empty(distances.shape[1], np.int32)
@@ -813,12 +817,12 @@ def blend_distances(
         number = 0
         for m in range(bounds[query], bounds[query + 1]):
             weight = weights[m]
-            for n in range(list_bounds[images[m]], list_bounds[images[m] + 1]):
-                image = listed[n]
+            for n in range(lists.bounds[images[m]], lists.bounds[images[m] + 1]):
+                image = lists.images[n]
                 if shared[image] == 0.0:
                     met[number] = image
                     number += 1
-                shared[image] += min(weight, list_weights[n])
+                shared[image] += min(weight, lists.weights[n])
         scale = kind(original / largest[query]) if largest[query] > 0 else kind(0.0)
         rest = kind(1.0 - original)
         for j in range(distances.shape[1]):
@@ -831,37 +835,24 @@ def blend_distances(
 
 @compiled
 def count_others(
-    block: np.ndarray,
-    query_pids: np.ndarray,
-    query_camids: np.ndarray,
-    gallery_pids: np.ndarray,
-    gallery_camids: np.ndarray,
-    other_cameras_only: bool,
-    thresholds: np.ndarray,
-    starts: np.ndarray,
-    scale: float,
-    up_to: np.ndarray,
-    below: np.ndarray,
+    block: np.ndarray, ids: PairIds, cells: ThresholdCells, up_to: np.ndarray, below: np.ndarray
 ) -> int:
     """Count the different-person pairs of some queries by the lowest threshold that accepts them.
 
     Args:
         block: `(n, G)` distances of n queries.
-        query_pids: `(n,)` int64; -1 is junk.
-        query_camids: `(n,)` int64.
-        gallery_pids: `(G,)` int64; -1 is junk.
-        gallery_camids: `(G,)` int64.
-        other_cameras_only: whether pairs under one camera do not count.
-        thresholds: `(T,)` rising, of the block's type.
-        starts: `(C + 1,)` int64: thresholds below the lower edge of each of C cells of equal width.
-        scale: cells per unit of distance.
+        ids: of both sides.
+        cells: thresholds.
         up_to: `(T + 1,)` int64, added to: pairs by the first threshold that is at least their distance.
         below: `(T + 1,)` int64, added to: pairs by the first threshold that is above their distance.
 
     Returns:
         Number of all counted pairs, also of those beyond the last threshold.
     """
-    number, cells = 0, len(starts) - 1
+    query_pids, query_camids = ids.query_pids, ids.query_camids
+    gallery_pids, gallery_camids = ids.gallery_pids, ids.gallery_camids
+    thresholds, starts = cells.thresholds, cells.starts
+    number, last = 0, len(starts) - 1
     low, high = thresholds[0], thresholds[-1]
     for row in range(len(block)):
         if query_pids[row] == -1:
@@ -869,7 +860,7 @@ def count_others(
         for image in range(block.shape[1]):
             if gallery_pids[image] == -1 or gallery_pids[image] == query_pids[row]:
                 continue
-            if other_cameras_only and gallery_camids[image] == query_camids[row]:
+            if ids.other_cameras_only and gallery_camids[image] == query_camids[row]:
                 continue
             number += 1
             distance = block[row, image]
@@ -879,9 +870,9 @@ def count_others(
                 place = 0
             else:
                 # Search one more cell on both sides: rounding may have chosen the next one.
-                cell = int((np.float64(distance) - np.float64(low)) * scale)
+                cell = int((np.float64(distance) - np.float64(low)) * cells.scale)
                 place = starts[max(cell - 1, 0)]
-                end = starts[min(cell + 2, cells)]
+                end = starts[min(cell + 2, last)]
                 while place < end:
                     middle = (place + end) // 2
                     if thresholds[middle] < distance:

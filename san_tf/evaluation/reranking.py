@@ -23,23 +23,9 @@ from san_tf.errors import UserError
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.distances import BLOCK_BYTES
 from san_tf.evaluation.neighbours import Neighbours, nearest_neighbours
+from san_tf.evaluation.ranking_kernels import SparseRows
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.progress import with_bar
-
-
-@dataclass(frozen=True)
-class SparseRows:
-    """Sparse matrix of N rows and M values.
-
-    Args:
-        bounds: `(N + 1,)` int64: where each row begins in `images` and `weights`.
-        images: `(M,)` int32 columns, ascending within a row.
-        weights: `(M,)` float32 values.
-    """
-
-    bounds: np.ndarray
-    images: np.ndarray
-    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -111,11 +97,9 @@ class Reranking:
             raw = rows
             rows = _joined(
                 len(nearest),
-                lambda start, stop: kernels.expand_rows(
-                    raw.bounds, raw.images, raw.weights, nearest, start, stop, min(k2, width)
-                ),
+                lambda start, stop: kernels.expand_rows(raw, nearest, start, stop, min(k2, width)),
             )
-        lists = SparseRows(*kernels.invert_rows(rows.bounds, rows.images, rows.weights, queries))
+        lists = SparseRows(*kernels.invert_rows(rows, queries))
         end = rows.bounds[queries]
         kept = SparseRows(
             rows.bounds[: queries + 1].copy(), rows.images[:end].copy(), rows.weights[:end].copy()
@@ -151,10 +135,8 @@ class Reranking:
                         out[:, start : start + step],
                     )  # fmt: skip
                 kernels.blend_distances(
-                    out, rows.start, self.queries.bounds, self.queries.images, self.queries.weights,
-                    self.lists.bounds, self.lists.images, self.lists.weights,
-                    self.neighbours.largest, self.lambda_value,
-                )  # fmt: skip
+                    out, rows.start, self.queries, self.lists, self.neighbours.largest, self.lambda_value
+                )
 
             finish_blocks(fill, ranges(len(distances), -(-len(distances) // core_count())))
             yield first, distances

@@ -14,9 +14,9 @@ import numpy as np
 
 from san_tf.cores import core_count
 from san_tf.errors import UserError
+from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.pairs import cameras_of_pairs
-from san_tf.evaluation.ranking_kernels import count_others
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.short_repr import ShortRepr
@@ -149,7 +149,7 @@ def _count_others(
     distances: Distances, sought: TrueMatches, thresholds: np.ndarray, other_cameras_only: bool
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Count the different-person pairs up to each threshold, strictly below it, and in all."""
-    starts, scale = _cell_starts(thresholds)
+    cells = kernels.ThresholdCells(thresholds, *_cell_starts(thresholds))
     totals = np.zeros((2, len(thresholds) + 1), np.int64)
     num_different = 0
     for first, block in distances():
@@ -163,11 +163,11 @@ def _count_others(
         ) -> None:
             own = np.zeros((2, len(thresholds) + 1), np.int64)
             rows = slice(first + span[0], first + span[1])
-            number = count_others(
-                block[slice(*span)], sought.query_pids[rows], sought.query_camids[rows],
+            ids = kernels.PairIds(
+                sought.query_pids[rows], sought.query_camids[rows],
                 sought.gallery_pids, sought.gallery_camids, other_cameras_only,
-                thresholds, starts, scale, own[0], own[1],
             )  # fmt: skip
+            number = kernels.count_others(block[slice(*span)], ids, cells, own[0], own[1])
             counted.append((number, own))
 
         finish_blocks(count, ranges(len(block), -(-len(block) // core_count())))

@@ -74,6 +74,13 @@ class TrueMatches(ShortRepr):
         )  # fmt: skip
 
     @property
+    def lists(self) -> kernels.MatchLists:
+        """The arrays that kernels read and write."""
+        return kernels.MatchLists(
+            self.order, self.same, self.bounds, self.matches, self.distances, self.counts
+        )
+
+    @property
     def owners(self) -> np.ndarray:
         """Index of the query of each match, `(M,)` int64."""
         return np.repeat(np.arange(len(self.same)), np.diff(self.bounds))

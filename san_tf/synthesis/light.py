@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from san_tf.synthesis.seeds import generator_at
 
 
-@dataclass(frozen=True)
-class Light:
-    """Sun and sky as seen from a camera.
+class Light(NamedTuple):
+    """Sun and sky as seen from a camera, as `street_kernels.cast` takes them.
 
     Attributes:
         direction: `(3,)` unit vector towards the sun in the camera's world frame (y up).

@@ -5,7 +5,7 @@ A place has a ground in three strips (such as paving, road, verge), two walls an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,9 +17,8 @@ GROUNDS = ("asphalt", "tiles", "bricks", "slabs", "grass", "gravel", "checker", 
 WALLS = ("plaster", "brick", "office", "shop", "hedge", "fence", "shutter", "stone", "dark")
 
 
-@dataclass(frozen=True)
-class Place:
-    """Parameters of a procedural street scene.
+class Place(NamedTuple):
+    """Parameters of a procedural street scene, as `street_kernels.cast` takes them.
 
     Attributes:
         seed: seed of the noise on its surfaces.

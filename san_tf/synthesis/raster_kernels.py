@@ -2,12 +2,66 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from san_tf.compiled import compiled
 
 # Vertices nearer than this (metres) count as behind the camera.
 NEAR = 0.05
+
+
+class DepthBuffer(NamedTuple):
+    """The nearest surface at each pixel."""
+
+    inverse_depth: np.ndarray  # (H, W) float64: 1 / depth, 0 for none
+    triangle: np.ndarray  # (H, W) int32: its face, -1 for none
+    which: np.ndarray  # (H, W) int16: index of its mesh, -1 for none
+
+
+class Surface(NamedTuple):
+    """A mesh with its colours, as contiguous arrays; `mesh.Mesh` explains them."""
+
+    points: np.ndarray  # (V, 3) float64 from `project`
+    faces: np.ndarray  # (F, 3) int32
+    vertices: np.ndarray  # (V, 3) float64 metres
+    normals: np.ndarray  # (V, 3) float64 unit vectors
+    uv: np.ndarray  # (VT, 2) float32
+    uv_faces: np.ndarray  # (F, 3) int32 into `uv`
+    texture: np.ndarray  # (T, T, 3) float32 linear; used if `textured`
+    colors: np.ndarray  # (V, 3) float32 linear; used if not `textured`
+    textured: bool  # whether colours come from the texture
+    part: np.ndarray  # (F,) uint8 labels, or empty
+    occlusion: np.ndarray  # (V,) float32 in 0..1, or empty for 1
+    gloss: float  # strength of the highlight
+
+
+class ShadowMap(NamedTuple):
+    """The key light's view, a parallel projection."""
+
+    axes: np.ndarray  # (3, 3) float64 rows: right, down, towards the light
+    x: float  # metres, origin of the map
+    y: float
+    scale: float  # pixels per metre
+    zero: float  # metres along the light where nearness is 0
+    nearness: np.ndarray  # (S, S) float64, larger near the light; (0, 0) means no shadows
+
+
+class Lighting(NamedTuple):
+    """Light of a scene, and the point that sees it."""
+
+    lamps: np.ndarray  # (6, 3) float64: key direction, key, sky, ground, fill direction, fill
+    eye: np.ndarray  # (3,) float64 metres, position of the camera
+    shadow: ShadowMap
+
+
+class Samples(NamedTuple):
+    """What each pixel of the fine grid shows; pixels without a mesh keep their values."""
+
+    rgb: np.ndarray  # (H, W, 3) float32 linear light
+    uv: np.ndarray  # (H, W, 2) float32 texture coordinates
+    part: np.ndarray  # (H, W) uint8 labels
 
 
 @compiled
@@ -58,13 +112,7 @@ def flatten(vertices: np.ndarray, axes: np.ndarray) -> np.ndarray:
 
 @compiled
 def fill(
-    points: np.ndarray,
-    faces: np.ndarray,
-    number: int,
-    double_sided: bool,
-    inverse_depth: np.ndarray,
-    triangle: np.ndarray,
-    which: np.ndarray,
+    points: np.ndarray, faces: np.ndarray, number: int, double_sided: bool, nearest: DepthBuffer
 ) -> None:
     """Write a mesh's triangles into the pixels where they are nearest so far.
 
@@ -73,10 +121,9 @@ def fill(
         faces: (F, 3) int32.
         number: index of the mesh.
         double_sided: whether to draw faces seen from behind.
-        inverse_depth: (H, W) float64, changed in place: 1 / depth of the nearest surface, 0 for none.
-        triangle: (H, W) int32, changed in place: its face.
-        which: (H, W) int16, changed in place: its mesh.
+        nearest: changed in place.
     """
+    inverse_depth, triangle, which = nearest.inverse_depth, nearest.triangle, nearest.which
     height, width = inverse_depth.shape
     for t in range(faces.shape[0]):
         a, b, c = faces[t, 0], faces[t, 1], faces[t, 2]
@@ -135,58 +182,21 @@ def _lit(nearness: np.ndarray, x: float, y: float, z: float) -> float:
 
 
 @compiled
-def shade(
-    number: int,
-    points: np.ndarray,
-    faces: np.ndarray,
-    vertices: np.ndarray,
-    normals: np.ndarray,
-    uv: np.ndarray,
-    uv_faces: np.ndarray,
-    texture: np.ndarray,
-    colors: np.ndarray,
-    textured: bool,
-    part: np.ndarray,
-    occlusion: np.ndarray,
-    gloss: float,
-    lamps: np.ndarray,
-    eye: np.ndarray,
-    shadow: tuple[np.ndarray, float, float, float, float, np.ndarray],
-    inverse_depth: np.ndarray,
-    triangle: np.ndarray,
-    which: np.ndarray,
-    rgb_out: np.ndarray,
-    uv_out: np.ndarray,
-    part_out: np.ndarray,
-) -> None:
+def shade(number: int, surface: Surface, lighting: Lighting, nearest: DepthBuffer, samples: Samples) -> None:
     """Colour the pixels that show mesh `number`.
 
     Args:
         number: index of the mesh.
-        points: (V, 3) float64 from `project`.
-        faces: (F, 3) int32.
-        vertices: (V, 3) float64 metres.
-        normals: (V, 3) float64 unit vectors.
-        uv: (VT, 2) float32.
-        uv_faces: (F, 3) int32 into `uv`.
-        texture: (T, T, 3) float32 linear; used if `textured`.
-        colors: (V, 3) float32 linear; used if not `textured`.
-        textured: whether colours come from the texture.
-        part: (F,) uint8 labels, or empty.
-        occlusion: (V,) float32 in 0..1, or empty for 1.
-        gloss: strength of the highlight.
-        lamps: (6, 3) float64: key direction, key, sky, ground, fill direction, fill.
-        eye: (3,) float64 metres, position of the camera.
-        shadow: the key light's view: axes, origin x and y, pixels per metre, zero of nearness, nearness map;
-            an empty map means no shadows.
-        inverse_depth: (H, W) float64 from `fill`.
-        triangle: (H, W) int32 from `fill`.
-        which: (H, W) int16 from `fill`.
-        rgb_out: (H, W, 3) float32, changed in place.
-        uv_out: (H, W, 2) float32, changed in place.
-        part_out: (H, W) uint8, changed in place.
+        surface: the mesh.
+        lighting: light and shadows.
+        nearest: result of `fill` for all meshes.
+        samples: changed in place.
     """
-    shadow_axes, shadow_x, shadow_y, shadow_scale, shadow_zero, nearness = shadow
+    points, faces, vertices, normals = surface.points, surface.faces, surface.vertices, surface.normals
+    uv, uv_faces, texture, colors = surface.uv, surface.uv_faces, surface.texture, surface.colors
+    part, occlusion, gloss = surface.part, surface.occlusion, surface.gloss
+    lamps, eye, shadow = lighting.lamps, lighting.eye, lighting.shadow
+    inverse_depth, triangle, which = nearest.inverse_depth, nearest.triangle, nearest.which
     rows, cols = texture.shape[0], texture.shape[1]
     color = np.empty(3)
     for row in range(which.shape[0]):
@@ -204,11 +214,11 @@ def shade(
             # attribute / depth is linear on the screen; dividing by 1 / depth corrects the perspective
             w0, w1 = w0 * points[a, 2] / z, w1 * points[b, 2] / z
             w2 = 1 - w0 - w1
-            if textured:
+            if surface.textured:
                 i, j, k = uv_faces[t, 0], uv_faces[t, 1], uv_faces[t, 2]
                 u = w0 * uv[i, 0] + w1 * uv[j, 0] + w2 * uv[k, 0]
                 v = w0 * uv[i, 1] + w1 * uv[j, 1] + w2 * uv[k, 1]
-                uv_out[row, col, 0], uv_out[row, col, 1] = u, v
+                samples.uv[row, col, 0], samples.uv[row, col, 1] = u, v
                 fx = min(max(u * cols - 0.5, 0.0), cols - 1.0)
                 fy = min(max((1 - v) * rows - 0.5, 0.0), rows - 1.0)
                 ix, iy = min(int(fx), cols - 2), min(int(fy), rows - 2)
@@ -231,14 +241,17 @@ def shade(
             py = w0 * vertices[a, 1] + w1 * vertices[b, 1] + w2 * vertices[c, 1]
             pz = w0 * vertices[a, 2] + w1 * vertices[b, 2] + w2 * vertices[c, 2]
             key = nx * lamps[0, 0] + ny * lamps[0, 1] + nz * lamps[0, 2]
-            if key > 0 and nearness.shape[0] > 0:
+            if key > 0 and shadow.nearness.shape[0] > 0:
                 # a step along the normal keeps the surface from casting a shadow on itself
                 qx, qy, qz = px + 0.02 * nx, py + 0.02 * ny, pz + 0.02 * nz
-                sx = shadow_axes[0, 0] * qx + shadow_axes[0, 1] * qy + shadow_axes[0, 2] * qz
-                sy = shadow_axes[1, 0] * qx + shadow_axes[1, 1] * qy + shadow_axes[1, 2] * qz
-                sz = shadow_axes[2, 0] * qx + shadow_axes[2, 1] * qy + shadow_axes[2, 2] * qz
+                sx = shadow.axes[0, 0] * qx + shadow.axes[0, 1] * qy + shadow.axes[0, 2] * qz
+                sy = shadow.axes[1, 0] * qx + shadow.axes[1, 1] * qy + shadow.axes[1, 2] * qz
+                sz = shadow.axes[2, 0] * qx + shadow.axes[2, 1] * qy + shadow.axes[2, 2] * qz
                 key *= _lit(
-                    nearness, (sx - shadow_x) * shadow_scale, (sy - shadow_y) * shadow_scale, sz - shadow_zero
+                    shadow.nearness,
+                    (sx - shadow.x) * shadow.scale,
+                    (sy - shadow.y) * shadow.scale,
+                    sz - shadow.zero,
                 )
             key = max(key, 0.0)
             fill_light = max(nx * lamps[4, 0] + ny * lamps[4, 1] + nz * lamps[4, 2], 0.0)
@@ -256,31 +269,30 @@ def shade(
                 open_sky = w0 * occlusion[a] + w1 * occlusion[b] + w2 * occlusion[c]
             for k in range(3):
                 ambient = open_sky * (up * lamps[2, k] + (1 - up) * lamps[3, k])
-                rgb_out[row, col, k] = (
+                samples.rgb[row, col, k] = (
                     color[k] * (ambient + key * lamps[1, k] + fill_light * open_sky * lamps[5, k])
                     + shine * lamps[1, k]
                 )
             if part.shape[0] > 0:
-                part_out[row, col] = part[t]
+                samples.part[row, col] = part[t]
 
 
 @compiled
 def resolve(
-    n: int, rgb: np.ndarray, inverse_depth: np.ndarray, which: np.ndarray, uv: np.ndarray, part: np.ndarray
+    n: int, nearest: DepthBuffer, samples: Samples
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Average n x n samples per pixel.
 
     Args:
         n: samples per pixel and side.
-        rgb: (n H, n W, 3) float32 linear light.
-        inverse_depth: (n H, n W) float64.
-        which: (n H, n W) int16 mesh, -1 for none.
-        uv: (n H, n W, 2) float32.
-        part: (n H, n W) uint8.
+        nearest: (n H, n W) surfaces.
+        samples: (n H, n W) results of `shade`.
 
     Returns:
         rgb, alpha, uv, depth, part and mesh, as in `rasterizer.Frame`.
     """
+    inverse_depth, which = nearest.inverse_depth, nearest.which
+    rgb, uv, part = samples.rgb, samples.uv, samples.part
     height, width = rgb.shape[0] // n, rgb.shape[1] // n
     color = np.zeros((height, width, 3), np.float32)
     alpha = np.zeros((height, width), np.float32)
@@ -291,7 +303,7 @@ def resolve(
     for row in range(height):
         for col in range(width):
             covered = 0
-            nearest = 0.0
+            closest = 0.0
             for i in range(row * n, row * n + n):
                 for j in range(col * n, col * n + n):
                     if which[i, j] < 0:
@@ -299,9 +311,9 @@ def resolve(
                     covered += 1
                     for k in range(3):
                         color[row, col, k] += rgb[i, j, k]
-                    if inverse_depth[i, j] > nearest:
-                        nearest = inverse_depth[i, j]
-                        depth[row, col] = 1 / nearest
+                    if inverse_depth[i, j] > closest:
+                        closest = inverse_depth[i, j]
+                        depth[row, col] = 1 / closest
                         uv_out[row, col, 0], uv_out[row, col, 1] = uv[i, j, 0], uv[i, j, 1]
                         part_out[row, col] = part[i, j]
                         mesh[row, col] = which[i, j]

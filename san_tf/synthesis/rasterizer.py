@@ -194,9 +194,7 @@ def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersa
         raise UserError(f"supersample must be 1, 2, 3 or 4. Received: {supersample}.")
     fine = view.scaled(supersample) if supersample > 1 else view
     height, width = fine.size
-    inverse_depth = np.zeros((height, width))
-    triangle = np.full((height, width), -1, np.int32)
-    which = np.full((height, width), -1, np.int16)
+    nearest = _empty_buffer(height, width)
     projected = []
     for number, mesh in enumerate(meshes):
         points = kernels.project(
@@ -208,13 +206,15 @@ def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersa
             float(fine.center[1]),
         )
         faces = np.ascontiguousarray(mesh.faces, np.int32)
-        kernels.fill(points, faces, number, mesh.double_sided, inverse_depth, triangle, which)
+        kernels.fill(points, faces, number, mesh.double_sided, nearest)
         projected.append((points, faces))
     shadow = _shadow_map(meshes, light) if light.shadows and meshes else _NO_SHADOW
 
-    rgb = np.zeros((height, width, 3), np.float32)
-    uv = np.full((height, width, 2), -1, np.float32)
-    part = np.zeros((height, width), np.uint8)
+    samples = kernels.Samples(
+        rgb=np.zeros((height, width, 3), np.float32),
+        uv=np.full((height, width, 2), -1, np.float32),
+        part=np.zeros((height, width), np.uint8),
+    )
     lamps = np.array(
         [
             _unit(light.direction),
@@ -225,34 +225,32 @@ def draw(meshes: Sequence[Mesh], view: View, light: Light | None = None, supersa
             light.fill,
         ]
     )
-    eye = np.ascontiguousarray(fine.position, np.float64)
+    lighting = kernels.Lighting(lamps, np.ascontiguousarray(fine.position, np.float64), shadow)
     for number, (mesh, (points, faces)) in enumerate(zip(meshes, projected, strict=True)):
-        textured = mesh.texture is not None
-        kernels.shade(
-            number,
-            points,
-            faces,
-            np.ascontiguousarray(mesh.vertices, np.float64),
-            vertex_normals(mesh.vertices, faces),
-            _NO_UV if mesh.uv is None else np.ascontiguousarray(mesh.uv, np.float32),
-            faces[:0] if mesh.uv_faces is None else np.ascontiguousarray(mesh.uv_faces, np.int32),
-            _NO_TEXTURE if mesh.texture is None else _linear(mesh.texture),
-            _NO_COLORS if mesh.colors is None else _linear(mesh.colors),
-            textured,
-            _NO_PART if mesh.part is None else np.ascontiguousarray(mesh.part, np.uint8),
-            _ONES if mesh.occlusion is None else np.ascontiguousarray(mesh.occlusion, np.float32),
-            float(mesh.gloss),
-            lamps,
-            eye,
-            shadow,
-            inverse_depth,
-            triangle,
-            which,
-            rgb,
-            uv,
-            part,
+        surface = kernels.Surface(
+            points=points,
+            faces=faces,
+            vertices=np.ascontiguousarray(mesh.vertices, np.float64),
+            normals=vertex_normals(mesh.vertices, faces),
+            uv=_NO_UV if mesh.uv is None else np.ascontiguousarray(mesh.uv, np.float32),
+            uv_faces=faces[:0] if mesh.uv_faces is None else np.ascontiguousarray(mesh.uv_faces, np.int32),
+            texture=_NO_TEXTURE if mesh.texture is None else _linear(mesh.texture),
+            colors=_NO_COLORS if mesh.colors is None else _linear(mesh.colors),
+            textured=mesh.texture is not None,
+            part=_NO_PART if mesh.part is None else np.ascontiguousarray(mesh.part, np.uint8),
+            occlusion=_ONES if mesh.occlusion is None else np.ascontiguousarray(mesh.occlusion, np.float32),
+            gloss=float(mesh.gloss),
         )
-    return Frame(*kernels.resolve(supersample, rgb, inverse_depth, which, uv, part))
+        kernels.shade(number, surface, lighting, nearest, samples)
+    return Frame(*kernels.resolve(supersample, nearest, samples))
+
+
+def _empty_buffer(height: int, width: int) -> kernels.DepthBuffer:
+    return kernels.DepthBuffer(
+        inverse_depth=np.zeros((height, width)),
+        triangle=np.full((height, width), -1, np.int32),
+        which=np.full((height, width), -1, np.int16),
+    )
 
 
 _NO_UV = np.zeros((0, 2), np.float32)
@@ -260,14 +258,13 @@ _NO_TEXTURE = np.zeros((2, 2, 3), np.float32)
 _NO_COLORS = np.zeros((0, 3), np.float32)
 _NO_PART = np.zeros(0, np.uint8)
 _ONES = np.zeros(0, np.float32)
-# axes (3, 3), origin x, origin y, pixels per metre, zero of nearness, map; a map of (0, 0) means no shadows
-_NO_SHADOW = (np.eye(3), 0.0, 0.0, 1.0, 0.0, np.zeros((0, 0)))
+_NO_SHADOW = kernels.ShadowMap(np.eye(3), x=0.0, y=0.0, scale=1.0, zero=0.0, nearness=np.zeros((0, 0)))
 _SHADOW_SIZE = 192
 # a point up to this far (metres) behind the surface that the light sees is still lit
 _SHADOW_BIAS = 0.012
 
 
-def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
+def _shadow_map(meshes: Sequence[Mesh], light: Light) -> kernels.ShadowMap:
     """The key light's view, a parallel projection, with a map of nearness to the light."""
     toward = _unit(light.direction)
     helper = np.array([0.0, 0.0, 1.0]) if abs(toward[1]) > 0.9 else np.array([0.0, 1.0, 0.0])
@@ -279,13 +276,12 @@ def _shadow_map(meshes: Sequence[Mesh], light: Light) -> tuple:
     high = np.max([s.max(0) for s in seen], axis=0)
     scale = (_SHADOW_SIZE - 2) / max(float((high - low)[:2].max()), 1e-6)
     origin = low - 1 / scale
-    nearness = np.zeros((_SHADOW_SIZE, _SHADOW_SIZE))
-    triangle = np.full(nearness.shape, -1, np.int32)
-    which = np.full(nearness.shape, -1, np.int16)
+    buffer = _empty_buffer(_SHADOW_SIZE, _SHADOW_SIZE)
     for number, (mesh, points) in enumerate(zip(meshes, seen, strict=True)):
         points = (points - origin) * [scale, scale, 1.0]
         points[:, 2] += 1.0  # `fill` expects positive values that are larger near the light
-        kernels.fill(
-            points, np.ascontiguousarray(mesh.faces, np.int32), number, True, nearness, triangle, which
-        )
-    return axes, float(origin[0]), float(origin[1]), scale, float(origin[2]) - 1.0 - _SHADOW_BIAS, nearness
+        kernels.fill(points, np.ascontiguousarray(mesh.faces, np.int32), number, True, buffer)
+    zero = float(origin[2]) - 1.0 - _SHADOW_BIAS
+    return kernels.ShadowMap(
+        axes, float(origin[0]), float(origin[1]), scale, zero, nearness=buffer.inverse_depth
+    )

@@ -16,7 +16,7 @@ from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import Place, is_free, sample_place
 from san_tf.synthesis.seeds import generator_at
 from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
-from san_tf.synthesis.street_kernels import cast
+from san_tf.synthesis.street_kernels import Eye, cast
 
 
 def render_place(
@@ -34,14 +34,9 @@ def render_place(
     Returns:
         `(height, width, 3)` float32 RGB in linear light; 1 is a white surface in full light.
     """
-    height, width = size
-    out = np.zeros((height, width, 3), np.float32)
-    cast(
-        height, width, np.array([window.left, window.top, window.width, window.height]), camera.focal,
-        camera.rotation(), camera.height, place.street, place.strips, place.grounds, place.ground_params,
-        place.kerbs, place.paint, place.walls, place.wall_planes, place.wall_params, place.far,
-        place.dapple * light.hardness, place.seed, light.direction, light.sun, light.sky, out,
-    )  # fmt: skip
+    out = np.zeros((*size, 3), np.float32)
+    corners = np.array([window.left, window.top, window.width, window.height])
+    cast(Eye(corners, camera.focal, camera.rotation(), camera.height), place, light, out)
     return out
 
 

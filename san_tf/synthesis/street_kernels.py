@@ -6,13 +6,26 @@ in every process. `footprint` is the size of a pixel on the surface in metres; f
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from san_tf.compiled import compiled
+from san_tf.synthesis.light import Light
+from san_tf.synthesis.places import Place
 
 # Materials, in the order of `places.GROUNDS` and `places.WALLS`.
 ASPHALT, TILES, BRICKS, SLABS, GRASS, GRAVEL, CHECKER, ZEBRA = range(8)
 PLASTER, BRICK, OFFICE, SHOP, HEDGE, FENCE, SHUTTER, STONE, DARK = range(9)
+
+
+class Eye(NamedTuple):
+    """The part of a camera's frame to draw, and how the camera hangs."""
+
+    window: np.ndarray  # (4,) left, top, width and height in native pixels, as in `camera.Window`
+    focal: float  # focal length in native pixels
+    turn: np.ndarray  # (3, 3) rotation, world to camera
+    height: float  # of the lens above the ground in metres
 
 
 @compiled
@@ -210,41 +223,24 @@ def wall_color(
 
 
 @compiled
-def cast(
-    height: int, width: int, window: np.ndarray, focal: float, turn: np.ndarray, lens: float, street: float,
-    strips: np.ndarray, grounds: np.ndarray, ground_params: np.ndarray, kerbs: np.ndarray, paint: np.ndarray,
-    walls: np.ndarray, planes: np.ndarray, wall_params: np.ndarray, far: np.ndarray, dapple: float, seed: int,
-    sun_direction: np.ndarray, sun: np.ndarray, sky: np.ndarray, out: np.ndarray,
-) -> None:  # fmt: skip
+def cast(eye: Eye, place: Place, light: Light, out: np.ndarray) -> None:
     """Shade every pixel of a window: the nearest of ground and walls, else the far background.
 
     Args:
-        height: rows of `out`.
-        width: columns of `out`.
-        window: left, top, width and height in native pixels, as in `camera.Window`.
-        focal: focal length in native pixels.
-        turn: `(3, 3)` rotation, world to camera.
-        lens: height of the lens in metres.
-        street: this argument and those up to `far` are as in `places.Place`.
-        strips: `(2,)`.
-        grounds: `(3,)` int64.
-        ground_params: `(3, 8)`.
-        kerbs: `(2,)`.
-        paint: `(4,)`.
-        walls: `(2,)` int64.
-        planes: `(2, 5)`, `Place.wall_planes`.
-        wall_params: `(2, 8)`.
-        far: `(2, 3)`.
-        dapple: strength of the shadows on the ground, 0..1.
-        seed: of the place.
-        sun_direction: `(3,)` unit vector towards the sun.
-        sun: `(3,)` linear RGB of direct light.
-        sky: `(3,)` linear RGB of light from all directions.
+        eye: window and camera.
+        place: the street.
+        light: sun and sky.
         out: `(height, width, 3)` receives linear RGB.
     """
+    height, width = out.shape[0], out.shape[1]
+    window, focal, turn, lens, seed = eye.window, eye.focal, eye.turn, eye.height, place.seed
+    strips, kerbs, paint = place.strips, place.kerbs, place.paint
+    walls, planes, far = place.walls, place.wall_planes, place.far
+    sun_direction, sun, sky = light.direction, light.sun, light.sky
+    dapple = place.dapple * light.hardness
     albedo, over = np.zeros(3), np.zeros(3)
     left, top, step_x, step_y = window[0], window[1], window[2] / width, window[3] / height
-    cos_s, sin_s = np.cos(street), np.sin(street)
+    cos_s, sin_s = np.cos(place.street), np.sin(place.street)
     for row in range(height):
         for column in range(width):
             u, v = left + (column + 0.5) * step_x, top + (row + 0.5) * step_y
@@ -262,7 +258,14 @@ def cast(
                 along, across = cos_s * x + sin_s * z, -sin_s * x + cos_s * z
                 strip = 0 if across < strips[0] else (1 if across < strips[1] else 2)
                 ground_color(
-                    grounds[strip], along, across, ground_params, strip, footprint, seed + strip, albedo
+                    place.grounds[strip],
+                    along,
+                    across,
+                    place.ground_params,
+                    strip,
+                    footprint,
+                    seed + strip,
+                    albedo,
                 )
                 for edge in range(2):
                     if kerbs[edge] > 0:
@@ -276,7 +279,7 @@ def cast(
                         )
                         for k in range(3):
                             albedo[k] = (albedo[k] * (1 - stone) + level * stone) * (1 - 0.5 * gap)
-                painted = grounds[strip] == ASPHALT
+                painted = place.grounds[strip] == ASPHALT
                 line = 0.8 * joint(across - paint[0], 1e6, 0.1, footprint) if painted else 0.0
                 shade = 1.0
                 if dapple > 0:
@@ -327,7 +330,7 @@ def cast(
                     walls[wall],
                     s,
                     y,
-                    wall_params,
+                    place.wall_params,
                     wall,
                     t * length * step_y / focal,
                     seed + 50 * (wall + 1),
