@@ -18,6 +18,7 @@ from san_tf.version import __version__
 if TYPE_CHECKING:
     from san_tf.data.dataset_loading import load_dataset
     from san_tf.embedding.encoder_loading import LoadedEncoder, load_encoder
+    from san_tf.embedding.frames import FrameEncoder
     from san_tf.errors import UserError
     from san_tf.evaluation.encoder_scores import evaluate
     from san_tf.models.decoder import build_decoder
@@ -35,6 +36,7 @@ _HOMES = {
     "build_encoder": "san_tf.models.encoder",
     "build_decoder": "san_tf.models.decoder",
     "load_encoder": "san_tf.embedding.encoder_loading",
+    "FrameEncoder": "san_tf.embedding.frames",
     "LoadedEncoder": "san_tf.embedding.encoder_loading",
     "load_dataset": "san_tf.data.dataset_loading",
     "train": "san_tf.training.fitting",
@@ -49,6 +51,7 @@ _HOMES = {
 __all__ = [
     "SAN",
     "SANPG",
+    "FrameEncoder",
     "Gallery",
     "LoadedEncoder",
     "LossWeights",

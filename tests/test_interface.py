@@ -19,9 +19,9 @@ from san_tf import UserError, build_encoder, load_dataset, load_encoder
 
 # A change here is a change of what the changelog's version numbers speak of.
 INTERFACE = [
-    "SAN", "SANPG", "Gallery", "LoadedEncoder", "LossWeights", "UserError", "__version__", "build_decoder",
-    "build_encoder", "evaluate", "load_dataset", "load_encoder", "open_gallery", "register_backbone",
-    "register_loss", "train",
+    "SAN", "SANPG", "FrameEncoder", "Gallery", "LoadedEncoder", "LossWeights", "UserError", "__version__",
+    "build_decoder", "build_encoder", "evaluate", "load_dataset", "load_encoder", "open_gallery",
+    "register_backbone", "register_loss", "train",
 ]  # fmt: skip
 SHIPPED = Path(__file__).resolve().parents[1] / "saved_models" / "synthetic" / "1"
 

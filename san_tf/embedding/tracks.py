@@ -23,8 +23,10 @@ from san_tf.data.images import decode_image
 from san_tf.data.upright import PhotographError, upright
 from san_tf.embedding.bulk import UNDECODABLE, Encoder, Progress, shown
 from san_tf.embedding.feature_table import Embedded, FeatureTable
+from san_tf.embedding.frames import pixels_inside
 from san_tf.errors import UserError
 from san_tf.image_formats import is_image_name, read_regular, stamp_of
+from san_tf.serving.runtime_sessions import png_file
 
 BoxForm = Literal["sizes", "corners"]
 _COLUMNS = "frame, id, left, top, width, height"
@@ -540,10 +542,7 @@ def frames_in_order(folder: Path) -> list[Path]:
 
 def _crop(frame: np.ndarray, box: Box) -> bytes | None:
     """Return the part of the box inside the frame as a PNG file; None if there is none."""
-    height, width = frame.shape[:2]
-    top, bottom = max(0, round(box.top)), min(height, round(box.top + box.height))
-    left, right = max(0, round(box.left)), min(width, round(box.left + box.width))
-    if top >= bottom or left >= right:
-        return None
-    stored = cv2.imencode(".png", frame[top:bottom, left:right], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1]
-    return stored.tobytes()
+    edges = (box.left, box.top, box.left + box.width, box.top + box.height)
+    rows, columns = pixels_inside(edges, frame.shape[:2])
+    crop = frame[rows, columns]
+    return png_file(crop[..., ::-1]) if crop.size else None

@@ -10,11 +10,12 @@ import json
 import os
 import threading
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from san_tf.errors import UserError
@@ -27,6 +28,7 @@ NOTES_FILE = "san_tf.json"
 NOTES_KEY = "san_tf"
 _NEEDS = {
     "ai_edge_litert.interpreter": "LiteRT",
+    "ai_edge_litert.schema_py_generated": "LiteRT",
     "onnx": "onnx",
     "onnxruntime": "ONNX Runtime",
     "onnxruntime.quantization": "ONNX Runtime",
@@ -36,17 +38,30 @@ _NEEDS = {
 }
 # Most images and pixels in one run; more images are run in parts, to limit the memory.
 _IMAGES, _PIXELS = 128, 2**24
+# Numbers of the types in the files' own schemas.
+_LITERT_UINT8, _LITERT_FLOAT32 = 3, 0
+_ONNX_UINT8, _ONNX_FLOAT32 = 2, 1
 # Number of image sizes whose kernels OpenVINO keeps; its default of 5,000 takes gigabytes.
 _OPENVINO_SIZES = "32"
 
 
 class _Runtime(NamedTuple):
-    """What a runtime provides for a session: embedding function, embedding length, notes, lock."""
+    """What a runtime provides for a session.
+
+    Attributes:
+        embed: from images `(N, H, W, 3)` to embeddings. A SavedModel takes uint8; the others take float32
+            from 0 to 255, because a crop that is resized already has no whole numbers.
+        dimensions: length of an embedding.
+        notes: notes of the export.
+        parallel: whether several threads may call it at once.
+        embed_files: a SavedModel's function from image files, which it resizes one by one.
+    """
 
     embed: Callable[[np.ndarray], np.ndarray]
     dimensions: int
     notes: Mapping[str, Any]
     parallel: bool
+    embed_files: Callable[[Sequence[bytes]], np.ndarray] | None = None
 
 
 class Session:
@@ -97,31 +112,78 @@ class Session:
         step = max(1, min(_IMAGES, _PIXELS // max(height * width, 1)))
         for start in range(0, count, step):
             part = images[start : start + step]
-            answer[start : start + step] = self._checked(self._embed(part), part)
+            if self._runtime.embed_files is None:
+                part = part.astype(np.float32)
+            size = f"{len(part)} images of {height}x{width} pixels"
+            answer[start : start + step] = self._run(self._runtime.embed, part, size)
         return answer
 
-    def _embed(self, images: np.ndarray) -> np.ndarray:
+    def embed_crops(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Embed images of different sizes in one batch.
+
+        Each is resized once, as if it were embedded alone, so the embeddings agree with those of a call for
+        each image. Many images are run in parts.
+
+        Args:
+            crops: `(H, W, 3)` uint8 RGB each, of any H and W.
+
+        Returns:
+            `(N, dimensions)` float32, `(0, dimensions)` for no images.
+
+        Raises:
+            UserError: an image has the wrong type or shape, the runtime fails, or the file does not give the
+                size of its images.
+
+        Example:
+            >>> session.embed_crops([frame[0:300, 40:140], frame[20:180, 300:360]]).shape
+            (2, 2048)
+        """
+        answer = np.empty((len(crops), self.dimensions), np.float32)
+        for start in range(0, len(crops), _IMAGES):
+            part = [checked_images(crop[None])[0] for crop in crops[start : start + _IMAGES]]
+            size = f"{len(part)} crops"
+            if self._runtime.embed_files is None:
+                resized = np.stack([_resized(crop, self.image_size) for crop in part])
+                found = self._run(self._runtime.embed, resized, size)
+            else:
+                found = self._run(self._runtime.embed_files, [png_file(crop) for crop in part], size)
+            answer[start : start + _IMAGES] = found
+        return answer
+
+    def _run(self, embed: Callable[[Any], np.ndarray], images: Any, size: str) -> np.ndarray:
+        """Embed one batch, and check the answer."""
         try:
             if self._runtime.parallel:
-                return self._runtime.embed(images)
-            with self._lock:
-                return self._runtime.embed(images)
+                embeddings = embed(images)
+            else:
+                with self._lock:
+                    embeddings = embed(images)
         except Exception as error:  # each runtime has errors of its own
             raise UserError(
-                f"{self._path} failed on {_size(images)} ({_reason(error)}); check that there is "
-                "enough memory, or write the file again."
+                f"{self._path} failed on {size} ({_reason(error)}); check that there is enough memory, or "
+                "write the file again."
             ) from error
-
-    def _checked(self, embeddings: np.ndarray, images: np.ndarray) -> np.ndarray:
         wanted = (len(images), self.dimensions)
         if embeddings.shape != wanted or embeddings.dtype != np.float32:
             raise UserError(
-                f"{self._path} gave {embeddings.dtype} {embeddings.shape} for {_size(images)} instead of "
-                f"float32 {wanted}; write it again."
+                f"{self._path} gave {embeddings.dtype} {embeddings.shape} for {size} instead of float32 "
+                f"{wanted}; write it again."
             )
         if not np.isfinite(embeddings).all():
-            raise UserError(f"{self._path} gave NaN or infinity for {_size(images)}; write it again.")
+            raise UserError(f"{self._path} gave NaN or infinity for {size}; write it again.")
         return embeddings
+
+
+def png_file(image: np.ndarray) -> bytes:
+    """Return an image `(H, W, 3)` uint8 RGB as a PNG file, written quickly rather than small."""
+    stored = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 0])[1]
+    return stored.tobytes()
+
+
+def _resized(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize a crop to height and width `size`, float32, as `san_tf.data.images.resize_image` does."""
+    # OpenCV's bilinear resize of floats has the same half-pixel centres, and no antialiasing either.
+    return cv2.resize(crop.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 def checked_images(images: Any) -> np.ndarray:
@@ -205,10 +267,6 @@ def _advice(array: np.ndarray) -> str | None:
     return None
 
 
-def _size(images: np.ndarray) -> str:
-    return f"{len(images)} images of {images.shape[1]}x{images.shape[2]} pixels"
-
-
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
 
@@ -271,8 +329,14 @@ def package(name: str) -> ModuleType:
         ) from error
 
 
+# The files take uint8 and cast it to float32 first. Sessions declare the input to be float32, in memory, so
+# that the cast does nothing and the same network also takes crops that are resized already.
+
+
 def _litert(path: Path, threads: int) -> _Runtime:
-    interpreter = package("ai_edge_litert.interpreter").Interpreter(str(path), num_threads=threads or None)
+    interpreter = package("ai_edge_litert.interpreter").Interpreter(
+        model_content=_litert_of_floats(path.read_bytes()), num_threads=threads or None
+    )
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     shape: tuple[int, ...] = ()
 
@@ -295,6 +359,18 @@ def _litert(path: Path, threads: int) -> _Runtime:
     return _Runtime(embed, int(target["shape_signature"][-1]), _notes(path, notes), parallel=False)
 
 
+def _litert_of_floats(content: bytes) -> bytes:
+    """Return a LiteRT file whose input is float32 instead of uint8."""
+    model = bytearray(content)
+    graph = package("ai_edge_litert.schema_py_generated").Model.GetRootAs(model, 0).Subgraphs(0)
+    source = graph.Tensors(graph.Inputs(0))
+    if source.Type() != _LITERT_UINT8:
+        raise ValueError("its input is not uint8")
+    # The table's field `type`, a byte.
+    model[source._tab.Pos + source._tab.Offset(6)] = _LITERT_FLOAT32
+    return bytes(model)
+
+
 def _onnx(path: Path, threads: int) -> _Runtime:
     onnxruntime = package("onnxruntime")
     options = onnxruntime.SessionOptions()
@@ -302,7 +378,9 @@ def _onnx(path: Path, threads: int) -> _Runtime:
     options.log_severity_level = 3
     # The runtime would keep a memory plan for each image size, without limit.
     options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        _onnx_of_floats(path.read_bytes()), options, providers=["CPUExecutionProvider"]
+    )
     (source,) = (each.name for each in session.get_inputs())
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -311,6 +389,50 @@ def _onnx(path: Path, threads: int) -> _Runtime:
 
     notes = session.get_modelmeta().custom_metadata_map.get(NOTES_KEY)
     return _Runtime(embed, int(session.get_outputs()[0].shape[-1]), _notes(path, notes), parallel=True)
+
+
+def _onnx_of_floats(content: bytes) -> bytes:
+    """Return an ONNX file whose input is float32 instead of uint8.
+
+    ONNX Runtime cannot change a file, and the package `onnx`, which can, would be needed for this one byte.
+    """
+    model = bytearray(content)
+    place = (0, len(model))
+    # ModelProto.graph, GraphProto.input, ValueInfoProto.type, TypeProto.tensor_type, Tensor.elem_type
+    for field in (7, 11, 2, 1, 1):
+        (place,) = [(start, end) for number, start, end in _proto_fields(model, *place) if number == field]
+    if model[place[0]] != _ONNX_UINT8 or place[1] - place[0] != 1:
+        raise ValueError("its input is not uint8")
+    model[place[0]] = _ONNX_FLOAT32
+    return bytes(model)
+
+
+def _proto_fields(content: bytearray, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Yield number, start and end of the fields of a protobuf message; they hold a number or bytes."""
+    while start < end:
+        key, start = _varint(content, start)
+        kind = key & 7
+        if kind == 0:
+            stop = _varint(content, start)[1]
+        elif kind == 2:
+            size, start = _varint(content, start)
+            stop = start + size
+        elif kind in (1, 5):
+            stop = start + (8 if kind == 1 else 4)
+        else:
+            raise ValueError("it is not a protobuf message")
+        yield key >> 3, start, stop
+        start = stop
+
+
+def _varint(content: bytearray, start: int) -> tuple[int, int]:
+    """Return a number of variable length, and where it ends."""
+    value = shift = 0
+    while True:
+        value |= (content[start] & 127) << shift
+        start, shift = start + 1, shift + 7
+        if content[start - 1] < 128:
+            return value, start
 
 
 def _openvino(path: Path, threads: int) -> _Runtime:
@@ -322,8 +444,11 @@ def _openvino(path: Path, threads: int) -> _Runtime:
     }
     if threads:
         options["INFERENCE_NUM_THREADS"] = str(threads)
-    core = package("openvino").Core()
+    openvino = package("openvino")
+    core = openvino.Core()
     source = core.read_model(str(path))
+    source.get_parameters()[0].set_element_type(openvino.Type.f32)
+    source.validate_nodes_and_infer_types()
     model = core.compile_model(source, "CPU", options)
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -350,7 +475,7 @@ def _saved_model(path: Path, threads: int) -> _Runtime:
     verify_export(folder)
     try:
         loaded = tf.saved_model.load(str(folder))
-        served = loaded.signatures["serving_default"]
+        served, served_files = (loaded.signatures[name] for name in ("serving_default", "serving_bytes"))
         dimensions = int(served.structured_outputs["embedding"].shape[-1])
     except (OSError, ValueError, KeyError, TypeError, tf.errors.OpError) as error:
         raise UserError(f"{folder} cannot be loaded ({_reason(error)}); export it again.") from error
@@ -359,8 +484,12 @@ def _saved_model(path: Path, threads: int) -> _Runtime:
         answer: np.ndarray = served(images=tf.constant(images))["embedding"].numpy()
         return answer
 
+    def embed_files(files: Sequence[bytes]) -> np.ndarray:
+        answer: np.ndarray = served_files(image_bytes=tf.constant(files, tf.string))["embedding"].numpy()
+        return answer
+
     embed.model = loaded  # type: ignore[attr-defined]  # a signature does not keep its variables alive
-    return _Runtime(embed, dimensions, notes, parallel=True)
+    return _Runtime(embed, dimensions, notes, parallel=True, embed_files=embed_files)
 
 
 def _notes(path: Path, own: str | bytes | None) -> Mapping[str, Any]:
