@@ -145,7 +145,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(shared: Path, ablate: Ab
     with file_lock(shared / "baseline" / "seed_7" / ".lock") as mine:
         assert mine
         assert ablate(shared, "--stage=runs", "--rows=baseline", "--seeds=7") == 0
-    assert not trained and "another process is at it" in capsys.readouterr().out
+    assert not trained and "another process works on it" in capsys.readouterr().out
     assert ablate(shared, "--stage=runs", "--rows=baseline", "--seeds=7") == 0
     assert trained == [("baseline", 7, None)]
 
