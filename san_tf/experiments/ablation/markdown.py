@@ -53,7 +53,7 @@ def markdown(
 def _ranking(
     rows: Sequence[str], by_name: Mapping[tuple[str, str], Measure], titles: Mapping[str, str]
 ) -> str:
-    head = ["row", "seeds", "rank-1", "mAP", "mINP", "mAP less baseline"]
+    head = ["row", "seeds", "rank-1", "mAP", "mINP", "mAP minus baseline"]
     head += ["95 %, other people", "p", "95 %, other seeds"]
     lines = []
     for row in rows:
@@ -98,7 +98,7 @@ def _probes(
         f"{factor * references[name]:.{1 if factor == 100 else 3}f}" if name in references else ""
         for name, (_, factor, _) in _CELLS.items()
     ]
-    lines = [["place in the image alone; true colours of the seen side", *known]]
+    lines = [["place in the image only; true colours of the seen side", *known]]
     for row in rows:
         cells = []
         for name, (_, factor, unit) in _CELLS.items():

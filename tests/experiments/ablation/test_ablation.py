@@ -121,7 +121,7 @@ def test_a_stopped_ablation_goes_on_with_what_is_left(
     # A step may be done anew where there is a trained run.
     again = ("--stage=evaluate", "--rows", "baseline", "oracle", "--seeds=0")
     assert ablate(shared, *again) == 0
-    assert "nothing to do anew" in capsys.readouterr().out and len(trained) == 4
+    assert "nothing to repeat" in capsys.readouterr().out and len(trained) == 4
     assert (shared / "baseline" / "seed_0" / "results.json").stat().st_mtime_ns > before
     # With another recipe the runs are refused, and stay as they are.
     assert ablate(shared, *chosen, "--lambda_triplet=3") == 2
