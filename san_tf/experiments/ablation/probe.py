@@ -80,7 +80,7 @@ def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None
     with atomic_file(scores_path(experiment)) as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     experiment.say(
-        f"body part right in {cells.body_accuracy:.1%} of body cells (by place alone"
+        f"body part right in {cells.body_accuracy:.1%} of body cells (by place only"
         f" {places.body_accuracy:.1%}), R2 of the unseen side's colours {sides.unseen_r2:.2f}"
     )
 
