@@ -61,10 +61,11 @@ class Options:
     my_losses` for `my_losses.py` in the current folder."""
     strategy: Literal["mirrored", "multiworker"] | None = None
     """Train (stages `texture-generator` and `train`) on several devices: `mirrored` uses all GPUs of this
-    machine, `multiworker` those of all machines in the environment variable TF_CONFIG. For the latter, start
-    the same command on each machine (on the first with TF_CONFIG='{"cluster": {"worker": ["host1:2222",
-    "host2:2222"]}, "task": {"type": "worker", "index": 0}}', on the second the same with index 1). The batch
-    size is that of the recipe; P must be a multiple of the number of devices. None trains on one device."""
+    machine, `multiworker` those of all machines in the environment variable TF_CONFIG. With `multiworker`,
+    start the same command on each machine (on the first with TF_CONFIG='{"cluster": {"worker":
+    ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}', on the second the same with index
+    1). The batch size is that of the recipe; P must be a multiple of the number of devices. None uses one
+    device."""
 
 
 OptionsKind = TypeVar("OptionsKind", bound=Options)

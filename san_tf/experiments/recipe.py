@@ -132,8 +132,8 @@ class TrainingRecipe:
     """Passes over the training identities, warm-up included."""
     start: Literal["weights", "texture-generator"] = "weights"
     """Initial weights of the networks: `weights`, those of the model; `texture-generator`, encoder and
-    decoder of the trained texture generator. The latter has seen no identity, so the baseline starts from it,
-    too."""
+    decoder of the trained texture generator. The generator has seen no identity, so the baseline starts from
+    it, too."""
     steps_per_epoch: int = 0
     """Steps per epoch; 0 for as many as show each image about once."""
     schedule: Literal["steps", "cosine", "milestones"] = "steps"

@@ -97,7 +97,7 @@ def _run(experiment: Experiment, stages: Sequence[Stage], chosen: Sequence[Stage
             experiment.console.print(f"{title}  [dim]anew[/dim]" if anew else title)
             if goes_on and owned is not None:
                 before = owned.recipe.training.epochs
-                experiment.say(f"epochs were {before} and are {recipe.training.epochs}: the training goes on")
+                experiment.say(f"epochs were {before} and are {recipe.training.epochs}: training continues")
             if stage is due[0]:
                 _own(experiment, owned)
             with run.attempt(stage.name, stage.fields(recipe), anew):

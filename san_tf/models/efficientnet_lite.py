@@ -122,6 +122,8 @@ GROUPS = (
     (1, 3, 1, 6, 320),
 )
 STEM, HEAD = 32, 1280
+# The group of blocks that takes the last stride.
+LAST_STRIDE_GROUP = 5
 # Groups whose outputs are stages 1 to 3, the last maps of their sizes; stage 4 is the head's map.
 STAGE_GROUPS = (1, 2, 4)
 # The published weights expect (pixel - 127) / 128. With this input, photographs give the variances stored in
@@ -151,7 +153,7 @@ def efficientnet_lite0_stages(image: Tensor, last_stride: int, factory: LayerFac
     index = 0
     for group, (depth, kernel, stride, expansion, filters) in enumerate(GROUPS):
         for block in range(depth):
-            step = (last_stride if group == 5 else stride) if block == 0 else 1
+            step = (last_stride if group == LAST_STRIDE_GROUP else stride) if block == 0 else 1
             x = _block(x, kernel, step, expansion, filters, f"block{index}", factory)
             index += 1
         if group in STAGE_GROUPS:

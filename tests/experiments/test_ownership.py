@@ -193,7 +193,7 @@ def test_a_longer_training_goes_on_where_its_first_steps_are_the_same(command: C
     assert command("--folder=a", "--stage", "prepare", "train", "evaluate", "export")[0] == 0
     code, out, _ = command("--epochs=12")
     assert code == 0
-    assert "epochs were 6 and are 12: the training goes on" in out and "from epoch 6 to 12" in out
+    assert "epochs were 6 and are 12: training continues" in out and "from epoch 6 to 12" in out
     assert recipe_in(tmp_path / "run")["training"]["epochs"] == 12
     assert results_in(tmp_path / "run")["training"]["epochs"] == 12, "what the 6 gave is measured anew"
     assert command()[1].count("done already") == len(STAGES)

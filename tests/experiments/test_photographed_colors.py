@@ -56,13 +56,13 @@ def test_pairs_have_a_cast_where_the_recipe_wants_one(
     scores = json.loads((tmp_path / "texture_generator.json").read_text())
     told = capsys.readouterr().out
     if colors == "true":
-        assert "garment_colors" not in scores and "garments in their pictures" not in told
+        assert "garment_colors" not in scores and "garments in their images" not in told
         return
     found = scores["garment_colors"]
     # Four people in two pictures each.
     assert 8 < found["garments"] <= 16
     assert 0 < found["photographed"] < found["true"] and found["painted"] > 0
-    assert f"{found['garments']} garments in their pictures" in told
+    assert f"{found['garments']} garments in their images" in told
 
 
 def test_a_palette_goes_all_the_way(run, tmp_path: Path) -> None:

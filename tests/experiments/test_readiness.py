@@ -58,7 +58,7 @@ def test_data_that_are_fit_pass_and_what_they_hold_is_said(tmp_path: Path, capsy
     assert "NOTE: custom/names: 1 of the 3 test identities are also training identities" in said
     # As evaluation says it, of the images themselves.
     (target,) = targets(experiment)
-    assert "1 of the 3 people" in str(KnownPeople(experiment).note(target))
+    assert "1 of the 3 test identities" in str(KnownPeople(experiment).note(target))
 
 
 def test_other_people_are_known_by_their_photographs(tmp_path: Path):

@@ -1,9 +1,9 @@
-"""The paper's ablation on rendered people: what each part of SAN gives, and why.
+"""The paper's ablation on rendered people: the effect of each part of SAN.
 
-Data, texture generator and textures are made once and shared; each row then trains from the same start, on
-the same batches, once a seed, in `<workdir>/<row>/seed_<n>/`. What is done is skipped. Several processes may
-work in one workdir: each takes the runs that no other is at. `--stage report` gathers whatever is finished;
-`--stage evaluate` and `--stage probe` do these steps of trained runs anew.
+All rows share data, texture generator and textures, which are made once. Each row then trains once per seed
+in `<workdir>/<row>/seed_<n>/`, from the same initial weights and on the same batches. Finished steps are
+skipped. Several processes may work in one workdir: each takes runs that no other process works on. `--stage
+report` reports all finished runs; `--stage evaluate` and `--stage probe` repeat these steps of trained runs.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from san_tf.experiments.recipe_files import shown
 from san_tf.experiments.runner import run_stages
 from san_tf.start import import_tensorflow
 
-# The parts that every row has; `rows.ROWS` says what each leaves out.
+# The common recipe; `rows.ROWS` has the changes of each row.
 RECIPE = Recipe(
     data=DataRecipe(
         dataset="synthetic_reid/ablation",
-        # The people on whom learning rate, loss weights and the like were chosen; no run trains on them.
+        # Learning rate, loss weights and the like were chosen on these people; no run trains on them.
         validation_identities=80,
         pit="pit/paper",
         image_size=(128, 64),
@@ -47,7 +47,7 @@ RECIPE = Recipe(
         lambda_identity=1.0, lambda_triplet=0.3, lambda_reconstruction=1.0, lambda_texture_triplet=0.02
     ),
     training=TrainingRecipe(
-        # After 12 the networks had not learnt their training images yet, and no loss of the decoder paid.
+        # After 12 epochs the networks did not fit their training images yet, and no decoder loss helped.
         epochs=20,
         schedule="cosine",
         warmup_epochs=0.5,
@@ -68,34 +68,34 @@ SHARED = (
     Stage("surface-labels", _DATA),
 )
 RUNS, REPORT = "runs", "report"
-# Steps of every run that can be done anew, when they have changed.
+# Steps of every run that can be repeated.
 AGAIN = ("evaluate", "probe")
 
 
 @dataclass(frozen=True)
 class AblationOptions(Options):
-    """Where the ablation runs and which part of it; nothing here changes a result."""
+    """Folders, rows and seeds of the ablation; no option changes a result."""
 
     rows: list[str] = field(default_factory=list)
-    """Run these rows only; without it, all of them."""
+    """Run only these rows; without it, all of them."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    """Seeds of the runs of each row; --seed is that of the texture generator, which all share."""
+    """Seeds of each row's runs; --seed is that of the shared texture generator."""
     threads: int = 0
-    """Cores that an operation of TensorFlow may use, so that runs fit side by side; 0 for all."""
+    """Cores per operation of TensorFlow, for several processes at a time; 0 for all."""
 
 
 def _check(options: AblationOptions, recipe: Recipe) -> None:
     rows_named(options.rows)
     if recipe.training.method != "both":
-        raise UserError("The ablation's rows say what each trains; leave --method out and choose --rows.")
+        raise UserError("The ablation's rows define what to train; leave --method out and choose --rows.")
     low, high = RANGES["seed"]
     in_range = all(low <= seed <= high for seed in options.seeds)
     if not options.seeds or not in_range or len(set(options.seeds)) < len(options.seeds):
         raise UserError(
-            f"--seeds wants different whole numbers from {low:,} to {high:,}, not {shown(options.seeds)}."
+            f"--seeds needs different whole numbers from {low:,} to {high:,}, not {shown(options.seeds)}."
         )
     if options.strategy:
-        raise UserError("The ablation trains its runs side by side, one device each; leave --strategy out.")
+        raise UserError("The ablation trains each run on one device; leave --strategy out.")
     if options.threads < 0:
         raise UserError(f"--threads is {options.threads}; give a number of cores, or 0 for all.")
 
@@ -103,13 +103,13 @@ def _check(options: AblationOptions, recipe: Recipe) -> None:
 def _do_runs(experiment: Experiment, options: AblationOptions, again: Sequence[str]) -> None:
     from san_tf.experiments.ablation.row_runs import RowRun
 
-    # Seeds outside, so that a table with all rows is there early.
+    # Seeds in the outer loop, so that a table with all rows is available early.
     for number in range(len(options.seeds)):
         for row in rows_named(options.rows):
             seeds = row.seeds(options.seeds)
             if number < len(seeds) and not RowRun(experiment, row, seeds[number]).do(again):
                 experiment.console.print(
-                    f"[bold]{row.name}, seed {seeds[number]}[/bold]  [dim]another process is at it[/dim]"
+                    f"[bold]{row.name}, seed {seeds[number]}[/bold]  [dim]another process works on it[/dim]"
                 )
 
 
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiment = Experiment("ablation", recipe, options, RunDirectory(options.workdir))
         asked = options.stage or names
         if any(stage.name in asked for stage in SHARED):
-            # All rows share them: a second process waits until the first has done them.
+            # All rows share these stages: a second process waits until the first has finished them.
             run_stages(experiment, SHARED, wait=True)
         again = [name for name in AGAIN if name in asked]
         if RUNS in asked:

@@ -1,4 +1,4 @@
-"""An ablation at a glance: each run of each row, gains under conditions, what cells know of the body."""
+"""Figures of the ablation: all runs, gains under conditions, and body parts predicted from cells."""
 
 from __future__ import annotations
 
@@ -24,22 +24,21 @@ def runs_chart(
     baseline: str | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw each run as a dot and each row's mean as a tick, one chart a measure.
+    """Draw each run as a dot and each row's mean as a tick, with one chart per measure.
 
-    A row that lies more than 15 points from the baseline is named at the edge instead of squeezing the others
-    together.
+    A row more than 15 points from the baseline is written at the edge, so as not to compress the others.
 
     Args:
         rows: R titles.
-        measures: Name -> for each row its runs' scores, shares in 0..1.
-        baseline: The row whose mean is drawn through the others as a line.
-        title: Above the figure.
+        measures: scores of each row's runs by the measure's name, in [0, 1].
+        baseline: row whose mean is drawn as a line through the others.
+        title: title above the figure.
 
     Returns:
-        The figure: one axes a measure.
+        The figure, with one axes per measure.
 
     Raises:
-        UserError: If there is nothing to draw, or counts do not fit.
+        UserError: there is nothing to draw, or counts do not fit.
 
     Example:
         >>> figure = runs_chart(["baseline", "SAN"], {"mAP": [[0.6, 0.62], [0.63, 0.64]]}, "baseline")
@@ -68,7 +67,7 @@ def _draw_runs(
     axes: Axes, name: str, scores: Sequence[np.ndarray], rows: Sequence[str], baseline: str | None
 ) -> None:
     means = np.array([runs.mean() for runs in scores])
-    # Without a baseline, the row in the middle.
+    # Without a baseline, the median row is the reference.
     middle = rows.index(baseline) if baseline in rows else int(np.argsort(means)[len(means) // 2])
     reference = means[middle]
     near = np.abs(means - reference) <= 15
@@ -122,20 +121,20 @@ def difference_chart(
     reference: str = "baseline",
     title: str | None = None,
 ) -> Figure:
-    """Draw how much each row differs from a reference, under each condition.
+    """Draw the difference of each row to a reference under each condition.
 
     Args:
         rows: R titles, without the reference.
-        differences: Condition -> for each row a difference in points of 100 with its interval, or None.
-        captions: Condition -> what to write under it, such as the number of queries.
-        reference: What the rows differ from; named on the axis.
-        title: Above the figure.
+        differences: for each condition one `Bar` per row, in percentage points, or None.
+        captions: text under each condition, such as the number of queries.
+        reference: name of the reference, for the axis.
+        title: title above the figure.
 
     Returns:
         The figure with one axes.
 
     Raises:
-        UserError: If there is nothing to draw, or counts do not fit.
+        UserError: there is nothing to draw, or counts do not fit.
 
     Example:
         >>> figure = difference_chart(["SAN"], {"opposite sides": [Bar(2.0, 0.5, 3.5)]})
@@ -147,7 +146,7 @@ def difference_chart(
     for name, bars in differences.items():
         style.check_count(bars, len(rows), name, "the rows")
     head = style.title_height(title) + 0.3
-    # Room for the condition's name under each group, and for the points of all rows in it.
+    # Room for the name under each condition, and for the points of all rows.
     wide = max(4.2, max(1.08, 0.15 * len(rows) + 0.2) * len(differences))
     figure = style.new_figure(
         0.65 + wide + 0.3 + 0.085 * max(map(style.text_width, rows)), head + 3.35, title
@@ -182,19 +181,19 @@ def cell_label_pictures(
     labels: Sequence[str],
     title: str | None = None,
 ) -> Figure:
-    """Paint the label of every cell over the crops: one line of pictures a map, the crops above them.
+    """Paint the label of every cell over the crops, one line per map below the crops.
 
     Args:
         crops: N crops (H, W, 3) uint8 RGB.
-        maps: Line's name -> N maps (h, w) of int labels; label 0 is left clear.
-        labels: Names of the labels; names that end in `_l` and `_r` get cool and warm colours.
-        title: Above the figure.
+        maps: N maps (h, w) of int labels for each line's name; label 0 stays clear.
+        labels: names of the labels; names that end in `_l` and `_r` get cool and warm colours.
+        title: title above the figure.
 
     Returns:
-        The figure: one axes a crop and one a map and crop.
+        The figure, with one axes per crop, and one per crop and map.
 
     Raises:
-        UserError: If counts do not fit, or a label has no name.
+        UserError: counts do not fit, or a label has no name.
 
     Example:
         >>> crop, cells = np.zeros((64, 32, 3), np.uint8), np.ones((4, 2), int)
@@ -242,7 +241,7 @@ def _painted_over(picture: np.ndarray, cells: np.ndarray, colors: np.ndarray) ->
 
 
 def _label_colors(labels: Sequence[str]) -> np.ndarray:
-    """(L, 3) RGB in 0..1: the left of the body cool, its right warm, the middle green, violet and grey."""
+    """(L, 3) RGB in [0, 1]: cool colours for the body's left, warm ones for its right."""
     sides = {"_l": ("#08306b", "#2171b5", "#6baed6", "#00a5b5", "#3f51b5", "#7fcdee"),
              "_r": ("#7f2704", "#d94801", "#fd8d3c", "#c2185b", "#e53935", "#fdae6b")}  # fmt: skip
     middle = ("#2f9e60", "#8bc34a", "#6a1b9a", "#ab47bc", "#ce93d8", "#c0ca33", "#fbc02d", "#795548")

@@ -1,13 +1,13 @@
-"""Linear probes: what can be read off features with one matrix, learnt on some people and tested on others.
+"""Linear probes: what a linear map, learnt on some people, predicts from features of others.
 
-A probe adds no knowledge of its own, so its score says what the features hold in plain sight (Alain and
-Bengio, "Understanding intermediate layers using linear classifier probes", ICLR workshop 2017). Two are for
-the cells of an encoder's feature map: which part of the body is seen there (the largest of one least-
-squares answer a part), and which point of the body's surface (of the body at rest). Both are ridge
-regressions: in closed form, so that nothing depends on how long they are trained. (scikit-learn's `RidgeCV`
-leaves out single rows, and with folds of whole people it solves anew for each strength.) The place of the
-cell in the image tells much already (heads are at the top), so scores mean something beside those of
-`probe_places`; and to ask what features add to it, give them `with_places`.
+A probe adds no knowledge of its own, so its score shows what the features hold (Alain and Bengio,
+"Understanding intermediate layers using linear classifier probes", ICLR workshop 2017). Two probes are for
+the cells of an encoder's feature map. One predicts the body part seen there: the part with the largest
+least-squares score. The other predicts the point on the body's surface, of the body at rest. Both are ridge
+regressions in closed form, so the result does not depend on a length of training. (scikit-learn's `RidgeCV`
+leaves out single rows, and with folds of whole people it solves again for each strength.) A cell's place in
+the image already says much (heads are at the top). So compare the scores with those of `probe_places`, and
+use `with_places` to measure what features add to the place.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from threadpoolctl import threadpool_limits
 
 from san_tf.errors import UserError
 
-# Strengths to choose from, in shares of the number of rows; features have variance 1.
+# Candidate strengths of the ridge penalty per row; features have variance 1.
 _STRENGTHS = np.logspace(-6, 1, 15)
 _FOLDS = 5
 
 
 class Ridge(NamedTuple):
-    """A fitted linear map; `predict` applies it."""
+    """A fitted linear map of standardised features."""
 
     center: np.ndarray
     scale: np.ndarray
@@ -34,17 +34,17 @@ class Ridge(NamedTuple):
     offset: np.ndarray
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """From `(N, D)` to `(N, K)` float64."""
+        """Map `(N, D)` features to `(N, K)` float64."""
         return (features - self.center) / self.scale @ self.weights + self.offset
 
 
 def fit_ridge(features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> Ridge:
-    """Ridge regression, its strength chosen by cross-validation over whole groups.
+    """Fit a ridge regression whose strength is chosen by cross-validation over whole groups.
 
     Args:
-        features: `(N, D)`.
-        targets: `(N, K)`.
-        groups: `(N,)` int: rows of one group, such as a person, are never on both sides of a fold.
+        features: `(N, D)` features.
+        targets: `(N, K)` targets.
+        groups: `(N,)` int: rows of one group, such as a person, are always in the same fold.
 
     Raises:
         UserError: there are fewer than two groups.
@@ -63,11 +63,17 @@ def fit_ridge(features: np.ndarray, targets: np.ndarray, groups: np.ndarray) -> 
 
 
 def ridges(features: np.ndarray, targets: np.ndarray, strengths: np.ndarray) -> list[Ridge]:
-    """One map for each strength, in shares of N, from one eigendecomposition of the smaller Gram matrix."""
+    """Fit one map per strength from one eigendecomposition of the smaller Gram matrix.
+
+    Args:
+        features: `(N, D)` features.
+        targets: `(N, K)` targets.
+        strengths: penalties per row; each is multiplied by N.
+    """
     center, scale = features.mean(0), spread_of(features)
     x, offset = (features - center) / scale, targets.mean(0)
     few = len(x) < x.shape[1]
-    # On several threads, BLAS libraries spend more time waiting for each other than on matrices of this size.
+    # With several threads, BLAS spends more time on waiting than on matrices of this size.
     with threadpool_limits(limits=1, user_api="blas"):
         values, vectors = np.linalg.eigh(x @ x.T if few else x.T @ x)
     left = x.T @ vectors if few else vectors
@@ -80,16 +86,16 @@ def ridges(features: np.ndarray, targets: np.ndarray, strengths: np.ndarray) -> 
 
 
 def spread_of(features: np.ndarray) -> np.ndarray:
-    """`(D,)` standard deviations of the columns, 1 where a column never changes."""
+    """`(D,)` standard deviations of the columns; 1 for constant columns."""
     spread = features.std(0)
-    # A feature that never changes says nothing, and rounding must not be blown up to variance 1.
+    # A constant feature holds no information, and its rounding errors must not be scaled to variance 1.
     return np.where(spread > 1e-9 * np.abs(features).max(initial=1e-300), spread, 1.0)
 
 
 def explained(predicted: np.ndarray, true: np.ndarray) -> float:
-    """R2: the share of the variance of `(N, K)` targets, all columns together, that predictions explain.
+    """R2: share of the variance of `(N, K)` targets, over all columns, that predictions explain.
 
-    NaN where nothing varies.
+    NaN for constant targets.
     """
     variance = float(((true - true.mean(0)) ** 2).sum())
     return float(1 - ((predicted - true) ** 2).sum() / variance) if variance > 0 else float("nan")
@@ -97,17 +103,18 @@ def explained(predicted: np.ndarray, true: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class CellScores:
-    """How well a probe reads body part and surface point off the cells of people it has not seen.
+    """Scores of a probe for body part and surface point, on cells of unseen people.
 
     Attributes:
-        accuracy: share of all cells, the background included, whose label is right.
-        body_accuracy: share of the cells on the body whose part is right, told that it is some part of it.
-        body_recall: the same, averaged over the parts, so that the large torso counts no more than a foot.
-        point_error: metres between predicted and true point of the body at rest, mean over cells on the body.
-        point_r2: share of the points' variance that is explained.
-        side_r2: the same of the left-right axis alone; likewise
-        height_r2: of the height, which the place in the image nearly gives away, and
-        depth_r2: of the front-back axis, which is the person's own front, not the camera's.
+        accuracy: share of all cells, background included, whose label is right.
+        body_accuracy: share of cells on the body whose part is right, where only body parts are predicted.
+        body_recall: the same per part, averaged over the parts, so that a foot counts as much as the torso.
+        point_error: distance in metres between predicted and true point of the body at rest, averaged over
+            cells on the body.
+        point_r2: explained share of the points' variance.
+        side_r2: the same for the left-right axis.
+        height_r2: the same for the height, which the place in the image nearly determines.
+        depth_r2: the same for the front-back axis of the person, not of the camera.
     """
 
     accuracy: float
@@ -125,7 +132,7 @@ class CellScores:
 
 
 def split_people(pids: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`(N,)` bool: images of a random half of the people, to learn a probe from; the others test it.
+    """`(N,)` bool: images of a random half of the people, for learning a probe; the others test it.
 
     Raises:
         UserError: there are fewer than four people.
@@ -133,7 +140,7 @@ def split_people(pids: np.ndarray, seed: int = 0) -> np.ndarray:
     people = np.unique(pids)
     if len(people) < 4:
         raise UserError(
-            f"A linear probe needs at least four people, two to test it on; here are {len(people)}."
+            f"A linear probe needs at least four people, two of them for testing, not {len(people)}."
         )
     return np.isin(pids, np.random.default_rng(seed).permutation(people)[: len(people) // 2])
 
@@ -151,16 +158,16 @@ def probe_cells(
     Args:
         features: `(N, h, w, C)`, such as an encoder's last feature map in inference mode.
         part: `(N, h, w)` int labels.
-        position: `(N, h, w, 3)` metres; read where `on_body`.
+        position: `(N, h, w, 3)` points in metres; only used where `on_body`.
         on_body: `(N, h, w)` bool: cells whose label is a part of the body.
-        pids: `(N,)` the people.
-        learning: `(N,)` bool: images to learn from, such as `split_people` chooses.
+        pids: `(N,)` identities.
+        learning: `(N,)` bool: images to learn from, such as those of `split_people`.
 
     Returns:
-        The scores on the other images, and the labels predicted for all N, `(N, h, w)` of `part`'s type.
+        The scores on the other images, and the labels predicted for all N, `(N, h, w)` of `part`'s dtype.
 
     Raises:
-        UserError: shapes do not fit, or nobody is seen on one of the sides.
+        UserError: shapes do not fit, or there are no cells on the body to learn from or to test on.
     """
     if features.shape[:3] != part.shape or position.shape != (*part.shape, 3):
         raise UserError(
@@ -180,7 +187,7 @@ def probe_cells(
 
 
 def with_places(features: np.ndarray) -> np.ndarray:
-    """Features `(N, h, w, C)` that also know the place of their cell: `(N, h, w, C + h * w)` float32."""
+    """Append the one-hot place of each cell to features `(N, h, w, C)`: `(N, h, w, C + h * w)` float32."""
     number, height, width, _ = features.shape
     cells = np.eye(height * width, dtype=np.float32).reshape(1, height, width, -1)
     return np.concatenate([features, np.broadcast_to(cells, (number, *cells.shape[1:]))], axis=-1)
@@ -189,10 +196,10 @@ def with_places(features: np.ndarray) -> np.ndarray:
 def probe_places(
     part: np.ndarray, position: np.ndarray, on_body: np.ndarray, learning: np.ndarray
 ) -> tuple[CellScores, np.ndarray]:
-    """The same for a probe that knows the place of a cell in the image, and nothing of what is seen there.
+    """Learn and test a probe that knows only the place of a cell in the image.
 
-    It answers with what is seen there most often, and with the mean point: where the two regressions on one
-    feature a cell end.
+    It predicts the most frequent label and the mean point of the place. These are the limits of the two
+    regressions on one-hot places. Arguments and results are those of `probe_cells`.
     """
     _check_sides(on_body, learning)
     classes = np.unique(part[learning])
@@ -200,7 +207,7 @@ def probe_places(
     known = np.where(on_body[learning][..., None], position[learning], np.nan).astype(np.float64)
     seen = np.asarray(np.isfinite(known).all(-1))
     sums, number = np.where(seen[..., None], known, 0).sum(0), seen.sum(0)[..., None]
-    # A place where nobody was seen to learn from gets the mean over all places.
+    # A place that never shows the body in the learning images gets the mean over all places.
     mean = np.where(number > 0, sums / np.maximum(number, 1), sums.sum((0, 1)) / number.sum())
     points = np.broadcast_to(mean, position.shape)[on_body & ~learning[:, None, None]]
     scores = np.broadcast_to(counts, (*part.shape, len(classes)))
@@ -220,7 +227,7 @@ def _score(
     on_body: np.ndarray,
     learning: np.ndarray,
 ) -> tuple[CellScores, np.ndarray]:
-    """Compare the scores `(N, h, w, classes)` of the labels learnt, and points on the tested body."""
+    """Compare scores `(N, h, w, classes)` of the labels, and points of tested body cells, with the truth."""
     testing, learnt = ~learning, np.broadcast_to(learning[:, None, None], part.shape)
     classes = np.unique(part[learning])
     predicted = classes[scores.argmax(-1)]
@@ -247,13 +254,13 @@ def _score(
 
 @dataclass(frozen=True)
 class SideScores:
-    """How much of the clothes' colours an embedding holds, of the side that is seen and the one that is not.
+    """How well an embedding predicts the clothes' colours, on the seen and the unseen side.
 
     Attributes:
-        seen_r2: share of the variance of the colours on the seen side that a linear map explains.
-        unseen_r2: likewise of the other side.
-        copied_r2: what a linear map from the *true* colours of the seen side explains of the other: how far
-            one can get by knowing that most clothes are alike on both sides.
+        seen_r2: share of the variance of the seen side's colours that a linear map explains.
+        unseen_r2: the same for the unseen side.
+        copied_r2: share of the unseen side's variance that a linear map from the *true* colours of the seen
+            side explains, since most clothes look alike on both sides.
     """
 
     seen_r2: float
@@ -273,33 +280,34 @@ def probe_sides(
     pids: np.ndarray,
     learning: np.ndarray,
 ) -> SideScores:
-    """Learn a linear map from embeddings to colours of clothes, and test it on people it has not seen.
+    """Learn a linear map from embeddings to colours of clothes, and test it on unseen people.
 
     Args:
         features: `(N, D)` embeddings.
         front: `(N, K)` colours of each image's person on the front, such as CIELAB of both garments.
-        back: `(N, K)` likewise on the back.
-        yaw: `(N,)` degrees; images within 60 degrees of 0 show the front, of 180 the back, the others are
-            left out.
-        pids: `(N,)` the people.
+        back: `(N, K)` colours on the back.
+        yaw: `(N,)` degrees; images within 60 degrees of 0 show the front, those within 60 degrees of 180 the
+            back, the others are left out.
+        pids: `(N,)` identities.
         learning: `(N,)` bool: images to learn from.
 
     Raises:
-        UserError: on one of the sides are fewer than two people seen from the front or the back.
+        UserError: fewer than two people are seen from front or back, for learning or for testing.
     """
     turned = np.abs((np.asarray(yaw, np.float64) + 180.0) % 360.0 - 180.0)
     shown = (turned <= 60.0) | (turned >= 120.0)
     facing = (turned <= 60.0)[:, None]
-    # One map to both sides' colours cannot know which of them is seen; the map to seen and unseen can.
+    # A map to front and back could not tell which side is seen, so the targets are seen and unseen side.
     seen, unseen = np.where(facing, front, back), np.where(facing, back, front)
     learnt, tested = shown & learning, shown & ~learning
     if len(np.unique(pids[tested])) < 2 or len(np.unique(pids[learnt])) < 2:
         raise UserError(
-            "A probe of the sides needs two people seen from front or back on each side; add images."
+            "A probe of the sides needs two people seen from front or back to learn from and two to test on;"
+            " add images."
         )
 
     def score(source: np.ndarray, target: np.ndarray) -> float:
-        # Each with a strength of its own: what cannot be known would shrink what can.
+        # Each target has its own strength: an unpredictable one would shrink the predictable one.
         fitted = fit_ridge(source[learnt], target[learnt], pids[learnt])
         return explained(fitted.predict(source[tested]), target[tested])
 

@@ -1,4 +1,4 @@
-"""The ablation's tables as Markdown, as a README can take them."""
+"""Writes the ablation's tables as Markdown, for a README."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def markdown(
     references: Mapping[str, float],
     textures: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> str:
-    """All tables: ranking, conditions, probes, and the scores of the textures by view.
+    """Return all tables: ranking, conditions, probes, and scores of the textures by view.
 
     Args:
-        measures: from `ablation_table.summarize`.
-        titles: of the rows.
-        queries: by condition, "" being all of them.
-        references: of the probes' scores: a probe that knows a cell's place in the image alone, and the true
-            colours of the seen side for those of the other.
-        textures: of whom, view, score; empty leaves the table out.
+        measures: measures from `san_tf.experiments.ablation.table.summarize`.
+        titles: titles of the rows by name.
+        queries: number of queries by condition; "" is all queries.
+        references: reference scores of the probes: of a probe with only a cell's place in the image, and of
+            one that predicts the unseen side's colours from the true colours of the seen side.
+        textures: scores by painter, view and name of the score; empty leaves the table out.
     """
     by_name = {(measure.row, measure.measure): measure for measure in measures}
     rows = list(dict.fromkeys(measure.row for measure in measures))
@@ -53,7 +53,7 @@ def markdown(
 def _ranking(
     rows: Sequence[str], by_name: Mapping[tuple[str, str], Measure], titles: Mapping[str, str]
 ) -> str:
-    head = ["row", "seeds", "rank-1", "mAP", "mINP", "mAP less baseline"]
+    head = ["row", "seeds", "rank-1", "mAP", "mINP", "mAP minus baseline"]
     head += ["95 %, other people", "p", "95 %, other seeds"]
     lines = []
     for row in rows:
@@ -83,7 +83,7 @@ def _conditions(
     for row in rows:
         chosen = [by_name.get((row, f"mAP {name}")) for name in names]
         lines.append([titles[row], *("" if one is None else _with_gain(one) for one in chosen)])
-    return "mAP by what query and match show, and in brackets the difference to the baseline:\n\n" + _table(
+    return "mAP by condition of query and match (in brackets the difference to the baseline):\n\n" + _table(
         ["row", *names], lines
     )
 
@@ -98,7 +98,7 @@ def _probes(
         f"{factor * references[name]:.{1 if factor == 100 else 3}f}" if name in references else ""
         for name, (_, factor, _) in _CELLS.items()
     ]
-    lines = [["place in the image alone; true colours of the seen side", *known]]
+    lines = [["place in the image only; true colours of the seen side", *known]]
     for row in rows:
         cells = []
         for name, (_, factor, unit) in _CELLS.items():

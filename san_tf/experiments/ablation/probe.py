@@ -1,4 +1,4 @@
-"""What the cells of a run's last feature map, and its embedding, say of the person's body."""
+"""Probes a run's last feature map and embedding for information about the person's body."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from san_tf.experiments.networks import encoder_of, load_weights
 from san_tf.experiments.stages.surface_labels import LabelledImages
 from san_tf.experiments.stages.train import weights_path
 
-# Tested images whose predicted parts are kept, for the figure.
+# Number of tested images whose predicted parts are kept for the figure.
 SHOWN = 8
 
 
 def scores_path(experiment: Experiment) -> Path:
-    """Where the scores lie in the run."""
+    """Path of the scores in the run."""
     return experiment.run.path / "probe.json"
 
 
 def predictions_path(folder: Path) -> Path:
-    """Where the parts predicted for some images lie in a run directory."""
+    """Path of the parts predicted for some images in a run directory."""
     return folder / "probe.npz"
 
 
 def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None:
     """Probe a trained encoder, and write `probe.json` and `probe.npz`.
 
-    `cells` are scores of feature and place of a cell together, to be held against `place_alone`, which is the
-    same for every encoder; `features_alone` are those without the place.
+    In `probe.json`, `cells` are the scores of a probe with a cell's features and place, `features_alone`
+    those with only the features, and `place_alone` those with only the place, equal for every encoder.
 
     Args:
-        experiment: whose recipe and run.
-        method: trained in this run.
-        labelled: test images with the truth.
+        experiment: experiment with recipe and run.
+        method: a method trained in this run.
+        labelled: test images with true labels.
 
     Raises:
         UserError: the trained weights are missing, or the labels are of another feature map.
@@ -80,13 +80,19 @@ def probe(experiment: Experiment, method: str, labelled: LabelledImages) -> None
     with atomic_file(scores_path(experiment)) as temporary:
         temporary.write_text(json.dumps(scores, indent=2) + "\n")
     experiment.say(
-        f"body part right in {cells.body_accuracy:.1%} of body cells (by place alone"
+        f"body part right in {cells.body_accuracy:.1%} of body cells (by place only"
         f" {places.body_accuracy:.1%}), R2 of the unseen side's colours {sides.unseen_r2:.2f}"
     )
 
 
 def shown_images(on_body: np.ndarray, pids: np.ndarray, learning: np.ndarray) -> np.ndarray:
-    """`(n,)` int64: of some tested people, each one's image with most cells on the body."""
+    """`(n,)` int64: for some tested people, the image with the most cells on the body.
+
+    Args:
+        on_body: `(N, h, w)` bool: cells that show the body.
+        pids: `(N,)` identities.
+        learning: `(N,)` bool: images that the probe learns from; the others are tested.
+    """
     cells = on_body.sum((1, 2))
     people = np.unique(pids[~learning])
     people = people[np.linspace(0, len(people) - 1, min(len(people), SHOWN)).round().astype(int)]
@@ -96,7 +102,7 @@ def shown_images(on_body: np.ndarray, pids: np.ndarray, learning: np.ndarray) ->
 def _outputs(
     experiment: Experiment, encoder: keras.Model, records: list[Records]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Last feature maps `(N, h, w, C)` and embeddings `(N, D)` float32 in inference mode."""
+    """Compute last feature maps `(N, h, w, C)` and embeddings `(N, D)` float32 in inference mode."""
     seen = keras.Model(encoder.input, (encoder.output["stages"][-1], encoder.output["embedding"]))
     size = experiment.recipe.data.image_size
     run = tf.function(

@@ -1,4 +1,4 @@
-"""The ablation's report: tables and figures of whatever runs are finished."""
+"""Reports the ablation: tables and figures of all finished runs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def report(experiment: Experiment, rows: Sequence[Row]) -> None:
     """Write `results.csv`, `summary.csv`, `summary.md` and the figures of all rows that have a finished run.
 
     Raises:
-        UserError: no run is finished, or runs do not belong together.
+        UserError: no run is finished, or runs have different queries.
     """
     folder = experiment.run.path
     found = gather(folder, rows)
@@ -58,13 +58,13 @@ def report(experiment: Experiment, rows: Sequence[Row]) -> None:
 
 
 def _queries(found: Found) -> dict[str, int]:
-    """How many queries each condition has; the same in every run."""
+    """Number of queries of each condition; the same in every run."""
     first = next(iter(next(iter(found.values())).values()))
     return {name: int(scores.valid().sum()) for name, scores in first.scores.items()}
 
 
 def _references(found: Found) -> dict[str, float]:
-    """What the probes' scores have to beat, by the names of their columns; the same in every run."""
+    """Reference scores of the probes by the names of their columns; the same in every run."""
     probes = [run.probe for runs in found.values() for run in runs.values() if run.probe]
     if not probes:
         return {}

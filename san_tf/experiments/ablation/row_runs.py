@@ -1,4 +1,4 @@
-"""One run of the ablation: a row of the table with one seed, in a run directory of its own."""
+"""One run of the ablation: a row with one seed, in its own run directory."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from san_tf.experiments.targets import targets
 from san_tf.file_lock import file_lock
 from san_tf.training.run_directory import RunDirectory
 
-# What decides a run's result beside the common recipe's seed, which is that of the texture generator.
+# Parts that decide a run's result, in addition to the common recipe's seed (of the texture generator).
 _TRAIN = ("seed", "data", "model", "losses", "training", "generator")
 
 
 @dataclass(frozen=True)
 class RowRun:
-    """A row and a seed, beside the experiment whose data and textures they share.
+    """Run of a row with one seed, which shares data and textures with other runs.
 
     Args:
-        common: the ablation: its recipe is the common one, its run holds data and textures.
-        row: which parts of SAN.
-        seed: of start weights, batches, augmentation and triplets.
+        common: the ablation, with the common recipe and a run directory with data and textures.
+        row: row of the table.
+        seed: seed of initial weights, batches, augmentation and triplets.
     """
 
     common: Experiment
@@ -48,20 +48,20 @@ class RowRun:
 
     @property
     def path(self) -> Path:
-        """The run directory, made or not."""
+        """Path of the run directory, which may not exist yet."""
         return run_path(self.common.run.path, self.row.name, self.seed)
 
     def do(self, again: Sequence[str] = ()) -> bool:
-        """Train, evaluate and probe, as far as that is not done, from where an interrupted training stopped.
+        """Train, evaluate and probe, except for finished steps; an interrupted training continues.
 
         Args:
-            again: "evaluate", "probe": if the run is trained, do these anew, and nothing else.
+            again: "evaluate" and "probe" repeat only these steps, if the run is trained.
 
         Returns:
-            False where another process is at work on this run; it is then left alone.
+            False if another process works on this run, which is then skipped.
 
         Raises:
-            UserError: the run is of another recipe, or what it needs is missing.
+            UserError: the run has another recipe, or its data or textures are missing.
         """
         with file_lock(self.path / ".lock") as mine:
             if mine:
@@ -76,7 +76,7 @@ class RowRun:
         for name in steps:
             fields = self._fields(recipe, name)
             if again:
-                # How embeddings are compared may change from one evaluation to the next.
+                # The evaluation settings may change between evaluations.
                 fields.pop("evaluation", None)
             made_with = run.made_with(name)
             if made_with is not None and (changed := differences(made_with, fields)):
@@ -88,7 +88,7 @@ class RowRun:
         if again:
             left = [name for name in steps if name in again] if "train" not in left else []
         if not left and again:
-            self.common.console.print(f"{title}  [dim]nothing to do anew[/dim]")
+            self.common.console.print(f"{title}  [dim]nothing to repeat[/dim]")
             return
         if not left:
             self.common.console.print(f"{title}  [dim]done already[/dim]")
@@ -153,21 +153,21 @@ class RowRun:
 
 
 def run_path(workdir: Path, row: str, seed: int) -> Path:
-    """Where the run of a row and seed lies."""
+    """Path of the run of a row and seed."""
     return workdir / row / f"seed_{seed}"
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a finished run left.
+    """Results of a finished run.
 
     Attributes:
-        row: its name.
-        seed: its seed.
-        results: `results.json`.
-        probe: `probe.json`; empty for a row without network.
-        pids: `(Q,)` int64 of the queries.
-        scores: of each query, by condition; "" is the plain ranking.
+        row: name of the row.
+        seed: seed of the run.
+        results: content of `results.json`.
+        probe: content of `probe.json`; empty for a row without network.
+        pids: `(Q,)` int64 identities of the queries.
+        scores: scores of each query by condition; "" is the plain ranking.
     """
 
     row: str
@@ -179,7 +179,7 @@ class RunResult:
 
     @classmethod
     def load(cls, workdir: Path, row: Row, seed: int) -> RunResult | None:
-        """Read a run; None where it is not finished."""
+        """Read a run; None if it is not finished."""
         path = run_path(workdir, row.name, seed)
         if not path.is_dir():
             return None

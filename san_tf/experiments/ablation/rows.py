@@ -1,4 +1,4 @@
-"""The rows of the ablation: which parts of SAN each has, as changes to one common recipe."""
+"""Rows of the ablation: each row's parts of SAN, as changes to a common recipe."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Row:
     """One row of the table.
 
     Attributes:
-        name: of its folder, and for `--rows`.
-        title: in tables and figures.
-        textures: what the decoder learns to paint: "pseudo", what the texture generator painted of each
-            image; "true", the very texture the person was rendered with; "none" for an encoder alone.
+        name: name of its folder, and for `--rows`.
+        title: title in tables and figures.
+        textures: target textures of the decoder: "pseudo", painted by the texture generator from each image;
+            "true", those that the people were rendered with; "none" for an encoder without decoder.
         changes: recipe values that differ from the common recipe; all others are the same in every row.
-        trained: whether there is anything to train. What is not trained does not depend on the seed either.
+        trained: whether the row trains a network. A row without training does not depend on the seed.
     """
 
     name: str
@@ -34,11 +34,11 @@ class Row:
     trained: bool = True
 
     def recipe(self, common: Recipe, seed: int) -> Recipe:
-        """The common recipe with this row's changes, and the seed of a run."""
+        """Return the common recipe with this row's changes and the seed of a run."""
         return dataclasses.replace(updated(common, dict(self.changes), f"row {self.name}"), seed=seed)
 
     def seeds(self, seeds: Sequence[int]) -> Sequence[int]:
-        """The seeds to run of those asked for: one is enough where nothing is trained."""
+        """Select the seeds to run from the requested ones; a row without training needs only one."""
         return seeds if self.trained else seeds[:1]
 
 
@@ -52,17 +52,17 @@ ROWS: tuple[Row, ...] = (
     Row("san_basic_tr", "SAN-basic + L_TR", "pseudo", _NO_PIT),
     Row("san_basic_pit", "SAN-basic + PIT", "pseudo", _NO_TR),
     Row(ALL, "SAN (all)", "pseudo"),
-    # Differs from `san_basic_tr` in the textures alone. PIT pairs would add true textures of other people,
-    # and then a difference could be theirs.
+    # Differs from `san_basic_tr` only in the textures. PIT pairs would add true textures of other people,
+    # which could cause a difference.
     Row("oracle", "oracle: true textures + L_TR", "true", _NO_PIT),
-    # What painting teaches before the first identity is seen: encoder and decoder start from the generator.
+    # Effect of learning to paint before identities: encoder and decoder start from the generator.
     Row("baseline_started", "baseline, started from SAN-PG", changes=_NO_PIT | _STARTED),
     Row("san_started", "SAN (all), started from SAN-PG", "pseudo", _STARTED),
 )
 
 
 def rows_named(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
-    """The rows of these names in the table's order; all where no name is given.
+    """Return the rows of these names in the table's order; all rows if there are no names.
 
     Raises:
         UserError: there is no row of a name.
@@ -75,10 +75,10 @@ def rows_named(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
 
 
 def differing_values(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the values, the seed aside, that are not the same in all of these recipes.
+    """Names of the values, except the seed, that differ between these recipes.
 
     Args:
-        recipes: as nested mappings: `dataclasses.asdict(recipe)`, or what a run wrote of it.
+        recipes: nested mappings, from `dataclasses.asdict(recipe)` or the results of a run.
 
     Example:
         >>> differing_values([asdict(row.recipe(Recipe(), 0)) for row in ROWS])

@@ -1,22 +1,19 @@
-"""The ablation's table: runs gathered from disk, means, spread, and how sure the differences are.
+"""Table of the ablation: reads the runs and computes means, spreads and confidence intervals.
 
-Two things could have come out otherwise, and each has its interval, both of 95 percent, both of the
-difference between a row and the baseline:
+The difference between a row and the baseline has two 95 percent intervals:
 
-- *Other people.* Each query's score is averaged over the seeds first; then whole identities are drawn with
+- *Other people.* Each query's score is first averaged over the seeds. Then whole identities are drawn with
   replacement, with all their queries, and row and baseline are compared on the same draw (paired percentile
-  bootstrap; `significance.compare` with `unit="identity"`). The interval covers what would change with other
-  test people seen by the same cameras, the trained networks being those that they are. Its p-value is of the
-  permutation test that swaps row and baseline identity by identity. Neither knows that another seed trains
-  another network.
-- *Other seeds.* A seed gives row and baseline the same start weights of the encoder, the same batches and the
-  same augmentation, so their scores are subtracted seed by seed; Student's t of these differences, n - 1
-  degrees of freedom, covers what would change with other seeds, the test people being those that they are. It
-  takes the differences for normally distributed; with three seeds it is wide: 2.5 standard deviations of the
-  differences either way.
+  bootstrap; `significance.compare` with `unit="identity"`). The interval covers the effect of other test
+  people, seen by the same cameras, for the given trained networks. Its p-value is that of the permutation
+  test that swaps row and baseline identity by identity. Both ignore that another seed gives another network.
+- *Other seeds.* A seed gives row and baseline the same initial weights of the encoder, the same batches and
+  the same augmentation, so their scores are subtracted seed by seed. Student's t of these differences, with
+  n - 1 degrees of freedom, covers the effect of other seeds for the given test people. It assumes normally
+  distributed differences. With three seeds it is wide: 2.5 standard deviations of the differences each way.
 
-Neither covers another data set, another texture generator (there is one, shared by all runs), or settings
-that favour a row; nor are they corrected for the number of rows that are compared.
+Neither covers another data set, another texture generator (all runs share one), or settings that favour a
+row. Neither is corrected for the number of rows compared.
 """
 
 from __future__ import annotations
@@ -44,20 +41,20 @@ _PLAIN = ("rank1", "mAP", "mINP")
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of one row, over its seeds, beside the baseline's; shares, not percent.
+    """One measure of a row over its seeds, and its difference to the baseline; as shares, 0 to 1.
 
     Attributes:
-        row: its name.
+        row: name of the row.
         measure: `rank1`, `mAP`, `mINP`, `mAP <condition>`, or a score of a probe.
         seeds: number of runs.
-        mean: over the runs.
-        std: standard deviation over the runs (n - 1), NaN for a single one.
-        difference: to the baseline, over the seeds that both have; NaN without a baseline.
-        people_low: interval over other people, NaN for a probe; likewise `people_high`.
-        people_high: see `people_low`.
-        p_value: of the permutation test over people, NaN for a probe.
-        seeds_low: interval over other seeds, NaN with fewer than two seeds; likewise `seeds_high`.
-        seeds_high: see `seeds_low`.
+        mean: mean over the runs.
+        std: standard deviation over the runs (n - 1), NaN for a single run.
+        difference: difference to the baseline over the common seeds; NaN without a baseline.
+        people_low: lower end of the interval over other people; NaN for a probe.
+        people_high: upper end of the same interval.
+        p_value: p-value of the permutation test over people; NaN for a probe.
+        seeds_low: lower end of the interval over other seeds; NaN with fewer than two seeds.
+        seeds_high: upper end of the same interval.
     """
 
     row: str
@@ -74,10 +71,10 @@ class Measure:
 
 
 def gather(workdir: Path, rows: Sequence[Row]) -> dict[str, dict[int, RunResult]]:
-    """Read all finished runs: row, then seed, to what it left; rows without one are missing.
+    """Read the results of all finished runs by row and seed; rows without a finished run are left out.
 
     Raises:
-        UserError: runs were measured on different queries, or on different data.
+        UserError: runs were measured on different queries.
     """
     found: dict[str, dict[int, RunResult]] = {}
     for row in rows:
@@ -91,13 +88,13 @@ def gather(workdir: Path, rows: Sequence[Row]) -> dict[str, dict[int, RunResult]
         if not np.array_equal(result.pids, runs[0].pids):
             raise UserError(
                 f"Run {result.row}, seed {result.seed} was measured on other queries than {runs[0].row}, seed"
-                f" {runs[0].seed}; give each data set a --workdir of its own."
+                f" {runs[0].seed}; use a separate --workdir for each data set."
             )
     return {row: dict(sorted(seeds.items())) for row, seeds in found.items()}
 
 
 def summarize(found: Mapping[str, Mapping[int, RunResult]]) -> list[Measure]:
-    """All measures of all rows, in the order of the rows."""
+    """Compute all measures of all rows, in the order of the rows."""
     return [
         measure
         for row, runs in found.items()
@@ -179,18 +176,18 @@ def _over_people(
 
 
 def probe_columns(run: RunResult) -> dict[str, float]:
-    """The probes' scores of a run by the names of their columns; none for a row without network."""
+    """Scores of a run's probes by the names of their columns; empty for a row without network."""
     if not run.probe:
         return {}
     cells = {f"probe {name}": value for name, value in run.probe["cells"].items()}
     alone = {f"probe alone {name}": value for name, value in run.probe.get("features_alone", {}).items()}
-    # How alike the two sides of clothes are is a fact of the data, not of the run.
+    # `copied_r2`, the similarity of the two sides of clothes, depends on the data, not on the run.
     sides = {name: value for name, value in run.probe["sides"].items() if name != "copied_r2"}
     return cells | alone | {f"probe {name}": value for name, value in sides.items()}
 
 
 def write_results(found: Mapping[str, Mapping[int, RunResult]], path: Path) -> None:
-    """Write one line a run: scores, conditions, probes, seconds, and the recipe values that differ."""
+    """Write one line per run: scores, conditions, probes, seconds, and the recipe values that differ."""
     runs = [run for seeds in found.values() for run in seeds.values()]
     trained = [run for run in runs if run.probe]
     different = differing_values([run.results["recipe"] for run in trained])
@@ -212,7 +209,7 @@ def write_results(found: Mapping[str, Mapping[int, RunResult]], path: Path) -> N
 
 
 def write_summary(measures: Sequence[Measure], path: Path) -> None:
-    """Write one line a row and measure."""
+    """Write one line per row and measure."""
     _write_csv(
         [
             {

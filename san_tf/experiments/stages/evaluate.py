@@ -1,4 +1,4 @@
-"""`evaluate`: CMC, mAP and mINP of SAN and of what it must beat."""
+"""`evaluate`: computes CMC, mAP and mINP of the trained methods and of references to beat."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNTRAINED, HISTOGRAM = "untrained", "colour histogram"
 
 
 def run(experiment: Experiment) -> None:
-    """Embed query and gallery with each method, rank, and write `results.json`.
+    """Embed query and gallery with each method, rank the gallery, and write `results.json`.
 
     Raises:
         UserError: the data or the trained weights are missing.
@@ -48,7 +48,7 @@ def run(experiment: Experiment) -> None:
         except UserError as error:
             if method != UNTRAINED:
                 raise
-            # What the training started from need not be there for ever.
+            # The weights that the training started from may have been deleted.
             experiment.say(f"NOTE: {method} is left out: {error}")
     rows: list[dict[str, Any]] = []
     known = KnownPeople(experiment)
@@ -70,18 +70,18 @@ def run(experiment: Experiment) -> None:
 
 
 def trained_identities(experiment: Experiment) -> int:
-    """How many identities the run was trained on: what it noted, else what its data set holds."""
+    """Number of training identities, as the run recorded it or from its data set."""
     noted = experiment.run.facts("train").get("identities")
     return int(noted) if noted else reid_records(experiment, "train").num_identities
 
 
 def encoder_for(experiment: Experiment, method: str, classes: int) -> keras.Model | None:
-    """The encoder of a method: trained in this run, or `UNTRAINED`; None for `HISTOGRAM`, which has none.
+    """Return the encoder of a method; None for `HISTOGRAM`, which has none.
 
     Args:
-        experiment: whose recipe and run.
-        method: as it was trained.
-        classes: training identities.
+        experiment: experiment with recipe and run.
+        method: a method trained in this run, `UNTRAINED` or `HISTOGRAM`.
+        classes: number of training identities.
 
     Raises:
         UserError: the trained weights are missing.
@@ -95,12 +95,12 @@ def encoder_for(experiment: Experiment, method: str, classes: int) -> keras.Mode
 
 
 def describe(experiment: Experiment, encoder: keras.Model | None, target: Target) -> Features:
-    """Describe query and gallery by a method.
+    """Compute the features of query and gallery with a method.
 
     Args:
-        experiment: whose recipe.
-        encoder: from `encoder_for`; None describes by colour histograms.
-        target: the test set.
+        experiment: experiment with recipe.
+        encoder: encoder from `encoder_for`; None computes colour histograms.
+        target: test set.
     """
     sides = target.query, target.gallery
     if encoder is None:
@@ -123,10 +123,15 @@ def _histograms(experiment: Experiment, records: Records) -> np.ndarray:
 
 
 def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: Any) -> None:
-    """Write `results.json`: the rows, how they came about, and what else is given.
+    """Write `results.json` with the rows, their recipe, versions, weights and times.
 
-    Evaluations of the same weights by other settings, or of other test sets, stay beside it under `earlier`,
-    the newest first.
+    Earlier evaluations of the same weights with other settings or test sets stay in it under `earlier`, the
+    newest first.
+
+    Args:
+        experiment: experiment with recipe and run.
+        rows: rows of the results.
+        more: further entries of `results.json`.
     """
     run, recipe = experiment.run, experiment.recipe
     generator = run.path / "texture_generator.json"
@@ -136,7 +141,7 @@ def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: An
         "texture_generator": json.loads(generator.read_text()) if generator.is_file() else None,
         "seed": recipe.seed,
         "recipe": asdict(recipe),
-        # Of this evaluation, and of the trainings that it speaks of.
+        # Versions of this evaluation; the next entry has those of the trainings.
         "versions": {**environment(), "seed": recipe.seed},
         "trained_with": run.environments("train"),
         "weights": _digests_of_weights(experiment),
@@ -149,7 +154,7 @@ def write_results(experiment: Experiment, rows: list[dict[str, Any]], **more: An
 
 
 def evaluations(results: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """What `results.json` holds of each evaluation: its settings as flags, and its rows; the newest first."""
+    """Yield each evaluation of `results.json`, the newest first: its settings as flags, and its rows."""
     newest = {"evaluation": results.get("recipe", {}).get("evaluation", {}), "rows": results["rows"]}
     for one in (newest, *results.get("earlier", ())):
         usual = plain(EvaluationRecipe())
@@ -162,7 +167,7 @@ def evaluations(results: Mapping[str, Any]) -> Iterator[tuple[str, list[dict[str
 
 
 def _earlier(experiment: Experiment, now: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The evaluations of `results.json`, without those of the same settings and those of other weights."""
+    """Read the evaluations of `results.json` with the same weights as now and other settings."""
     path = experiment.run.results_path
     if not path.is_file():
         return []
@@ -171,7 +176,7 @@ def _earlier(experiment: Experiment, now: Mapping[str, Any]) -> list[dict[str, A
         known = [
             {
                 "evaluation": former["recipe"]["evaluation"],
-                # Results of former versions do not tell of which weights they are.
+                # Results of older versions do not say which weights they used.
                 "weights": former.get("weights") or (now["weights"] if _trained_alike(former, now) else {}),
                 "rows": former["rows"],
                 "versions": former.get("versions"),
@@ -186,7 +191,7 @@ def _earlier(experiment: Experiment, now: Mapping[str, Any]) -> list[dict[str, A
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         aside = path.with_name("results.damaged.json")
         path.replace(aside)
-        experiment.say(f"NOTE: {path} was damaged and is {aside.name} now; what it held is not taken over")
+        experiment.say(f"NOTE: {path} was damaged and is now {aside.name}; its earlier results are left out")
         return []
 
 
@@ -195,7 +200,7 @@ def _trained_alike(former: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 
 
 def _digests_of_weights(experiment: Experiment) -> dict[str, str]:
-    """By method, a digest of the weights that were evaluated."""
+    """Digests of the evaluated weights by method."""
     found = {}
     for method in methods_of(experiment.recipe):
         path = weights_path(experiment, method)
@@ -205,9 +210,9 @@ def _digests_of_weights(experiment: Experiment) -> dict[str, str]:
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """The rows of `results.json` as a table for the terminal, in percent."""
+    """Table of the rows of `results.json` for the terminal, in percent."""
     several = len({row["test"] for row in rows}) > 1
-    # So that the names of data sets fit a terminal beside the rest.
+    # Narrow, so that the names of data sets fit a terminal, too.
     table = Table(box=None, padding=(0, 1 if several else 2), header_style="bold")
     if several:
         table.add_column("test set", overflow="fold")
@@ -218,7 +223,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
     if matches := all("queries" in row for row in rows):  # results of older versions do not say
         table.add_column("queries", justify="right", no_wrap=True)
     for row in rows:
-        # As text: brackets in the name of a folder are no style.
+        # As `Text`, because rich would read brackets in a folder's name as a style.
         names = [Text(printable(row["test"])), row["method"]] if several else [row["method"]]
         counts = [f"{row['queries_with_match']}/{row['queries']}"] if matches else []
         table.add_row(*names, *(f"{100 * row[key]:.1f}" for key in columns), *counts)

@@ -1,4 +1,4 @@
-"""`export`: the encoder as a SavedModel that answers in TensorFlow alone; the decoder only if asked for."""
+"""`export`: writes the encoder (and on request the decoder) as a SavedModel that needs only TensorFlow."""
 
 from __future__ import annotations
 
@@ -24,15 +24,13 @@ from san_tf.serving.export import export_encoder, next_version
 
 
 def run(experiment: Experiment) -> None:
-    """Export the trained encoder and compare what the export answers with what the encoder does.
+    """Export the trained encoder and compare the export's embeddings with the encoder's.
 
-    An export that was interrupted, by whatever, is made again under the version that it had begun.
-
-    A `calibration.json` in the run directory, from `python -m san_tf.evaluate --calibrate`, goes along.
+    An interrupted export is repeated under the same version. A `calibration.json` in the run directory, from
+    `python -m san_tf.evaluate --calibrate`, is exported, too.
 
     Raises:
-        UserError: there are no trained weights, the calibration is none, or the place cannot be
-            written.
+        UserError: there are no trained weights, the calibration is damaged, or the folder cannot be written.
     """
     stored = experiment.run.path / "calibration.json"
     calibration = Calibration.load(stored) if stored.is_file() else None
@@ -43,7 +41,7 @@ def run(experiment: Experiment) -> None:
     decoder = None
     if experiment.options.export_texture:
         if method != METHODS[0]:
-            raise UserError("--export_texture wants a decoder, and this recipe trains none; leave it out.")
+            raise UserError("--export_texture needs a decoder, and this recipe trains none; leave it out.")
         decoder = decoder_of(recipe, encoder)
         load_weights(decoder, weights_path(experiment, method, "decoder"))
     versions = experiment.run.saved_model
@@ -83,7 +81,7 @@ def run(experiment: Experiment) -> None:
 
 
 def _compared(experiment: Experiment, encoder: keras.Model, folder: Path) -> str:
-    """How far the export's embeddings of a few images are from the encoder's."""
+    """Describe how much the export's embeddings of a few images differ from the encoder's."""
     for split in ("query", "train"):
         try:
             records = reid_records(experiment, split)
@@ -96,9 +94,9 @@ def _compared(experiment: Experiment, encoder: keras.Model, folder: Path) -> str
         served = tf.saved_model.load(str(folder)).signatures["serving_bytes"]
         answer = served(image_bytes=tf.constant(list(records.images)))["embedding"].numpy()
         return f"same embeddings as the trained encoder's, to {float(np.abs(answer - expected).max()):.0e}"
-    return "not compared with the trained encoder, for no image of its data sets is to be had here"
+    return "not compared with the trained encoder, because no image of its data sets is available here"
 
 
 def _evaluated(experiment: Experiment) -> dict[str, Any]:
-    """The evaluation settings of `results.json`; nothing where there is none."""
+    """Read the evaluation settings of `results.json`; empty if there is none."""
     return dict(experiment.run.results().get("recipe", {}).get("evaluation", {}))

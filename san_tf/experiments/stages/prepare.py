@@ -1,4 +1,4 @@
-"""`prepare`: make the data sets an experiment needs, or find them made."""
+"""`prepare`: prepares the data sets that an experiment needs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from san_tf.synthesis.generator import export_market
 
 
 def run(experiment: Experiment) -> None:
-    """Prepare the data sets to train and test on and the paired data; export the first if asked to.
+    """Prepare the training sets, test sets and paired data; with `--export_folder` also export the data set.
 
     Raises:
-        UserError: there is no data set of that name, its files are missing or damaged, or a folder cannot be
-            written.
+        UserError: there is no such data set, its files are missing or damaged, or a folder cannot be written.
     """
     recipe, options = experiment.recipe, experiment.options
-    # By name, and whether it is tested on, for its images may then lie elsewhere than those trained on.
+    # Name, and whether it is a test set whose images may come from another folder than the training's.
     wanted = [(name, not is_own(recipe, name)) for name in recipe.test_sets]
     if not (experiment.run.is_done("train") and any(tested for _, tested in wanted)):
-        # Else the run is trained, and is tried on other images than its own.
+        # A trained run that is tested on other images needs only the test sets.
         names = [*recipe.training_sets, *([recipe.data.pit] if recipe.needs_pairs else [])]
         wanted = [*((name, False) for name in names), *wanted]
     for name, tested in dict.fromkeys(wanted):
@@ -35,7 +34,7 @@ def run(experiment: Experiment) -> None:
         for line in told_of(builder):
             experiment.say(f"  {line}")
         if getattr(builder, "made_anew", False) and experiment.run.is_done("train"):
-            experiment.say("what this run trained saw the former images; train anew in another --workdir")
+            experiment.say("this run was trained on the former images; train again in another --workdir")
         skipped = Path(builder.data_path, SKIPPED)
         if skipped.is_file():
             number = len(skipped.read_text().splitlines())

@@ -1,4 +1,4 @@
-"""`pseudo-textures`: let the texture generator paint every training image, or a folder of photographs."""
+"""`pseudo-textures`: paints textures for every training image, or for a folder of photographs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from san_tf.visualization.style import save_figure
 
 
 def folder_of(experiment: Experiment) -> Path:
-    """Where the pseudo textures of the training images lie: a folder of files named after them."""
+    """Folder of the pseudo textures of the training images, named after the images."""
     if experiment.recipe.generator.textures:
         return Path(experiment.recipe.generator.textures)
     return experiment.run.path / "pseudo_textures"
 
 
 def run(experiment: Experiment) -> None:
-    """Paint the training images, or find their ready textures.
+    """Paint textures for the training images, or find their ready ones.
 
-    With `--images`, paint the crops of that folder instead, into `painted/<its name>`.
+    With `--images`, paint textures for the crops of that folder instead, into `painted/<its name>`.
 
     Raises:
-        UserError: the texture generator is not trained, the folder or an image is missing or damaged.
+        UserError: the texture generator is not trained, or the folder or an image is missing or damaged.
     """
     if experiment.options.images:
         _paint_folder(experiment, Path(experiment.options.images))
@@ -60,14 +60,14 @@ def _paint(experiment: Experiment, records: Records, folder: Path, by_identity: 
 
 
 def identity_means(textures: Iterable[np.ndarray], pids: np.ndarray) -> Iterator[np.ndarray]:
-    """Give every image the mean texture of its identity.
+    """Replace the texture of every image by the mean texture of its identity.
 
-    A texture painted from one image guesses the sides that are not seen and keeps some of the camera's cast;
-    the mean over cameras and sides has seen more, and asks the same of every image of a person.
+    A texture painted from one image guesses the unseen sides and keeps some of the camera's colour cast. The
+    mean over cameras and sides has more information, and is the same target for all images of a person.
 
     Args:
-        textures: N arrays (T, T, 3) uint8, one an image; held as one sum an identity, not all at once.
-        pids: (N,) identities; images of nobody (below 1) keep their own texture.
+        textures: N arrays (T, T, 3) uint8, one per image; only one sum per identity is kept in memory.
+        pids: (N,) identities; images without identity (below 1) keep their own texture.
 
     Yields:
         N arrays (T, T, 3) uint8, in the same order.
@@ -87,7 +87,7 @@ def identity_means(textures: Iterable[np.ndarray], pids: np.ndarray) -> Iterator
 
 
 def _paint_folder(experiment: Experiment, images: Path) -> None:
-    """Textures of somebody's own photographs, and a figure of the first of them on the body."""
+    """Paint textures for a user's photographs, and draw the first of them on the body."""
     records = Records.from_folder(images)
     folder = experiment.run.path / "painted" / images.resolve().name
     _paint(experiment, records, folder)

@@ -1,4 +1,4 @@
-"""`report`: figures of what was learnt, and the table."""
+"""`report`: draws the figures of a run and prints its table."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
 from san_tf.visualization.texture_panels import texture_panels
 
-# A map of fewer images than that shows nothing.
+# A map of fewer images shows nothing.
 _FEWEST_ON_A_MAP = 16
 
 
 def run(experiment: Experiment) -> None:
-    """Draw the figures of the run; those of re-identification only where the recipe names a re-ID data set.
+    """Draw the figures of the run; figures of re-identification only with a re-ID data set.
 
     Raises:
-        UserError: a stage whose results are drawn has not been run.
+        UserError: a stage with results for a figure has not been run.
     """
     experiment = _as_evaluated(experiment)
     for name, figure in _figures(experiment):
@@ -56,10 +56,10 @@ def run(experiment: Experiment) -> None:
 
 
 def _as_evaluated(experiment: Experiment) -> Experiment:
-    """The experiment with the evaluation that `results.json` is of: a run may be evaluated in several ways.
+    """Return the experiment with the evaluation settings of `results.json`, since a run may have several.
 
     Raises:
-        UserError: there are no results, or another evaluation is asked for than they are of.
+        UserError: there are no results, or the command asks for other settings than theirs.
     """
     recipe, run = experiment.recipe, experiment.run
     if not recipe.test_sets:
@@ -76,8 +76,8 @@ def _as_evaluated(experiment: Experiment) -> Experiment:
     asked = differences({"evaluation": values}, {"evaluation": recipe.evaluation})
     if asked and own is not None and recipe.evaluation != own.recipe.evaluation:
         raise UserError(
-            f"{run.results_path} is of another evaluation: {told(asked)}; run --stage evaluate report with"
-            " these flags, or leave them out."
+            f"{run.results_path} has other evaluation settings: {told(asked)}; run --stage evaluate report"
+            " with these flags, or leave them out."
         )
     return dataclasses.replace(experiment, recipe=evaluated)
 
@@ -98,14 +98,14 @@ def _figures(experiment: Experiment) -> Iterator[tuple[str, Figure]]:
     features = Features.load(experiment, method, title_of(recipe, recipe.test_sets[0]))
     yield "ranked_lists", _ranked_lists(experiment, features, query, gallery)
     if ours and recipe.with_decoder:
-        # Puts textures on this package's body.
+        # This figure needs textures in the layout of this package's body.
         yield "reposed", _reposed(experiment, query)
     if np.count_nonzero(gallery.pids > 0) >= _FEWEST_ON_A_MAP:
         yield "embedding_map", _embedding_map(experiment, features, gallery)
 
 
 def _cmc(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
-    """A figure of the methods' CMC for each test set: `cmc`, or `cmc_<test set>` where there are several."""
+    """Draw the methods' CMC of each test set: `cmc`, or `cmc_<test set>` if there are several."""
     tested = list(dict.fromkeys(row["test"] for row in rows))
     for test in tested:
         curves = {row["method"]: np.array(row["cmc"]) for row in rows if row["test"] == test}
@@ -115,13 +115,13 @@ def _cmc(rows: list[dict[str, Any]]) -> Iterator[tuple[str, Figure]]:
 
 
 def _pictures(experiment: Experiment, records: Records) -> np.ndarray:
-    """The images themselves, (N, H, W, 3) uint8."""
+    """Decode the images to (N, H, W, 3) uint8."""
     batches = inference_dataset(records, experiment.recipe.data.image_size, normalized=False)
     return np.concatenate([batch.numpy() for batch in batches])
 
 
 def _spread(count: int, wanted: int) -> np.ndarray:
-    """`wanted` indices spread evenly over `count`."""
+    """Return `wanted` indices spread evenly over `count`."""
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(int)
 
 
@@ -138,7 +138,7 @@ def _people(experiment: Experiment) -> Figure:
     train = reid_records(experiment, "train")
     cameras = np.unique(train.camids)
     cameras = cameras[_spread(len(cameras), 12)]
-    # People whom most cameras saw, spread over the data set.
+    # People seen by many cameras, spread over the data set.
     seen_by = {pid: len(np.unique(train.camids[train.pids == pid])) for pid in train.identities}
     widely_seen = sorted(seen_by, key=lambda pid: -seen_by[pid])[: max(6, train.num_identities // 4)]
     chosen = sorted(np.array(widely_seen)[_spread(len(widely_seen), 6)])
@@ -169,7 +169,7 @@ def _ranked_lists(experiment: Experiment, features: Features, query: Records, ga
 
 
 def _reposed(experiment: Experiment, query: Records) -> Figure:
-    """What SAN's own decoder paints: the embedding's view of the whole body."""
+    """Draw the textures that SAN's own decoder paints, on the body."""
     encoder = encoder_of(experiment.recipe, trained_identities(experiment), weights=False)
     san = SAN(encoder, decoder_of(experiment.recipe, encoder))
     load_weights(san.encoder, weights_path(experiment, METHODS[0]))

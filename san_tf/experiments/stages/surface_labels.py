@@ -1,4 +1,4 @@
-"""`surface-labels`: what of the person each cell of some test images shows, for the probes of every row."""
+"""`surface-labels`: labels each cell of some test images with its body part, for the probes."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from san_tf.synthesis.cell_labels import SurfaceLabels, label_crops
 from san_tf.synthesis.garment_regions import GARMENTS, SIDES, garment_region
 from san_tf.synthesis.generator import REID_SPLITS, identity_texture, synthetic_reid_index
 
-# Half of the people train the probe: at least some hundred images for each of the labels that matter.
+# Half of the people train the probe. So each important label has at least a few hundred images.
 _MOST_IMAGES = 1200
 
 
 class LabelledImages(NamedTuple):
-    """Test images with the truth about their cells and people.
+    """Test images with true labels of their cells and colours of their people.
 
     Attributes:
         split: `(N,)` str: "query" or "gallery".
-        place: `(N,)` int64: number of the image within the split.
-        labels: of their cells.
+        place: `(N,)` int64: index of the image within the split.
+        labels: labels of their cells.
         front: `(N, 6)` float32 CIELAB mean colours of the person's upper and lower garment on the front.
-        back: `(N, 6)` likewise on the back.
+        back: `(N, 6)` float32, the same on the back.
     """
 
     split: np.ndarray
@@ -41,7 +41,7 @@ class LabelledImages(NamedTuple):
     back: np.ndarray
 
     def records(self, query: Records, gallery: Records) -> list[Records]:
-        """The images themselves: those of the query, then those of the gallery, as they stand here."""
+        """Select the images: those of the query, then those of the gallery, in the order of this class."""
         return [
             records.select(self.place[self.split == name])
             for name, records in (("query", query), ("gallery", gallery))
@@ -49,13 +49,13 @@ class LabelledImages(NamedTuple):
 
 
 def labels_path(experiment: Experiment) -> Path:
-    """Where the labels lie in the run; those of images that are held out for validation lie apart."""
+    """Path of the labels in the run; images held out for validation have another file."""
     held_out = "_validation" if experiment.recipe.evaluation.on == "validation" else ""
     return experiment.run.path / f"surface_labels{held_out}.npz"
 
 
 def run(experiment: Experiment) -> None:
-    """Draw test images again, with their labels.
+    """Render some test images again to get their labels, and write these.
 
     Raises:
         UserError: the data set is not rendered, or not prepared.
@@ -66,7 +66,7 @@ def run(experiment: Experiment) -> None:
         for split in REID_SPLITS
         for spec in synthetic_reid_index(config, split, experiment.recipe.data.backgrounds)
     }
-    # Half of the images at most are queries: there are fewer of them, and each is of another camera.
+    # At most half of the images are queries, of which there are fewer.
     chosen = {}
     for split in ("query", "gallery"):
         records = reid_records(experiment, split)
@@ -99,7 +99,11 @@ def run(experiment: Experiment) -> None:
 
 
 def garment_colors(texture: np.ndarray) -> np.ndarray:
-    """Mean CIELAB colours `(2, 6)` of a `(T, T, 3)` uint8 texture: front, back; upper, then lower garment."""
+    """Mean CIELAB colours of the garments on a `(T, T, 3)` uint8 texture.
+
+    Returns:
+        `(2, 6)` float32: front and back; upper, then lower garment.
+    """
     lab = cv2.cvtColor(texture.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     return np.stack(
         [
@@ -110,10 +114,10 @@ def garment_colors(texture: np.ndarray) -> np.ndarray:
 
 
 def load_labels(experiment: Experiment) -> LabelledImages:
-    """Read what `run` wrote.
+    """Read the labels that `run` wrote.
 
     Raises:
-        UserError: it has not been run.
+        UserError: there are none.
     """
     path = labels_path(experiment)
     if not path.is_file():

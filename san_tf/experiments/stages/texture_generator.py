@@ -1,4 +1,4 @@
-"""`texture-generator`: train SAN-PG on images whose true texture is known."""
+"""`texture-generator`: trains SAN-PG on images whose true textures are known."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import set_precision
 from san_tf.training.schedules import WarmupCosine
 
-# How far a surface must turn to the camera to be seen, and away from it to be hidden: cosines.
+# Cosines of the angle between surface and camera: above the first it is seen, below the second hidden.
 _TOWARDS, _AWAY = 0.3, -0.3
 
 
 def views(yaw: np.ndarray, visibility: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks `(N,)` of the views of a person: each image has front, side or back, and may be occluded too.
+    """Return a mask `(N,)` for each view: every image shows front, side or back, and may be occluded, too.
 
     Args:
-        yaw: `(N,)` degrees, 0 faces the camera.
-        visibility: `(N,)` share of the person that is seen.
+        yaw: `(N,)` degrees; a person at 0 faces the camera.
+        visibility: `(N,)` visible share of the person, 0 to 1.
     """
     turned = yaw_difference(yaw, np.array(0.0))
     return {
@@ -67,8 +67,8 @@ def texture_scores(
         extras: `yaw` and `visibility`, `(N,)` each.
 
     Returns:
-        By view: `pairs`; `l1`, mean absolute difference as a share of the range; `l1_seen` and `l1_hidden`,
-        the same on the surface that faces the camera (the person upright) and on the one that faces away;
+        By view: `pairs`, their number; `l1`, mean absolute difference as a share of the range; `l1_seen` and
+        `l1_hidden`, the same on the surface that faces the camera (of an upright person) or faces away;
         `ssim`, `gmsd` and `detail` of `san_tf.evaluation.texture_scores`. A view without pairs is left out.
     """
     texels = texel_map(painted.shape[1])
@@ -97,16 +97,16 @@ def texture_scores(
 
 
 def color_scores(specs: Iterable[CropSpec], textures: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """How far the colours of garments on textures are from those that they have in their pictures.
+    """Compare the colours of garments on textures with their colours in the images.
 
     Args:
-        specs: of N rendered pictures, which are drawn again to know which pixel is of which garment.
-        textures: `(N, T, T, 3)` uint8, those of the same pictures, by name.
+        specs: plans of N rendered images, which are rendered again to find the pixels of each garment.
+        textures: `(N, T, T, 3)` uint8 textures of the same images, by name.
 
     Returns:
-        `garments`, how many are seen well enough; and for each name the mean over them of the distance in
-        CIELAB between the median colour in the picture and the median colour of the same place on the
-        texture. NaN where no garment is seen.
+        `garments`, the number of garments that are visible enough; and for each name the CIELAB distance
+        between a garment's median colour in the image and that of the same place on the texture, averaged
+        over the garments. NaN if no garment is visible.
     """
     distances: dict[str, list[float]] = {name: [] for name in textures}
     for number, spec in enumerate(specs):
@@ -120,7 +120,7 @@ def color_scores(specs: Iterable[CropSpec], textures: Mapping[str, np.ndarray]) 
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of the values there are; NaN where there is none, as of the detail of plain textures."""
+    """Mean of the finite values; NaN if there are none, such as for the detail of plain textures."""
     known = values[np.isfinite(values)]
     return float(known.mean()) if len(known) else float("nan")
 
@@ -129,7 +129,7 @@ NO_TEXTURES = "not needed: this recipe has no decoder to learn textures"
 
 
 def run(experiment: Experiment) -> None:
-    """Train the texture generator and measure its textures of people it has never seen; or take a ready one.
+    """Train the texture generator and score its textures of unseen people, or take a ready generator.
 
     Raises:
         UserError: the paired data are not prepared, the loss became NaN, or ready weights do not fit.
@@ -146,7 +146,7 @@ def run(experiment: Experiment) -> None:
         save_weights(generator, weights_path(experiment))
         experiment.say(f"{recipe.generator.generator_weights} taken as {weights_path(experiment)}")
         if recipe.needs_pairs and recipe.generator.texture_layout == "san_tf":
-            # The pairs that will join the batches are there to measure it on.
+            # The pairs for the batches are prepared anyway, so they can score the generator.
             _measure(experiment, generator, pit_records(experiment, "train"))
     else:
         _train(experiment)
@@ -213,7 +213,7 @@ def _train(experiment: Experiment) -> None:
 
 
 def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None:
-    """Compare with the true textures; beside it the plainest guess, the mean texture of the training set."""
+    """Score painted textures against the true ones, and for reference the training set's mean texture."""
     recipe = experiment.recipe
     unseen = pit_records(experiment, "test")
     true = true_textures(unseen, recipe.texture_size)
@@ -241,16 +241,16 @@ def _measure(experiment: Experiment, model: keras.Model, pairs: Records) -> None
     )
     if colors := scores.get("garment_colors"):
         experiment.say(
-            f"{colors['garments']} garments in their pictures: painted {colors['painted']:.1f} from the"
-            f" picture's colour in CIELAB (what was to be learnt: {colors['photographed']:.1f}, their true"
-            f" colour: {colors['true']:.1f})"
+            f"{colors['garments']} garments in their images: painted {colors['painted']:.1f} from the image's"
+            f" colour in CIELAB (target textures: {colors['photographed']:.1f}, true colours:"
+            f" {colors['true']:.1f})"
         )
 
 
 def _mean_texture(pairs: Records, size: int) -> np.ndarray:
-    """The mean texture of all pairs, (size, size, 3) float64."""
-    # Each texture once, however many images share it, and one as floats at a time: all of a large data set's
-    # are gigabytes.
+    """Mean texture of all pairs, (size, size, 3) float64."""
+    # Each texture is read once, however many images share it, and only one is in memory as floats: all
+    # textures of a large data set take gigabytes.
     _, first, counts = np.unique(pairs.texture_index, return_index=True, return_counts=True)
     total = np.zeros((size, size, 3))
     for texture, count in zip(true_textures(pairs.select(first), size), counts, strict=True):

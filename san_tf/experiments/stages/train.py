@@ -1,4 +1,4 @@
-"""`train`: SAN, and beside it the same encoder without the decoder."""
+"""`train`: trains SAN and the baseline, the same encoder without decoder."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ from san_tf.training.schedules import WarmupCosine, WarmupMilestones, WarmupStep
 
 
 class Validation(keras.callbacks.Callback):
-    """Adds `mAP` and `rank1` of the held-out identities to the logs of every so many epochs, and of the last.
+    """Adds `mAP` and `rank1` of held-out identities to the logs every `validate_every` epochs and at the end.
 
-    The held-out identities are those of `validation_identities`, never the test set, whatever the recipe
-    tests on; embeddings are compared as the recipe says, plain, by the Market-1501 protocol.
+    The held-out identities are those of `validation_identities`, never a test set. Embeddings are compared by
+    the recipe's settings without re-ranking, with the Market-1501 protocol.
 
     Args:
-        experiment: whose recipe and data.
-        encoder: that is being trained.
+        experiment: experiment with recipe and data.
+        encoder: encoder in training.
 
     Raises:
         UserError: the data are not prepared.
@@ -70,16 +70,16 @@ class Validation(keras.callbacks.Callback):
         self._embed = Embedder(lambda images, training: alone(images), self.recipe.evaluation.flip_average)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Measure, if it is the epoch's turn."""
+        """Measure if it is due."""
         training = self.recipe.training
         if logs is not None and ((epoch + 1) % training.validate_every == 0 or epoch + 1 == training.epochs):
             logs.update(self.measure())
 
     def measure(self) -> dict[str, float]:
-        """`mAP` and `rank1`, 0 to 1, of the weights as they are."""
+        """Compute `mAP` and `rank1`, 0 to 1, of the current weights."""
         evaluation, size = self.recipe.evaluation, self.recipe.data.image_size
         query, gallery = (
-            # No bar: the training's line is on the screen, and two would write over each other.
+            # No progress bar, because it would overwrite the training's progress line.
             self._embed(inference_dataset(records, size, 128), evaluation.normalize, description=None)
             for records in (self.query, self.gallery)
         )
@@ -89,7 +89,7 @@ class Validation(keras.callbacks.Callback):
 
 
 def take_best(experiment: Experiment, model: keras.Model, checkpoints: CheckpointFolder) -> None:
-    """Give the model the weights with the highest mAP of its training, and say so.
+    """Load the weights with the highest mAP of a training into the model, and report it.
 
     Raises:
         UserError: the checkpoint that holds them is missing or damaged.
@@ -103,28 +103,29 @@ def take_best(experiment: Experiment, model: keras.Model, checkpoints: Checkpoin
 
 METHODS = ("SAN", "baseline")
 NO_DECODER = (
-    "no decoder: both its losses weigh nothing in this recipe, so the encoder is trained on identity and"
-    " triplet loss alone"
+    "no decoder: both weights of its losses are 0 in this recipe, so the encoder is trained on identity and"
+    " triplet loss only"
 )
 
 
 def methods_of(recipe: Recipe) -> tuple[str, ...]:
-    """The methods that a recipe trains, the exported one first; see `TrainingRecipe.method`."""
+    """Methods that a recipe trains, the exported one first; see `TrainingRecipe.method`."""
     if not recipe.with_decoder:
         return METHODS[1:]
     return METHODS[:1] if recipe.training.method == "san" else METHODS
 
 
 def weights_path(experiment: Experiment, method: str, part: str = "encoder") -> Path:
-    """Where the trained weights of a method's `encoder` or `decoder` lie in the run."""
+    """Path of the trained weights of a method's `encoder` or `decoder` in the run."""
     return experiment.run.path / "weights" / f"{method.lower()}_{part}.weights.h5"
 
 
 def run(experiment: Experiment) -> None:
-    """Train SAN, the baseline, or both: same encoder, start, batches of identities, and number of steps.
+    """Train SAN, the baseline, or both, with the same encoder, initial weights, P x K batches and steps.
 
     Raises:
-        UserError: data or pseudo textures are missing, too few identities for a batch, or a NaN loss.
+        UserError: data or pseudo textures are missing, there are too few identities for a batch, or the loss
+            becomes NaN.
     """
     records = reid_records(experiment, "train")
     if not experiment.recipe.with_decoder and experiment.recipe.training.method != "baseline":
@@ -132,8 +133,8 @@ def run(experiment: Experiment) -> None:
     start = encoder_to_start_from(experiment.recipe)
     if start is not None:
         experiment.say(
-            f"the encoder starts from {start}, but for the layer classifier, which starts anew: its"
-            " identities are others"
+            f"the encoder starts from {start}, except for the layer classifier, which is new because its"
+            " identities differ"
         )
     methods = methods_of(experiment.recipe)
     for method in methods[:1] if experiment.options.find_learning_rate else methods:
@@ -149,26 +150,26 @@ def train_method(
     textures: Path | None,
     generator: Path | None = None,
 ) -> None:
-    """Train one method by the experiment's recipe and write its weights to the experiment's run directory.
+    """Train one method with the experiment's recipe and write its weights to the run directory.
 
-    Start weights, batches and augmentation depend on the recipe's seed alone, so they are the same for every
+    Initial weights, batches and augmentation depend only on the recipe's seed, so they are the same for every
     method.
 
     Args:
-        experiment: whose recipe and run.
+        experiment: experiment with recipe and run.
         records: training images.
-        method: names checkpoints, logs and weights.
-        textures: folder of the textures to paint, named after the images; None trains the encoder alone.
-        generator: weights of the texture generator to start from, where the recipe says so; None takes those
-            of the experiment.
+        method: name for checkpoints, logs and weights.
+        textures: folder of the target textures, named after the images; None trains only the encoder.
+        generator: weights of the texture generator to start from, if the recipe says so; None takes those of
+            the experiment.
 
     Raises:
-        UserError: textures are missing, too few identities for a batch, or a NaN loss.
+        UserError: textures are missing, there are too few identities for a batch, or the loss becomes NaN.
     """
     recipe, distribution = experiment.recipe, experiment.distribution
     set_precision(recipe.model.precision)
     data = recipe.data
-    # First of all, because it finds at once that there are too few identities for a batch.
+    # First, because it fails quickly if there are too few identities for a batch.
     steps = pk_steps(records.pids, data.identities_per_batch, data.images_per_identity)
     steps = recipe.training.steps_per_epoch or steps
     with_decoder = textures is not None
@@ -184,7 +185,7 @@ def train_method(
         model.triplet_warmup = round(recipe.losses.triplet_warmup_epochs * steps)
         if with_decoder and not data.pit_in_norms:
             model.pairs = data.pit_per_batch // distribution.replicas
-        # The other workers get their start from the chief.
+        # The other workers get their initial weights from the chief.
         if recipe.training.start == "texture-generator" and distribution.is_chief:
             start = generator or start_weights(experiment)
             start_from_generator(model.encoder, model.decoder, recipe, start)
@@ -249,12 +250,19 @@ def train_method(
     save_weights(model.encoder, weights_path(experiment, method))
     if model.decoder is not None:
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
-    # So that the network can be built again where these data are not to be had.
+    # So that the network can be built again without the data.
     experiment.run.note("train", identities=classes)
 
 
 def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool = True) -> SAN:
-    """The recipe's SAN with its initial weights, or without decoder its baseline; see `encoder_of`."""
+    """Build the recipe's SAN with its initial weights, or without decoder its baseline.
+
+    Args:
+        recipe: recipe of the experiment.
+        num_classes: number of training identities.
+        with_decoder: False builds the baseline.
+        weights: whether to load pretrained weights, see `encoder_of`.
+    """
     encoder = encoder_of(recipe, num_classes, weights)
     losses = recipe.losses
     return SAN(
@@ -274,12 +282,12 @@ def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool =
 
 
 def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  # type: ignore[no-untyped-def]
-    """The recipe's optimiser, a keras.Optimizer: AMSGrad Adam, SGD, or one of TensorFlow Addons.
+    """Build the recipe's Keras optimiser: AMSGrad Adam, SGD, or one of TensorFlow Addons.
 
     Args:
-        recipe: of the experiment.
-        steps_per_epoch: of the training.
-        schedule: of the learning rate, in place of the recipe's.
+        recipe: recipe of the experiment.
+        steps_per_epoch: number of training steps per epoch.
+        schedule: schedule of the learning rate; None takes the recipe's.
     """
     training = recipe.training
     schedule = schedule or _schedule_of(recipe, steps_per_epoch)

@@ -1,4 +1,4 @@
-"""`true-textures`: those that training people were rendered with; a perfect generator would paint them."""
+"""`true-textures`: writes the textures that training people were rendered with, the ideal pseudo textures."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from san_tf.synthesis.generator import identity_texture
 
 
 def folder_of(experiment: Experiment) -> Path:
-    """Where the true textures of the training images lie: a folder of files named after them."""
+    """Folder of the true textures of the training images, named after the images."""
     return experiment.run.path / "true_textures"
 
 
 def rendered_config(experiment: Experiment) -> str:
-    """The configuration of `synthetic_reid` that the recipe names.
+    """Return the config of `synthetic_reid` that the recipe names.
 
     Raises:
-        UserError: the recipe names another data set, of which nobody knows the truth.
+        UserError: the recipe names another data set, whose true textures are unknown.
     """
     dataset, _, config = experiment.recipe.data.dataset.partition("/")
     if dataset != "synthetic_reid":
         raise UserError(
-            f"Nobody knows the true surface of the people in {dataset or 'no data set'}; use --dataset"
+            f"The true textures of the people in {dataset or 'no data set'} are unknown; use --dataset"
             " synthetic_reid/tiny or another of its configurations."
         )
     return config or "tiny"

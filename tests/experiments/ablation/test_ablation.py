@@ -121,7 +121,7 @@ def test_a_stopped_ablation_goes_on_with_what_is_left(
     # A step may be done anew where there is a trained run.
     again = ("--stage=evaluate", "--rows", "baseline", "oracle", "--seeds=0")
     assert ablate(shared, *again) == 0
-    assert "nothing to do anew" in capsys.readouterr().out and len(trained) == 4
+    assert "nothing to repeat" in capsys.readouterr().out and len(trained) == 4
     assert (shared / "baseline" / "seed_0" / "results.json").stat().st_mtime_ns > before
     # With another recipe the runs are refused, and stay as they are.
     assert ablate(shared, *chosen, "--lambda_triplet=3") == 2
@@ -145,7 +145,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(shared: Path, ablate: Ab
     with file_lock(shared / "baseline" / "seed_7" / ".lock") as mine:
         assert mine
         assert ablate(shared, "--stage=runs", "--rows=baseline", "--seeds=7") == 0
-    assert not trained and "another process is at it" in capsys.readouterr().out
+    assert not trained and "another process works on it" in capsys.readouterr().out
     assert ablate(shared, "--stage=runs", "--rows=baseline", "--seeds=7") == 0
     assert trained == [("baseline", 7, None)]
 
