@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # as `import san_tf` does
 os.environ.setdefault("MPLBACKEND", "Agg")
 # What commands remember of exports and folders, see `san_tf.trusted`, belongs to the tests alone.
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="san_tf_tests_")
