@@ -26,7 +26,7 @@ LAYOUT = Layout(
     terms="The page of its authors states the terms.",
     besides=(
         "For the 767/700 protocol put cuhk03_new_protocol_config_labeled.mat and "
-        f"cuhk03_new_protocol_config_detected.mat of {PROTOCOLS} beside it."
+        f"cuhk03_new_protocol_config_detected.mat of {PROTOCOLS} next to it."
     ),
 )
 COUNTS = {
@@ -96,7 +96,7 @@ class Builder(BenchmarkBuilder):
         return f"cuhk03_new_protocol_config_{self.builder_config.boxes}.mat"
 
     def _protocols(self, files: Files, manual_dir: Path) -> list[Files]:
-        """The place of the 767/700 protocol, beside the benchmark or in it; empty if there is none."""
+        """The files with the 767/700 protocol, next to the benchmark or in it; empty if there are none."""
         return [place for place in (FolderFiles(manual_dir), files) if place.has(self._protocol)][:1]
 
     def _sources(self, files: Files, manual_dir: Path) -> Mapping[str, Sequence[Source]]:

@@ -96,7 +96,9 @@ def open_builder(experiment: Experiment, name: str, tested: bool = False) -> Any
 
 
 def custom_config(kind: Any, folder: str | None, pattern: str | None) -> Any:
-    """Return the config of `custom` for a user's folder, with a name that is unique for folder and pattern.
+    """Return the config of `custom` for a user's folder.
+
+    Its name is unique for folder and pattern, so that data sets are never mixed up.
 
     Args:
         kind: config that defines how names are read.

@@ -56,7 +56,7 @@ class Training:
 
 
 def dry_run(name: str, recipe: Recipe, options: Options, stages: Sequence[str]) -> None:
-    """Print the networks of a recipe, and the time and memory of its trainings, from measured steps.
+    """Print the networks of a recipe, and estimated time and memory of its trainings.
 
     Time and peak memory of a step are measured on two small batches of noise and extrapolated linearly to the
     recipe's batch size. The memory includes the encoded images and the batches that the pipeline holds. The

@@ -50,7 +50,14 @@ class Features:
     def of(
         cls, query: Records, query_features: np.ndarray, gallery: Records, features: np.ndarray
     ) -> Features:
-        """Join features with the identities and camera ids of their records."""
+        """Join features with the identities and camera ids of their records.
+
+        Args:
+            query: Q query records.
+            query_features: (Q, D) float32.
+            gallery: G gallery records.
+            features: (G, D) float32, of the gallery.
+        """
         return cls(query_features, query.pids, query.camids, features, gallery.pids, gallery.camids)
 
     def sets(self) -> tuple[FeatureSet, FeatureSet]:
@@ -169,6 +176,11 @@ def features_path(experiment: Experiment, method: str, tested: str) -> Path:
     """Path of a method's features of a test set in the run.
 
     It is `features/san.npz` for the experiment's own data set, `features/san_msmt17-v2.npz` for another.
+
+    Args:
+        experiment: experiment with recipe and run.
+        method: name of the method, such as "SAN".
+        tested: name of the test set.
     """
     name = method.lower().replace(" ", "_")
     other = "" if tested == experiment.recipe.data.dataset else f"_{file_stem(tested)}"
@@ -181,7 +193,7 @@ def file_stem(tested: str) -> str:
 
 
 def row_of(method: str, result: ProtocolResult, tested: str) -> dict[str, Any]:
-    """Make the row of `results.json` for a method on a test set; with spreads for drawn galleries.
+    """Make the row of `results.json` for a method on a test set.
 
     Args:
         method: name of the method.

@@ -51,9 +51,9 @@ class Options:
     stage: list[str] = field(default_factory=list)
     """Run only these stages, done or not; without it, every stage that is not done yet."""
     export_folder: str | None = None
-    """With `--stage prepare`: also write the data set there in the Market-1501 layout."""
+    """With `--stage prepare`: also write the data set to this folder in the Market-1501 layout."""
     export_texture: bool = False
-    """Export the decoder too, as the signature `texture`, which shows what the network sees of a person."""
+    """Also export the decoder, as the signature `texture`, which shows what the network sees of a person."""
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
     imports: list[str] = field(default_factory=list)

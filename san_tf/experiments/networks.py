@@ -85,7 +85,7 @@ def encoder_to_start_from(recipe: Recipe) -> Path | None:
 
 
 def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
-    """Build the decoder for an encoder of the recipe, of the recipe's size or else the backbone's."""
+    """Build the decoder for an encoder of the recipe; the backbone gives the default size."""
     preset = DECODERS[recipe.model.decoder or decoder_for(recipe.model.backbone)]
     shapes = [stage.shape for stage in encoder.output["stages"]]
     size, seed = recipe.texture_size, recipe.seed + _DECODER_STREAM

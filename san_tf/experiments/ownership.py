@@ -116,10 +116,11 @@ class Owned:
         )
 
     def asked(self, recipe: Recipe, stages: Collection[str], experiment: str, own: Recipe) -> Recipe:
-        """Return the recipe of a command in this run, where flags of a test describe the test set.
+        """Return the recipe of a command in this run.
 
-        `--folder b --stage evaluate` in a run that was trained on `a` tests on `b`. The recipe's training
-        data stay the same, also when the command is that of another experiment.
+        In a command that only tests, flags of the data describe the test set: `--folder b --stage evaluate`
+        in a run that was trained on `a` tests on `b`. The recipe's training data stay the same, also if the
+        command is that of another experiment.
 
         Args:
             recipe: recipe of the run, with the command's flags.
@@ -155,7 +156,7 @@ class Owned:
         )
 
     def changes(self, recipe: Recipe) -> dict[str, tuple[Any, Any]]:
-        """Values outside the evaluation that differ from the run's: by name, the run's and the new value."""
+        """Run's and new values by name where they differ, without those of the evaluation."""
         found = {}
         for name, part in owners().items():
             before, now = _value(self.recipe, name), _value(recipe, name)
@@ -229,11 +230,14 @@ def with_absolute_places(recipe: Recipe) -> Recipe:
 
 
 def differences(before: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Compare the values a stage was made with to new ones: by name, the former and the new value.
+    """Find the values that changed since a stage was run.
 
     Args:
-        before: `fields` of a marker.
-        fields: parts of a recipe, or single values by `part.name`.
+        before: `fields` of the stage's marker.
+        fields: new parts of a recipe, or single values by `part.name`.
+
+    Returns:
+        The former and the new value by name.
     """
     former, found = with_current_names(_flat(before)), {}
     for name, now in _flat(json.loads(json.dumps(fields, default=dataclasses.asdict))).items():

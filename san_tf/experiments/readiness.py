@@ -51,7 +51,7 @@ def check_readiness(experiment: Experiment, stages: Collection[str]) -> None:
 
 
 def tell_readiness(experiment: Experiment) -> None:
-    """Report for each test set how many queries have a match, and whether training has the same people.
+    """Report queries with a match, and people known from training, for each test set.
 
     A test set that cannot be evaluated is a note, not an error, because evaluation may not be wanted.
     """

@@ -37,8 +37,8 @@ class DataRecipe:
     backgrounds: str | None = None
     """Folder of photographs as backgrounds of rendered people; none uses procedural streets."""
     image_size: tuple[int, int] = (256, 128)
-    """Height and width of the network's input in pixels, multiples of 32; with a decoder, whose textures are
-    height x height, the height is twice the width."""
+    """Height and width of the network's input in pixels, multiples of 32. A decoder needs a height of twice
+    the width; its textures are height x height."""
     identities_per_batch: int = 16
     """P of the P x K batch."""
     images_per_identity: int = 4
@@ -240,7 +240,7 @@ class Recipe:
 
     @property
     def texture_size(self) -> int:
-        """Side of the square texture in texels: the last stage's map, at 1/16 or 1/32, doubled four times."""
+        """Side of the square texture in texels: the last stage's height, doubled four times."""
         return self.data.image_size[0] // (1 if self.model.last_stride == 1 else 2)
 
     @property
@@ -255,7 +255,7 @@ class Recipe:
 
     @property
     def with_decoder(self) -> bool:
-        """Whether a decoder is trained: the method has one, and a decoder's loss has a weight above 0."""
+        """Whether a decoder is trained: the method has one, and a loss of it has weight."""
         weighs = self.losses.lambda_reconstruction > 0 or self.losses.lambda_texture_triplet > 0
         return weighs and self.training.method != "baseline"
 

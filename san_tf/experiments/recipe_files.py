@@ -238,7 +238,13 @@ def with_current_names(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_value(recipe: Recipe, name: str, value: Any) -> Recipe:
-    """Return the recipe with another value of this name, such as `epochs`, without the name of its part."""
+    """Return the recipe with another value.
+
+    Args:
+        recipe: recipe to start from.
+        name: name of the value without its part, such as `epochs`.
+        value: new value.
+    """
     part = owners()[name]
     if not part:
         return dataclasses.replace(recipe, **{name: value})

@@ -52,7 +52,7 @@ def targets(experiment: Experiment) -> Iterator[Target]:
 
 
 def title_of(recipe: Recipe, name: str) -> str:
-    """Name of a test set in results and tables, with its folder if that differs from the training's."""
+    """Name of a test set in results, with its folder if not the training's."""
     folder = tested_data(recipe, name).folder
     if folder is None or is_own(recipe, name) or not name.startswith("custom"):
         return name

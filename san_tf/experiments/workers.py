@@ -45,9 +45,10 @@ def check_shares(experiment: Experiment, stages: Collection[str]) -> None:
 
 
 def agree_with_workers(experiment: Experiment) -> None:
-    """Check that this worker's recipe equals the chief's; each worker has its own run directory and flags.
+    """Check that this worker's recipe equals the chief's.
 
-    All workers, the chief included, call it before any other joint step.
+    Each worker has its own run directory and flags. All workers, the chief included, call it before any other
+    joint step.
 
     Raises:
         UserError: the recipes differ; raised only on workers other than the chief.

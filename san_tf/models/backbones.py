@@ -66,7 +66,7 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def backbone_named(name: str) -> Backbone | None:
-    """Find a backbone of this package or a registered one by name; None if there is none."""
+    """Find a backbone by name, of this package or registered; None if there is none."""
     if name in BACKBONES:
         if name in registry.BACKBONES:
             raise UserError(f"A backbone was registered as {name}, a name of this package; rename it.")

@@ -69,6 +69,6 @@ class Builder(Generic[P]):
 
 
 def arguments_of(model: keras.Model) -> Mapping[str, Any] | None:
-    """Arguments that a `Builder` built `model` with; None for other models and those read from a file."""
+    """Arguments that a `Builder` built `model` with; None for other models."""
     arguments: Mapping[str, Any] | None = getattr(model, "_built_with", None)
     return arguments

@@ -1,4 +1,4 @@
-"""SA-Dec: the decoder that paints the body's texture (UV layout) from the encoder's feature maps."""
+"""SA-Dec: the decoder that paints the body's texture from the encoder's feature maps."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WIDTH = 32
 
 @keras.saving.register_keras_serializable("san_tf")
 class PaletteMix(keras.layers.Layer):
-    """Takes K colours from an image, each the mean under a mask, and mixes a texture from them.
+    """Mixes a texture from K colours of an image, each the mean under a mask.
 
     The masks are a_k = softmax over the positions p of the image c. The weights are w_k = softmax over the K
     colours at each texel t. Then texture(t) = sum_k w_k(t) sum_p a_k(p) c(p). So every colour of the texture
@@ -189,7 +189,13 @@ def build_decoder(
 
 
 def decoder_inputs(decoder: keras.Model, stages: Sequence[Any], image: Any) -> list[Any]:
-    """List the inputs of a decoder: the stage maps, and the normalised image if it has a palette."""
+    """List the inputs of a decoder.
+
+    Args:
+        decoder: from `build_decoder`.
+        stages: the four stage maps.
+        image: normalised images, `(batch, H, W, 3)`; only used by a decoder with a palette.
+    """
     return [*stages, image] if len(decoder.inputs) > len(stages) else list(stages)
 
 

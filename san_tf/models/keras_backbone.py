@@ -116,7 +116,7 @@ def no_last_stride_1(model: keras.Model) -> UserError:
 
 
 def with_last_stride_1(config: dict[str, Any], model: keras.Model) -> dict[str, Any]:
-    """Return the config with stride 1 in the layers that lead from 1/16 to 1/32 of the image.
+    """Return the config with stride 1 where maps shrink to 1/32 of the image.
 
     Args:
         config: config of `config_of`; it is not changed.

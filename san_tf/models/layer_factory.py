@@ -215,9 +215,16 @@ class LayerFactory:
         relu: bool = True,
         bias: bool = False,
     ) -> Tensor:
-        """Apply a convolution `<name>_conv`, a batch norm `<name>_bn` and, with `relu`, `<name>_relu`.
+        """Apply a convolution, a batch norm and, if wanted, a ReLU.
 
-        The other arguments are those of `conv`.
+        Args:
+            x: `(batch, h, w, c)`.
+            filters: number of output channels.
+            size: side of the kernel.
+            stride: stride in both directions.
+            name: prefix of the layers' names `<name>_conv`, `<name>_bn` and `<name>_relu`.
+            relu: whether to apply the ReLU.
+            bias: whether the convolution adds a bias.
         """
         x = self.conv(x, filters, size, stride, name=f"{name}_conv", bias=bias)
         x = self.batch_norm(x, name=f"{name}_bn")

@@ -35,7 +35,9 @@ _LARGEST = {"image": 10.0, "texture": 1.01}
 
 
 class LossWeights(NamedTuple):
-    """Lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR; defaults are the paper's.
+    """Weights of the four losses; the defaults are the paper's.
+
+    They are the lambdas of L = l1 L_ID + l2 L_Triplet + l3 L_Rec + l4 L_TR.
 
     Example:
         >>> SAN(encoder, decoder, loss_weights=LossWeights(identity=1.0, triplet=0.1))
@@ -48,7 +50,7 @@ class LossWeights(NamedTuple):
 
 
 class Term(NamedTuple):
-    """One loss of a batch, its weight in the sum, and the number of rows in its mean."""
+    """A batch's loss, its weight in the sum, and the number of rows in its mean."""
 
     value: tf.Tensor
     weight: float | tf.Tensor
@@ -483,7 +485,7 @@ class SAN(_TextureModel):
         seed: int | None = None,
         **overrides: Any,
     ) -> SAN:
-        """Build a preset's network from a name, a folder of `save_to_preset`, or an address on the hub.
+        """Build a preset's network, by name, folder or address on the hub.
 
         For arguments and errors see `san_tf.models.preset_folder.san_from_preset`.
 

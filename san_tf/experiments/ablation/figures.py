@@ -1,4 +1,4 @@
-"""Figures of the ablation: all runs, gains under conditions, and body parts predicted from cells."""
+"""Figures of the ablation: runs, gains under conditions, and predicted body parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def runs_chart(
     baseline: str | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Draw each run as a dot and each row's mean as a tick, with one chart per measure.
+    """Draw runs as dots and rows' means as ticks, one chart per measure.
 
     A row more than 15 points from the baseline is written at the edge, so as not to compress the others.
 

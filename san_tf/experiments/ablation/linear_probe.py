@@ -132,7 +132,14 @@ class CellScores:
 
 
 def split_people(pids: np.ndarray, seed: int = 0) -> np.ndarray:
-    """`(N,)` bool: images of a random half of the people, for learning a probe; the others test it.
+    """Choose a random half of the people for learning a probe; the others test it.
+
+    Args:
+        pids: `(N,)` identities.
+        seed: seed of the choice.
+
+    Returns:
+        `(N,)` bool: images to learn from.
 
     Raises:
         UserError: there are fewer than four people.
@@ -187,7 +194,14 @@ def probe_cells(
 
 
 def with_places(features: np.ndarray) -> np.ndarray:
-    """Append the one-hot place of each cell to features `(N, h, w, C)`: `(N, h, w, C + h * w)` float32."""
+    """Append the one-hot place of each cell to its features.
+
+    Args:
+        features: `(N, h, w, C)`.
+
+    Returns:
+        `(N, h, w, C + h * w)` float32.
+    """
     number, height, width, _ = features.shape
     cells = np.eye(height * width, dtype=np.float32).reshape(1, height, width, -1)
     return np.concatenate([features, np.broadcast_to(cells, (number, *cells.shape[1:]))], axis=-1)
@@ -199,7 +213,16 @@ def probe_places(
     """Learn and test a probe that knows only the place of a cell in the image.
 
     It predicts the most frequent label and the mean point of the place. These are the limits of the two
-    regressions on one-hot places. Arguments and results are those of `probe_cells`.
+    regressions on one-hot places.
+
+    Args:
+        part: `(N, h, w)` int labels.
+        position: `(N, h, w, 3)` points in metres; only used where `on_body`.
+        on_body: `(N, h, w)` bool: cells whose label is a part of the body.
+        learning: `(N,)` bool: images to learn from.
+
+    Returns:
+        Scores and predicted labels, as from `probe_cells`.
     """
     _check_sides(on_body, learning)
     classes = np.unique(part[learning])

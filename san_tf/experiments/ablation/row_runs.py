@@ -179,7 +179,13 @@ class RunResult:
 
     @classmethod
     def load(cls, workdir: Path, row: Row, seed: int) -> RunResult | None:
-        """Read a run; None if it is not finished."""
+        """Read a run; None if it is not finished.
+
+        Args:
+            workdir: run directory of the ablation.
+            row: row of the table.
+            seed: seed of the run.
+        """
         path = run_path(workdir, row.name, seed)
         if not path.is_dir():
             return None

@@ -62,7 +62,7 @@ ROWS: tuple[Row, ...] = (
 
 
 def rows_named(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
-    """Return the rows of these names in the table's order; all rows if there are no names.
+    """Return the rows of these names (all without names) in the table's order.
 
     Raises:
         UserError: there is no row of a name.

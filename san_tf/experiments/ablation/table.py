@@ -41,7 +41,9 @@ _PLAIN = ("rank1", "mAP", "mINP")
 
 @dataclass(frozen=True)
 class Measure:
-    """One measure of a row over its seeds, and its difference to the baseline; as shares, 0 to 1.
+    """One measure of a row over its seeds, and its difference to the baseline.
+
+    Scores are shares, 0 to 1.
 
     Attributes:
         row: name of the row.
@@ -71,7 +73,7 @@ class Measure:
 
 
 def gather(workdir: Path, rows: Sequence[Row]) -> dict[str, dict[int, RunResult]]:
-    """Read the results of all finished runs by row and seed; rows without a finished run are left out.
+    """Read the results of all finished runs by row and seed.
 
     Raises:
         UserError: runs were measured on different queries.
@@ -148,7 +150,7 @@ def _measure(
     low, high = np.nan, np.nan
     shared = [seed for seed in values if seed in base]
     differences = np.array([values[seed] - base[seed] for seed in shared])
-    # A row that has no seeds of its own is compared with the baseline's mean.
+    # A row without training has one run, which is compared with the baseline's mean.
     mean = float(numbers.mean() - np.mean(list(base.values())))
     if len(shared) > 1:
         mean = float(differences.mean())
@@ -163,7 +165,7 @@ def _measure(
 def _over_people(
     runs: Mapping[int, RunResult], baseline: Mapping[int, RunResult], condition: str
 ) -> dict[str, Difference]:
-    """Compare the scores of each query, averaged over the seeds that both have."""
+    """Compare the scores of each query, averaged over the common seeds."""
     shared = [seed for seed in runs if seed in baseline]
     pair = []
     for side in (runs, baseline):
@@ -176,7 +178,7 @@ def _over_people(
 
 
 def probe_columns(run: RunResult) -> dict[str, float]:
-    """Scores of a run's probes by the names of their columns; empty for a row without network."""
+    """Scores of a run's probes by column name; empty for a row without network."""
     if not run.probe:
         return {}
     cells = {f"probe {name}": value for name, value in run.probe["cells"].items()}

@@ -1,4 +1,4 @@
-"""`export`: writes the encoder (and on request the decoder) as a SavedModel that needs only TensorFlow."""
+"""`export`: writes the encoder, and on request the decoder, as a SavedModel."""
 
 from __future__ import annotations
 

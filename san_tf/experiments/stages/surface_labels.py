@@ -41,7 +41,7 @@ class LabelledImages(NamedTuple):
     back: np.ndarray
 
     def records(self, query: Records, gallery: Records) -> list[Records]:
-        """Select the images: those of the query, then those of the gallery, in the order of this class."""
+        """Select these images from the records of query and gallery, in this order."""
         return [
             records.select(self.place[self.split == name])
             for name, records in (("query", query), ("gallery", gallery))

@@ -40,11 +40,16 @@ _TOWARDS, _AWAY = 0.3, -0.3
 
 
 def views(yaw: np.ndarray, visibility: np.ndarray) -> dict[str, np.ndarray]:
-    """Return a mask `(N,)` for each view: every image shows front, side or back, and may be occluded, too.
+    """Return a mask of the images for each view.
+
+    Every image shows front, side or back, and may be occluded, too.
 
     Args:
         yaw: `(N,)` degrees; a person at 0 faces the camera.
         visibility: `(N,)` visible share of the person, 0 to 1.
+
+    Returns:
+        `(N,)` bool by the view's name.
     """
     turned = yaw_difference(yaw, np.array(0.0))
     return {

@@ -45,10 +45,11 @@ from san_tf.training.schedules import WarmupCosine, WarmupMilestones, WarmupStep
 
 
 class Validation(keras.callbacks.Callback):
-    """Adds `mAP` and `rank1` of held-out identities to the logs every `validate_every` epochs and at the end.
+    """Adds `mAP` and `rank1` of held-out identities to the logs.
 
-    The held-out identities are those of `validation_identities`, never a test set. Embeddings are compared by
-    the recipe's settings without re-ranking, with the Market-1501 protocol.
+    It measures every `validate_every` epochs and after the last one. The held-out identities are those of
+    `validation_identities`, never a test set. Embeddings are compared by the recipe's settings without
+    re-ranking, with the Market-1501 protocol.
 
     Args:
         experiment: experiment with recipe and data.
@@ -91,6 +92,11 @@ class Validation(keras.callbacks.Callback):
 def take_best(experiment: Experiment, model: keras.Model, checkpoints: CheckpointFolder) -> None:
     """Load the weights with the highest mAP of a training into the model, and report it.
 
+    Args:
+        experiment: experiment that reports.
+        model: the trained model.
+        checkpoints: checkpoints of its training.
+
     Raises:
         UserError: the checkpoint that holds them is missing or damaged.
     """
@@ -116,12 +122,20 @@ def methods_of(recipe: Recipe) -> tuple[str, ...]:
 
 
 def weights_path(experiment: Experiment, method: str, part: str = "encoder") -> Path:
-    """Path of the trained weights of a method's `encoder` or `decoder` in the run."""
+    """Path of a method's trained weights in the run.
+
+    Args:
+        experiment: experiment with run.
+        method: one of `METHODS`, or the name of an ablation's row.
+        part: "encoder" or "decoder".
+    """
     return experiment.run.path / "weights" / f"{method.lower()}_{part}.weights.h5"
 
 
 def run(experiment: Experiment) -> None:
-    """Train SAN, the baseline, or both, with the same encoder, initial weights, P x K batches and steps.
+    """Train SAN, the baseline, or both.
+
+    Both have the same encoder, initial weights, P x K batches and number of steps.
 
     Raises:
         UserError: data or pseudo textures are missing, there are too few identities for a batch, or the loss
