@@ -101,6 +101,8 @@ _SYNONYMS = {
     ("freeze", "freeze_backbone", "freeze_iters", "fixbase_epoch", "fixbase_epochs"): ("freeze_epochs",),
     ("gem", "gem_pooling", "pool", "pool_layer", "global_pool"): ("pooling",),
     ("ibn", "with_ibn", "ibn_a"): ("backbone",),
+    ("autoaug", "autoaugment", "do_autoaug", "aa"): ("auto_augment",),
+    ("gray", "grey", "greyscale", "random_grayscale", "random_gray"): ("grayscale",),
     ("arcface", "cosface", "cls_layer", "arc_margin"): ("classifier",),
     ("circle", "circle_loss", "metric_loss"): ("triplet",),
     ("center", "centre", "center_loss", "centre_loss", "lambda_center", "center_weight"): ("lambda_centre",),

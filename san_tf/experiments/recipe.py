@@ -56,6 +56,11 @@ class DataRecipe:
     """Probability of erasing a random rectangle of 2 to 40 percent of an image."""
     jitter: float = 0.0
     """Probability of changing an image's brightness, contrast, saturation and hue, as cameras differ."""
+    grayscale: float = 0.0
+    """Probability of turning an image grey; its texture stays coloured."""
+    auto_augment: float = 0.0
+    """Probability of two operations of AutoAugment's policy of ImageNet, such as equalising or rotating an
+    image; its texture stays as it is. fast-reid has 0.1."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,8 @@ class LossRecipe:
     lambda_triplet: float = 1.5
     """Weight of the triplet loss on the embedding."""
     triplet: str = "batch-hard"
-    """Triplet loss: `batch-hard`, `soft-margin` (batch-hard without a margin), `circle` (circle loss, with values up
-    to a hundred times larger), or from TensorFlow Addons `tfa.TripletHardLoss` or
+    """Triplet loss: `batch-hard`, `soft-margin` (batch-hard without a margin), `circle` (circle loss, up to
+    a hundred times larger), or from TensorFlow Addons `tfa.TripletHardLoss` or
     `tfa.TripletSemiHardLoss`."""
     circle_margin: float = 0.25
     """Of the circle loss: the margin m of cosines."""

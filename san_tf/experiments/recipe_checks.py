@@ -35,6 +35,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
     "erasing": (0, 1),
     "jitter": (0, 1),
+    "grayscale": (0, 1),
+    "auto_augment": (0, 1),
     "sketch": (0, 100_000),
     "palette": (0, 4096),
     "lambda_identity": (0, 1e6),

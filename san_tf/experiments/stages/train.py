@@ -200,7 +200,12 @@ def train_method(
             recipe.texture_size if with_decoder else None,
             mirror_map=mirror_map,
             augmentation=Augmentation(
-                flip=data.flip, translation=data.translation, erasing=data.erasing, jitter=data.jitter
+                flip=data.flip,
+                translation=data.translation,
+                erasing=data.erasing,
+                jitter=data.jitter,
+                grayscale=data.grayscale,
+                auto_augment=data.auto_augment,
             ),
             pit=pairs,
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
