@@ -20,7 +20,7 @@ PREFIX = "tfa."
 OPTIMIZERS = ("AdaBelief", "AdamW", "LAMB", "LazyAdam", "NovoGrad", "RectifiedAdam", "SGDW", "Yogi")
 # Choices of this package, which do not need TensorFlow Addons.
 OWN_OPTIMIZERS = ("adam", "sgd")
-OWN_TRIPLET_LOSSES = ("batch-hard", "soft-margin")
+OWN_TRIPLET_LOSSES = ("batch-hard", "soft-margin", "circle")
 TRIPLET_LOSSES = ("TripletHardLoss", "TripletSemiHardLoss")
 
 

@@ -21,7 +21,7 @@ from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
 Form = dict[str, Any]
 # Facts that may differ if a training starts from pretrained weights.
-_OF_TRAINED = ("last_stride", "input_shape", "head", "stage_shapes", "texture_size")
+_OF_TRAINED = ("last_stride", "input_shape", "head", "classifier", "stage_shapes", "texture_size")
 # Layer settings that do not change a trained network's outputs (names, precision, initialisation, training),
 # or that follow from the shapes of weights.
 _NO_FUNCTION = frozenset(
@@ -31,7 +31,7 @@ _NO_FUNCTION = frozenset(
 )
 _NO_FUNCTION_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 # The values of an input adapter are weights. Keras 2 and 3 name the axis of a norm differently.
-_NO_FUNCTION_OF = {"InputAdapter": {"matrix", "offset"}}
+_NO_FUNCTION_OF = {"InputAdapter": {"matrix", "offset"}, "CosineClassifier": {"margin"}}
 _NO_FUNCTION_OF |= {f"{kind}Normalization": {"axis"} for kind in ("Batch", "Layer", "Group")}
 
 _forms: WeakKeyDictionary[keras.Model, Form | None] = WeakKeyDictionary()
@@ -101,7 +101,10 @@ def facts_of(model: keras.Model) -> dict[str, Any]:
     stages = outputs.get("stages") if isinstance(outputs, dict) else outputs
     if isinstance(stages, list) and len(stages) == 4:
         facts["last_stride"] = 1 if stages[3].shape[1:3] == stages[2].shape[1:3] else 2
+    if "pool" in layers:
+        facts["pooling"] = "gem" if type(layers["pool"]).__name__ == "GeneralizedMeanPooling2D" else "avg"
     if "classifier" in layers:
+        facts["classifier"] = getattr(layers["classifier"], "kind", "linear")
         facts["head"] = "fc512" if "fc" in layers else "bnneck" if "neck_bn" in layers else "plain"
     return facts
 

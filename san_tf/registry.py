@@ -47,7 +47,8 @@ def register_loss(name: str) -> Callable[[Function], Function]:
         ...     return tf.reduce_mean(tf.square(embedding))
         >>> san = SAN(encoder, decoder, triplet="centre")
     """
-    return _registrar(name, "loss", ("batch-hard", "soft-margin"), LOSSES, lambda function: function)
+    own = ("batch-hard", "soft-margin", "circle")
+    return _registrar(name, "loss", own, LOSSES, lambda function: function)
 
 
 def register_backbone(

@@ -70,7 +70,8 @@ class Architecture:
         heads = [
             self.names[layer] for layer in ("fc", "fc_bn", "neck_bn", "classifier") if layer in self.names
         ]
-        return tuple(f"{prefix}.{suffix}" for prefix in heads for suffix in NORM)
+        pool = [f"{self.names['pool']}.p"] if "pool" in self.names else []
+        return (*pool, *(f"{prefix}.{suffix}" for prefix in heads for suffix in NORM))
 
 
 DECODER = Architecture("decoder of the public SAN code", None, decoder_names())
@@ -108,7 +109,8 @@ def _resnet(tensors: Tensors, path: str | Path) -> Architecture:
         title, head = f"{backbone}_fc512 of torchreid and the public SAN code", head_names("fc512")
         form |= {"head": "fc512", "last_stride": 1}
     elif "fc.weight" in tensors:
-        title, head = f"{backbone} of torchvision", head_names("plain", "fc")
+        origin = "IBN-Net" if backbone.endswith("_ibn") else "torchvision"
+        title, head = f"{backbone} of {origin}", head_names("plain", "fc")
         form |= {"head": "plain", "last_stride": 2}
     else:
         title, head = f"{backbone} of torchreid", head_names("plain")
@@ -127,8 +129,11 @@ def _fastreid(tensors: Tensors, path: str | Path) -> Architecture:
     for old, new in (("heads.classifier.weight", "heads.weight"), ("heads.bnneck.", "heads.bottleneck.")):
         for name in [name for name in tensors if name.startswith(old)]:
             tensors[name.replace(old, new, 1)] = tensors.pop(name)
-    form = {"backbone": backbone, "head": "bnneck", "last_stride": 1, "stride_on": "3x3"}
+    form: dict[str, Any] = {"backbone": backbone, "head": "bnneck", "last_stride": 1, "stride_on": "3x3"}
     names = resnet_names(backbone, "backbone.") | bnneck_names()
+    if "heads.pool_layer.p" in tensors:
+        form["pooling"] = "gem"
+        names["pool"] = "heads.pool_layer"
     return _encoder(f"BoT {backbone} of fast-reid", form | {"pool_padding": "end"}, names, tensors, path)
 
 
@@ -172,4 +177,5 @@ def _backbone(tensors: Tensors, path: str | Path, prefix: str) -> str:
             f"{path} is a ResNet of {depths} blocks; only ResNet-50 (3, 4, 6, 3) and ResNet-101 "
             "(3, 4, 23, 3) can be converted."
         )
-    return TORCHVISION_DEPTHS[depths]
+    ibn = f"{prefix}layer1.0.bn1.IN.weight" in tensors
+    return TORCHVISION_DEPTHS[depths] + ("_ibn" if ibn else "")

@@ -9,14 +9,18 @@ Names = dict[str, str]
 
 
 def resnet_names(backbone: str, prefix: str = "") -> Names:
-    """Names of ResNet-50/101 in torchvision, torchreid, fast-reid and the public SAN."""
+    """Names of ResNet-50/101 in torchvision, torchreid, fast-reid, the public SAN and IBN-Net (IBN-a)."""
+    ibn = backbone.endswith("_ibn")
     names = {"conv1_conv": f"{prefix}conv1", "conv1_bn": f"{prefix}bn1"}
-    for stage, depth in enumerate(DEPTHS[backbone], start=1):
+    for stage, depth in enumerate(DEPTHS[backbone.removesuffix("_ibn")], start=1):
         for block in range(depth):
             keras_name, torch_name = f"conv{stage + 1}_block{block + 1}", f"{prefix}layer{stage}.{block}"
             for index in (1, 2, 3):
                 names[f"{keras_name}_{index}_conv"] = f"{torch_name}.conv{index}"
                 names[f"{keras_name}_{index}_bn"] = f"{torch_name}.bn{index}"
+            if ibn and stage < 4:
+                for norm in ("in", "bn"):
+                    names[f"{keras_name}_1_{norm}"] = f"{torch_name}.bn1.{norm.upper()}"
             if block == 0:
                 names[f"{keras_name}_0_conv"] = f"{torch_name}.downsample.0"
                 names[f"{keras_name}_0_bn"] = f"{torch_name}.downsample.1"

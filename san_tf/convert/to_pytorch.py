@@ -29,7 +29,7 @@ from san_tf.models.pretrained import is_of_applications
 from san_tf.models.weights_file import read_record
 
 # Facts of PyTorch's networks, by the names of `san_tf.forms`.
-_PUBLIC = {"stride_on": "3x3", "pool_padding": "both", "variant": "official"}
+_PUBLIC = {"stride_on": "3x3", "pool_padding": "both", "variant": "official", "classifier": "linear"}
 # Facts that a written file states in its metadata.
 STATED = ("stride_on", "pool_padding", "last_stride")
 # Number of convolutions -> backbone.

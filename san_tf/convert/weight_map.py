@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.models.layer_factory import GeneralizedMeanPooling2D
 from san_tf.torch_files.state_dict import Tensors
 
 NORM = ("weight", "bias", "running_mean", "running_var")
@@ -68,6 +69,8 @@ def pairs_of(model: keras.Model, names: Mapping[str, str]) -> list[Pair]:
 
 
 def _of_layer(layer: keras.layers.Layer, prefix: str) -> list[Pair]:
+    if isinstance(layer, GeneralizedMeanPooling2D):
+        return [Pair(layer.weights[0], f"{prefix}.p")]
     axes: tuple[int, ...] | None = None
     if not isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)

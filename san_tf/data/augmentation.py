@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from san_tf.data.auto_augment import DRAWS, plan_operations
 from san_tf.errors import UserError
 from san_tf.normalization import IMAGENET_MEAN
 
@@ -26,6 +27,12 @@ _DYE, _DYE_HUE, _DYE_CHROMA, _DYE_TINT = (
     _ASPECT.stop, _ASPECT.stop + 1, _ASPECT.stop + 2, slice(_ASPECT.stop + 3, _ASPECT.stop + 6)
 )  # fmt: skip
 _DRAWS = _DYE_TINT.stop
+# What came later has a stream of its own, so that it does not change what the numbers above were.
+_LATER_STREAM = 6
+_GRAYSCALE, _OPERATIONS = _DRAWS, slice(_DRAWS + 1, _DRAWS + 1 + DRAWS)
+_LATER_DRAWS = 1 + DRAWS
+# Luma of ITU-R 601, as PIL and torchvision turn images to grey.
+_LUMA = (0.299, 0.587, 0.114)
 NOISE_MARGIN = 256
 _YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
 
@@ -49,6 +56,10 @@ class Augmentation:
         contrast: see brightness.
         saturation: see brightness.
         hue: largest rotation, as a share of the colour circle (0.5 is the opposite colour).
+        grayscale: probability of taking an image's colours, not the texture's, as
+            `torchvision.transforms.RandomGrayscale` does, after the jitter.
+        auto_augment: probability of one of the 25 pairs of operations of AutoAugment's policy of ImageNet,
+            before everything else; the texture stays. See `san_tf.data.auto_augment`.
         dye: probability of changing the colours of an image and its texture together: hue by any angle,
             saturation and the strength of each channel by random factors. Pairs then show clothes of every
             colour, and a texture generator learns to copy colours instead of guessing common ones.
@@ -72,6 +83,8 @@ class Augmentation:
     contrast: float = 0.25
     saturation: float = 0.25
     hue: float = 0.03
+    grayscale: float = 0.0
+    auto_augment: float = 0.0
     dye: float = 0.0
     dye_chroma: tuple[float, float] = (0.6, 1.8)
     dye_tint: float = 0.2
@@ -81,7 +94,10 @@ class Augmentation:
     noise_level: float = 12.0
 
     def __post_init__(self) -> None:
-        for name in ("flip", "translation", "erasing", "jitter", "dye", "low_resolution", "noise"):
+        for name in (
+            "flip", "translation", "erasing", "jitter", "grayscale", "auto_augment", "dye", "low_resolution",
+            "noise",
+        ):  # fmt: skip
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(
                     f"The augmentation {name} is a probability from 0 to 1; received {getattr(self, name)}."
@@ -128,6 +144,8 @@ class AugmentationPlan(NamedTuple):
     noise: Any  # (n,) float32: standard deviation in grey levels
     noise_offset: Any  # (n, 2) int32: where the noise tile is cut
     dye: Any  # (n, 3, 4) float32: like color, for the texture
+    operations: Any  # (n, 2) int32: of AutoAugment, before everything else; -1 for none
+    strengths: Any  # (n, 2) float32: of the operations
 
 
 def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> np.ndarray:
@@ -141,7 +159,9 @@ def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> 
             random stream, so that adding pairs does not change the re-ID images.
     """
     stream = (seed, epoch, _STREAM, part) if part else (seed, epoch, _STREAM)
-    return np.random.default_rng(stream).random((*shape, _DRAWS))
+    first = np.random.default_rng(stream).random((*shape, _DRAWS))
+    later = np.random.default_rng((seed, epoch, _LATER_STREAM, part)).random((*shape, _LATER_DRAWS))
+    return np.concatenate([first, later], axis=-1)
 
 
 def plan_augmentation(
@@ -164,16 +184,20 @@ def plan_augmentation(
     scale = 1.0 - (1.0 - augmentation.smallest_scale) * draws[:, _SCALE]
     noise = augmentation.noise_level * draws[:, _LEVEL]
     dye = _dye_matrices(augmentation, draws)
+    color = composed(_grey_matrices(augmentation, draws), _color_matrices(augmentation, draws))
+    operations, strengths = plan_operations(augmentation.auto_augment, draws[:, _OPERATIONS])
     return AugmentationPlan(
         flip=draws[:, _FLIP] < augmentation.flip,
         size=np.where(moved[:, None], enlarged, size).astype(np.int32),
         crop=np.where(moved[:, None], crop, 0).astype(np.int32),
         erased=_erased_boxes(augmentation, draws, image_size),
-        color=composed(_color_matrices(augmentation, draws), dye).astype(np.float32),
+        color=composed(color, dye).astype(np.float32),
         scale=np.where(draws[:, _REDUCE] < augmentation.low_resolution, scale, 1.0).astype(np.float32),
         noise=np.where(draws[:, _NOISE] < augmentation.noise, noise, 0.0).astype(np.float32),
         noise_offset=np.floor(draws[:, _OFFSET] * (NOISE_MARGIN + 1)).astype(np.int32),
         dye=dye.astype(np.float32),
+        operations=operations,
+        strengths=strengths,
     )
 
 
@@ -206,6 +230,12 @@ def _color_matrices(augmentation: Augmentation, draws: np.ndarray) -> np.ndarray
     grey = 255.0 * float(IMAGENET_MEAN.mean())
     shift = np.repeat((grey * (1.0 - contrast))[:, None, None], 3, axis=1)
     return _where(draws[:, _JITTER] < augmentation.jitter, np.concatenate([matrix, shift], axis=2))
+
+
+def _grey_matrices(augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:
+    """Return `(n, 3, 4)` float64: all channels become the luma."""
+    grey = np.broadcast_to(np.array([[*_LUMA, 0.0]] * 3), (len(draws), 3, 4))
+    return _where(draws[:, _GRAYSCALE] < augmentation.grayscale, grey)
 
 
 def _dye_matrices(augmentation: Augmentation, draws: np.ndarray) -> np.ndarray:

@@ -13,9 +13,10 @@ from san_tf.data.records import CAST, Records
 from san_tf.data.sampling import shuffled_stream
 
 _PLAN_TYPES = AugmentationPlan(
-    tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32, tf.float32
-)
-_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 4))
+    tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32, tf.float32,
+    tf.int32, tf.float32,
+)  # fmt: skip
+_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 4), (2,), (2,))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
+from san_tf.data.auto_augment import operated
 from san_tf.data.image_kernels import ImageChanges, fill_images, fill_textures
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 
@@ -69,7 +70,8 @@ def vary_images(
 ) -> np.ndarray:
     """Recolour, flip, resize, crop, normalise, add noise to and erase boxes of images.
 
-    The result equals that of `tf.image.resize` (bilinear) and `images.normalize_images`, up to rounding.
+    AutoAugment's operations come first. Without them the result equals that of `tf.image.resize` (bilinear)
+    and `images.normalize_images`, up to rounding.
 
     Args:
         pixels: `(N, L)` uint8, 0-255; the first 3 h w values of a row are an image of h x w x 3, row by row.
@@ -86,6 +88,7 @@ def vary_images(
         (1, 256, 128, 3)
     """
     height, width = image_size
+    pixels = _operated_rows(pixels, sizes, plan)
     images = _MEMORY.lend((len(pixels), height, 3 * width))
     scale = np.tile(1.0 / (255.0 * IMAGENET_STD), width).astype(np.float32)
     shift = np.tile(IMAGENET_MEAN / IMAGENET_STD, width).astype(np.float32)
@@ -95,6 +98,20 @@ def vary_images(
     )
     fill_images(pixels, sizes, changes, tile, scale, shift, images)
     return images.reshape(len(pixels), height, width, 3)
+
+
+def _operated_rows(pixels: np.ndarray, sizes: np.ndarray, plan: AugmentationPlan) -> np.ndarray:
+    """The pixels of a batch after AutoAugment's operations; the same array where no image has any."""
+    rows = np.flatnonzero((plan.operations >= 0).any(axis=1))
+    if not len(rows):
+        return pixels
+    pixels = pixels.copy()
+    for row in rows:
+        height, width = sizes[row]
+        stored = pixels[row, : 3 * height * width]
+        image = operated(stored.reshape(height, width, 3), plan.operations[row], plan.strengths[row])
+        stored[:] = image.reshape(-1)
+    return pixels
 
 
 def vary_textures(

@@ -61,6 +61,12 @@ def _encoder(recipe: Recipe, num_classes: int, head: Head, seed: int, weights: b
         (*recipe.data.image_size, 3),
         num_classes,
         head=head,
+        pooling=recipe.model.pooling,
+        classifier=recipe.model.classifier,
+        classifier_scale=_or(recipe.model.classifier_scale, 64.0),
+        classifier_margin=_or(
+            recipe.model.classifier_margin, 0.35 if recipe.model.classifier == "cosface" else 0.5
+        ),
         last_stride=recipe.model.last_stride,
         stride_on=recipe.model.stride_on,
         pool_padding=recipe.model.pool_padding,
@@ -70,6 +76,10 @@ def _encoder(recipe: Recipe, num_classes: int, head: Head, seed: int, weights: b
     if start is not None:
         load_body(encoder, start)
     return encoder
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
 
 
 def encoder_to_start_from(recipe: Recipe) -> Path | None:

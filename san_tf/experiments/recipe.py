@@ -56,6 +56,11 @@ class DataRecipe:
     """Probability of erasing a random rectangle of 2 to 40 percent of an image."""
     jitter: float = 0.0
     """Probability of changing an image's brightness, contrast, saturation and hue, as cameras differ."""
+    grayscale: float = 0.0
+    """Probability of turning an image grey; its texture stays coloured."""
+    auto_augment: float = 0.0
+    """Probability of two operations of AutoAugment's policy of ImageNet, such as equalising or rotating an
+    image; its texture stays as it is. fast-reid has 0.1."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,17 @@ class ModelRecipe:
     head: Literal["plain", "fc512", "bnneck"] = "plain"
     """`plain`: the pooled feature map is the embedding; `fc512`: followed by Linear, batch norm and ReLU;
     `bnneck`: followed by a batch norm, before which the triplet loss acts."""
+    pooling: Literal["avg", "gem"] = "avg"
+    """How the last feature map becomes the feature: `avg`, the mean of each channel; `gem`, the generalized
+    mean, whose exponent is learnt and starts at 3."""
+    classifier: Literal["linear", "arcface", "cosface"] = "linear"
+    """What tells the training identities apart: `linear`, or cosines with a margin, by `arcface` or
+    `cosface`; the label smoothing stays."""
+    classifier_scale: float | None = None
+    """Of arcface and cosface: the factor s of the cosines; none is the papers' 64. Few identities want
+    less."""
+    classifier_margin: float | None = None
+    """Of arcface and cosface: the margin m; none is the papers', 0.5 (radians) and 0.35."""
     last_stride: Literal[1, 2] = 1
     """Stride of the backbone's last stage; 1 doubles the feature map."""
     stride_on: Literal["1x1", "3x3"] = "1x1"
@@ -104,14 +120,24 @@ class LossRecipe:
     lambda_triplet: float = 1.5
     """Weight of the triplet loss on the embedding."""
     triplet: str = "batch-hard"
-    """Triplet loss: `batch-hard`, `soft-margin` (batch-hard without a margin), or from TensorFlow Addons
-    `tfa.TripletHardLoss` or `tfa.TripletSemiHardLoss`."""
+    """Triplet loss: `batch-hard`, `soft-margin` (batch-hard without a margin), `circle` (circle loss, up to
+    a hundred times larger), or from TensorFlow Addons `tfa.TripletHardLoss` or
+    `tfa.TripletSemiHardLoss`."""
+    circle_margin: float = 0.25
+    """Of the circle loss: the margin m of cosines."""
+    circle_scale: float = 128.0
+    """Of the circle loss: the scale gamma."""
     triplet_warmup_epochs: float = 0.0
     """Epochs in which the weight of the triplet loss rises from 0, to prevent collapsed embeddings."""
     lambda_reconstruction: float = 1.0
     """Weight of the texture reconstruction loss."""
     lambda_texture_triplet: float = 1.0
     """Weight of the triplet constraints on the decoder's feature maps."""
+    lambda_centre: float = 0.0
+    """Weight of the centre loss, half the squared distance of embeddings to the centres of their identities;
+    0 has none. Bag of Tricks has 5e-4."""
+    centre_rate: float = 0.5
+    """Of the centre loss: how far the centres follow each batch."""
     margin: float = 0.3
     """Margin of both triplet losses."""
     smoothing: float = 0.1
@@ -159,6 +185,11 @@ class TrainingRecipe:
     accumulation: int = 1
     """Batches whose gradients are averaged per update of the weights; batch norms and triplets use each batch
     separately."""
+    clip_norm: float = 0.0
+    """Largest norm of all gradients together; larger ones are scaled down to it. 0 leaves them alone."""
+    freeze_epochs: int = 0
+    """Epochs at the start in which the backbone stays as it is, its batch norms too, while head, classifier
+    and decoder learn; they count among `epochs`. For a backbone that starts from trained weights."""
     ema: float = 0.0
     """Decay of the weights' moving average at each step, such as 0.999; the average is then evaluated and
     exported. 0 for none."""

@@ -35,6 +35,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
     "erasing": (0, 1),
     "jitter": (0, 1),
+    "grayscale": (0, 1),
+    "auto_augment": (0, 1),
     "sketch": (0, 100_000),
     "palette": (0, 4096),
     "lambda_identity": (0, 1e6),
@@ -42,6 +44,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "triplet_warmup_epochs": (0, 1_000_000),
     "lambda_reconstruction": (0, 1e6),
     "lambda_texture_triplet": (0, 1e6),
+    "classifier_scale": (1, 10_000),
+    "classifier_margin": (0, 1),
+    "circle_margin": (0, 0.99),
+    "circle_scale": (1, 10_000),
+    "lambda_centre": (0, 1e5),
+    "centre_rate": (0, 1),
     "margin": (0, 1e6),
     "smoothing": (0, 1),
     "epochs": (1, 1_000_000),
@@ -53,6 +61,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "validate_every": (0, 1_000_000),
     "patience": (0, 1_000_000),
     "accumulation": (1, 100_000),
+    "clip_norm": (0, 1e6),
+    "freeze_epochs": (0, 1_000_000),
     "ema": (0, 1),
     "generator_epochs": (1, 1_000_000),
     "generator_batch": (1, 100_000),
@@ -75,6 +85,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_method(recipe)
     _check_size(recipe)
     _check_validation(recipe)
+    _check_freezing(recipe)
+    _check_classifier(recipe)
     _check_textures(recipe)
     _check_folders(recipe)
     if recipe.training.ema == 1:
@@ -148,6 +160,37 @@ def _check_validation(recipe: Recipe) -> None:
             raise UserError(f"{asking} needs held-out identities; add --validation_identities, such as 80.")
     if recipe.training.patience and not recipe.training.validate_every:
         raise UserError("--patience needs measurements to wait for; add --validate_every, such as 5.")
+
+
+def _check_freezing(recipe: Recipe) -> None:
+    training, epochs = recipe.training, recipe.training.freeze_epochs
+    if not epochs:
+        return
+    if epochs >= training.epochs:
+        raise UserError(
+            f"freeze_epochs is {epochs}, but the training has {training.epochs} epochs, so the backbone would"
+            " never learn; give fewer."
+        )
+    if recipe.model.weights is None and training.start != "texture-generator":
+        raise UserError(
+            f"freeze_epochs is {epochs}, but the backbone starts from random weights, which are not worth"
+            " keeping; name trained ones with --weights, add --start texture-generator, or leave it out."
+        )
+    if training.optimizer not in OWN_OPTIMIZERS:
+        raise UserError(
+            f"freeze_epochs is of the optimizers {' and '.join(OWN_OPTIMIZERS)}; leave it out with"
+            f" {training.optimizer}."
+        )
+
+
+def _check_classifier(recipe: Recipe) -> None:
+    for name in ("classifier_scale", "classifier_margin"):
+        value = getattr(recipe.model, name)
+        if value is not None and recipe.model.classifier == "linear":
+            raise UserError(
+                f"{name} is {value}, but the linear classifier has none; add --classifier arcface or cosface,"
+                " or leave it out."
+            )
 
 
 def _check_textures(recipe: Recipe) -> None:

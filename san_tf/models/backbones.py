@@ -32,11 +32,18 @@ class Backbone:
     decoder: DecoderName
 
 
-def _resnet(name: str) -> Backbone:
+def _resnet(name: str, ibn: bool = False) -> Backbone:
     def stages(image: Tensor, last_stride: int, form: ResNetForm, factory: LayerFactory) -> list[Tensor]:
-        return resnet_stages(image, DEPTHS[name], last_stride, form, factory)
+        return resnet_stages(image, DEPTHS[name], last_stride, form, factory, ibn)
 
-    return Backbone(stages, imagenet=True, decoder="paper")
+    return Backbone(stages, imagenet=not ibn, decoder="paper")
+
+
+def _thin_resnet(ibn: bool) -> Backbone:
+    def stages(image: Tensor, last_stride: int, _: ResNetForm, factory: LayerFactory) -> list[Tensor]:
+        return thin_resnet_stages(image, last_stride, factory, ibn)
+
+    return Backbone(stages, imagenet=False, decoder="light")
 
 
 def _osnet(name: str) -> Backbone:
@@ -51,11 +58,9 @@ def _osnet(name: str) -> Backbone:
 BACKBONES: dict[str, Backbone] = {
     "resnet50": _resnet("resnet50"),
     "resnet101": _resnet("resnet101"),
-    "thin_resnet": Backbone(
-        lambda image, last_stride, _, factory: thin_resnet_stages(image, last_stride, factory),
-        imagenet=False,
-        decoder="light",
-    ),
+    "thin_resnet": _thin_resnet(ibn=False),
+    **{f"{name}_ibn": _resnet(name, ibn=True) for name in DEPTHS},
+    "thin_resnet_ibn": _thin_resnet(ibn=True),
     "efficientnet_lite0": Backbone(
         lambda image, last_stride, _, factory: efficientnet_lite0_stages(image, last_stride, factory),
         imagenet=True,

@@ -14,7 +14,7 @@ from san_tf.models.builder import Builder, P
 from san_tf.models.input_adapter import Preprocessing
 from san_tf.models.keras_applications import PREFIX, build_application, check_application, is_application
 from san_tf.models.keras_backbone import keras_stages
-from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.layer_factory import GeneralizedMeanPooling2D, LayerFactory, Tensor
 from san_tf.models.preset_folder import encoder_from_preset
 from san_tf.models.pretrained import is_of_applications, load_weights
 from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
@@ -22,6 +22,10 @@ from san_tf.models.weights_file import Network
 
 Head = Literal["plain", "fc512", "bnneck"]
 HEADS = ("plain", "fc512", "bnneck")
+Pooling = Literal["avg", "gem"]
+POOLINGS = ("avg", "gem")
+Classifier = Literal["linear", "arcface", "cosface"]
+CLASSIFIERS = ("linear", "arcface", "cosface")
 
 
 class EncoderBuilder(Builder[P]):
@@ -53,6 +57,10 @@ def build_encoder(
     batch_norm_momentum: float = 0.9,
     preprocessing: Preprocessing | None = None,
     pool_padding: PoolPadding = "both",
+    pooling: Pooling = "avg",
+    classifier: Classifier = "linear",
+    classifier_scale: float = 64.0,
+    classifier_margin: float = 0.5,
 ) -> keras.Model:
     """Build the encoder as a functional model.
 
@@ -83,6 +91,12 @@ def build_encoder(
         preprocessing: function from RGB pixels of 0-255 to the input of a model given as an object; needed
             where the model does not scale its input itself.
         pool_padding: ResNets only. Pads the first pooling on "both" sides or, as fast-reid, at the "end".
+        pooling: of stage 4. "avg": the mean of each channel; "gem": `GeneralizedMeanPooling2D`, whose
+            exponent starts at 3 and learns.
+        classifier: "linear", or "arcface" or "cosface": `logits` are `classifier_scale` times cosines, and
+            the identity loss has a margin, see `san_tf.losses.with_margin`.
+        classifier_scale: of the last two.
+        classifier_margin: of the last two; the paper of CosFace has 0.35.
 
     Returns:
         Model from `(batch, height, width, 3)` float32 to a dict: `embedding` `(batch, dimensions)` float32,
@@ -97,7 +111,8 @@ def build_encoder(
         {'embedding': (None, 192), 'logits': (None, 100)}
     """
     name = backbone.name if isinstance(backbone, keras.Model) else str(backbone)
-    _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on, pool_padding)
+    _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on, pool_padding, pooling)
+    _check_classifier(classifier, classifier_scale, classifier_margin)
     form = ResNetForm(stride_on, pool_padding)
     factory = LayerFactory(seed, batch_norm_momentum)
 
@@ -117,7 +132,8 @@ def build_encoder(
         stages = _named(name).stages(image, last_stride, form, factory)
 
     # --- head ---
-    embedding = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(stages[-1])
+    pool = GeneralizedMeanPooling2D if pooling == "gem" else keras.layers.GlobalAveragePooling2D
+    embedding = pool(name="pool", dtype="float32")(stages[-1])
     if head == "fc512":
         embedding = factory.dense(embedding, 512, name="fc")
         embedding = factory.batch_norm(embedding, name="fc_bn", dtype="float32")
@@ -125,7 +141,12 @@ def build_encoder(
     feature = embedding
     if head == "bnneck":
         embedding = factory.batch_norm(feature, name="neck_bn", dtype="float32")
-    logits = factory.dense(embedding, num_classes, name="classifier", bias=head != "bnneck")
+    if classifier == "linear":
+        logits = factory.dense(embedding, num_classes, name="classifier", bias=head != "bnneck")
+    else:
+        logits = factory.cosine_classifier(
+            embedding, num_classes, classifier, classifier_scale, classifier_margin, name="classifier"
+        )
 
     outputs = {"embedding": embedding, "logits": logits, "stages": stages}
     if head == "bnneck":
@@ -147,6 +168,17 @@ def _named(name: str) -> Backbone:
     return found
 
 
+def _check_classifier(classifier: str, scale: float, margin: float) -> None:
+    if classifier not in CLASSIFIERS:
+        raise UserError(f"Unknown classifier {classifier!r}; choose one of {', '.join(CLASSIFIERS)}.")
+    # Written so that NaN does not pass.
+    if not 0 < scale < 1e6 or not 0 <= margin <= 1:
+        raise UserError(
+            f"classifier_scale must be positive and classifier_margin from 0 to 1; received {scale!r} and"
+            f" {margin!r}."
+        )
+
+
 def _check(
     backbone: str | keras.Model,
     input_shape: tuple[int, int, int],
@@ -156,6 +188,7 @@ def _check(
     weights: str | os.PathLike[str] | None,
     stride_on: str,
     pool_padding: str,
+    pooling: str,
 ) -> None:
     if is_application(backbone):
         check_application(str(backbone))
@@ -163,6 +196,8 @@ def _check(
         _named(str(backbone))
     if head not in HEADS:
         raise UserError(f"Unknown head {head!r}; choose one of {', '.join(HEADS)}.")
+    if pooling not in POOLINGS:
+        raise UserError(f"Unknown pooling {pooling!r}; choose one of {', '.join(POOLINGS)}.")
     if last_stride not in (1, 2):
         raise UserError(f"last_stride must be 1 or 2, not {last_stride!r}.")
     if pool_padding not in ("both", "end"):

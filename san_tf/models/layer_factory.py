@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.keras_compat import KERAS_3
+from san_tf.losses.angular_margin import AngularMargin
 from san_tf.models.corner_aligned import ReflectionPadding2D
 
 # Row t, column a: 1 if tap a of the 3x3 kernel carries a doubled input pixel to the output row that lies
@@ -119,6 +120,128 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return maps and plain and inputs.dtype in (tf.float32, tf.float16, tf.bfloat16)
 
 
+@keras.saving.register_keras_serializable("san_tf")
+class GeneralizedMeanPooling2D(keras.layers.Layer):
+    """GeM pooling: the generalized mean of each channel over the map, with one exponent that is learnt.
+
+    f = (1/N sum_n max(x_n, epsilon)^p)^(1/p) over the N = h w places of a channel. p = 1 is average pooling
+    of the values above epsilon; for growing p it becomes max pooling. The exponent learns at the rate and
+    with the weight decay of all other weights, as in fast-reid (`GeneralizedMeanPoolingP`).
+
+    Powers are taken of x / max(x), which changes nothing in exact arithmetic, so that no power of a small
+    value becomes 0 and no gradient infinite. Give `dtype="float32"` under a mixed precision policy.
+
+    Args:
+        p: exponent at the start.
+        epsilon: smallest value; what is less counts as this.
+        kwargs: of `keras.layers.Layer`.
+
+    Source: Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018,
+    section 3.2, equation 3.
+
+    Example:
+        >>> GeneralizedMeanPooling2D()(keras.Input((8, 4, 32))).shape
+        (None, 32)
+    """
+
+    def __init__(self, p: float = 3.0, epsilon: float = 1e-6, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.initial_p = p
+        self.epsilon = epsilon
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make the exponent, one for all channels."""
+        start = keras.initializers.Constant(self.initial_p)
+        self.p = self.add_weight(shape=(1,), initializer=start, name="p")
+        self.built = True
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """`(batch, h, w, channels)` to `(batch, channels)`."""
+        p = tf.cast(tf.convert_to_tensor(self.p), x.dtype)
+        x = tf.maximum(x, tf.cast(self.epsilon, x.dtype))
+        # A constant for the gradient too: the pooled value does not depend on what it is divided by.
+        largest = tf.stop_gradient(tf.reduce_max(x, axis=(1, 2), keepdims=True))
+        mean = tf.reduce_mean(tf.pow(x / largest, p), axis=(1, 2))
+        return largest[:, 0, 0] * tf.pow(mean, 1.0 / p)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """One value a channel."""
+        return input_shape[0], input_shape[-1]
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return super().get_config() | {"p": self.initial_p, "epsilon": self.epsilon}
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class CosineClassifier(keras.layers.Dense):
+    """Classifier of directions: `scale` times the cosine of the embedding and each identity's direction.
+
+    `SAN` lowers the own identity's cosine by `margin` in the identity loss, see
+    `san_tf.losses.with_margin`; what the layer gives has no margin.
+
+    Args:
+        units: identities.
+        kind: "arcface" or "cosface", which margin.
+        scale: s.
+        margin: m.
+        kwargs: of `keras.layers.Dense`.
+
+    Example:
+        >>> CosineClassifier(100, "arcface", 64.0, 0.5, name="classifier")(keras.Input((512,))).shape
+        (None, 100)
+    """
+
+    def __init__(self, units: int, kind: AngularMargin, scale: float, margin: float, **kwargs: Any) -> None:
+        super().__init__(units, **{**kwargs, "use_bias": False})
+        self.kind = kind
+        self.scale = scale
+        self.margin = margin
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """`(batch, dimensions)` to `(batch, units)`, in [-scale, scale]."""
+        kernel = tf.cast(tf.convert_to_tensor(self.kernel), x.dtype)
+        directions = tf.math.l2_normalize(kernel, axis=0)
+        return self.scale * tf.matmul(tf.math.l2_normalize(x, axis=1), directions)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        own = {"kind": self.kind, "scale": self.scale, "margin": self.margin}
+        return super().get_config() | own
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class Channels(keras.layers.Layer):
+    """Some channels of a map: `x[..., first:end]`.
+
+    Args:
+        first: the first channel.
+        end: the one behind the last.
+        kwargs: of `keras.layers.Layer`.
+
+    Example:
+        >>> Channels(0, 16)(keras.Input((8, 4, 32))).shape
+        (None, 8, 4, 16)
+    """
+
+    def __init__(self, first: int, end: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first = first
+        self.end = end
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """`(batch, h, w, channels)` to `(batch, h, w, end - first)`."""
+        return x[..., self.first : self.end]
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """The same map with fewer channels."""
+        return *input_shape[:-1], self.end - self.first
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        return super().get_config() | {"first": self.first, "end": self.end}
+
+
 Tensor: TypeAlias = "keras.KerasTensor"
 
 
@@ -204,6 +327,23 @@ class LayerFactory:
         """Batch-normalise each channel (the last axis)."""
         return BatchNormalization(momentum=self.momentum, epsilon=self.epsilon, name=name, dtype=dtype)(x)
 
+    def instance_norm(self, x: Tensor, *, name: str) -> Tensor:
+        """Normalise each channel of each image over the map, in training and inference alike."""
+        return keras.layers.GroupNormalization(groups=-1, epsilon=self.epsilon, name=name)(x)
+
+    def instance_batch_norm(self, x: Tensor, *, name: str) -> Tensor:
+        """IBN-a: instance norm `<name>_in` of half of the channels, batch norm `<name>_bn` of the others.
+
+        Source: Pan et al., "Two at Once: Enhancing Learning and Generalization Capacities via IBN-Net", ECCV
+        2018, section 3.2, figure 3.
+        """
+        channels = x.shape[-1]
+        half = channels // 2
+        first = Channels(0, half, name=f"{name}_first")(x)
+        rest = Channels(half, channels, name=f"{name}_rest")(x)
+        halves = [self.instance_norm(first, name=f"{name}_in"), self.batch_norm(rest, name=f"{name}_bn")]
+        return keras.layers.Concatenate(name=f"{name}_ibn")(halves)
+
     def conv_bn(
         self,
         x: Tensor,
@@ -214,6 +354,7 @@ class LayerFactory:
         name: str,
         relu: bool = True,
         bias: bool = False,
+        ibn: bool = False,
     ) -> Tensor:
         """Apply a convolution, a batch norm and, if wanted, a ReLU.
 
@@ -225,10 +366,20 @@ class LayerFactory:
             name: prefix of the layers' names `<name>_conv`, `<name>_bn` and `<name>_relu`.
             relu: whether to apply the ReLU.
             bias: whether the convolution adds a bias.
+            ibn: whether half of the channels get an instance norm instead, see `instance_batch_norm`.
         """
         x = self.conv(x, filters, size, stride, name=f"{name}_conv", bias=bias)
-        x = self.batch_norm(x, name=f"{name}_bn")
+        x = self.instance_batch_norm(x, name=name) if ibn else self.batch_norm(x, name=f"{name}_bn")
         return keras.layers.ReLU(name=f"{name}_relu")(x) if relu else x
+
+    def cosine_classifier(
+        self, x: Tensor, units: int, kind: AngularMargin, scale: float, margin: float, *, name: str
+    ) -> Tensor:
+        """`CosineClassifier` that starts with the weights of `dense`, in float32."""
+        initializer = keras.initializers.RandomNormal(stddev=0.01, seed=self.seed_of(name))
+        return CosineClassifier(
+            units, kind, scale, margin, kernel_initializer=initializer, name=name, dtype="float32"
+        )(x)
 
     def dense(self, x: Tensor, units: int, *, name: str, bias: bool = True) -> Tensor:
         """Apply a dense layer in float32, because heads are cheap and losses need the precision."""

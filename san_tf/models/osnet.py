@@ -59,7 +59,11 @@ def osnet_stages(image: Tensor, plan: OSNetPlan, factory: LayerFactory) -> list[
         have equally many channels.
     """
     x = factory.conv(image, plan.channels[0], 7, 2, name="conv1_conv")
-    x = factory.batch_norm(x, name="conv1_bn") if plan.norms == "batch" else _instance_norm(x, "conv1_in")
+    x = (
+        factory.batch_norm(x, name="conv1_bn")
+        if plan.norms == "batch"
+        else factory.instance_norm(x, name="conv1_in")
+    )
     x = keras.layers.ReLU(name="conv1_relu")(x)
     # After the ReLU no value is negative, so padding with zeros acts like -inf.
     x = keras.layers.ZeroPadding2D(1, name="pool1_pad")(x)
@@ -107,12 +111,12 @@ def _block(x: Tensor, channels: int, name: str, instance_norm: str, factory: Lay
     y = keras.layers.Add(name=f"{name}_streams")(streams)
     y = factory.conv(y, channels, 1, name=f"{name}_expand_conv")
     if instance_norm == "residual":
-        y = _instance_norm(y, f"{name}_in")
+        y = factory.instance_norm(y, name=f"{name}_in")
     else:
         y = factory.batch_norm(y, name=f"{name}_expand_bn")
     y = keras.layers.Add(name=f"{name}_add")([shortcut, y])
     if instance_norm == "sum":
-        y = _instance_norm(y, f"{name}_in")
+        y = factory.instance_norm(y, name=f"{name}_in")
     return keras.layers.ReLU(name=f"{name}_out")(y)
 
 
@@ -152,8 +156,3 @@ class _Gate:
         pooled = keras.layers.GlobalAveragePooling2D(keepdims=True, name=f"{self.name}_{stream}_pool")(x)
         weight = self.excite(self.squeeze(pooled))
         return keras.layers.Multiply(name=f"{self.name}_{stream}")([x, weight])
-
-
-def _instance_norm(x: Tensor, name: str) -> Tensor:
-    """Normalise each channel of each image over the map, in training and inference."""
-    return keras.layers.GroupNormalization(groups=-1, epsilon=1e-5, name=name)(x)

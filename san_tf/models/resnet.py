@@ -17,7 +17,9 @@ WIDTHS = (32, 64, 128, 192)
 STEM = 32
 
 
-def thin_resnet_stages(image: Tensor, last_stride: int, factory: LayerFactory) -> list[Tensor]:
+def thin_resnet_stages(
+    image: Tensor, last_stride: int, factory: LayerFactory, ibn: bool = False
+) -> list[Tensor]:
     """Build the thin ResNet and return its four stage outputs.
 
     A 3x3 stem replaces the 7x7 one, to keep the detail of crops of 128x64 pixels.
@@ -26,6 +28,7 @@ def thin_resnet_stages(image: Tensor, last_stride: int, factory: LayerFactory) -
         image: `(batch, height, width, 3)`.
         last_stride: stride of the fourth stage, 1 or 2.
         factory: makes the layers.
+        ibn: see `resnet_stages`.
 
     Returns:
         Maps of 32, 64, 128, 192 channels at 1/4, 1/8, 1/16 and 1/16 (1/32 at stride 2) of the image.
@@ -34,16 +37,16 @@ def thin_resnet_stages(image: Tensor, last_stride: int, factory: LayerFactory) -
     x = keras.layers.MaxPooling2D(3, 2, padding="same", name="stem_pool")(x)
     stages = []
     for stage, (width, stride) in enumerate(zip(WIDTHS, (1, 2, 2, last_stride), strict=True), start=1):
-        x = _basic_block(x, width, stride, f"stage{stage}", factory)
+        x = _basic_block(x, width, stride, f"stage{stage}", factory, ibn and stage < 4)
         stages.append(x)
     return stages
 
 
-def _basic_block(x: Tensor, width: int, stride: int, name: str, factory: LayerFactory) -> Tensor:
+def _basic_block(x: Tensor, width: int, stride: int, name: str, factory: LayerFactory, ibn: bool) -> Tensor:
     shortcut = x
     if stride != 1 or x.shape[-1] != width:
         shortcut = factory.conv_bn(x, width, 1, stride, name=f"{name}_0", relu=False)
-    x = factory.conv_bn(x, width, 3, stride, name=f"{name}_1")
+    x = factory.conv_bn(x, width, 3, stride, name=f"{name}_1", ibn=ibn)
     x = factory.conv_bn(x, width, 3, name=f"{name}_2", relu=False)
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])
     return keras.layers.ReLU(name=f"{name}_out")(x)
@@ -74,6 +77,7 @@ def resnet_stages(
     last_stride: int,
     form: ResNetForm,
     factory: LayerFactory,
+    ibn: bool = False,
 ) -> list[Tensor]:
     """Build a bottleneck ResNet and return its four stage outputs.
 
@@ -83,12 +87,15 @@ def resnet_stages(
         last_stride: stride of the fourth stage; 1 keeps its map at 1/16 of the image, 2 is the original.
         form: position of the stride, and padding of the first pooling.
         factory: makes the layers.
+        ibn: IBN-a: in all blocks of the first three stages, half of the channels of the first norm are
+            normalised by image, not by batch (`LayerFactory.instance_batch_norm`). Instance norms take away
+            what a camera does to a whole image, its light and colours.
 
     Returns:
         Maps of 256, 512, 1024, 2048 channels at 1/4, 1/8, 1/16 and 1/16 (1/32 at stride 2) of the image.
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; last stride 1 from Sun et
-    al., "Beyond Part Models", ECCV 2018.
+    al., "Beyond Part Models", ECCV 2018; IBN-a from Pan et al., "Two at Once", ECCV 2018.
     """
     x = factory.conv_bn(image, 64, 7, 2, name="conv1")
     # After the ReLU no value is negative, so padding with zeros acts like -inf.
@@ -99,21 +106,26 @@ def resnet_stages(
     for stage, (depth, stride) in enumerate(zip(depths, (1, 2, 2, last_stride), strict=True), start=2):
         for block in range(1, depth + 1):
             name = f"conv{stage}_block{block}"
-            x = _bottleneck(
-                x, 64 * 2 ** (stage - 2), stride if block == 1 else 1, form.stride_on, name, factory
-            )
+            width, step = 64 * 2 ** (stage - 2), stride if block == 1 else 1
+            x = _bottleneck(x, width, step, form.stride_on, name, factory, ibn and stage < 5)
         stages.append(x)
     return stages
 
 
 def _bottleneck(
-    x: Tensor, filters: int, stride: int, stride_on: StridePosition, name: str, factory: LayerFactory
+    x: Tensor,
+    filters: int,
+    stride: int,
+    stride_on: StridePosition,
+    name: str,
+    factory: LayerFactory,
+    ibn: bool,
 ) -> Tensor:
     shortcut = x
     if name.endswith("block1"):
         shortcut = factory.conv_bn(x, 4 * filters, 1, stride, name=f"{name}_0", relu=False)
     first, second = (stride, 1) if stride_on == "1x1" else (1, stride)
-    x = factory.conv_bn(x, filters, 1, first, name=f"{name}_1")
+    x = factory.conv_bn(x, filters, 1, first, name=f"{name}_1", ibn=ibn)
     x = factory.conv_bn(x, filters, 3, second, name=f"{name}_2")
     x = factory.conv_bn(x, 4 * filters, 1, name=f"{name}_3", relu=False)
     x = keras.layers.Add(name=f"{name}_add")([shortcut, x])

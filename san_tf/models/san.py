@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import keras
@@ -16,9 +17,19 @@ import tensorflow as tf
 from san_tf import addons, registry
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3, apply_gradients, optimizer_variables, scale_loss
-from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
+from san_tf.losses import (
+    batch_hard_triplet_loss,
+    centre_loss,
+    circle_loss,
+    identity_loss,
+    moved_centres,
+    reconstruction_loss,
+    texture_triplet_loss,
+    with_margin,
+)
 from san_tf.models.builder import register
 from san_tf.models.decoder import decoder_inputs
+from san_tf.models.layer_factory import CosineClassifier
 from san_tf.models.preset_folder import san_from_preset, save_to_preset
 from san_tf.models.replicas import WholeBatch, summed, whole_on_each_replica
 from san_tf.models.weights_file import KeepsForm
@@ -27,7 +38,7 @@ Batch = Mapping[str, tf.Tensor]
 PACKAGE = "san_tf"
 # Terms of the step that is being traced. Each replica is traced in its own thread, one after the other.
 _step = threading.local()
-OWN_TRIPLETS = ("batch-hard", "soft-margin")
+OWN_TRIPLETS = ("batch-hard", "soft-margin", "circle")
 _LABEL = "label out of range"
 # Largest absolute values allowed. Images normalised by ImageNet's mean and deviation lie in [-2.2, 2.7], and
 # custom augmentation may widen that. Textures lie in [-1, 1], plus a margin for rounding in 16 bits.
@@ -256,6 +267,11 @@ class _TextureModel(KeepsForm, keras.Model):
             checked["label"] = _in_range(checked["label"], classes)
         return checked
 
+    @property
+    def learning_variables(self) -> list[Any]:
+        """The variables that a training step moves: all trainable ones, unless some parts are frozen."""
+        return list(self.trainable_variables)
+
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Take one optimiser step on a batch and return the running means of all metrics.
 
@@ -265,19 +281,27 @@ class _TextureModel(KeepsForm, keras.Model):
         """
         check_batch(data, self)
         data = _on_scale(data, self.decoder is not None, self.jit_compile is True)
-        variables = self.trainable_variables
+        variables = self.learning_variables
         if not variables:
             raise UserError(
                 f"{type(self).__name__} has nothing to train: all its layers are frozen; set"
                 " trainable=True on some of them and compile again."
             )
+        if len(variables) < len(self.trainable_variables) and not KERAS_3:
+            # Keras 2 would make slots of these alone, where there are none yet.
+            with tf.init_scope():
+                optimizer_variables(self.optimizer, self.trainable_variables)
         _step.terms = {}
         with tf.GradientTape() as tape:
             outputs = self(data["image"], training=True)
             loss = self.compute_loss(x=data["image"], y=data, y_pred=outputs)
             scaled = scale_loss(self.optimizer, loss)
         apply_gradients(self.optimizer, summed(tape.gradient(scaled, variables)), variables)
+        self._after_step(data, outputs)
         return self._record(data, outputs, loss)
+
+    def _after_step(self, batch: Batch, outputs: dict[str, Any]) -> None:
+        """What a subclass does with a training step's outputs, when the weights have moved."""
 
     def test_step(self, data: Batch) -> dict[str, tf.Tensor]:
         """Compute the losses of a batch in inference mode, for `evaluate` and `validation_data`."""
@@ -351,8 +375,9 @@ class SAN(_TextureModel):
         loss_weights: the four lambdas.
         margin: margin of both triplet losses.
         smoothing: label smoothing, in [0, 1).
-        triplet: L_Triplet: "batch-hard" with the margin, "soft-margin" (batch-hard without one), or one of
-            TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see `san_tf.addons`).
+        triplet: L_Triplet: "batch-hard" with the margin, "soft-margin" (batch-hard without one), "circle"
+            (`san_tf.losses.circle_loss`), or one of TensorFlow Addons, such as "tfa.TripletSemiHardLoss" (see
+            `san_tf.addons`).
         triplet_warmup: number of steps in which the weight of L_Triplet rises from 0 to its full value. From
             random weights the triplet loss can shrink all embeddings to one point. The warm-up lets the
             identity loss learn first.
@@ -361,6 +386,12 @@ class SAN(_TextureModel):
             statistics of all other rows, and the embedding learns later or never.
         seed: with the optimiser's step count, seeds all randomness of a step (the triplets of L_TR).
         weights: refused; older versions used it as the name of `loss_weights`.
+        circle_margin: of the circle loss, in [0, 1).
+        circle_scale: of the circle loss.
+        centre_weight: weight of one more loss, L_Centre (`san_tf.losses.centre_loss`), logged as
+            `centre_loss`. It acts where L_Triplet does. Its centres are weights of this model, not of the
+            encoder, and start at 0.
+        centre_rate: how far the centres move each step, in [0, 1].
 
     Raises:
         UserError: a value is out of range, the triplet loss is unknown, or `weights` is given.
@@ -391,6 +422,10 @@ class SAN(_TextureModel):
         pairs: int = 0,
         triplet_warmup: int = 0,
         weights: None = None,
+        circle_margin: float = 0.25,
+        circle_scale: float = 128.0,
+        centre_weight: float = 0.0,
+        centre_rate: float = 0.5,
     ) -> None:
         if weights is not None:
             raise UserError(
@@ -399,19 +434,55 @@ class SAN(_TextureModel):
             )
         if decoder is None:
             self.metric_names = tuple(key for key in self.metric_names if key not in ("rec_loss", "tr_loss"))
-        super().__init__(encoder, decoder, name)
+        # Written so that NaN does not pass.
         if not 0 <= smoothing < 1:
             raise UserError(f"smoothing must lie in [0, 1), not {smoothing!r}.")
+        if not 0 <= circle_margin < 1 or not 0 < circle_scale < 1e6:
+            raise UserError(
+                f"circle_margin must lie in [0, 1) and circle_scale be positive; received {circle_margin!r}"
+                f" and {circle_scale!r}."
+            )
+        if not 0 <= centre_weight < 1e6 or not 0 <= centre_rate <= 1:
+            raise UserError(
+                "centre_weight must not be negative and centre_rate must lie in [0, 1]; received"
+                f" {centre_weight!r} and {centre_rate!r}."
+            )
+        if centre_weight:
+            self.metric_names = (*self.metric_names, "centre_loss")
+        super().__init__(encoder, decoder, name)
         self.loss_weights = LossWeights(*loss_weights)
         self.margin = margin
         self.smoothing = smoothing
         self.triplet = triplet
         self.pairs = pairs
         self.triplet_warmup = triplet_warmup
+        self.circle_margin = circle_margin
+        self.circle_scale = circle_scale
+        self.centre_weight = centre_weight
+        self.centre_rate = centre_rate
         self._triplet_loss = _triplet_loss(triplet)
+        if triplet == "circle":
+            self._triplet_loss = lambda label, embedding, _: circle_loss(
+                label, embedding, circle_margin, circle_scale
+            )
+        if centre_weight:
+            outputs = encoder.output
+            shape = (outputs["logits"].shape[-1], outputs.get("feature", outputs["embedding"]).shape[-1])
+            # Every replica moves them by the whole batch, so that any one's are right.
+            aggregation = "only_first_replica" if KERAS_3 else tf.VariableAggregation.ONLY_FIRST_REPLICA
+            self.centres = self.add_weight(
+                name="centres",
+                shape=shape,
+                initializer="zeros",
+                dtype="float32",
+                trainable=False,
+                aggregation=aggregation,
+            )
         # The losses of TensorFlow Addons have no soft margin.
         self._margin: Any = None if triplet == "soft-margin" else margin
         self.seed = seed
+        # Trunk and head of a frozen encoder, in a mapping, which keeps Keras from looking for layers in it.
+        self._parts: Mapping[str, keras.Model] = MappingProxyType({})
 
     def call(self, image: tf.Tensor, training: bool = False) -> dict[str, Any]:
         """Return the outputs of the encoder and, if present, of the decoder."""
@@ -421,25 +492,69 @@ class SAN(_TextureModel):
         answers = self._answers(own, training), self._answers(others, training=False)
         return tf.nest.map_structure(lambda *rows: tf.concat(rows, axis=0), *answers)
 
+    def freeze_backbone(self, frozen: bool = True) -> None:
+        """Let the next steps train all but the backbone, or everything again.
+
+        A frozen backbone is in inference mode: its weights and its norms' moving statistics stay, norms
+        normalise by these, and dropout does nothing. Head, classifier and decoder learn. Layers stay
+        `trainable`, so the optimiser's slots and checkpoints are the same. Each change traces the step anew.
+
+        An optimiser with bias correction must count by variable: `build_optimizer(own_steps=True)`.
+
+        Args:
+            frozen: False trains the backbone again.
+
+        Raises:
+            UserError: the encoder has no four `stages` that part backbone and head, as `build_encoder` makes.
+
+        Example:
+            >>> san.freeze_backbone()
+            >>> san.fit(dataset, epochs=5)
+            >>> san.freeze_backbone(False)
+            >>> san.fit(dataset, epochs=60, initial_epoch=5)
+        """
+        if frozen == bool(self._parts):
+            return
+        self._parts = MappingProxyType(_trunk_and_head(self.encoder) if frozen else {})
+        # Keras makes it anew for the next `fit`.
+        self.train_function = None
+
+    @property
+    def learning_variables(self) -> list[Any]:
+        """The variables that a training step moves: all trainable ones but a frozen backbone's."""
+        if not self._parts:
+            return list(self.trainable_variables)
+        frozen = {id(variable) for variable in self._parts["trunk"].trainable_variables}
+        return [variable for variable in self.trainable_variables if id(variable) not in frozen]
+
+    def _encoded(self, image: tf.Tensor, training: bool) -> dict[str, Any]:
+        if not (training and self._parts):
+            return self.encoder(image, training=training)
+        stages = self._parts["trunk"](image, training=False)
+        return self._parts["head"](stages[-1], training=True) | {"stages": stages}
+
     def _answers(self, image: tf.Tensor, training: bool) -> dict[str, Any]:
-        encoded = self.encoder(image, training=training)
-        outputs = {name: encoded[name] for name in ("embedding", "logits", "feature") if name in encoded}
+        encoded = self._encoded(image, training)
+        outputs: dict[str, Any] = {
+            name: encoded[name] for name in ("embedding", "logits", "feature") if name in encoded
+        }
         if self.decoder is not None:
             inputs = decoder_inputs(self.decoder, encoded["stages"], image)
             outputs |= self.decoder(inputs, training=training)
         return outputs
 
     def terms(self, batch: Batch, outputs: dict[str, Any]) -> dict[str, Term]:
-        """Compute the four losses (two without decoder) over the rows with an identity or a texture."""
+        """Compute the losses over the rows with an identity or a texture; see `metric_names`."""
         batch = {**batch, "label": _in_range(batch["label"], outputs["logits"].shape[-1])}
         whole, weights = WholeBatch(batch), self.loss_weights
         known = tf.reduce_sum(tf.cast(batch["label"] >= 0, tf.float32))
-        identity = whole.mean(identity_loss(batch["label"], outputs["logits"], self.smoothing), known)
+        logits = self._logits_to_learn_from(batch["label"], outputs["logits"])
+        identity = whole.mean(identity_loss(batch["label"], logits, self.smoothing), known)
         # Triplets are mined and drawn over the whole batch, across all replicas.
         label, known = whole.rows(batch["label"]), whole.total(known)
         # With a BNNeck the triplet loss acts before the norm, see `build_encoder`.
-        feature = outputs.get("feature", outputs["embedding"])
-        triplet = self._triplet_loss(label, whole.rows(feature), self._margin)
+        feature = whole.rows(outputs.get("feature", outputs["embedding"]))
+        triplet = self._triplet_loss(label, feature, self._margin)
         terms = {
             "id_loss": Term(identity, weights.identity, known),
             "triplet_loss": Term(triplet, weights.triplet * self._triplet_share(), known),
@@ -450,7 +565,26 @@ class SAN(_TextureModel):
             blocks = [whole.rows(block) for block in outputs["blocks"]]
             tr = texture_triplet_loss(label, blocks, seed, self.margin)
             terms["tr_loss"] = Term(tr, weights.texture_triplet, known)
+        if self.centre_weight:
+            centre = centre_loss(label, feature, tf.convert_to_tensor(self.centres))
+            terms["centre_loss"] = Term(centre, self.centre_weight, known)
         return terms
+
+    def _logits_to_learn_from(self, label: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+        """The classifier's answers, with the margin of ArcFace or CosFace where it has one."""
+        classifier = cosine_classifier(self.encoder)
+        if classifier is None:
+            return logits
+        scale = classifier.scale
+        return with_margin(label, logits / scale, classifier.kind, classifier.margin, scale)
+
+    def _after_step(self, batch: Batch, outputs: dict[str, Any]) -> None:
+        """Move the centres of L_Centre."""
+        if self.centre_weight:
+            whole = WholeBatch(batch)
+            feature = tf.stop_gradient(whole.rows(outputs.get("feature", outputs["embedding"])))
+            centres = tf.convert_to_tensor(self.centres)
+            self.centres.assign(moved_centres(whole.rows(batch["label"]), feature, centres, self.centre_rate))
 
     def _triplet_share(self) -> tf.Tensor | float:
         """Share of L_Triplet's weight at this step, 0 to 1; 1 for a model that was never compiled."""
@@ -509,6 +643,10 @@ class SAN(_TextureModel):
                 "loss_weights": list(self.loss_weights),
                 "triplet": self.triplet,
                 "triplet_warmup": self.triplet_warmup,
+                "circle_margin": self.circle_margin,
+                "circle_scale": self.circle_scale,
+                "centre_weight": self.centre_weight,
+                "centre_rate": self.centre_rate,
             }
         )
 
@@ -520,6 +658,29 @@ class SAN(_TextureModel):
             config["loss_weights"] = config.pop("weights")
         san: SAN = super().from_config(config, custom_objects)  # type: ignore[assignment]
         return san
+
+
+def cosine_classifier(encoder: keras.Model) -> CosineClassifier | None:
+    """The classifier of an encoder, if it is ArcFace's or CosFace's."""
+    found = [layer for layer in encoder.layers if isinstance(layer, CosineClassifier)]
+    return found[0] if found else None
+
+
+def _trunk_and_head(encoder: keras.Model) -> dict[str, keras.Model]:
+    """An encoder cut at its last stage: the models from images to stages, and from the last to the rest."""
+    outputs = encoder.output
+    try:
+        stages = outputs["stages"]
+        rest = {name: value for name, value in outputs.items() if name != "stages"}
+        return {
+            "trunk": keras.Model(encoder.input, stages, name=f"{encoder.name}_trunk"),
+            "head": keras.Model(stages[-1], rest, name=f"{encoder.name}_head"),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"The backbone of {encoder.name} cannot be frozen, because its embedding and logits are not made"
+            " of the last of its stages alone; freeze layers of it with trainable=False instead."
+        ) from error
 
 
 register("SAN", SAN)

@@ -66,6 +66,7 @@ def train(
     best: str | None = None,
     patience: int = 0,
     warmup_epochs: float = 0.0,
+    freeze_epochs: int = 0,
     filenames: Sequence[str] | None = None,
     extra: Mapping[str, Any] | None = None,
     console: Console | None = None,
@@ -93,6 +94,7 @@ def train(
             `best.safetensors`.
         patience: stop when `best` has not reached its highest value in this many measurements; 0 never.
         warmup_epochs: epochs in which a `SAN` may still guess identities; see `CollapseWatch`.
+        freeze_epochs: epochs at the start in which a `SAN`'s backbone is frozen, see `SAN.freeze_backbone`.
         filenames: names of the images that `record` (B,) of the batches counts. If the loss becomes NaN, the
             images of that batch are listed in `diverged/`.
         extra: stored in each checkpoint, for example recipe and seed; anything JSON can hold.
@@ -171,6 +173,8 @@ def train(
         every = [clock, finite, *chiefs, saving, interruption]
 
         def fit(dataset: tf.data.Dataset, first_epoch: int, last_epoch: int, steps: int) -> None:
+            if freeze_epochs:
+                model.freeze_backbone(first_epoch < freeze_epochs)
             if distribution.strategy is not None:
                 with lost_workers(distribution.workers, lambda: _gone(stage, clock, checkpoints)):
                     distributed_fit(
@@ -193,9 +197,12 @@ def train(
             # All epochs of one `fit` have the same length, so the rest of an interrupted epoch needs its own.
             fit(dataset, epoch, epoch + 1, steps_per_epoch - done)
             epoch += 1
-            dataset = dataset_at(epoch * steps_per_epoch) if epoch < epochs else dataset
-        if epoch < epochs and not distribution.of_chief([stopping.is_due])[0]:
-            fit(dataset, epoch, epochs, steps_per_epoch)
+        # A frozen backbone has a step of its own, which is traced in a `fit` of its own.
+        for end in sorted({min(freeze_epochs, epochs), epochs}):
+            if epoch < end and not distribution.of_chief([stopping.is_due])[0]:
+                at = epoch * steps_per_epoch
+                fit(dataset if at == start else dataset_at(at), epoch, end, steps_per_epoch)
+                epoch = epochs if model.stop_training else end
     left_out = clock.step < clock.total_steps
     return TrainingResult(clock.step, start, time.monotonic() - began, left_out)
 

@@ -44,8 +44,75 @@ class _L2Penalty:
         return config | {"l2": self.l2, "skip": list(self.skip)}
 
 
+class _OwnSteps:
+    """Mixin before Keras's Adam: corrects the bias of each variable's moments by its own number of updates.
+
+    Keras corrects by the number of steps of the whole training. A variable that is frozen in the first steps
+    has moments of 0 when it begins, and the wrong correction makes its first steps up to 6.5 times too large,
+    which destroys pretrained weights. PyTorch counts by variable, as here. The counts are variables of the
+    optimiser, so checkpoints contain them.
+
+    Args:
+        own_steps: count by variable; False leaves Keras's optimiser as it is.
+        kwargs: of the optimiser.
+    """
+
+    # The count of the variable that is being updated.
+    _done: Any = None
+
+    def __init__(self, *args: Any, own_steps: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.own_steps = own_steps
+        self._updates: list[Any] = []
+
+    @property
+    def iterations(self) -> Any:
+        """Number of updates; while a variable is updated, that variable's own."""
+        return super().iterations if self._done is None else self._done  # type: ignore[misc]
+
+    @iterations.setter
+    def iterations(self, variable: Any) -> None:
+        # Keras 2 lets others replace its counter.
+        super(_OwnSteps, type(self)).iterations.fset(self, variable)  # type: ignore[misc]
+
+    def build(self, var_list: Any) -> None:
+        """Make the slots, and a count for each variable."""
+        super().build(var_list)  # type: ignore[misc]
+        if self.own_steps and not self._updates:
+            self._updates = [_count_beside(self, variable) for variable in var_list]
+
+    def update_step(self, gradient: tf.Tensor, variable: Any, *learning_rate: Any) -> None:
+        """Do the optimiser's update of one variable, and count it."""
+        if not self.own_steps:
+            super().update_step(gradient, variable, *learning_rate)  # type: ignore[misc]
+            return
+        index: Any = self._get_variable_index if KERAS_3 else lambda v: self._index_dict[self._var_key(v)]  # type: ignore[attr-defined]
+        count = self._updates[index(variable)]
+        # Past Keras's tracking of attributes: it is a tensor of this step.
+        object.__setattr__(self, "_done", tf.convert_to_tensor(count))
+        try:
+            super().update_step(gradient, variable, *learning_rate)  # type: ignore[misc]
+        finally:
+            object.__setattr__(self, "_done", None)
+        (count.value if KERAS_3 else count).assign_add(1.0)
+
+    def get_config(self) -> dict[str, Any]:
+        """Constructor arguments."""
+        config: dict[str, Any] = super().get_config()  # type: ignore[misc]
+        return config | {"own_steps": self.own_steps}
+
+
+def _count_beside(optimizer: Any, variable: Any) -> Any:
+    """A count of updates on the devices of a variable, float32: exact up to 16.7 million."""
+    if not KERAS_3:
+        return optimizer.add_variable_from_reference(variable, "updates", shape=())
+    name = f"{variable.path.replace('/', '_')}_updates"
+    with tf.distribute.get_strategy().extended.colocate_vars_with(variable.value):
+        return optimizer.add_variable((), dtype="float32", name=name)
+
+
 @keras.saving.register_keras_serializable("san_tf")
-class AdamL2(_L2Penalty, AveragesOnRequest, keras.optimizers.Adam):
+class AdamL2(_L2Penalty, _OwnSteps, AveragesOnRequest, keras.optimizers.Adam):
     """Adam with an L2 penalty in the gradient: g + l2 w, like `weight_decay` of PyTorch's Adam.
 
     Keras's own `weight_decay` is the decoupled one of AdamW; with Adam's normalisation the two differ.
@@ -83,7 +150,7 @@ class SGDW(AveragesOnRequest, keras.optimizers.SGD):
 
 
 @keras.saving.register_keras_serializable("san_tf")
-class AdamW(AveragesOnRequest, keras.optimizers.AdamW):
+class AdamW(_OwnSteps, AveragesOnRequest, keras.optimizers.AdamW):
     """Keras's AdamW, with weight averages taken only on request; see `san_tf.training.averages`."""
 
 
@@ -106,6 +173,7 @@ def build_optimizer(
     accumulation: int = 1,
     ema: float = 0.0,
     momentum: float = 0.9,
+    own_steps: bool = False,
 ) -> keras.optimizers.Optimizer:
     """Build the optimiser of a recipe.
 
@@ -117,7 +185,9 @@ def build_optimizer(
         decay: "l2" adds weight_decay * w to the gradient (as PyTorch, the public code); "decoupled"
             subtracts learning_rate * weight_decay * w from the weight (AdamW).
         schedule: learning rate, a number or a schedule over steps.
-        clipnorm: largest global norm of the gradients, or None.
+        clipnorm: largest norm of all gradients together, or None: larger gradients g are scaled to
+            g clipnorm / |g| (Pascanu et al., "On the difficulty of training recurrent neural networks", ICML
+            2013, algorithm 1). With `accumulation` it is the norm of their mean.
         decay_norm_and_bias: False spares batch norms and biases; the public code decays everything.
         beta_1: Adam: decay of the first moment.
         beta_2: Adam: decay of the second moment.
@@ -128,6 +198,8 @@ def build_optimizer(
         ema: decay of an exponential moving average of the weights, such as 0.999; 0 for none.
             `averages.take_averages` puts the average into the model.
         momentum: SGD: share of the velocity kept each step, without Nesterov's look-ahead.
+        own_steps: Adam: correct the moments' bias by each variable's own number of updates, for trainings
+            whose first steps freeze some variables; see `SAN.freeze_backbone`.
 
     Raises:
         UserError: the name is unknown, a value is out of range, or `accumulation` is used with Keras 2.
@@ -156,6 +228,8 @@ def build_optimizer(
     shared: dict[str, Any] = {"global_clipnorm": clipnorm}
     if name == "adam":
         shared |= {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon, "amsgrad": amsgrad}
+        if own_steps:
+            shared["own_steps"] = True
     else:
         if not 0.0 <= momentum < 1.0:
             raise UserError(f"momentum must be in [0, 1), but is {momentum!r}.")
@@ -177,7 +251,9 @@ def build_optimizer(
 _DECAY_APART = ("AdamW", "SGDW")
 
 
-def build_addons_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) -> Any:
+def build_addons_optimizer(
+    name: str, schedule: Any, weight_decay: float = 0.0, clipnorm: float | None = None
+) -> Any:
     """Build an optimiser of TensorFlow Addons with its own defaults.
 
     Args:
@@ -186,6 +262,7 @@ def build_addons_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) 
         weight_decay: decoupled weight decay, multiplied by the learning rate and applied before other parts
             of the step (LAMB's ratio, NovoGrad's momentum). `AdamW` and `SGDW` of TensorFlow Addons do not
             multiply by the rate; here they do, so that `tfa.AdamW` decays like Keras's AdamW.
+        clipnorm: largest norm of all gradients together, or None.
 
     Raises:
         UserError: the name is unknown, TensorFlow Addons is not installed, or the optimiser has no weight
@@ -199,11 +276,12 @@ def build_addons_optimizer(name: str, schedule: Any, weight_decay: float = 0.0) 
 
     kind = name.removeprefix(PREFIX)
     build = getattr(tfa.optimizers, kind)
+    clip = {} if clipnorm is None else {"global_clipnorm": clipnorm}
     if kind in _DECAY_APART:
         decay = Scaled(schedule, weight_decay) if callable(schedule) else schedule * weight_decay
-        return build(weight_decay=decay, learning_rate=schedule)
+        return build(weight_decay=decay, learning_rate=schedule, **clip)
     if "weight_decay" in inspect.signature(build).parameters:
-        return build(learning_rate=schedule, weight_decay=weight_decay)
+        return build(learning_rate=schedule, weight_decay=weight_decay, **clip)
     if weight_decay:
         raise UserError(f"{name} has no weight decay; set weight_decay to 0, or choose another optimizer.")
-    return build(learning_rate=schedule)
+    return build(learning_rate=schedule, **clip)

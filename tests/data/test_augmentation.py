@@ -3,9 +3,11 @@ import colorsys
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan, draw_epoch, plan_augmentation
+from san_tf.data.auto_augment import OPERATIONS, POLICY, operated, plan_operations, strength
 from san_tf.data.images import decode_image, normalize_images, resize_image
 from san_tf.errors import UserError
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -248,3 +250,110 @@ def test_greyscale_and_alpha_images_decode_to_rgb(picture):
 def test_impossible_values_are_refused(wrong):
     with pytest.raises(UserError, match=str(next(iter(wrong.values())))):
         Augmentation(**wrong)
+
+
+# --- grayscale and AutoAugment ---
+
+
+def test_what_came_later_leaves_the_numbers_drawn_before_as_they_were():
+    """The first 44 of an image's numbers are those of one stream, whatever follows."""
+    draws = draw_epoch((2, 3), seed=5, epoch=1, part=1)
+    np.testing.assert_array_equal(draws[..., :44], np.random.default_rng((5, 1, 3, 1)).random((2, 3, 44)))
+    plain, all_of_it = (
+        plan_of(Augmentation(jitter=0.5, grayscale=p, auto_augment=p), 500) for p in (0.0, 1.0)
+    )
+    for name in ("flip", "size", "crop", "erased", "scale", "noise", "noise_offset", "dye"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(all_of_it, name))
+    assert (plain.operations == -1).all()
+
+
+def test_grayscale_is_the_luma_of_pil_after_the_jitter():
+    image = np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)
+    plan = plan_of(Augmentation(flip=0, translation=0, erasing=0, grayscale=1.0), 1)
+    grey = np.asarray(Image.fromarray(image).convert("L"), np.float64)
+    found = varied([image], plan)[0]
+    np.testing.assert_allclose(found, np.repeat(grey[..., None], 3, axis=2), atol=0.6)
+    half = plan_of(Augmentation(grayscale=0.3, jitter=1.0), 4000)
+    is_grey = (half.color[:, 0] == half.color[:, 1]).all(axis=1) & (half.color[:, 0] == half.color[:, 2]).all(
+        1
+    )
+    assert abs(is_grey.mean() - 0.3) < 0.03
+    # The jitter's matrix first, then the luma of what it gives.
+    jittered = plan_of(Augmentation(jitter=1.0), 4000).color[is_grey]
+    luma = np.einsum("c,ncd->nd", [0.299, 0.587, 0.114], jittered)
+    np.testing.assert_allclose(half.color[is_grey][:, 0], luma, atol=1e-4)
+
+
+def test_the_policies_are_drawn_as_planned():
+    number = 100_000
+    operations, strengths = plan_operations(0.4, np.random.default_rng(0).random((number, 6)))
+    # First operations: 24 of 25 pairs have them with their probability; the share of images with any.
+    first = sum(pair[0][1] for pair in POLICY) / len(POLICY)
+    assert (operations[:, 0] >= 0).mean() == pytest.approx(0.4 * first, abs=0.01)
+    rotated = operations[:, 1] == OPERATIONS.index("Rotate")
+    # The first pair has 30 degrees with 0.6, the sixth 26.7 with 0.8.
+    assert rotated.mean() == pytest.approx(0.4 * (0.6 + 0.8) / 25, abs=0.003)
+    assert np.unique(strengths[rotated, 1]) == pytest.approx([-30.0, -80 / 3, 80 / 3, 30.0])
+    assert (strengths[rotated, 1] > 0).mean() == pytest.approx(0.5, abs=0.05)
+    assert len(POLICY) == 25
+    none, _ = plan_operations(0.0, np.random.default_rng(0).random((1000, 6)))
+    assert (none == -1).all()
+
+
+def once(image, name, value):
+    return operated(image, np.array([OPERATIONS.index(name), -1]), np.array([value, 0.0]))
+
+
+def test_operations_are_their_definitions():
+    image = np.random.default_rng(1).integers(20, 200, (9, 6, 3), np.uint8)
+    x = image.astype(int)
+    assert [strength("Posterize", m, True) for m in (5, 6, 7, 8)] == [6, 5, 5, 4]
+    np.testing.assert_array_equal(once(image, "Posterize", 4), x & 0b11110000)
+    assert strength("Solarize", 5, True) == pytest.approx(256 * 4 / 9)
+    np.testing.assert_array_equal(once(image, "Solarize", 113.8), np.where(x < 113.8, x, 255 - x))
+    np.testing.assert_array_equal(once(image, "Invert", 0), 255 - x)
+    low, high = x.min((0, 1)), x.max((0, 1))
+    np.testing.assert_allclose(once(image, "AutoContrast", 0), (x - low) * 255.0 / (high - low), atol=1.01)
+    luma = x @ [0.299, 0.587, 0.114]
+    color = np.clip(luma[..., None] + 1.4 * (x - luma[..., None]), 0, 255)
+    np.testing.assert_allclose(once(image, "Color", 0.4), color, atol=2)
+    contrast = np.clip(luma.mean() + 0.2 * (x - luma.mean()), 0, 255)
+    np.testing.assert_allclose(once(image, "Contrast", -0.8), contrast, atol=2)
+    np.testing.assert_array_equal(once(image, "Sharpness", 0.0), x)
+    ramp = np.repeat(np.repeat(np.arange(64, 128, dtype=np.uint8)[:, None, None], 255, 1), 3, 2)
+    # 255 pixels of each of 64 greys are spread over the whole range: 63 steps of 255 / 63.
+    np.testing.assert_allclose(once(ramp, "Equalize", 0)[:, 0, 0], np.arange(64) * 255 / 63, atol=1)
+    line = np.zeros((10, 11, 3), np.uint8)
+    line[:, 5] = 255
+    sheared = once(line, "ShearX", 0.3)
+    # Row y shows what lay 0.3 (y + 0.5) to the right.
+    for y in range(10):
+        expected = [x for x in range(11) if int(np.floor(x + 0.5 + 0.3 * (y + 0.5))) == 5]
+        assert np.flatnonzero(sheared[y, :, 0]).tolist() == expected
+    turned = once(np.full((21, 21, 3), 200, np.uint8), "Rotate", 30.0)
+    assert turned[10, 10, 0] == 200 and turned[0, 0, 0] == 0
+    marked = np.zeros((21, 21, 3), np.uint8)
+    marked[10, 20] = 255
+    assert np.argwhere(once(marked, "Rotate", 30.0)[..., 0])[0].tolist() == [5, 19]  # counter-clockwise
+
+
+def test_operations_come_first_and_leave_the_batch_that_was_given():
+    rng = np.random.default_rng(2)
+    images = [rng.integers(0, 256, (height, 30, 3), np.uint8) for height in (70, 64)]
+    plan = rows_of(plan_of(Augmentation(), 2), [0, 1])
+    operations = np.array([[-1, -1], [OPERATIONS.index("Invert"), OPERATIONS.index("Posterize")]], np.int32)
+    planned = plan._replace(operations=operations, strengths=np.array([[0, 0], [0, 4]], np.float32))
+    pixels, sizes = packed(images)
+    before = pixels.copy()
+    pixels.flags.writeable = False
+    found = transforms.vary_images(pixels, sizes, planned, SIZE)
+    np.testing.assert_array_equal(pixels, before)
+    expected = transforms.vary_images(*packed([images[0], (255 - images[1]) & 0xF0]), plan, SIZE)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_impossible_probabilities_are_refused():
+    with pytest.raises(UserError, match="auto_augment is a probability"):
+        Augmentation(auto_augment=1.5)
+    with pytest.raises(UserError, match="grayscale is a probability"):
+        Augmentation(grayscale=float("nan"))

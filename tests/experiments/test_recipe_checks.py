@@ -41,3 +41,23 @@ def test_a_palette_wants_photographed_colours() -> None:
     photographed = GeneratorRecipe(texture_colors="photographed")
     check_recipe(Recipe(model=ModelRecipe(palette=8), generator=photographed))
     check_recipe(Recipe(generator=photographed))
+
+
+@pytest.mark.parametrize(
+    ("training", "weights", "sentence"),
+    [
+        ({"clip_norm": -1.0}, None, "clip_norm is -1.0, but it must be a number from 0 to"),
+        ({"clip_norm": float("nan")}, None, "clip_norm is nan"),
+        ({"freeze_epochs": -1}, "imagenet", "freeze_epochs is -1"),
+        ({"freeze_epochs": 30, "epochs": 30}, "imagenet", "would never learn; give fewer"),
+        ({"freeze_epochs": 5}, None, "starts from random weights"),
+        ({"freeze_epochs": 5, "optimizer": "tfa.LAMB"}, "imagenet", "with tfa.LAMB"),
+    ],
+)
+def test_impossible_clipping_and_freezing_are_refused(
+    monkeypatch: pytest.MonkeyPatch, training: dict, weights: str | None, sentence: str
+) -> None:
+    monkeypatch.setattr("san_tf.experiments.recipe_checks.check_choice", lambda *_: None)
+    with pytest.raises(UserError, match=sentence):
+        check_recipe(Recipe(training=TrainingRecipe(**training), model=ModelRecipe(weights=weights)))
+    check_recipe(Recipe(training=TrainingRecipe(freeze_epochs=5, clip_norm=1.0, start="texture-generator")))

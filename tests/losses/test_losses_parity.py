@@ -6,10 +6,14 @@ import tensorflow as tf
 
 from san_tf.losses import (
     batch_hard_triplet_loss,
+    centre_loss,
+    circle_loss,
     draw_triplets,
     identity_loss,
+    moved_centres,
     reconstruction_loss,
     texture_triplet_loss,
+    with_margin,
 )
 
 
@@ -154,3 +158,137 @@ def test_numerical_gradient_of_the_texture_triplet_loss():
             - float(texture_triplet_loss(label, [block - step], seed))
         ) / 2e-2
         assert slope == pytest.approx(gradient[index], abs=2e-3)
+
+
+# --- losses of strong baselines ---
+
+
+def naive_circle(label, embedding, m, gamma):
+    """ln(1 + sum_j exp(gamma a_n (s_n - m)) sum_i exp(-gamma a_p (s_p - 1 + m))), a mean over anchors."""
+    x = embedding.astype(np.float64)
+    x = x / np.linalg.norm(x, axis=1, keepdims=True)
+    each = []
+    for a in range(len(x)):
+        pulls, pushes = [], []
+        for b in range(len(x)):
+            if b == a or label[a] < 0 or label[b] < 0:
+                continue
+            s = float(x[a] @ x[b])
+            if label[a] == label[b]:
+                pulls.append(np.exp(-gamma * max(1 + m - s, 0) * (s - (1 - m))))
+            else:
+                pushes.append(np.exp(gamma * max(s + m, 0) * (s - m)))
+        if pulls and pushes:
+            each.append(np.log(1 + sum(pushes) * sum(pulls)))
+    return np.mean(each) if each else 0.0
+
+
+LABEL = np.array([0, 0, 1, 1, 1, 2, -1, -1], np.int32)
+FEATURES = np.random.default_rng(3).normal(0, 2, (8, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("margin", "scale"), [(0.25, 128.0), (0.25, 8.0), (0.4, 32.0)])
+def test_circle_loss_is_its_formula(margin, scale):
+    found = float(circle_loss(tf.constant(LABEL), tf.constant(FEATURES), margin, scale))
+    assert found == pytest.approx(naive_circle(LABEL, FEATURES, margin, scale), rel=1e-5)
+
+
+def test_circle_loss_pulls_by_its_weights_alone():
+    """Its slope for a pair is that of the formula with weights held, by differences."""
+    label, x = tf.constant([0, 0, 1]), tf.Variable([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+    with tf.GradientTape() as tape:
+        loss = circle_loss(label, x, 0.25, 4.0)
+    slope = tape.gradient(loss, x).numpy()
+    # Unit lengths: s_ap = 0.8, s_an = 0, s_pn = 0.6; anchors 0 and 1 have pairs of both kinds.
+    held = {(0, 1): 1.25 - 0.8, (0, 2): 0.25, (1, 2): 0.6 + 0.25}
+
+    def with_weights_held(points):
+        points = points / np.linalg.norm(points, axis=1, keepdims=True)
+        s = points @ points.T
+        pull = -4.0 * held[0, 1] * (s[0, 1] - 0.75)
+        exponents = [pull + 4.0 * held[pair] * (s[pair] - 0.25) for pair in ((0, 2), (1, 2))]
+        return np.mean(np.log1p(np.exp(exponents)))
+
+    for place in np.ndindex(3, 2):
+        up, down = np.array(x, np.float64), np.array(x, np.float64)
+        up[place] += 1e-5
+        down[place] -= 1e-5
+        expected = (with_weights_held(up) - with_weights_held(down)) / 2e-5
+        assert slope[place] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("label", [[0, 1, 2], [0, 0, 0], [-1, -1, -1], [0, 0, -1]])
+def test_circle_loss_without_pairs_of_both_kinds_is_0_with_no_slope(label):
+    x = tf.Variable([[1.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+    with tf.GradientTape() as tape:
+        loss = circle_loss(tf.constant(label), x)
+    assert float(loss) == 0.0
+    np.testing.assert_array_equal(tape.gradient(loss, x), np.zeros((3, 2)))
+
+
+def test_centre_loss_and_its_centres_are_their_formulas():
+    centres = np.random.default_rng(4).normal(size=(4, 5)).astype(np.float32)
+    known = [row for row in range(8) if LABEL[row] >= 0]
+    expected = np.mean([0.5 * np.sum((FEATURES[row] - centres[LABEL[row]]) ** 2) for row in known])
+    x = tf.Variable(FEATURES)
+    with tf.GradientTape() as tape:
+        loss = centre_loss(tf.constant(LABEL), x, tf.constant(centres))
+    assert float(loss) == pytest.approx(expected, rel=1e-6)
+    slope = tape.gradient(loss, x).numpy()
+    for row in range(8):
+        pull = (FEATURES[row] - centres[LABEL[row]]) / len(known) if row in known else np.zeros(5)
+        np.testing.assert_allclose(slope[row], pull, atol=1e-6)
+    moved = centres.astype(np.float64)
+    for j in range(4):
+        rows = [row for row in known if LABEL[row] == j]
+        delta = sum(centres[j] - FEATURES[row] for row in rows) / (1 + len(rows))
+        moved[j] = centres[j] - 0.5 * delta
+    found = moved_centres(tf.constant(LABEL), tf.constant(FEATURES), tf.constant(centres), 0.5).numpy()
+    np.testing.assert_allclose(found, moved, atol=1e-6)
+    np.testing.assert_array_equal(found[3], centres[3])
+
+
+def test_a_step_that_overflowed_leaves_its_centres():
+    broken = FEATURES.copy()
+    broken[2, 1], broken[6, 0] = np.inf, np.nan  # of identity 1, and of none
+    found = moved_centres(tf.constant(LABEL), tf.constant(broken), tf.ones((3, 5))).numpy()
+    whole = moved_centres(tf.constant(LABEL), tf.constant(FEATURES), tf.ones((3, 5))).numpy()
+    np.testing.assert_array_equal(found[1], np.ones(5))
+    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], rtol=1e-6)
+
+
+def test_centre_loss_of_nobody_is_0_with_no_slope():
+    x = tf.Variable(FEATURES)
+    with tf.GradientTape() as tape:
+        loss = centre_loss(tf.fill((8,), -1), x, tf.ones((3, 5)))
+    assert float(loss) == 0.0 and not tape.gradient(loss, x).numpy().any()
+
+
+@pytest.mark.parametrize("kind", ["arcface", "cosface"])
+def test_margins_are_their_formulas(kind):
+    margin, scale = (0.5, 64.0) if kind == "arcface" else (0.35, 30.0)
+    angle = np.random.default_rng(5).uniform(0.01, np.pi - 0.01, (9, 4))
+    label = np.array([0, 1, 2, 3, 0, 1, -1, 3, 2], np.int32)
+    angle[7, 3] = np.pi - 0.1  # where cos(t + m) would rise again
+    expected = scale * np.cos(angle)
+    for row, own in enumerate(label):
+        if own < 0:
+            continue
+        t = angle[row, own]
+        if kind == "cosface":
+            expected[row, own] = scale * (np.cos(t) - margin)
+        elif t <= np.pi - margin:
+            expected[row, own] = scale * np.cos(t + margin)
+        else:
+            expected[row, own] = scale * (np.cos(t) - margin * np.sin(margin))
+    found = with_margin(tf.constant(label), tf.constant(np.cos(angle), tf.float32), kind, margin, scale)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+
+
+def test_arcface_falls_with_the_angle_and_its_slope_is_finite_at_both_ends():
+    cosine = tf.Variable(np.cos(np.linspace(0, np.pi, 200))[:, None].astype(np.float32))
+    with tf.GradientTape() as tape:
+        logits = with_margin(tf.zeros(200, tf.int32), cosine, "arcface", 0.5, 1.0)
+    assert (np.diff(logits.numpy().ravel()) < 1e-6).all()
+    slope = tape.gradient(logits, cosine).numpy()
+    assert np.isfinite(slope).all() and (slope > 0).all()

@@ -7,9 +7,16 @@ import tensorflow as tf
 
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3, model_variables, optimizer_variables
-from san_tf.losses import batch_hard_triplet_loss, identity_loss, reconstruction_loss, texture_triplet_loss
-from san_tf.models import SAN, SANPG, LossWeights, build_decoder
+from san_tf.losses import (
+    batch_hard_triplet_loss,
+    circle_loss,
+    identity_loss,
+    reconstruction_loss,
+    texture_triplet_loss,
+)
+from san_tf.models import SAN, SANPG, LossWeights, build_decoder, build_encoder
 from san_tf.models.layer_factory import LayerFactory
+from san_tf.models.pretrained import load_body
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.precision import precision_scope
 
@@ -301,3 +308,148 @@ def test_labels_out_of_range_are_a_sentence(label, said):
         steps = {"steps_per_epoch": 1} if method == san.fit else {"steps": 1}
         with pytest.raises(UserError, match=rf"{said}, but the encoder has 4 ident.*must be 0 to 3"):
             method(repeated(batch), verbose=0, **steps)
+
+
+def test_a_frozen_backbone_stays_while_head_and_decoder_learn():
+    batch = tiny_batch()
+    san = tiny_san()
+    slots = [name for name, _ in optimizer_variables(san.optimizer, san.trainable_variables)]
+    backbone = [v for v in san.encoder.variables if "classifier" not in getattr(v, "path", v.name)]
+    others = [*san.encoder.get_layer("classifier").variables, *san.decoder.trainable_variables]
+
+    def values():
+        return [[np.array(v) for v in part] for part in (backbone, others)]
+
+    before = values()
+    inference = san(batch["image"], training=False)
+    san.freeze_backbone()
+    frozen = san(batch["image"], training=True)
+    # Moving statistics, not the batch's; the decoder's own norms are in training.
+    for name in ("embedding", "logits"):
+        np.testing.assert_array_equal(frozen[name], inference[name])
+    assert np.abs(frozen["texture"] - inference["texture"]).max() > 0.01
+    assert {id(v) for v in san.learning_variables} == {id(v) for v in others}
+    first = san.fit(repeated(batch), steps_per_epoch=8, epochs=2, verbose=0).history
+    assert first["id_loss"][1] < first["id_loss"][0]
+    after = values()
+    for one, other in zip(before[0], after[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert all(np.abs(one - other).max() > 0 for one, other in zip(before[1], after[1], strict=True))
+    san.freeze_backbone(False)
+    assert len(san.learning_variables) == len(san.trainable_variables)
+    san.fit(repeated(batch), steps_per_epoch=4, epochs=1, verbose=0)
+    thawed = values()
+    # Gains, shifts and kernels, and moving statistics.
+    assert all(np.abs(one - other).max() > 0 for one, other in zip(after[0], thawed[0], strict=True))
+    assert slots == [name for name, _ in optimizer_variables(san.optimizer, san.trainable_variables)]
+
+
+def test_an_encoder_whose_embedding_is_not_of_its_last_stage_cannot_be_frozen():
+    image = keras.Input((32, 16, 3))
+    x = keras.layers.Conv2D(4, 3)(image)
+    pooled = keras.layers.GlobalAveragePooling2D()(keras.layers.Conv2D(4, 1)(x))
+    last = keras.layers.Conv2D(4, 1)(x)
+    logits = keras.layers.Dense(3)(pooled)
+    encoder = keras.Model(image, {"embedding": pooled, "logits": logits, "stages": [x, x, x, last]})
+    with pytest.raises(UserError, match="cannot be frozen"):
+        SAN(encoder).freeze_backbone()
+
+
+def baseline_of(classes=4, **arguments):
+    return build_encoder("thin_resnet", (32, 16, 3), classes, "bnneck", weights=None, seed=1, **arguments)
+
+
+def test_centres_follow_their_identities_and_go_into_a_keras_file(tmp_path):
+    """The logged loss is that of the centres before the step; they move by Wen's equation 4."""
+    batch = tiny_batch()
+    san = SAN(tiny_encoder(), loss_weights=LossWeights(1.0, 0.0), centre_weight=2.0, centre_rate=0.25)
+    san.compile(optimizer=build_optimizer("sgd", schedule=0.0, weight_decay=0.0), jit_compile=False)
+    embedding = np.array(san(batch["image"], training=True)["embedding"], np.float64)
+    centres = np.zeros((4, 32))
+    for _ in range(2):
+        logs = san.train_step(batch)
+        # The last rows have no identity.
+        own = centres[np.array(batch["label"][:8])]
+        expected = np.mean(0.5 * np.sum((embedding[:8] - own) ** 2, axis=1))
+        assert float(logs["centre_loss"]) == pytest.approx(expected, rel=1e-4)
+        assert float(logs["loss"]) == pytest.approx(float(logs["id_loss"]) + 2.0 * expected, rel=1e-4)
+        for tracker in san.metrics:
+            tracker.reset_state()
+        for j in range(4):
+            rows = embedding[np.array(batch["label"]) == j]
+            centres[j] -= 0.25 * np.sum(centres[j] - rows, axis=0) / (1 + len(rows))
+        np.testing.assert_allclose(np.array(san.centres), centres, atol=1e-5)
+    before = np.array(san.centres)
+    san.evaluate(repeated(batch), steps=1, verbose=0)
+    np.testing.assert_array_equal(np.array(san.centres), before)
+    assert len(san.trainable_variables) == len(tiny_san(decoder=False).trainable_variables)
+    san.save(tmp_path / "san.keras")
+    again = keras.models.load_model(tmp_path / "san.keras")
+    assert (again.centre_weight, again.centre_rate) == (2.0, 0.25)
+    np.testing.assert_array_equal(np.array(again.centres), before)
+    assert not any("centres" in name for name, _ in model_variables(tiny_san(decoder=False)))
+
+
+@pytest.mark.parametrize("kind", ["arcface", "cosface"])
+def test_the_identity_loss_has_the_classifiers_margin_and_its_logits_have_none(kind, tmp_path):
+    settings = {"classifier": kind, "classifier_scale": 8.0, "classifier_margin": 0.3}
+    encoder, batch = baseline_of(**settings), tiny_batch(junk=1)
+    outputs = encoder(batch["image"], training=False)
+    (kernel,) = encoder.get_layer("classifier").get_weights()
+    x = np.array(outputs["embedding"], np.float64)
+    cosine = (x / np.linalg.norm(x, axis=1, keepdims=True)) @ (kernel / np.linalg.norm(kernel, axis=0))
+    np.testing.assert_allclose(outputs["logits"], 8.0 * cosine, atol=1e-4)
+    san, label = SAN(encoder), np.array(batch["label"])
+    losses = []
+    for row in range(8):
+        z = 8.0 * cosine[row]
+        t = np.arccos(cosine[row, label[row]])
+        z[label[row]] = 8.0 * (np.cos(t + 0.3) if kind == "arcface" else np.cos(t) - 0.3)
+        log = z - np.log(np.sum(np.exp(z)))
+        losses.append(-0.9 * log[label[row]] - 0.1 * np.mean(log))
+    found = san.terms(batch, san(batch["image"]))["id_loss"].value
+    assert float(found) == pytest.approx(np.mean(losses), rel=1e-4)
+    encoder.save_weights(tmp_path / "x.weights.h5")
+    again = baseline_of(**settings)
+    again.load_weights(tmp_path / "x.weights.h5")
+    np.testing.assert_array_equal(again(batch["image"])["logits"], encoder(batch["image"])["logits"])
+    encoder.save(tmp_path / "x.keras")
+    loaded = keras.models.load_model(tmp_path / "x.keras")
+    assert loaded.get_layer("classifier").get_config()["kind"] == kind
+    np.testing.assert_allclose(loaded(batch["image"])["logits"], encoder(batch["image"])["logits"], atol=1e-5)
+    with pytest.raises(UserError, match="classifier='linear'"):
+        baseline_of().load_weights(tmp_path / "x.weights.h5")
+    # To go on with other people any classifier may follow.
+    load_body(baseline_of(classes=7), tmp_path / "x.weights.h5")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"classifier": "softmax"}, "Unknown classifier 'softmax'"),
+        ({"classifier_scale": 0.0}, "classifier_scale must be positive"),
+        ({"classifier_margin": float("nan")}, "classifier_margin from 0 to 1"),
+    ],
+)
+def test_impossible_classifiers_are_refused(arguments, said):
+    with pytest.raises(UserError, match=said):
+        baseline_of(**arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"circle_margin": 1.0}, {"circle_scale": 0.0}, {"centre_weight": -1.0}, {"centre_rate": float("nan")}],
+)
+def test_impossible_circles_and_centres_are_refused(arguments):
+    with pytest.raises(UserError, match=next(iter(arguments))):
+        SAN(tiny_encoder(), **arguments)
+
+
+def test_the_circle_loss_takes_the_place_of_the_triplets():
+    san, batch = tiny_san(decoder=False, triplet="circle", circle_margin=0.3, circle_scale=16.0), tiny_batch()
+    outputs = san(batch["image"], training=True)
+    found = san.terms(batch, outputs)["triplet_loss"].value
+    assert float(found) == pytest.approx(float(circle_loss(batch["label"], outputs["embedding"], 0.3, 16.0)))
+    history = san.fit(repeated(batch), steps_per_epoch=5, epochs=3, verbose=0).history["triplet_loss"]
+    assert history[-1] < history[0]
+    assert type(san).from_config(san.get_config()).circle_scale == 16.0

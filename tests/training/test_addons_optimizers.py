@@ -45,3 +45,8 @@ def test_a_training_in_halves_ends_with_the_same_weights(tmp_path: Path, name: s
         assert loss_scale(model.optimizer) > float(model.optimizer.initial_scale)
     rates = [value for _, value in run.metrics.series("train", "learning_rate")]
     assert rates == pytest.approx([float(SCHEDULE(5)), float(SCHEDULE(10))], abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["tfa.LAMB", "tfa.AdamW", "tfa.SGDW", "tfa.NovoGrad"])
+def test_clipping_reaches_them(name: str) -> None:
+    assert build_addons_optimizer(name, 0.1, clipnorm=2.0).global_clipnorm == 2.0

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
-from san_tf.keras_compat import KERAS_3, apply_gradients
+from san_tf.keras_compat import KERAS_3, apply_gradients, scale_loss
 from san_tf.training.optimizers import AdamL2, build_optimizer
 from san_tf.training.schedules import WarmupCosine
 
@@ -170,3 +170,48 @@ def test_sgd_follows_a_schedule_and_comes_back_from_its_config(start):
 def test_a_momentum_of_one_is_refused():
     with pytest.raises(UserError, match="momentum must be in"):
         build_optimizer("sgd", momentum=1.0)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_clipping_is_by_the_norm_of_all_gradients_together(scaled):
+    """|(3, 4), (12)| = 13: a limit of 6.5 halves all, one of 20 none; also after loss scaling."""
+    kind = (keras if KERAS_3 else tf).Variable
+    for limit, factor in ((6.5, 0.5), (20.0, 1.0)):
+        variables = [kind([0.0, 0.0], name="a"), kind([0.0], name="b")]
+        optimizer = build_optimizer("sgd", weight_decay=0.0, schedule=1.0, clipnorm=limit, momentum=0.0)
+        if scaled:
+            make = (keras.optimizers if KERAS_3 else keras.mixed_precision).LossScaleOptimizer
+            optimizer = make(optimizer)
+        with tf.GradientTape() as tape:
+            a, b = (tf.convert_to_tensor(variable) for variable in variables)
+            tape.watch([a, b])
+            loss = scale_loss(optimizer, tf.reduce_sum(a * [3.0, 4.0]) + tf.reduce_sum(b * 12.0))
+        apply_gradients(optimizer, tape.gradient(loss, [a, b]), variables)
+        np.testing.assert_allclose(np.array(variables[0]), [-3.0 * factor, -4.0 * factor], rtol=1e-6)
+        np.testing.assert_allclose(np.array(variables[1]), [-12.0 * factor], rtol=1e-6)
+
+
+@pytest.mark.parametrize("decay", ["l2", "decoupled"])
+def test_a_variable_that_joins_late_begins_as_pytorchs_do(start, decay):
+    """Six steps without the second variable: its moments and their correction then begin at step 1."""
+    settings = {"weight_decay": 0.3, "decay": decay, "schedule": 0.01, "beta_2": 0.9}
+    grads = gradients(start.shape)
+    ends = {}
+    for own_steps in (True, False):
+        kind = (keras if KERAS_3 else tf).Variable
+        first, late = (kind(start.astype(np.float32), name=name) for name in ("first", "late"))
+        optimizer = build_optimizer(own_steps=own_steps, **settings)
+        optimizer.build([first, late])
+        for step, g in enumerate(grads):
+            variables = [first] if step < 6 else [first, late]
+            apply_gradients(optimizer, [tf.constant(g, tf.float32)] * len(variables), variables)
+        ends[own_steps] = np.array(first), np.array(late)
+        assert int(optimizer.iterations) == STEPS
+    l2, decoupled = (0.3, 0.0) if decay == "l2" else (0.0, 0.3)
+    every, rest = (naive_adam(start, g, 0.01, l2, decoupled, b2=0.9) for g in (grads, grads[6:]))
+    np.testing.assert_allclose(ends[True][0], every, atol=2e-6)
+    np.testing.assert_allclose(ends[True][1], rest, atol=2e-6)
+    np.testing.assert_array_equal(ends[True][0], ends[False][0])
+    assert np.abs(ends[False][1] - rest).max() > 1e-3  # what Keras alone makes of it
+    again = type(optimizer).from_config(build_optimizer(own_steps=True, **settings).get_config())
+    assert again.own_steps

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tiny_san
 from tiny_training_model import named_state
 
 from san_tf.models.decoder import build_decoder
@@ -65,3 +66,56 @@ def test_interrupted_san_ends_with_the_same_weights(tmp_path: Path) -> None:
     assert not np.array_equal(initial.variables[0].numpy(), whole.variables[0].numpy())
     row = run.metrics.rows("train")[-1]
     assert {"loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy"} <= set(row)
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Pulls the plug after so many steps of the whole training."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self.step = step
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if int(self.model.optimizer.iterations) == self.step:
+            raise RuntimeError("the plug was pulled")
+
+
+FROZEN = {"freeze_epochs": 1, "save_every_steps": 1}
+
+
+def without_decoder() -> SAN:
+    model = SAN(tiny_san.encoder(6), centre_weight=0.1, name="san")
+    optimizer = build_optimizer(schedule=1e-3, clipnorm=1.0, own_steps=True)
+    model.compile(optimizer=optimizer, jit_compile=False)
+    return model
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SAN:
+    model = without_decoder()
+    train(model, tiny_san.dataset_at, 2, 3, RunDirectory(tmp_path_factory.mktemp("whole")), **FROZEN)
+    return model
+
+
+slow = pytest.mark.slow
+
+
+@pytest.mark.parametrize("step", [pytest.param(2, marks=slow), 4, pytest.param(5, marks=slow)])
+def test_interrupted_before_at_or_after_the_thaw_it_ends_with_the_same_weights(
+    tmp_path: Path, step: int, whole: SAN
+) -> None:
+    """Two epochs of three steps, the backbone frozen in the first; resumed at step 1, 3 and 4."""
+    start = tiny_san.state(without_decoder())
+    run = RunDirectory(tmp_path / "halves")
+    with pytest.raises(RuntimeError, match="plug"):
+        halves = without_decoder()
+        train(halves, tiny_san.dataset_at, 2, 3, run, callbacks=[StopAfter(step)], **FROZEN)
+    kernel = next(name for name in start if "conv0/kernel" in name)
+    assert np.array_equal(start[kernel], tiny_san.state(halves)[kernel]) == (step <= 3)
+    model = without_decoder()
+    assert train(model, tiny_san.dataset_at, 2, 3, run, **FROZEN).resumed_from == step - 1
+    ends = tiny_san.state(model)
+    for name, value in tiny_san.state(whole).items():
+        np.testing.assert_array_equal(value, ends[name], err_msg=name)
+    assert not np.array_equal(start[kernel], ends[kernel])
+    assert any(name.endswith("updates") and value == 3 for name, value in ends.items())

@@ -214,7 +214,12 @@ def train_method(
             recipe.texture_size if with_decoder else None,
             mirror_map=mirror_map,
             augmentation=Augmentation(
-                flip=data.flip, translation=data.translation, erasing=data.erasing, jitter=data.jitter
+                flip=data.flip,
+                translation=data.translation,
+                erasing=data.erasing,
+                jitter=data.jitter,
+                grayscale=data.grayscale,
+                auto_augment=data.auto_augment,
             ),
             pit=pairs,
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
@@ -247,7 +252,12 @@ def train_method(
         ],
         best="mAP" if validated else None,
         patience=recipe.training.patience,
-        warmup_epochs=max(recipe.training.warmup_epochs, recipe.losses.triplet_warmup_epochs),
+        warmup_epochs=max(
+            recipe.training.warmup_epochs,
+            recipe.losses.triplet_warmup_epochs,
+            recipe.training.freeze_epochs,
+        ),
+        freeze_epochs=recipe.training.freeze_epochs,
         save_every_seconds=experiment.options.save_every,
         filenames=[*records.filenames, *(pairs.filenames if pairs is not None else [])],
         console=experiment.console,
@@ -292,6 +302,10 @@ def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool =
         smoothing=losses.smoothing,
         triplet=losses.triplet,
         seed=recipe.seed,
+        circle_margin=losses.circle_margin,
+        circle_scale=losses.circle_scale,
+        centre_weight=losses.lambda_centre,
+        centre_rate=losses.centre_rate,
     )
 
 
@@ -305,15 +319,18 @@ def optimizer_of(recipe: Recipe, steps_per_epoch: int, schedule: Any = None):  #
     """
     training = recipe.training
     schedule = schedule or _schedule_of(recipe, steps_per_epoch)
+    clipnorm = training.clip_norm or None
     if training.optimizer not in OWN_OPTIMIZERS:
-        return build_addons_optimizer(training.optimizer, schedule, training.weight_decay)
+        return build_addons_optimizer(training.optimizer, schedule, training.weight_decay, clipnorm)
     return build_optimizer(
         training.optimizer,
         weight_decay=training.weight_decay,
         decay=training.decay,
         schedule=schedule,
+        clipnorm=clipnorm,
         accumulation=training.accumulation,
         ema=training.ema,
+        own_steps=training.freeze_epochs > 0,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from rich.console import Console
 
+from san_tf.models.san import cosine_classifier
 from san_tf.training.callbacks.clock import Clock
 
 # Warn only after this many such epochs in a row: a healthy training may begin like that.
@@ -88,6 +89,9 @@ class CollapseWatch(keras.callbacks.Callback):
         return float(self.model.margin) if self.model.triplet == "batch-hard" else 1e-3
 
     def _chance(self) -> float:
+        # The margin of ArcFace and CosFace keeps the loss above that of guessing for long.
+        if cosine_classifier(self.model.encoder) is not None:
+            return math.inf
         classes = int(self.model.encoder.output["logits"].shape[-1])
         # One or two identities are learnt too quickly for ln C to mean anything.
         return math.log(classes) if classes > 2 else math.inf
