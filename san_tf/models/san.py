@@ -258,11 +258,11 @@ class _TextureModel(KeepsForm, keras.Model):
         """Check labels, images and textures of a batch as the step does; the step reports missing keys."""
         (data,) = batch if len(batch) == 1 else (batch,)
         painted = self.decoder is not None
-        needed = {"image", "label", *(("texture", "texture_weight") if painted else ())}
+        needed = {"image", *(("texture", "texture_weight") if painted else ())}
         if not isinstance(data, Mapping) or not needed <= data.keys():
             return data
         checked = dict(_on_scale(data, painted))
-        if isinstance(self.encoder.output, Mapping) and "logits" in self.encoder.output:
+        if "label" in data and isinstance(self.encoder.output, Mapping) and "logits" in self.encoder.output:
             classes = self.encoder.output["logits"].shape[-1]
             checked["label"] = _in_range(checked["label"], classes)
         return checked

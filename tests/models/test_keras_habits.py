@@ -267,9 +267,12 @@ def test_xla_which_drops_assertions_lets_no_wrong_value_pass():
     for wrong, fine in (({"image": pixels}, False), ({"label": label}, False), ({}, True)):
         loss = baseline.evaluate(batch | wrong, batch_size=size, verbose=0, return_dict=True)["loss"]
         assert np.isfinite(loss) == fine
-    san.compile(optimizer="sgd", jit_compile=True)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="texture out of scale"):
-        next(iter(san._checked_before_xla(repeated(batch | {"texture": batch["texture"] * 100}))))
+    wrong = batch | {"texture": batch["texture"] * 100}
+    generator = SANPG(san.encoder, san.decoder)
+    for model, data in ((san, wrong), (generator, {key: wrong[key] for key in wrong if key != "label"})):
+        model.compile(optimizer="sgd", jit_compile=True)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="texture out of scale"):
+            next(iter(model._checked_before_xla(repeated(data))))
 
 
 def test_a_label_out_of_range_is_told_when_run_eagerly_too():
