@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 
 from san_tf.errors import UserError, one_line
-from san_tf.serving.client import Client
 from san_tf.serving.runtime_sessions import SUFFIXES, Session, open_session, png_file
 
 if TYPE_CHECKING:
@@ -24,17 +23,18 @@ if TYPE_CHECKING:
     import torch
 
     from san_tf.embedding.encoder_loading import LoadedEncoder
+    from san_tf.serving.client import Client
 
 BoxFormat = Literal["xyxy", "xywh", "ltwh"]
 ColorOrder = Literal["bgr", "rgb"]
 
 # Most crops in a batch of a SavedModel or a Keras model, to limit the memory.
 _CROPS = 128
-# Sharpness is measured on crops of at most this many rows, so that it does not depend on the camera's
-# resolution.
-_SHARPNESS_ROWS = 128
+# Sharpness is measured on crops of at most this many rows, so that it depends less on the resolution.
+_SHARPNESS_ROWS = 64
 # Variance of the Laplacian of values that were rounded to whole numbers: (4^2 + 4 * 1^2) / 12.
 _ROUNDING = 20 / 12
+_MODELS = "give a name, a path, or an encoder, a session or a client that is open already"
 _FORMATS: dict[str, str] = {
     "xyxy": "left, top, right, bottom",
     "xywh": "centre x, centre y, width, height",
@@ -82,8 +82,9 @@ class FrameEncoder:
     - it lies outside the frame;
     - less than `min_height` x `min_width` pixels of it lie inside the frame. Edges are rounded to pixels;
     - it is blurred: its sharpness is below `min_sharpness`. Sharpness is the variance of the Laplacian of the
-      grey crop divided by the variance of the grey crop. Crops of more than 128 rows are reduced to 128 rows
-      for it, and the 20/12 that rounding to whole numbers adds to the Laplacian's variance are subtracted.
+      grey crop, divided by the variance of the grey crop. Crops of more than 64 rows are reduced to 64 rows
+      first. What rounding to whole numbers adds to the Laplacian's variance is subtracted: 20/12, divided by
+      the number of pixels that a pixel of the reduced crop averages.
 
     An ONNX, LiteRT or OpenVINO file and a model server do not need TensorFlow, which is not imported for
     them.
@@ -95,9 +96,9 @@ class FrameEncoder:
             `san_tf.serving.client.Client`.
         min_height: least height in pixels.
         min_width: least width in pixels.
-        min_sharpness: least sharpness; 0 accepts blurred boxes too. On 300 photographs of people the default
-            refused none that were blurred by a Gaussian of 2 pixels (at 128 rows), 11% at 3, 75% at 4 and 99%
-            at 6.
+        min_sharpness: least sharpness; 0 accepts blurred boxes too. Of 300 photographs of people with 128
+            rows the default refused none with a Gaussian blur of 2 pixels, 1% with one of 3, 57% of 4, 93% of
+            5 and 99% of 6.
 
     Raises:
         UserError: the model does not exist or cannot be opened, or a value is invalid.
@@ -115,7 +116,7 @@ class FrameEncoder:
         *,
         min_height: int = 16,
         min_width: int = 8,
-        min_sharpness: float = 0.002,
+        min_sharpness: float = 0.01,
     ) -> None:
         for name, pixels in (("min_height", min_height), ("min_width", min_width)):
             if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
@@ -382,15 +383,16 @@ def pixels_inside(edges: Sequence[float] | np.ndarray, size: tuple[int, int]) ->
 
 def sharpness(crop: np.ndarray) -> float:
     """Return how sharp a crop `(H, W, 3)` uint8 is, see `FrameEncoder`: about 1 if sharp, 0 if one colour."""
-    height, width = crop.shape[:2]
-    if height > _SHARPNESS_ROWS:
+    grey: np.ndarray = cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_BGR2GRAY).astype(np.float32)
+    height, width = grey.shape
+    averaged = max(1.0, height / _SHARPNESS_ROWS) ** 2
+    if averaged > 1:
         size = (max(1, round(width * _SHARPNESS_ROWS / height)), _SHARPNESS_ROWS)
-        crop = cv2.resize(crop, size, interpolation=cv2.INTER_AREA)
-    grey = cv2.cvtColor(np.ascontiguousarray(crop), cv2.COLOR_BGR2GRAY).astype(np.float32)
+        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     variance = float(grey.var())
-    if variance == 0:
+    if variance < 1e-6:
         return 0.0
-    return max(0.0, float(cv2.Laplacian(grey, cv2.CV_32F).var()) - _ROUNDING) / variance
+    return max(0.0, float(cv2.Laplacian(grey, cv2.CV_32F).var()) - _ROUNDING / averaged) / variance
 
 
 def _opened(model: Any) -> tuple[Callable[[list[np.ndarray]], np.ndarray], int | None]:
@@ -409,18 +411,15 @@ def _opened(model: Any) -> tuple[Callable[[list[np.ndarray]], np.ndarray], int |
                 raise UserError(
                     f"{text} holds files for several runtimes; name one of them, such as {files[0]}."
                 )
-    elif (
-        not isinstance(model, (Session, Client))
-        and not hasattr(model, "embed")
-        and not hasattr(model, "predict")
-    ):
-        raise UserError(
-            f"The model is a {type(model).__name__}; give a name, a path, or an encoder that is loaded."
-        )
     if isinstance(model, Session):
         return model.embed_crops, model.dimensions
-    if isinstance(model, Client):
-        return lambda crops: model.embed([png_file(crop) for crop in crops]), None
+    if not isinstance(model, (str, os.PathLike)):
+        from san_tf.serving.client import Client
+
+        if isinstance(model, Client):
+            return lambda crops: model.embed([png_file(crop) for crop in crops]), None
+        if not hasattr(model, "embed") and not hasattr(model, "predict"):
+            raise UserError(f"The model is a {type(model).__name__}; {_MODELS}.")
     return _with_tensorflow(model)
 
 
@@ -435,9 +434,7 @@ def _with_tensorflow(model: Any) -> tuple[Callable[[list[np.ndarray]], np.ndarra
             "or give a file of san-tf export-runtime, such as encoder.onnx."
         ) from error
     if not isinstance(model, (str, os.PathLike, LoadedEncoder, keras.Model)):
-        raise UserError(
-            f"The model is a {type(model).__name__}; give a name, a path, or an encoder of load_encoder."
-        )
+        raise UserError(f"The model is a {type(model).__name__}; {_MODELS}.")
     encoder = model if isinstance(model, LoadedEncoder) else load_encoder(model)
 
     def embed(crops: list[np.ndarray]) -> np.ndarray:
