@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import re
 from pathlib import Path
 
+import cv2
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf import registry
+from san_tf import load_encoder, registry
 from san_tf.archives.files import FolderFiles
 from san_tf.models.layer_factory import LayerFactory
 from san_tf.version import __version__
@@ -23,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "san_tf").rglob("*.py"))
 # Of other programs.
-FOREIGN = {"--project-directory"}
+FOREIGN = {"--project-directory", "--no-deps"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -62,6 +64,26 @@ def test_commands_and_flags_exist(page):
         assert known, f"{flag} in {page.name}"
     for folder in set(re.findall(r"`((?:san_tf|tests|datasets|docs|experiments|benchmarks)/[\w./]+)`", text)):
         assert (ROOT / folder).exists(), folder
+
+
+def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
+    frame = np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / "frame.png"), frame)
+    monkeypatch.chdir(tmp_path)
+    room: dict = {}
+    exec(named("deploy.md", "import cv2", "FrameEncoder"), room)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.rpartition("] ")[2] for line in printed] == [
+        "embedded",
+        "embedded",
+        "lies outside the frame",
+    ]
+    person = frame[30:158, 150:214, ::-1].copy()
+    np.testing.assert_allclose(room["embeddings"][1:2], load_encoder("synthetic").embed(person), atol=1e-5)
+    assert -1 <= room["similarity"] <= 1
+    # The names of the adapters, whose calls are tested in tests/embedding/test_tracker_adapters.py.
+    for name in re.findall(r"encode\.(\w+)", (ROOT / "docs" / "deploy.md").read_text()):
+        assert inspect.getdoc(getattr(room["encode"], name)), name
 
 
 def test_the_template_of_a_loss():

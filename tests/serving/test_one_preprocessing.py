@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ from PIL import Image
 from stand_in import Models, serve_rest
 from tiny_encoder import SERVED_SIZE, small_encoder
 
+from san_tf import FrameEncoder
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset, train_dataset
 from san_tf.data.records import Records
@@ -43,7 +46,15 @@ def test_four_ways_to_one_embedding(served_models: Path, photographs: list[bytes
     address, stop = serve_rest(Models(served_models))
     with Client(address, "market", version=1, batch_size=7) as client:
         by_client = client.embed(photographs)
+        frame, boxes, person = frame_of_people()
+        by_boxes = [FrameEncoder(given)(frame, boxes) for given in (client, served_models / "1")]
+        nobody = FrameEncoder(client)(frame, [])
     stop()
+    alone = np.concatenate([served["serving_default"](images=one[None])["embedding"] for one in person])
+    for found in by_boxes:
+        assert not found.refused.any()
+        np.testing.assert_allclose(found.embeddings, alone, atol=1e-5)
+    assert nobody.embeddings.shape == (0, 8)
 
     for other in (trained, by_bytes, by_pixels, by_client):
         np.testing.assert_allclose(other, evaluated, atol=1e-5)
@@ -69,6 +80,32 @@ def test_other_runtimes_give_it_too(
     pixels = [tf.io.decode_jpeg(contents, 3, dct_method="INTEGER_ACCURATE")[None] for contents in photographs]
     found = np.concatenate([session(image.numpy()) for image in pixels])
     np.testing.assert_allclose(found, evaluated, atol=1e-5)
+    # People of a frame, in a process that does without TensorFlow.
+    frame, boxes, people = frame_of_people()
+    np.savez(tmp_path / "frame.npz", frame=frame, boxes=boxes)
+    code = (
+        "import sys, numpy, san_tf\n"
+        f"given = numpy.load({str(tmp_path / 'frame.npz')!r})\n"
+        f"encode = san_tf.FrameEncoder({str(out / f'encoder{SUFFIXES[runtime]}')!r})\n"
+        "found = encode(given['frame'], given['boxes'])\n"
+        f"numpy.save({str(tmp_path / 'found.npy')!r}, found.embeddings)\n"
+        "heavy = {'tensorflow', 'keras', 'numba'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    served = tf.saved_model.load(str(served_models / "1")).signatures["serving_default"]
+    alone = np.concatenate([served(images=tf.constant(one[None]))["embedding"] for one in people])
+    np.testing.assert_allclose(np.load(tmp_path / "found.npy"), alone, atol=1e-5)
+
+
+def frame_of_people() -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
+    """A frame, BGR, the boxes of people, some reaching out of it, and each person's picture, RGB."""
+    rng = np.random.default_rng(5)
+    frame = rng.integers(0, 256, (300, 400, 3), np.uint8)
+    boxes = np.array([[5, 7, 40, 90], [100, 20, 133, 61], [200, 100, 300, 300], [370, 250, 460, 380]])
+    people = [np.ascontiguousarray(frame[top:bottom, left:right, ::-1]) for left, top, right, bottom in boxes]
+    return frame, boxes, people
 
 
 def odd_files() -> dict[str, bytes]:
