@@ -122,7 +122,8 @@ class Session:
         """Embed images of different sizes in one batch.
 
         Each is resized once, as if it were embedded alone, so the embeddings agree with those of a call for
-        each image. Many images are run in parts.
+        each image. (An int8 file of LiteRT resizes in whole numbers itself; its embeddings may then differ by
+        one step, 1/128.) Many images are run in parts.
 
         Args:
             crops: `(H, W, 3)` uint8 RGB each, of any H and W.
