@@ -56,6 +56,28 @@ def architecture_of(name):
     return Architecture(name, {"backbone": backbone, "head": head}, names, 751)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def built_once():
+    """Converters build equal networks once, and each use begins with the initial weights again.
+
+    To build an OSNet takes longer than all the rest of a conversion.
+    """
+    built, build = {}, Architecture.build
+
+    def build_or_reset(self, num_classes=None, seed=0):
+        key = (repr(self.encoder), num_classes or self.num_classes, seed)
+        if key not in built:
+            model = build(self, num_classes, seed)
+            built[key] = model, model.get_weights()
+        model, initial = built[key]
+        model.set_weights(initial)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Architecture, "build", build_or_reset)
+        yield
+
+
 QUICK = ("resnet50_fc512", "osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x0_25", "fast-reid")
 
 
