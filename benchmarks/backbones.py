@@ -10,7 +10,6 @@ machine slow all of them alike: compare the ratios, not the absolute numbers.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import tensorflow as tf
+from contestants import new_parser
 
 L = keras.layers
 IDENTITIES = 100
@@ -132,13 +132,10 @@ def training_step(model: keras.Model) -> Callable:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--height", type=int, default=128)
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     shape = (arguments.height, arguments.width, 3)
     rng = np.random.default_rng(0)

@@ -11,7 +11,6 @@ measured again stay in the file.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import platform
@@ -21,15 +20,13 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from evaluation_contestants import Contestant, Problem
+from contestants import RESULTS, Contestant, MissingError, new_parser, write_results
+from evaluation_contestants import Problem, prepare
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from san_tf.atomic import atomic_file
-
-RESULTS = Path(__file__).with_name("results")
 RANKING = (
     "matrix product, NumPy",
     "san_tf, from features",
@@ -65,14 +62,14 @@ def contest(
     there: dict[str, Contestant] = {}
     for name in names:
         try:
-            there[name] = Contestant(name, problem, peers)
-        except LookupError as error:
+            there[name] = Contestant(prepare, name, problem, peers)
+        except MissingError as error:
             console.print(f"[dim]{name}: left out, {error}[/dim]")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in there}
     for number in track(range(rounds), f"{problem.queries} x {problem.images}", transient=True):
         for name, contestant in there.items():
             if number == 0 or name not in ONCE:
-                runs[name].append(contestant.run())
+                runs[name].append(contestant.ask("run"))
     for contestant in there.values():
         contestant.stop()
     rows = {name: _row(measured) for name, measured in runs.items()}
@@ -199,14 +196,11 @@ def machine() -> dict[str, str | int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__)
     parser.add_argument("--peers", type=Path, help="folder that holds torchreid/ and fast-reid/")
     parser.add_argument("--queries", type=int, default=3368)
     parser.add_argument("--images", type=int, default=15913, help="gallery images")
     parser.add_argument("--dimensions", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="skip contestants that take a minute or more")
     parser.add_argument("--growth", action="store_true", help="re-rank growing numbers of images, and plot")
     parser.add_argument("--msmt17", action="store_true", help="also re-rank 11,659 x 82,161 x 2,048")
@@ -234,8 +228,7 @@ def main() -> None:
         results["msmt17"] = {"size": "11,659 x 82,161 x 2,048", "rows": rows}
     if arguments.million:
         results["million"] = million(console)
-    with atomic_file(target) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_results("evaluation", results)
 
 
 if __name__ == "__main__":

@@ -10,20 +10,17 @@ from __future__ import annotations
 import functools
 import gc
 import importlib.util
-import multiprocessing
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from contestants import forget_peak, memory, timed
 
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 Job = Callable[[], dict[str, float]]
 
 
@@ -222,62 +219,22 @@ CONTESTANTS: dict[str, Callable[[Problem, Path | None], Job]] = {
 }
 
 
-class Contestant:
-    """A contestant in its own process.
+def prepare(name: str, problem: Problem, peers: Path | None) -> Callable[[str], dict[str, float]]:
+    """Return what runs a contestant once: seconds, processor seconds, extra megabytes and the scores.
 
     Args:
         name: of `CONTESTANTS`.
         problem: what to evaluate.
         peers: folder of the peers' sources.
-
-    Raises:
-        LookupError: the contestant is not available, with the reason.
     """
+    CONTESTANTS[name](SMALL, peers)()
+    job = CONTESTANTS[name](problem, peers)
 
-    def __init__(self, name: str, problem: Problem, peers: Path | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(name, problem, peers, far_end), daemon=True)
-        self._process.start()
-        answer = self._pipe.recv()
-        if answer is not None:
-            raise LookupError(answer)
-
-    def run(self) -> dict[str, float]:
-        """Run once; return seconds, processor seconds, extra megabytes and the scores."""
-        self._pipe.send(True)
-        return self._pipe.recv()
-
-    def stop(self) -> None:
-        """End the process."""
-        self._pipe.send(False)
-        self._process.join()
-
-
-def _serve(name: str, problem: Problem, peers: Path | None, pipe: Connection) -> None:
-    try:
-        CONTESTANTS[name](SMALL, peers)()
-        job = CONTESTANTS[name](problem, peers)
-    except (ImportError, FileNotFoundError) as error:
-        pipe.send(str(error))
-        return
-    pipe.send(None)
-    while pipe.recv():
+    def run(_: str) -> dict[str, float]:
         gc.collect()
-        before = _memory("VmRSS")
-        if CLEAR_REFS.exists():
-            CLEAR_REFS.write_text("5")  # resets the peak
-        wall, processor = time.perf_counter(), time.process_time()
-        found = job()
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        pipe.send(
-            {"seconds": wall, "processor_seconds": processor, "extra_MB": _memory("VmHWM") - before, **found}
-        )
+        before = memory("VmRSS")
+        forget_peak()
+        taken, found = timed(job)
+        return {**taken, "extra_MB": memory() - before, **found}
 
-
-def _memory(field: str) -> float:
-    """Return a memory figure of this process in MB, from Linux; NaN elsewhere."""
-    if not STATUS.exists():
-        return float("nan")
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1000
+    return run

@@ -10,7 +10,6 @@ needs 8 GB of disk and 4 GB of memory.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
 import json
 import os
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contestants import RESULTS, new_parser, write_results
 from evaluation import machine
 from gallery_data import nearest, write
 from gallery_worker import entry, filters
@@ -32,11 +32,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from san_tf.atomic import atomic_file
 from san_tf.retrieval.gallery import GalleryInfo
 from san_tf.retrieval.opening import open_gallery
 
-RESULTS = Path(__file__).with_name("results") / "gallery.json"
+STORED = RESULTS / "gallery.json"
 WORKER = Path(__file__).with_name("gallery_worker.py")
 ENGINES = ("embedded", "milvus-lite", "exact", "faiss-flat")
 
@@ -135,9 +134,7 @@ def show(results: dict[str, Any], console: Console) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, rounds=0)
     parser.add_argument("--size", type=int, default=1_000_000)
     parser.add_argument("--milvus_size", type=int, default=200_000)
     parser.add_argument("--dimensions", type=int, default=512)
@@ -147,7 +144,7 @@ def main() -> None:
     parser.add_argument("--folder", help="temporary folder with 12 GB free (default: the system's)")
     arguments = parser.parse_args()
     console = Console(width=120)
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"engines": {}}
+    results: dict[str, Any] = json.loads(STORED.read_text()) if STORED.exists() else {"engines": {}}
     names = ("faiss-cpu", "pymilvus", "milvus-lite")
     results["machine"] = machine() | {name: importlib.metadata.version(name) for name in names}
     sizes = {
@@ -167,8 +164,7 @@ def main() -> None:
                             engine, arguments.kills, arguments.dimensions
                         )
     show(results, console)
-    with atomic_file(RESULTS) as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_results("gallery", results)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,33 @@ writes `results/inference.json`.
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
 import multiprocessing
 import os
 import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contestants import (
+    Contestant,
+    chosen_cores,
+    median_ratio,
+    memory,
+    new_parser,
+    processor_name,
+    timed,
+    with_range,
+    write_results,
+)
 from inference_networks import NETWORKS, make_images, prepare, pytorch_network
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from training_step import STATUS, _processor
-
-from san_tf.atomic import atomic_file
 
 PYTORCH = ("PyTorch eager", "PyTorch channels last", "PyTorch compiled")
 RUNTIMES = {
@@ -53,55 +58,28 @@ PACKAGES = ("tensorflow", "keras", "torch", "ai-edge-litert", "onnxruntime", "op
 PAUSE = 0.02
 
 
-class Contestant:
-    """A contestant in its own process.
+def begin(name: str, network: str, folder: Path, threads: int) -> Callable[[int], dict[str, Any]]:
+    """Return what embeds a batch: `seconds`, `processor_seconds`, `embedding` and `peak_GB` so far.
+
+    It has answered once, for one image.
 
     Args:
         name: of `CONTESTANTS`.
         network: of `NETWORKS`.
         folder: folder written by `prepare`.
-        cores: cores to use, one thread each.
-
-    Attributes:
-        start: seconds from the start of the process to its first answer, for one image.
+        threads: threads of the library.
     """
-
-    def __init__(self, name: str, network: str, folder: Path, cores: list[int]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
-        began = time.perf_counter()
-        self._process = context.Process(
-            target=_serve, args=(name, network, folder, cores, far_end), daemon=True
-        )
-        self._process.start()
-        far_end.close()  # so that the end of the process is noticed
-        self.ask(1)
-        self.start = time.perf_counter() - began
-
-    def ask(self, batch: int) -> dict[str, Any]:
-        """Embed a batch; return `seconds`, `processor_seconds`, `embedding` and `peak_GB` so far."""
-        time.sleep(PAUSE)
-        self._pipe.send(batch)
-        answer: dict[str, Any] = self._pipe.recv()
-        return answer
-
-    def stop(self) -> None:
-        """End the process."""
-        self._pipe.send(0)
-        self._process.join()
-
-
-def _serve(name: str, network: str, folder: Path, cores: list[int], pipe: Connection) -> None:
-    os.sched_setaffinity(0, cores)
     images = make_images(network, 32)
-    embed = _build(name, network, folder, len(cores))
-    while batch := pipe.recv():
+    embed = _build(name, network, folder, threads)
+
+    def answer(batch: int) -> dict[str, Any]:
         given = images[:batch] if batch <= len(images) else make_images(network, batch)
-        wall, processor = time.perf_counter(), time.process_time()
-        embedding = embed(given)
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        row = {"seconds": wall, "processor_seconds": processor, "peak_GB": _peak_gigabytes()}
-        pipe.send({**row, "embedding": embedding})
+        time.sleep(PAUSE)
+        taken, embedding = timed(lambda: embed(given))
+        return {**taken, "peak_GB": memory() / 1000, "embedding": embedding}
+
+    answer(1)
+    return answer
 
 
 def _build(name: str, network: str, folder: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -137,14 +115,6 @@ def _build(name: str, network: str, folder: Path, threads: int) -> Callable[[np.
     return embed
 
 
-def _peak_gigabytes() -> float:
-    """Return this process's peak memory in GB, from Linux; NaN elsewhere."""
-    if not STATUS.exists():
-        return float("nan")
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e6
-
-
 def contest(
     names: list[str], network: str, batches: list[int], cores: list[int], rounds: int, folder: Path
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -165,7 +135,7 @@ def contest(
     if preparation.exitcode:
         raise SystemExit(f"{network} could not be prepared; see above.")
     there = {
-        name: Contestant(name, network, folder, cores)
+        name: Contestant(begin, name, network, folder, len(cores), cores=cores)
         for name in track(names, f"{network}: start", transient=True)
     }
     for batch in batches:
@@ -185,7 +155,7 @@ def contest(
                 rows[name]["answers"].append(contestant.ask(batch))
         _summarise(rows, batch)
         for name, row in rows.items():
-            row["start_seconds"] = there[name].start
+            row["start_seconds"] = there[name].seconds_to_start
         yield batch, rows
     for contestant in there.values():
         contestant.stop()
@@ -201,12 +171,8 @@ def _summarise(rows: dict[str, Any], batch: int) -> None:
     for key in ("seconds", "processor_seconds"):
         fastest = min((name for name in rows if name in PYTORCH), key=lambda name: rows[name][key])
         for name, row in rows.items():
-            ratios = [
-                theirs[key] / own[key] for theirs, own in zip(answers[fastest], answers[name], strict=True)
-            ]
-            row[f"{key}_ratio"] = {
-                "to": fastest, "median": float(np.median(ratios)), "range": [min(ratios), max(ratios)],
-            }  # fmt: skip
+            theirs, own = ([answer[key] for answer in answers[one]] for one in (fastest, name))
+            row[f"{key}_ratio"] = {"to": fastest, **median_ratio(theirs, own)}
 
 
 def show(rows: dict[str, Any], title: str, console: Console) -> None:
@@ -216,11 +182,10 @@ def show(rows: dict[str, Any], title: str, console: Console) -> None:
                     "start s", "differs by"):  # fmt: skip
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in sorted(rows.items(), key=lambda item: item[1]["seconds"]):
-        low, high = row["seconds_ratio"]["range"]
         table.add_row(
             name, f"{row['images_per_second']:.1f}", f"{1e3 * row['seconds']:.1f}",
             f"{1e3 * row['processor_seconds']:.1f}",
-            f"{row['seconds_ratio']['median']:.2f} ({low:.2f}-{high:.2f})",
+            with_range(row["seconds_ratio"]),
             f"{row['processor_seconds_ratio']['median']:.2f}", f"{row['peak_GB']:.2f}",
             f"{row['start_seconds']:.1f}", f"{row['difference']:.0e}",
         )  # fmt: skip
@@ -236,22 +201,17 @@ def best(rows: dict[str, Any], ending: str = "") -> str:
 
 def main() -> None:
     """Measure, print, and write results/inference.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, default=2, help="cores, and threads (default: %(default)s)")
-    parser.add_argument("--core", type=int, default=0, help="the first core (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
+    parser = new_parser(__doc__, cores=True)
     parser.add_argument("--networks", nargs="+", choices=[*NETWORKS], default=[*NETWORKS])
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 32])
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=[*CONTESTANTS], metavar="NAME")
     arguments = parser.parse_args()
     if PYTORCH[0] not in arguments.only:
         parser.error(f"--only must include {PYTORCH[0]}, the reference of the others")
-    cores = list(range(arguments.core, arguments.core + arguments.threads))
+    cores = chosen_cores(arguments)
     console = Console(width=160)
     results: dict[str, Any] = {
-        "machine": {"processor": _processor(), "cores": len(cores), "python": platform.python_version()},
+        "machine": {"processor": processor_name(), "cores": len(cores), "python": platform.python_version()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "load_average": os.getloadavg()[0],
         "networks": {},
@@ -268,8 +228,7 @@ def main() -> None:
                 if any(name.endswith("int8") for name in rows):
                     console.print(f"Fastest of int8: {best(rows, 'int8')}.")
     results["load_average_afterwards"] = os.getloadavg()[0]
-    with atomic_file(Path(__file__).with_name("results") / "inference.json") as temporary:
-        Path(temporary).write_text(json.dumps(results, indent=2) + "\n")
+    write_results("inference", results)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def prepare(network: str, folder: Path) -> None:
     import keras
 
     from san_tf.models.encoder import build_encoder
-    from san_tf.serving.export import export_encoder
+    from san_tf.serving.encoder_export import export_encoder
     from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS
     from san_tf.serving.runtimes import export_runtimes
 

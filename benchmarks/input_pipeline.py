@@ -13,10 +13,7 @@ has no textures, so ours is also measured without them. The script prints a tabl
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -24,18 +21,24 @@ import tempfile
 import time
 import types
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from contestants import (
+    Contestant,
+    MissingError,
+    chosen_cores,
+    median_ratio,
+    new_parser,
+    with_range,
+    write_results,
+)
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-
-from san_tf.atomic import atomic_file
 
 HEIGHT, WIDTH, BATCH = 256, 128, 64
 SIZES = {"64x128": (128, 64), "256x128": (256, 128)}
@@ -83,14 +86,14 @@ def torchreid(images: list[bytes], name: str, peers: Path | None) -> Callable[[]
         peers: folder of the peers' sources.
     """
     if peers is None or not (peers / "torchreid" / "torchreid" / "data" / "transforms.py").exists():
-        raise LookupError("its sources are missing; see --peers")
+        raise MissingError("its sources are missing; see --peers")
     try:
         import torch
     except ImportError as error:
-        raise LookupError(str(error)) from error
+        raise MissingError(str(error)) from error
     torchvision = importlib.util.find_spec("torchvision")
     if torchvision is None or torchvision.origin is None:
-        raise LookupError("torchvision is not installed")
+        raise MissingError("torchvision is not installed")
     # Packages without their `__init__`, which would import much more: torchvision's imports a compiled part
     # that fits only one build of PyTorch, and that transforms do not need.
     _bare_package("torchvision", Path(torchvision.origin).parent)
@@ -163,17 +166,20 @@ def san_tf(images: list[bytes], name: str, peers: Path | None) -> Callable[[], I
     return lambda: iter(dataset)
 
 
-def _serve(name: str, size: str, number: int, cores: list[int], peers: Path | None, pipe: Connection) -> None:
-    os.sched_setaffinity(0, cores)
+def prepare(name: str, size: str, number: int, peers: Path | None) -> Callable[[str], dict[str, float]]:
+    """Return what reads all images once: images per second and processor time per image.
+
+    Args:
+        name: of `CONTESTANTS`.
+        size: of `SIZES`.
+        number: number of images.
+        peers: folder of the peers' sources.
+    """
     images = make_jpegs(number, SIZES[size])
-    try:
-        start = (torchreid if name == PEER else san_tf)(images, name, peers)
-    except LookupError as error:
-        pipe.send(str(error))
-        return
-    pipe.send(None)
+    start = (torchreid if name == PEER else san_tf)(images, name, peers)
     batches = number // BATCH
-    while pipe.recv():
+
+    def run(_: str) -> dict[str, float]:
         processor = _processor_seconds()
         iterator = start()
         for _ in range(WARM_UP):
@@ -184,51 +190,17 @@ def _serve(name: str, size: str, number: int, cores: list[int], peers: Path | No
         wall = time.perf_counter() - wall
         del iterator  # ends the workers, whose time is counted only then
         processor = _processor_seconds() - processor
-        pipe.send({
+        return {
             "images_per_second": (batches - WARM_UP) * BATCH / wall,
             "processor_ms_per_image": 1e3 * processor / (batches * BATCH),
-        })  # fmt: skip
+        }
+
+    return run
 
 
 def _processor_seconds() -> float:
     usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
-
-
-class Contestant:
-    """A contestant in its own process.
-
-    Args:
-        name: of `CONTESTANTS`.
-        size: of `SIZES`.
-        number: number of images.
-        cores: cores to use.
-        peers: folder of the peers' sources.
-
-    Raises:
-        LookupError: the contestant is not available, with the reason.
-    """
-
-    def __init__(self, name: str, size: str, number: int, cores: list[int], peers: Path | None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
-        arguments = (name, size, number, cores, peers, far_end)
-        self._process = context.Process(target=_serve, args=arguments)
-        self._process.start()
-        far_end.close()  # so that the end of the process is noticed
-        reason = self._pipe.recv()
-        if reason is not None:
-            raise LookupError(reason)
-
-    def run(self) -> dict[str, float]:
-        """Read all images once; return images per second and processor time per image."""
-        self._pipe.send(True)
-        return self._pipe.recv()
-
-    def stop(self) -> None:
-        """End the process."""
-        self._pipe.send(False)
-        self._process.join()
 
 
 def contest(
@@ -247,13 +219,13 @@ def contest(
     there: dict[str, Contestant] = {}
     for name in CONTESTANTS:
         try:
-            there[name] = Contestant(name, size, number, cores, peers)
-        except LookupError as error:
+            there[name] = Contestant(prepare, name, size, number, peers, cores=cores, has_workers=True)
+        except MissingError as error:
             console.print(f"[dim]{name}: left out, {error}[/dim]")
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in there}
     for turn in track(range(rounds + 1), size, transient=True):
         for name, contestant in there.items():
-            found = contestant.run()
+            found = contestant.ask("run")
             if turn:  # the first one warms up
                 runs[name].append(found)
     rows = {}
@@ -263,16 +235,20 @@ def contest(
             key: round(float(np.median([run[key] for run in found])), 3) for key in found[0]
         }
         if PEER in runs:
-            wall = [a["images_per_second"] / b["images_per_second"]
-                    for a, b in zip(found, runs[PEER], strict=True)]  # fmt: skip
-            processor = [b["processor_ms_per_image"] / a["processor_ms_per_image"]
-                         for a, b in zip(found, runs[PEER], strict=True)]  # fmt: skip
-            row["ratio"] = {"median": round(float(np.median(wall)), 2), "range": [min(wall), max(wall)]}
-            row["processor_ratio"] = {
-                "median": round(float(np.median(processor)), 2), "range": [min(processor), max(processor)]
-            }  # fmt: skip
+            # Images per second: more is better; processor time per image: less is better.
+            peer = runs[PEER]
+            row["ratio"] = _rounded(
+                median_ratio(*([run["images_per_second"] for run in runs_] for runs_ in (found, peer)))
+            )
+            row["processor_ratio"] = _rounded(
+                median_ratio(*([run["processor_ms_per_image"] for run in runs_] for runs_ in (peer, found)))
+            )
         rows[name] = row
     return rows
+
+
+def _rounded(ratio: dict[str, Any]) -> dict[str, Any]:
+    return {**ratio, "median": round(ratio["median"], 2)}
 
 
 def show(rows: dict[str, dict[str, Any]], title: str, console: Console) -> None:
@@ -281,10 +257,7 @@ def show(rows: dict[str, dict[str, Any]], title: str, console: Console) -> None:
     for heading in ("", "images/s", "x torchreid (range)", "CPU ms/image", "x torchreid, CPU (range)"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
-        ratios = [
-            "{:.2f} ({:.2f}-{:.2f})".format(row[key]["median"], *row[key]["range"]) if key in row else ""
-            for key in ("ratio", "processor_ratio")
-        ]
+        ratios = [with_range(row[key]) if key in row else "" for key in ("ratio", "processor_ratio")]
         table.add_row(
             name,
             f"{row['images_per_second']:.0f}",
@@ -297,24 +270,18 @@ def show(rows: dict[str, dict[str, Any]], title: str, console: Console) -> None:
 
 def main() -> None:
     """Measure, print, and write results/input_pipeline.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, cores=True)
     parser.add_argument("--images", type=int, default=2000, help="number of JPEGs (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="cores (default: %(default)s)")
-    parser.add_argument("--core", type=int, default=0, help="the first core (default: %(default)s)")
     parser.add_argument("--peers", type=Path, help="folder with the peers' sources")
     arguments = parser.parse_args()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     console = Console(width=140)
-    cores = list(range(arguments.core, arguments.core + arguments.threads))
+    cores = chosen_cores(arguments)
     results: dict[str, Any] = {"cores": len(cores), "images": arguments.images}
     for size in SIZES:
         results[size] = contest(size, arguments.images, cores, arguments.rounds, arguments.peers, console)
         show(results[size], f"{arguments.images} JPEGs of {size}, {len(cores)} cores", console)
-    with atomic_file(Path(__file__).with_name("results") / "input_pipeline.json") as temporary:
-        Path(temporary).write_text(json.dumps(results, indent=2) + "\n")
+    write_results("input_pipeline", results)
 
 
 if __name__ == "__main__":

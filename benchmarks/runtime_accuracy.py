@@ -10,7 +10,6 @@ needs `pip install "san-tf[runtimes]"`, prints a table and writes `results/runti
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -19,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+from contestants import new_parser, write_results
 from rich import box
 from rich.console import Console
 from rich.progress import track
@@ -28,7 +28,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
 
-from san_tf.atomic import atomic_file
 from san_tf.data.builders import find_builder
 from san_tf.data.images import decode_image
 from san_tf.data.records import Records
@@ -61,9 +60,7 @@ def embeddings(session: Callable[[np.ndarray], np.ndarray], images: list[np.ndar
 
 def main() -> None:
     """Measure, print, and write results/runtime_accuracy.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, rounds=0)
     parser.add_argument("--data_dir", required=True, help="folder of the prepared data set")
     parser.add_argument("--dataset", default="synthetic_reid/ablation", help="(default: %(default)s)")
     parser.add_argument("--model", default="saved_models/synthetic/1", help="(default: %(default)s)")
@@ -122,8 +119,7 @@ def main() -> None:
         "calibration_images": len(calibration),
         "rows": rows,
     }
-    with atomic_file(Path(__file__).with_name("results") / "runtime_accuracy.json") as temporary:
-        temporary.write_text(json.dumps(results, indent=2) + "\n")
+    write_results("runtime_accuracy", results)
 
 
 if __name__ == "__main__":

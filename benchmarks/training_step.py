@@ -11,26 +11,29 @@ measured alone with a larger batch, and our step is profiled on one core. The sc
 
 from __future__ import annotations
 
-import argparse
 import importlib.metadata
-import json
-import multiprocessing
 import os
 import platform
-import time
-from multiprocessing.connection import Connection
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from contestants import (
+    Contestant,
+    chosen_cores,
+    median_ratio,
+    memory,
+    new_parser,
+    processor_name,
+    timed,
+    with_range,
+    write_results,
+)
 from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from san_tf.atomic import atomic_file
-
-STATUS = Path("/proc/self/status")
 OURS, PUBLIC = "san_tf, one joint backward pass", "PyTorch, as the public code"
 CONTESTANTS = (OURS, PUBLIC)
 # These separate the gain of the joint pass from differences of the libraries.
@@ -43,51 +46,33 @@ CLASSES = 751
 Row = dict[str, Any]
 
 
-class Contestant:
-    """A contestant in its own process.
+def prepare(name: str, size: int, threads: int) -> Callable[[str], Any]:
+    """Return what answers `step` (seconds and loss), `parameters`, `gflop`, `product`, `profile` and `peak`.
 
     Args:
         name: of `CONTESTANTS` or `MORE`.
-        batch: images per step.
-        cores: cores to use, one thread each.
+        size: images per step.
+        threads: threads of the library.
     """
+    step = _build(name, size, threads)
 
-    def __init__(self, name: str, batch: int, cores: list[int]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(name, batch, cores, far_end), daemon=True)
-        self._process.start()
-        far_end.close()  # so that the end of the process is noticed
+    def run() -> dict[str, float]:
+        taken, loss = timed(step)
+        return {**taken, "loss": loss}
 
-    def ask(self, question: str) -> Any:
-        """Run `step` (seconds and loss), or return `parameters`, `gflop`, `product`, `profile` or `peak`."""
-        self._pipe.send(question)
-        return self._pipe.recv()
-
-    def stop(self) -> None:
-        """End the process."""
-        self._pipe.send("stop")
-        self._process.join()
-
-
-def _serve(name: str, size: int, cores: list[int], pipe: Connection) -> None:
-    os.sched_setaffinity(0, cores)
-    step = _build(name, size, len(cores))
-    answers = {
+    answers: dict[str, Callable[[], Any]] = {
+        "step": run,
         "parameters": lambda: step.parameters,
         "gflop": lambda: step.gflop(),
         "product": lambda: step.product_rate(),
         "profile": lambda: step.profile(),
-        "peak": _peak_gigabytes,
+        "peak": lambda: memory() / 1000,  # GB
     }
-    while (question := pipe.recv()) != "stop":
-        if question in answers:
-            pipe.send(answers[question]())
-            continue
-        wall, processor = time.perf_counter(), time.process_time()
-        loss = step()
-        wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        pipe.send({"seconds": wall, "processor_seconds": processor, "loss": loss})
+    return lambda question: answers[question]()
+
+
+def _contestant(name: str, size: int, cores: list[int]) -> Contestant:
+    return Contestant(prepare, name, size, len(cores), cores=cores)
 
 
 def _build(name: str, size: int, threads: int) -> Any:
@@ -113,14 +98,6 @@ def make_batch(size: int) -> dict[str, np.ndarray]:
     }
 
 
-def _peak_gigabytes() -> float:
-    """Return this process's peak memory in GB, from Linux; NaN elsewhere."""
-    if not STATUS.exists():
-        return float("nan")
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e6
-
-
 def contest(names: tuple[str, ...], size: int, cores: list[int], rounds: int) -> dict[str, Row]:
     """Run the contestants in turns.
 
@@ -130,7 +107,7 @@ def contest(names: tuple[str, ...], size: int, cores: list[int], rounds: int) ->
         cores: cores to use.
         rounds: number of rounds.
     """
-    there = {name: Contestant(name, size, cores) for name in names}
+    there = {name: _contestant(name, size, cores) for name in names}
     rows: dict[str, Row] = {}
     for name, contestant in there.items():
         for _ in range(2):  # compile, and let allocators settle
@@ -151,8 +128,8 @@ def contest(names: tuple[str, ...], size: int, cores: list[int], rounds: int) ->
     for row in rows.values():
         for key in ("seconds", "processor_seconds"):
             row[key] = float(np.median([step[key] for step in row["steps"]]))
-            ratios = [theirs[key] / own[key] for theirs, own in zip(base, row["steps"], strict=True)]
-            row[f"{key}_ratio"] = {"median": float(np.median(ratios)), "range": [min(ratios), max(ratios)]}
+            theirs, own = ([step[key] for step in steps] for steps in (base, row["steps"]))
+            row[f"{key}_ratio"] = median_ratio(theirs, own)
         row["images_per_second"] = size / row["seconds"]
         row["gflop_per_second"] = row["gflop"] / row["seconds"]
         row["product_gflop_per_second"] = max(row.pop("products"))
@@ -170,7 +147,7 @@ def measure_memory(names: tuple[str, ...], size: int, cores: list[int]) -> dict[
     """
     rows = {}
     for name in track(names, f"memory at batch {size}", transient=True):
-        contestant = Contestant(name, size, cores)
+        contestant = _contestant(name, size, cores)
         contestant.ask("step")
         seconds = contestant.ask("step")["seconds"]
         rows[name] = {
@@ -184,7 +161,7 @@ def measure_memory(names: tuple[str, ...], size: int, cores: list[int]) -> dict[
 
 def profile(size: int, core: int) -> dict[str, float]:
     """Return the seconds of our step by kind of operation, on one core."""
-    contestant = Contestant(OURS, size, [core])
+    contestant = _contestant(OURS, size, [core])
     for _ in range(2):
         contestant.ask("step")
     seconds = contestant.ask("profile")
@@ -199,11 +176,10 @@ def show(rows: dict[str, Row], title: str, console: Console) -> None:
                     "product's", "peak GB"):  # fmt: skip
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, row in rows.items():
-        low, high = row["seconds_ratio"]["range"]
         table.add_row(
             name, f"{row['seconds']:.2f}", f"{row['processor_seconds']:.2f}",
             f"{row['images_per_second']:.2f}",
-            f"{row['seconds_ratio']['median']:.2f} ({low:.2f}-{high:.2f})",
+            with_range(row["seconds_ratio"]),
             f"{row['processor_seconds_ratio']['median']:.2f}", f"{row['gflop']:.0f}",
             f"{row['gflop_per_second']:.0f}", f"{row['product_gflop_per_second']:.0f}",
             f"{row['peak_GB']:.2f}",
@@ -213,13 +189,8 @@ def show(rows: dict[str, Row], title: str, console: Console) -> None:
 
 def main() -> None:
     """Measure, print, and write results/training_step.json."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser(__doc__, cores=True)
     parser.add_argument("--batch", type=int, default=16, help="images per step (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=2, help="cores, and threads (default: %(default)s)")
-    parser.add_argument("--core", type=int, default=0, help="the first core (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each (default: %(default)s)")
     parser.add_argument(
         "--memory_batch", type=int, default=64, help="images per step to measure memory; 0 to skip it"
     )
@@ -227,12 +198,12 @@ def main() -> None:
     parser.add_argument("--no_profile", action="store_true", help="skip the profile")
     arguments = parser.parse_args()
     names = CONTESTANTS + MORE if arguments.all else CONTESTANTS
-    cores = list(range(arguments.core, arguments.core + arguments.threads))
+    cores = chosen_cores(arguments)
     console = Console(width=140)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
     results: dict[str, Any] = {
-        "machine": {"processor": _processor(), "cores": len(cores), "python": platform.python_version()},
+        "machine": {"processor": processor_name(), "cores": len(cores), "python": platform.python_version()},
         "versions": {name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "torch")},
         "batch": arguments.batch,
     }
@@ -252,15 +223,7 @@ def main() -> None:
         console.print(f"our step of {arguments.batch} images on one core, {total:.2f} s, by operation:")
         for kind, seconds in results["profile_seconds"].items():
             console.print(f"  {100 * seconds / total:5.1f} %  {kind}")
-    with atomic_file(Path(__file__).with_name("results") / "training_step.json") as temporary:
-        Path(temporary).write_text(json.dumps(results, indent=2) + "\n")
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    width = "AVX-512" if any("avx512f" in line for line in lines) else "no AVX-512"
-    return f"{models[0] if models else platform.processor()}, {width}"
+    write_results("training_step", results)
 
 
 if __name__ == "__main__":

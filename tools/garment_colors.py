@@ -20,7 +20,7 @@ import numpy as np
 from san_tf.atomic import atomic_file
 from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
-from san_tf.evaluation.color_difference import lab_distance
+from san_tf.evaluation.texture_scores import lab_distance
 from san_tf.experiments.recipe_files import read_yaml, shown
 from san_tf.synthesis.garment_regions import GARMENTS, garment_region
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
+from san_tf.archives.archive_types import open_archive
 from san_tf.archives.files import Files, FolderFiles
-from san_tf.archives.opening import open_archive
 from san_tf.errors import UserError
 from san_tf.layouts.benchmark_builder import BenchmarkBuilder
 from san_tf.layouts.custom_layout import FOLDERS, NAMES, CustomConfig, find_images

@@ -17,7 +17,7 @@ from san_tf.convert.layer_names import (
     osnet_names,
     resnet_names,
 )
-from san_tf.convert.weight_map import NORM, Pair, pairs_of
+from san_tf.convert.weight_map import NORM, Counterpart, counterparts_of
 from san_tf.errors import UserError
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
@@ -54,9 +54,9 @@ class Architecture:
         classes = num_classes or self.num_classes
         return build_encoder(**self.encoder, num_classes=classes, weights=None, seed=seed)
 
-    def pairs(self, model: keras.Model) -> list[Pair]:
-        """Return the pairs of a network from `build`."""
-        return pairs_of(model, self.names)
+    def counterparts(self, model: keras.Model) -> list[Counterpart]:
+        """Return the counterparts of a network from `build`."""
+        return counterparts_of(model, self.names)
 
     @property
     def classifier_names(self) -> tuple[str, ...]:

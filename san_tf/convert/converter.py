@@ -14,7 +14,7 @@ from safetensors import safe_open
 
 from san_tf.atomic import atomic_file
 from san_tf.convert.architectures import Architecture, recognise
-from san_tf.convert.weight_map import Pair, assign
+from san_tf.convert.weight_map import Counterpart, assign
 from san_tf.errors import UserError
 from san_tf.forms import Form, facts_of
 from san_tf.models.weights_file import write_record
@@ -97,21 +97,23 @@ def convert_checkpoint(
         dropped = architecture.head_names
 
     model = architecture.build(num_classes)
-    pairs = [pair for pair in architecture.pairs(model) if pair.name not in dropped or not backbone_only]
-    assign(pairs, tensors, path, dropped)
+    counterparts = [
+        one for one in architecture.counterparts(model) if one.name not in dropped or not backbone_only
+    ]
+    assign(counterparts, tensors, path, dropped)
     form = _form_of(model)
     if backbone_only:
         model = keras.Model(model.input, model.output["stages"])
     with atomic_file(to) as temporary:
         model.save_weights(temporary)
         write_record(temporary, form, trunk=backbone_only)
-        equal = _read_back(model, temporary, pairs, tensors, dropped)
+        equal = _read_back(model, temporary, counterparts, tensors, dropped)
 
-    copied = [pair for pair in pairs if pair.name not in dropped]
+    copied = [one for one in counterparts if one.name not in dropped]
     return Conversion(
         architecture.title,
         len(copied),
-        sum(int(np.prod(pair.torch_shape)) for pair in copied),
+        sum(int(np.prod(one.torch_shape)) for one in copied),
         equal,
         tuple(name for name in dropped if name in tensors),
         tuple(name for name in WRAPPERS if _holds_another(tree, name, key)),
@@ -145,16 +147,20 @@ def _form_of(model: keras.Model) -> Form:
 
 
 def _read_back(
-    model: keras.Model, path: Path, pairs: list[Pair], tensors: Tensors, dropped: tuple[str, ...]
+    model: keras.Model,
+    path: Path,
+    counterparts: list[Counterpart],
+    tensors: Tensors,
+    dropped: tuple[str, ...],
 ) -> int:
     """Set the network to zeros, load the file, and count the parameters that equal the checkpoint's."""
     for variable in model.weights:
         variable.assign(np.zeros(variable.shape, np.float32))
     model.load_weights(path)
     equal = [
-        np.array_equal(pair.to_torch(), tensors[pair.name].array().astype(np.float32))
-        for pair in pairs
-        if pair.name not in dropped
+        np.array_equal(one.to_torch(), tensors[one.name].array().astype(np.float32))
+        for one in counterparts
+        if one.name not in dropped
     ]
     if not all(equal):
         raise RuntimeError(f"{path} gives back {sum(equal)} of {len(equal)} parameters")

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from san_tf.atomic import atomic_file
 from san_tf.convert.architectures import DECODER
 from san_tf.convert.layer_names import head_names, resnet_names
-from san_tf.convert.weight_map import pairs_of
+from san_tf.convert.weight_map import counterparts_of
 from san_tf.errors import UserError
 from san_tf.forms import facts_of
 from san_tf.models.decoder import build_decoder
@@ -60,7 +60,7 @@ def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
         depth = "resnet101" if "conv4_block23_1_conv" in layers else "resnet50"
         names = resnet_names(depth) | head_names("fc512" if "fc" in layers else "plain")
     try:
-        pairs = pairs_of(model, names)
+        counterparts = counterparts_of(model, names)
     except KeyError as error:
         raise UserError(
             f"{model.name} is not a network of the public SAN code ({error.args[0][:200]}); only its ResNet "
@@ -74,7 +74,7 @@ def to_state_dict(model: keras.Model) -> dict[str, np.ndarray]:
                 f"with the same weights it would compute something else; train with {name}={value!r} to go "
                 "to PyTorch, or export it with san-tf export-runtime."
             )
-    return {pair.name: pair.to_torch() for pair in pairs}
+    return {one.name: one.to_torch() for one in counterparts}
 
 
 def write_state_dict(model: keras.Model, path: str | os.PathLike[str]) -> int:

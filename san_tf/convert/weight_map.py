@@ -22,7 +22,7 @@ LISTED = 12
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Pair:
+class Counterpart:
     """A Keras variable and the PyTorch parameter that corresponds to it.
 
     Args:
@@ -52,8 +52,8 @@ class Pair:
         return np.ascontiguousarray(values if self.axes is None else values.transpose(np.argsort(self.axes)))
 
 
-def pairs_of(model: keras.Model, names: Mapping[str, str]) -> list[Pair]:
-    """Return the pairs of a model, in the order of `names`.
+def counterparts_of(model: keras.Model, names: Mapping[str, str]) -> list[Counterpart]:
+    """Return the counterparts of a model, in the order of `names`.
 
     Args:
         model: encoder or decoder.
@@ -65,28 +65,30 @@ def pairs_of(model: keras.Model, names: Mapping[str, str]) -> list[Pair]:
     layers = {layer.name: layer for layer in model.layers if layer.weights}
     if layers.keys() != names.keys():
         raise KeyError(f"no correspondence for {sorted(layers.keys() ^ names.keys())}")
-    return [pair for layer, prefix in names.items() for pair in _of_layer(layers[layer], prefix)]
+    return [one for layer, prefix in names.items() for one in _of_layer(layers[layer], prefix)]
 
 
-def _of_layer(layer: keras.layers.Layer, prefix: str) -> list[Pair]:
+def _of_layer(layer: keras.layers.Layer, prefix: str) -> list[Counterpart]:
     if isinstance(layer, GeneralizedMeanPooling2D):
-        return [Pair(layer.weights[0], f"{prefix}.p")]
+        return [Counterpart(layer.weights[0], f"{prefix}.p")]
     axes: tuple[int, ...] | None = None
     if not isinstance(layer, keras.layers.BatchNormalization | keras.layers.GroupNormalization):
         depthwise = isinstance(layer, keras.layers.DepthwiseConv2D)
         axes = DEPTHWISE if depthwise else DENSE if isinstance(layer, keras.layers.Dense) else CONV
     # Keras lists kernel, bias; gamma, beta, moving mean, moving variance.
     return [
-        Pair(variable, f"{prefix}.{suffix}", axes if index == 0 else None)
+        Counterpart(variable, f"{prefix}.{suffix}", axes if index == 0 else None)
         for index, (variable, suffix) in enumerate(zip(layer.weights, NORM, strict=False))
     ]
 
 
-def assign(pairs: list[Pair], tensors: Tensors, path: str | Path, dropped: Collection[str] = ()) -> None:
+def assign(
+    counterparts: list[Counterpart], tensors: Tensors, path: str | Path, dropped: Collection[str] = ()
+) -> None:
     """Copy a state dict into a model, completely or not at all.
 
     Args:
-        pairs: from `pairs_of`.
+        counterparts: from `counterparts_of`.
         tensors: the state dict.
         path: path of its file, for messages.
         dropped: names that are not copied; the model keeps its values there.
@@ -94,7 +96,7 @@ def assign(pairs: list[Pair], tensors: Tensors, path: str | Path, dropped: Colle
     Raises:
         UserError: parameters are unknown, missing, of another shape or not finite; the message lists them.
     """
-    wanted = {pair.name: pair for pair in pairs if pair.name not in dropped}
+    wanted = {one.name: one for one in counterparts if one.name not in dropped}
     faults = []
     unknown = [name for name in tensors if name not in wanted and name not in dropped]
     if unknown:
@@ -103,22 +105,22 @@ def assign(pairs: list[Pair], tensors: Tensors, path: str | Path, dropped: Colle
     if missing:
         faults.append(f"missing: {_list(missing)}")
     shapes = [
-        f"{name} is {tensors[name].shape} instead of {pair.torch_shape}"
-        for name, pair in wanted.items()
-        if name in tensors and tensors[name].shape != pair.torch_shape
+        f"{name} is {tensors[name].shape} instead of {one.torch_shape}"
+        for name, one in wanted.items()
+        if name in tensors and tensors[name].shape != one.torch_shape
     ]
     if shapes:
         faults.append(f"of another shape: {_list(shapes)}")
     if faults:
         raise UserError(f"{path} does not match: parameters {'; '.join(faults)}.")
-    values = {name: pair.to_keras(tensors[name].array()) for name, pair in wanted.items()}
+    values = {name: one.to_keras(tensors[name].array()) for name, one in wanted.items()}
     broken = [name for name, value in values.items() if not np.isfinite(value).all()]
     if broken:
         raise UserError(
             f"{path} has parameters that are not finite: {_list(broken)}; use an earlier checkpoint."
         )
-    for name, pair in wanted.items():
-        pair.variable.assign(values[name])
+    for name, one in wanted.items():
+        one.variable.assign(values[name])
 
 
 def _list(names: list[str]) -> str:

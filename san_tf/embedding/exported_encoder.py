@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from san_tf.embedding.sources import is_decodable
 from san_tf.errors import UserError
-from san_tf.serving.export import read_metadata
+from san_tf.serving.encoder_export import read_metadata
 from san_tf.serving.fingerprint import fingerprint, verify_export
 from san_tf.serving.servable import check_export, find_versions
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from san_tf.archives.archive_types import open_archive
 from san_tf.archives.files import DamagedFileError, is_litter
-from san_tf.archives.opening import open_archive
 from san_tf.data.upright import MAX_PIXELS, PhotographError, upright
 from san_tf.errors import UserError
 from san_tf.image_formats import is_image_name, read_regular, stamp_of, suffix_of

@@ -9,9 +9,9 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import METHODS, Calibration, check_prior
+from san_tf.evaluation.counted_pairs import labelled_blocks
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.operating_points import WISHED, operating_point
-from san_tf.evaluation.pairs import labelled_blocks
 from san_tf.evaluation.roc import roc_curve
 
 # Different-person pairs that are sampled for the fit.
@@ -48,7 +48,7 @@ def fit_calibration(
             any falling function (Zadrozny and Elkan, "Transforming Classifier Scores", KDD 2002); it needs
             many pairs.
         prior: share of same-person pairs in (0, 1), also stored as the default of `Calibration.probability`.
-        protocol: which pairs count, see `san_tf.evaluation.pairs`.
+        protocol: which pairs count, see `san_tf.evaluation.counted_pairs`.
         wished: false accept rates to find thresholds for.
         seed: of the sample.
 

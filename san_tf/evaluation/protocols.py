@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.evaluation.counted_pairs import cameras_of_pairs
 from san_tf.evaluation.distances import distance_blocks
 from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet, rows_per_block
-from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.ranking import RankingResult, evaluate_distances, evaluate_ranking
 from san_tf.evaluation.single_shot import cuhk03_cmcs, vehicleid_draws

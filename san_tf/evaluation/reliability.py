@@ -9,8 +9,8 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
+from san_tf.evaluation.counted_pairs import labelled_blocks
 from san_tf.evaluation.feature_set import Distances, FeatureSet
-from san_tf.evaluation.pairs import labelled_blocks
 from san_tf.short_repr import ShortRepr
 
 # Pairs converted in one step: float64 probabilities of a whole block would take twice its memory.
@@ -70,7 +70,7 @@ def reliability(
         distances: yields blocks of distances by the calibration's metric.
         query: Q images; only identities and cameras are used.
         gallery: G images likewise.
-        protocol: which pairs count, see `san_tf.evaluation.pairs`.
+        protocol: which pairs count, see `san_tf.evaluation.counted_pairs`.
         prior: share of same-person pairs, in (0, 1); None for the calibration's own.
         bins: number of bins of equal width.
 

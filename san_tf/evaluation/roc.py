@@ -15,8 +15,8 @@ import numpy as np
 from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.evaluation import ranking_kernels as kernels
+from san_tf.evaluation.counted_pairs import cameras_of_pairs
 from san_tf.evaluation.feature_set import Distances, FeatureSet
-from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
 from san_tf.short_repr import ShortRepr
@@ -114,7 +114,7 @@ def roc_curve(
         distances: yields the same blocks on each call.
         query: Q images; only identities and cameras are used.
         gallery: G images likewise.
-        protocol: which pairs count, see `san_tf.evaluation.pairs`.
+        protocol: which pairs count, see `san_tf.evaluation.counted_pairs`.
 
     Raises:
         UserError: there are no pairs of the same person, or none of different people.

@@ -15,9 +15,9 @@ import numpy as np
 from san_tf.atomic import atomic_file
 from san_tf.data.records import Records
 from san_tf.errors import UserError
+from san_tf.evaluation.counted_pairs import cameras_of_pairs
 from san_tf.evaluation.embedding_steps import prepared
 from san_tf.evaluation.feature_set import FeatureSet
-from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.evaluation.protocols import ProtocolResult, evaluate_protocol
 from san_tf.evaluation.ranking import TopMatches, rank_matches, top_matches
 from san_tf.evaluation.reranking import Reranking

@@ -16,8 +16,8 @@ from san_tf.data.records import Records
 from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import texture_names
 from san_tf.errors import UserError
+from san_tf.evaluation.counted_pairs import cameras_of_pairs
 from san_tf.evaluation.feature_set import FeatureSet
-from san_tf.evaluation.pairs import cameras_of_pairs
 from san_tf.experiments.data_records import open_builder
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.ownership import is_own

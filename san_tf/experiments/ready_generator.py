@@ -59,8 +59,8 @@ def ready_generator(recipe: Recipe) -> SANPG:
     if architecture.encoder is None or architecture.encoder["backbone"] != "resnet50":
         raise UserError(f"{path} is a {architecture.title}; give a checkpoint of the public code's SAN-PG.")
     encoder, decoder = _official_parts(architecture.encoder, architecture.num_classes)
-    assign(architecture.pairs(encoder), tensors, path)
-    assign(DECODER.pairs(decoder), find_state_dict(tree, path, _DECODER_KEY), path)
+    assign(architecture.counterparts(encoder), tensors, path)
+    assign(DECODER.counterparts(decoder), find_state_dict(tree, path, _DECODER_KEY), path)
     return SANPG(encoder, decoder)
 
 

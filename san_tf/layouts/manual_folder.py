@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from san_tf.archives.archive_types import open_archive
 from san_tf.archives.files import Files, FolderFiles, is_litter
-from san_tf.archives.opening import open_archive
 from san_tf.errors import UserError
 from san_tf.layouts.layout import ARCHIVE_SUFFIXES, Layout
 from san_tf.layouts.samples import listed

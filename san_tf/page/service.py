@@ -29,7 +29,10 @@ Value = TypeVar("Value")
 
 
 class Recent(Generic[Value]):
-    """Thread-safe cache of limited size, which drops the least recently used value first.
+    """Thread-safe cache of limited size, our own because `cachetools` refuses a value above the capacity.
+
+    It drops the least recently used value first. `cachetools` would also need a lock around each call, so it
+    would save few lines for one more dependency.
 
     Args:
         capacity: largest sum of sizes.

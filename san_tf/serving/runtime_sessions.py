@@ -468,7 +468,7 @@ def _saved_model(path: Path, threads: int) -> _Runtime:
         )
     import tensorflow as tf
 
-    from san_tf.serving.export import read_metadata
+    from san_tf.serving.encoder_export import read_metadata
     from san_tf.serving.servable import find_versions
 
     folder = path if (path / "saved_model.pb").is_file() else path / str(find_versions(path)[-1])

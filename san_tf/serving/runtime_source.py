@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.errors import UserError
-from san_tf.serving.export import read_metadata
+from san_tf.serving.encoder_export import read_metadata
 from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.folding import FrozenGraph, fold
 

@@ -19,9 +19,10 @@ from archive_mutants import extended_header, good_tar, good_zip, mutants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from san_tf.archives import archive_index, tar_files
+from san_tf.archives import archive_index
+from san_tf.archives import archive_types as tar_files
+from san_tf.archives.archive_types import open_archive
 from san_tf.archives.files import DamagedFileError, FolderFiles
-from san_tf.archives.opening import open_archive
 from san_tf.errors import UserError
 
 RNG = np.random.default_rng(0)

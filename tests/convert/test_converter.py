@@ -56,6 +56,28 @@ def architecture_of(name):
     return Architecture(name, {"backbone": backbone, "head": head}, names, 751)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def built_once():
+    """Converters build equal networks once, and each use begins with the initial weights again.
+
+    To build an OSNet takes longer than all the rest of a conversion.
+    """
+    built, build = {}, Architecture.build
+
+    def build_or_reset(self, num_classes=None, seed=0):
+        key = (repr(self.encoder), num_classes or self.num_classes, seed)
+        if key not in built:
+            model = build(self, num_classes, seed)
+            built[key] = model, model.get_weights()
+        model, initial = built[key]
+        model.set_weights(initial)
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Architecture, "build", build_or_reset)
+        yield
+
+
 QUICK = ("resnet50_fc512", "osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x0_25", "fast-reid")
 
 
@@ -65,11 +87,11 @@ QUICK = ("resnet50_fc512", "osnet_x0_25", "osnet_ibn_x1_0", "osnet_ain_x0_25", "
 def test_names_shapes_and_counts_are_the_peers(name):
     arrays, numbers, crc = PEERS[name]
     architecture = architecture_of(name)
-    pairs = architecture.pairs(architecture.build())
-    assert len(pairs) == arrays
-    trained = [pair for pair in pairs if "running" not in pair.name]
+    counterparts = architecture.counterparts(architecture.build())
+    assert len(counterparts) == arrays
+    trained = [pair for pair in counterparts if "running" not in pair.name]
     assert sum(int(np.prod(pair.torch_shape)) for pair in trained) == numbers
-    lines = sorted((pair.name, pair.torch_shape) for pair in pairs)
+    lines = sorted((pair.name, pair.torch_shape) for pair in counterparts)
     assert zlib.crc32("\n".join(f"{name} {shape}" for name, shape in lines).encode()) == crc
 
 
@@ -83,8 +105,8 @@ def test_no_table_gives_one_name_twice():
 def random_weights(name, seed=0):
     rng = np.random.default_rng(seed)
     architecture = architecture_of(name)
-    pairs = architecture.pairs(architecture.build(num_classes=5))
-    return {pair.name: rng.uniform(0.1, 0.2, pair.torch_shape).astype(np.float32) for pair in pairs}
+    counterparts = architecture.counterparts(architecture.build(num_classes=5))
+    return {pair.name: rng.uniform(0.1, 0.2, pair.torch_shape).astype(np.float32) for pair in counterparts}
 
 
 @pytest.fixture(scope="module")
@@ -148,21 +170,21 @@ def test_broken_values_and_long_lists(weights):
     architecture = architecture_of("osnet_x0_25")
     model = architecture.build(num_classes=5)
     before = model.get_weights()
-    pairs = architecture.pairs(model)
+    counterparts = architecture.counterparts(model)
     tensors = {name: PickledArray(value) for name, value in weights.items()}
     nan = tensors | {"fc.1.weight": PickledArray(np.full(512, np.nan, np.float32))}
     with pytest.raises(UserError, match=r"not finite: fc\.1\.weight"):
-        assign(pairs, nan, "x")
+        assign(counterparts, nan, "x")
     few = {name: value for name, value in tensors.items() if "conv4" not in name}
     with pytest.raises(UserError, match=r"missing: .* and \d+ more"):
-        assign(pairs, few, "x")
+        assign(counterparts, few, "x")
     # A file without a classifier, as people pass on for feature extraction.
     headless = {name: value for name, value in tensors.items() if not name.startswith("classifier")}
     with pytest.raises(UserError, match=r"missing: classifier\.weight, classifier\.bias"):
-        assign(pairs, headless, "x")
+        assign(counterparts, headless, "x")
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-    assign(pairs, headless, "x", dropped=architecture.classifier_names)
+    assign(counterparts, headless, "x", dropped=architecture.classifier_names)
     np.testing.assert_array_equal(model.get_layer("fc").get_weights()[1], weights["fc.0.bias"])
 
 
@@ -183,9 +205,9 @@ def test_half_precision_is_widened(weights, tmp_path):
     importlib.import_module("safetensors.numpy").save_file(halves, path)
     tensors = find_state_dict(read_checkpoint(path), path)
     architecture = recognise(tensors, path)
-    pairs = architecture.pairs(architecture.build())
-    assign(pairs, tensors, path)
-    for pair in pairs:
+    counterparts = architecture.counterparts(architecture.build())
+    assign(counterparts, tensors, path)
+    for pair in counterparts:
         np.testing.assert_array_equal(pair.to_torch(), halves[pair.name].astype(np.float32))
 
 

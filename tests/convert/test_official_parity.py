@@ -59,7 +59,7 @@ def networks():
         kind = kinds(shapes)
         tensors = {name: PickledArray(drawn(name, shape, kind[name])) for name, shape in shapes.items()}
         architecture = recognise(tensors, "drawn")
-        assign(architecture.pairs(model), tensors, "drawn")
+        assign(architecture.counterparts(model), tensors, "drawn")
     return encoder, decoder
 
 
@@ -125,7 +125,7 @@ def test_parameters_of_the_encoder(num_classes, count, networks):
 
 def test_parameters_of_the_decoder(networks):
     assert sum(int(np.prod(v.shape)) for v in networks[1].trainable_variables) == 9_071_075
-    assert len(DECODER.pairs(networks[1])) == 74
+    assert len(DECODER.counterparts(networks[1])) == 74
 
 
 # --- against plain NumPy, which anyone has ---
@@ -191,10 +191,10 @@ def test_a_strided_block_of_the_encoder_equals_plain_numpy(networks):
 
 def test_a_small_official_decoder_equals_plain_numpy():
     decoder = build_decoder(SMALL, (8, 8, 6, 4, 4), skips=True, variant="official", texture_size=40)
-    pairs = DECODER.pairs(decoder)
-    kind = kinds({pair.name: pair.torch_shape for pair in pairs})
-    weights = {pair.name: drawn(pair.name, pair.torch_shape, kind[pair.name]) for pair in pairs}
-    assign(pairs, {name: PickledArray(value) for name, value in weights.items()}, "drawn")
+    counterparts = DECODER.counterparts(decoder)
+    kind = kinds({pair.name: pair.torch_shape for pair in counterparts})
+    weights = {pair.name: drawn(pair.name, pair.torch_shape, kind[pair.name]) for pair in counterparts}
+    assign(counterparts, {name: PickledArray(value) for name, value in weights.items()}, "drawn")
     rng = np.random.default_rng(6)
     stages = [rng.uniform(0, 1, shape) for shape in SMALL]
     ours = decoder([stage[None].astype(np.float32) for stage in stages], training=False)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf.serving.export import export_encoder
+from san_tf.serving.encoder_export import export_encoder
 
 SIZE = (32, 16)
 

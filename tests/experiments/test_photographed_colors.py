@@ -66,7 +66,13 @@ def test_pairs_have_a_cast_where_the_recipe_wants_one(
 
 
 def test_a_palette_goes_all_the_way(run, tmp_path: Path) -> None:
-    flags = ("--palette=4", "--texture_colors=photographed", "--sketch=8", "--pit_per_batch=2")
+    flags = (
+        "--palette=4",
+        "--texture_colors=photographed",
+        "--sketch=8",
+        "--pit_per_batch=2",
+        "--method=san",
+    )
     assert run(market, tmp_path, *flags, "--start=texture-generator", "--export_texture") == 0
     painted = sorted((tmp_path / "pseudo_textures").iterdir())
     assert painted and cv2.imread(str(painted[0])).shape == (64, 64, 3)

@@ -10,7 +10,7 @@ from checkpoint_writer import tensor, zip_checkpoint
 
 from san_tf.convert.architectures import DECODER
 from san_tf.convert.layer_names import head_names, resnet_names
-from san_tf.convert.weight_map import pairs_of
+from san_tf.convert.weight_map import counterparts_of
 from san_tf.errors import UserError
 from san_tf.experiments.ready_generator import OFFICIAL_SIZE, input_size, network_of, ready_generator
 from san_tf.experiments.recipe import Recipe
@@ -40,8 +40,8 @@ def test_a_checkpoint_of_the_public_code_paints_what_its_networks_paint(tmp_path
 
     names = resnet_names("resnet50") | head_names("fc512")
     checkpoint = {
-        "state_dict": written(pairs_of(encoder, names), 0),
-        "decoder_state_dict": written(DECODER.pairs(decoder), 1000),
+        "state_dict": written(counterparts_of(encoder, names), 0),
+        "decoder_state_dict": written(DECODER.counterparts(decoder), 1000),
         "epoch": 7,
     }
     path = tmp_path / "sanpg.pth.tar"

@@ -14,9 +14,10 @@ from safetensors.numpy import load_file
 from tiny_runs import in_seconds
 
 from san_tf.errors import UserError
-from san_tf.experiments import synthetic
+from san_tf.experiments import dry_run, synthetic
 from san_tf.experiments.recipe import DataRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.recipe_checks import check_recipe
+from san_tf.training.step_cost import StepCost
 
 WITHOUT_DECODER = ("--lambda_reconstruction=0", "--lambda_texture_triplet=0")
 FLAGS = (
@@ -107,10 +108,16 @@ def test_a_sweep_leaves_the_run_alone(run_quickly, tmp_path: Path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["figures"]
 
 
-def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run_quickly, tmp_path: Path, capsys):
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    run_quickly, tmp_path: Path, capsys, monkeypatch
+):
     data = tmp_path / "nothing"
     workdir = tmp_path / "run"
-    assert run_quickly(workdir, "--dry_run", "--train=synthetic_reid/smoke") == 0
+    # A step of SAN takes ten seconds to compile, and `test_step_cost` measures it; below, one is measured.
+    with monkeypatch.context() as patch:
+        cost = StepCost(rows=(2, 4), seconds=(0.1, 0.2), peak_bytes=(10**9, 2 * 10**9))
+        patch.setattr(dry_run, "measure_steps", lambda *_: cost)
+        assert run_quickly(workdir, "--dry_run", "--train=synthetic_reid/smoke") == 0
     text = capsys.readouterr().out
     for name in ("texture generator", "SAN", "baseline"):
         steps = r"\d+ x [\d,]+\s+[\d.e-]+"
@@ -119,7 +126,9 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(run_quickly, tmp_p
     assert not workdir.exists()
     flags = ("--dry_run", f"--data_dir={data}", "--steps_per_epoch=0", *WITHOUT_DECODER)
     assert run_quickly(workdir, *flags) == 0
-    assert "The data are not prepared" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.search(r"baseline\s+\d+\s+\?\s+[\d.e-]+", text), text
+    assert "The data are not prepared" in text
     assert not data.exists()
 
 

@@ -13,8 +13,8 @@ import pytest
 from benchmark_copies import DATASETS, pack
 from PIL import Image
 
+from san_tf.archives.archive_types import open_archive
 from san_tf.archives.files import FolderFiles
-from san_tf.archives.opening import open_archive
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 from san_tf.layouts import custom_layout

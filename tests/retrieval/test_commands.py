@@ -53,7 +53,7 @@ def model(tmp_path_factory) -> Path:
     """Versions 1 and 2 of an encoder, and one of another size, `wide/1`."""
     import keras
 
-    from san_tf.serving.export import export_encoder
+    from san_tf.serving.encoder_export import export_encoder
 
     folder = tmp_path_factory.mktemp("models")
     for name, version, size in (("market", 1, 8), ("market", 2, 8), ("wide", 1, 9)):

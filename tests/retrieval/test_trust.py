@@ -18,7 +18,7 @@ from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.gallery import GalleryInfo
 from san_tf.retrieval.opening import open_gallery, open_to_search
-from san_tf.serving.export import read_metadata
+from san_tf.serving.encoder_export import read_metadata
 from san_tf.serving.fingerprint import fingerprint
 
 SHIPPED = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic" / "1"
@@ -36,7 +36,7 @@ def export(tmp_path_factory) -> Path:
     """A small honest export, `market/1`."""
     import keras
 
-    from san_tf.serving.export import export_encoder
+    from san_tf.serving.encoder_export import export_encoder
 
     keras.utils.set_random_seed(0)
     image = keras.Input((32, 16, 3))

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from tiny_encoder import SERVED_SIZE, small_encoder
 
-from san_tf.serving.export import export_encoder
+from san_tf.serving.encoder_export import export_encoder
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import san_tf
-from san_tf.serving.export import git_commit
+from san_tf.serving.encoder_export import git_commit
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 

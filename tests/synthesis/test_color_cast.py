@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from san_tf.evaluation.color_difference import lab_distance
+from san_tf.evaluation.texture_scores import lab_distance
 from san_tf.synthesis import generator
 from san_tf.synthesis.color_cast import color_cast
 from san_tf.synthesis.people import dressed_person

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from tiny_san import TEXTURE, build, encoder
 
-from san_tf.training.step_cost import StepCost
+from san_tf.models.san import SAN
+from san_tf.training.optimizers import build_optimizer
+from san_tf.training.step_cost import StepCost, measure_steps
 
 
 @pytest.mark.parametrize(
@@ -25,3 +29,18 @@ def test_seconds(seconds: tuple[float, float], expected: float) -> None:
 
 def test_memory_never_falls() -> None:
     assert StepCost((4, 8), (1, 1), (150, 140)).peak_of(32) == 140
+
+
+@pytest.mark.parametrize("texture_size", [TEXTURE, None])
+def test_steps_of_a_san_are_measured_with_and_without_decoder(texture_size: int | None) -> None:
+    if texture_size:
+        model = build()
+    else:
+        model = SAN(encoder(4))
+        model.compile(optimizer=build_optimizer())
+    before = [np.array(weight) for weight in model.encoder.get_weights()]
+    cost = measure_steps(model, texture_size, rows=16)
+    assert cost.rows == (4, 8)
+    assert min(cost.seconds) > 0 and min(cost.peak_bytes) > 2**20
+    # These are steps of training: they change the weights.
+    assert any((a != b).any() for a, b in zip(before, model.encoder.get_weights(), strict=True))

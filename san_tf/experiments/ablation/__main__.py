@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if again:
             _do_runs(experiment, options, again)
         if REPORT in asked:
-            from san_tf.experiments.ablation.report import report
+            from san_tf.experiments.ablation.ablation_report import report
 
             report(experiment, ROWS)
 

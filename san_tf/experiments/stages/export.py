@@ -20,7 +20,7 @@ from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.networks import decoder_of, encoder_of, load_weights
 from san_tf.experiments.stages.evaluate import trained_identities
 from san_tf.experiments.stages.train import METHODS, methods_of, weights_path
-from san_tf.serving.export import export_encoder, next_version
+from san_tf.serving.encoder_export import export_encoder, next_version
 
 
 def run(experiment: Experiment) -> None:

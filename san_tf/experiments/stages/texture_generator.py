@@ -15,9 +15,8 @@ from san_tf.atomic import atomic_file
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import pit_dataset
 from san_tf.data.records import CAST, Records
-from san_tf.evaluation.color_difference import lab_distance
 from san_tf.evaluation.conditions import OCCLUDED, OPPOSITE_SIDES, SAME_SIDE, yaw_difference
-from san_tf.evaluation.texture_scores import detail, gmsd, ssim
+from san_tf.evaluation.texture_scores import detail, gmsd, lab_distance, ssim
 from san_tf.experiments.data_records import pit_records, pit_specs
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.networks import save_weights, texture_generator_of

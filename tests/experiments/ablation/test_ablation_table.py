@@ -12,7 +12,7 @@ import pytest
 from san_tf.errors import UserError
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.significance import compare
-from san_tf.experiments.ablation.markdown import markdown
+from san_tf.experiments.ablation.ablation_report import markdown
 from san_tf.experiments.ablation.row_runs import RunResult
 from san_tf.experiments.ablation.rows import ROWS, differing_values, rows_named
 from san_tf.experiments.ablation.table import gather, summarize, write_results, write_summary

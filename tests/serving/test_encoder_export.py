@@ -20,7 +20,7 @@ from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.normalization import normalize
 from san_tf.serving import export_encoder, next_version, read_calibration, read_metadata
-from san_tf.serving.export import git_commit
+from san_tf.serving.encoder_export import git_commit
 from san_tf.version import __version__
 
 SIZE = (32, 16)
