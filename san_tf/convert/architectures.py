@@ -98,7 +98,8 @@ def recognise(tensors: Tensors, path: str | Path) -> Architecture:
     first = ", ".join(list(tensors)[:4])
     raise UserError(
         f"{path} is not of a known network (it begins with {first}); known are ResNet-50/101 of torchvision, "
-        "ResNet-50 and OSNet of torchreid, fast-reid's BoT ResNet-50, the public SAN's encoder and decoder."
+        "IBN-Net's, ResNet-50 and OSNet of torchreid, fast-reid's BoT ResNet-50, also with IBN-a or GeM "
+        "pooling, the public SAN's encoder and decoder."
     )
 
 

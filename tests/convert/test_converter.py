@@ -95,6 +95,40 @@ def test_names_shapes_and_counts_are_the_peers(name):
     assert zlib.crc32("\n".join(f"{name} {shape}" for name, shape in lines).encode()) == crc
 
 
+def test_ibn_and_gem_are_recognised_by_the_names_of_their_peers():
+    """IBN-Net and fast-reid: `bn1` of layers 1 to 3 has `IN` and `BN`; fast-reid's exponent is `p`."""
+    backbone, head = resnet_names("resnet50_ibn", "backbone."), bnneck_names()
+    form = {"backbone": "resnet50_ibn", "head": "bnneck", "stride_on": "3x3", "pool_padding": "end"}
+    form |= {"last_stride": 1, "pooling": "gem"}
+    names = backbone | head | {"pool": "heads.pool_layer"}
+    network = Architecture("fast-reid", form, names, 7)
+    pairs = {pair.name: pair.torch_shape for pair in network.pairs(network.build())}
+    for block, half in (("layer1.2", 32), ("layer2.0", 64), ("layer3.5", 128)):
+        at = f"backbone.{block}.bn1"
+        assert pairs[f"{at}.IN.weight"] == pairs[f"{at}.IN.bias"] == pairs[f"{at}.BN.running_var"] == (half,)
+        assert f"{at}.weight" not in pairs and f"{at}.IN.running_mean" not in pairs
+    assert pairs["backbone.layer4.0.bn1.running_mean"] == (512,)
+    assert pairs["heads.pool_layer.p"] == (1,)
+    # Thirteen blocks, in each gain and shift of an instance norm more; and the exponent.
+    assert len(pairs) == PEERS["fast-reid"][0] + 2 * 13 + 1
+
+    def zeros(*shape):
+        array = PickledArray()
+        array.values = np.zeros(shape, np.float32)
+        return array
+
+    tensors = {name: zeros(*shape) for name, shape in pairs.items()}
+    found = recognise(tensors, "x.pth")
+    assert (found.encoder, found.names, found.num_classes) == (form, names, 7)
+    assert "heads.pool_layer.p" in found.head_names
+    of_ibn_net = {
+        name.removeprefix("backbone."): tensors[name] for name in tensors if name.startswith("backbone.")
+    }
+    of_ibn_net["fc.weight"] = zeros(1000, 2048)
+    found = recognise(of_ibn_net, "x.pth")
+    assert found.title == "resnet50_ibn of IBN-Net" and found.encoder["backbone"] == "resnet50_ibn"
+
+
 def test_no_table_gives_one_name_twice():
     tables = [resnet_names("resnet50") | head_names("fc512"), decoder_names()]
     for table in [*tables, *(osnet_names(name) for name in OSNETS)]:

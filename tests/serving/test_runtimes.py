@@ -19,6 +19,8 @@ from san_tf.__main__ import COMMANDS
 from san_tf.embedding.runtime_command import main
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
+from san_tf.models import build_encoder
+from san_tf.normalization import normalize
 from san_tf.serving import export_encoder, runtime_sessions, runtimes
 from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, open_session
 from san_tf.serving.runtimes import export_runtimes
@@ -311,3 +313,21 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
         damaged.write_bytes(b"not a model")
         with pytest.raises(UserError, match=r"damaged\S+ cannot be opened \(.*\); write it again"):
             open_session(damaged)
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_gem_ibn_and_cosines_answer_alike_in_every_runtime(tmp_path: Path, runtime: str) -> None:
+    """The power of GeM, instance norms of half of the channels, and the norms behind them."""
+    settings = {"weights": None, "seed": 1, "pooling": "gem", "classifier": "arcface"}
+    encoder = build_encoder("thin_resnet_ibn", (32, 16, 3), 5, "bnneck", **settings)
+    rng = np.random.default_rng(0)
+    for layer in encoder.layers:
+        if layer.name.endswith(("_bn", "_in")):
+            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+    folder = export_encoder(encoder, tmp_path / "export", (32, 16), warmup_batches=())
+    images = smooth_images(3, (32, 16))
+    wanted = np.array(encoder(normalize(images.astype(np.float32)), training=False)["embedding"])
+    wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
+    out = export_runtimes(folder, tmp_path / "out", [runtime], ("float32",))
+    answer = open_session(out / f"encoder{SUFFIXES[runtime]}", threads=1)(images)
+    np.testing.assert_allclose(answer, wanted, atol=1e-4)

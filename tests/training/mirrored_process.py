@@ -1,10 +1,11 @@
-"""What is true of replicas, tried on two of one process: `python mirrored_process.py OUT.npz [san]`.
+"""What is true of replicas, tried on two of one process: `python mirrored_process.py OUT.npz [san | frozen]`.
 
 A process of its own, because a processor can be divided in two only before TensorFlow starts its devices.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from typing import Any
@@ -17,7 +18,7 @@ tf.config.set_logical_device_configuration(
 )
 
 import keras  # noqa: E402
-from tiny_san import build, dataset_at, state  # noqa: E402
+from tiny_san import baseline, build, dataset_at, state  # noqa: E402
 from tiny_training_model import LossScaleOptimizer  # noqa: E402
 
 from san_tf.keras_compat import apply_gradients, optimizer_variables, scale_loss  # noqa: E402
@@ -186,25 +187,27 @@ def without_rows(distribution: Distribution) -> Numbers:
     }
 
 
-def trained_san(distribution: Distribution) -> Numbers:
-    """A SAN with all its losses, trained by one device and by two."""
+def trained_san(distribution: Distribution, frozen: bool = False) -> Numbers:
+    """A SAN with all its losses, or a baseline that is frozen first, trained by one device and by two."""
     numbers: Numbers = {}
     for name, who in (("alone", Distribution()), ("replicas", distribution)):
-        model = build(who)
+        model = baseline(who) if frozen else build(who)
         with tempfile.TemporaryDirectory() as folder:
             run = RunDirectory(folder)
-            train(model, lambda s, who=who: dataset_at(s, who.shard), 2, 3, run, distribution=who)
+            batches = functools.partial(lambda step, who: dataset_at(step, who.shard), who=who)
+            train(model, batches, 2, 3, run, distribution=who, freeze_epochs=int(frozen))
             rows = run.metrics.rows()
         numbers |= {f"{name} {key}": value for key, value in state(model).items()}
-        for key in ("loss", "id_loss", "triplet_loss", "rec_loss", "tr_loss", "accuracy", "spread"):
+        decoder = () if frozen else ("rec_loss", "tr_loss")
+        for key in ("loss", "id_loss", "triplet_loss", *decoder, "accuracy", "spread"):
             numbers[f"{name} {key}"] = np.array([float(row[key]) for row in rows])
     return numbers
 
 
 if __name__ == "__main__":
     two = start("mirrored")
-    if sys.argv[2:] == ["san"]:
-        np.savez(sys.argv[1], **trained_san(two))
+    if sys.argv[2:]:
+        np.savez(sys.argv[1], **trained_san(two, frozen=sys.argv[2] == "frozen"))
     else:
         found = {"devices": np.array(two.replicas)} | losses_of_the_whole_batch(two)
         found |= gradient_of_all_gather(two) | overflow_on_one_replica(two) | without_rows(two)

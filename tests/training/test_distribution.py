@@ -84,10 +84,11 @@ def test_moving_statistics_of_batch_norms_of_their_own_are_the_mean(found: dict[
 
 
 @pytest.mark.slow  # compiles a SAN twice; `test_workers.py` does it with two processes
-def test_a_san_on_two_devices_is_that_of_one(tmp_path: Path):
-    trained = run_mirrored(tmp_path, "san")
+@pytest.mark.parametrize("kind", ["san", "frozen"])
+def test_a_san_on_two_devices_is_that_of_one(tmp_path: Path, kind: str):
+    trained = run_mirrored(tmp_path, kind)
     names = [name.removeprefix("alone ") for name in trained if name.startswith("alone ")]
-    assert len(names) > 100
+    assert len(names) > (100 if kind == "san" else 60)
     for name in names:
         np.testing.assert_allclose(
             trained[f"replicas {name}"], trained[f"alone {name}"], atol=1e-4, rtol=1e-4, err_msg=name

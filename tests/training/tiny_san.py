@@ -68,6 +68,16 @@ def build(distribution: Distribution = ALONE, synchronized: bool = True, **optim
     return model
 
 
+def baseline(distribution: Distribution = ALONE) -> SAN:
+    """Without decoder; with the centres of L_Centre, and an optimizer for a backbone that is frozen first."""
+    with distribution.scope():
+        model = SAN(encoder(len(records().identities)), triplet="circle", circle_scale=8.0, centre_weight=0.1)
+        settings = {"clipnorm": 1.0, "epsilon": 1e-3, "own_steps": True}
+        model.compile(optimizer=build_optimizer(schedule=1e-3, **settings), jit_compile=False)
+    synchronize_batch_norms(model)
+    return model
+
+
 def picture(rng: np.random.Generator, height: int, width: int) -> bytes:
     return cv2.imencode(".png", rng.integers(0, 256, (height, width, 3), np.uint8))[1].tobytes()
 
