@@ -88,16 +88,16 @@ def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
 
 def test_the_template_of_a_loss():
     room: dict = {}
-    exec(named("extend.md", '"""Centre loss'), room)
+    exec(named("extend.md", '"""Compactness loss'), room)
     rng = np.random.default_rng(0)
     label, embedding = [0, 0, 1, 1, -1], rng.normal(size=(5, 3))
     total = 0.0
     for row in range(4):
         centre = embedding[[i for i in range(5) if label[i] == label[row]]].mean(axis=0)
         total += ((embedding[row] - centre) ** 2).sum()
-    got = room["centre_loss"](tf.constant(label), tf.constant(embedding, tf.float32))
+    got = room["compactness_loss"](tf.constant(label), tf.constant(embedding, tf.float32))
     assert float(got) == pytest.approx(total / 4, rel=1e-5)
-    assert float(room["centre_loss"](tf.constant([-1, -1]), tf.ones((2, 3)))) == 0.0
+    assert float(room["compactness_loss"](tf.constant([-1, -1]), tf.ones((2, 3)))) == 0.0
 
 
 def test_the_templates_of_what_is_registered(monkeypatch):

@@ -102,7 +102,7 @@ def test_ibn_and_gem_are_recognised_by_the_names_of_their_peers():
     form |= {"last_stride": 1, "pooling": "gem"}
     names = backbone | head | {"pool": "heads.pool_layer"}
     network = Architecture("fast-reid", form, names, 7)
-    pairs = {pair.name: pair.torch_shape for pair in network.pairs(network.build())}
+    pairs = {pair.name: pair.torch_shape for pair in network.counterparts(network.build())}
     for block, half in (("layer1.2", 32), ("layer2.0", 64), ("layer3.5", 128)):
         at = f"backbone.{block}.bn1"
         assert pairs[f"{at}.IN.weight"] == pairs[f"{at}.IN.bias"] == pairs[f"{at}.BN.running_var"] == (half,)

@@ -330,9 +330,11 @@ def test_swap_under_load_loses_nothing(
     assert len(flat) == (12 if serve is serve_grpc else 60)
     total = sum(models.answered.values())
     if serve is serve_grpc:
-        # Callers that met the swap had what version 1 had answered answered again by version 2, once.
-        assert all(models.answered[contents, 2] <= 12 for contents in photographs)
-        assert sum(models.answered[contents, 2] for contents in photographs) == 40 * flat.count(2)
+        # Callers that met the swap had what version 1 had answered answered again by version 2. A batch that
+        # was retried over the swap may be answered twice: version 1 had answered the batch behind it before.
+        switched = flat.count(2)
+        assert all(switched <= models.answered[contents, 2] <= 2 * switched for contents in photographs)
+        assert 40 * switched <= sum(models.answered[contents, 2] for contents in photographs) <= 48 * switched
         assert 12 * 40 <= total < 2 * 12 * 40
     else:
         assert total == 12 * 40
