@@ -118,4 +118,4 @@ def test_interrupted_before_at_or_after_the_thaw_it_ends_with_the_same_weights(
     for name, value in tiny_san.state(whole).items():
         np.testing.assert_array_equal(value, ends[name], err_msg=name)
     assert not np.array_equal(start[kernel], ends[kernel])
-    assert any(name.endswith("updates") and value == 3 for name, value in ends.items())
+    assert any("updates" in name and np.all(value == 3) for name, value in ends.items())
