@@ -19,7 +19,7 @@ TESTS_ADDONS := tests/models tests/losses tests/training tests/check tests/servi
 	--deselect tests/training/test_checkpoints.py::test_killed_while_saving
 # Two processes, some 3 GB each at most; a file's tests share what they set up, so they stay together.
 PYTEST := pytest --numprocesses 2 --dist loadfile
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: help install lock demo page test test-all test-addons python-addons docs lint figures clean
 

@@ -136,7 +136,8 @@ def told_of(builder: Any) -> list[str]:
     labels = {name: True for name in ("pid", "camid") if name in builder.info.features}
     for split, info in builder.info.splits.items():
         columns: dict[str, list[int]] = {name: [] for name in labels}
-        dataset = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(labels))
+        with quiet_tfds():  # it warns of its own use of a property it deprecated
+            dataset = builder.as_dataset(split=split, decoders=tfds.decode.PartialDecoding(labels))
         for batch in dataset.batch(4096).as_numpy_iterator():
             for name in labels:
                 columns[name] += batch[name].tolist()
