@@ -188,7 +188,7 @@ def check_split(builder: Any, split: str) -> None:
 
 @contextlib.contextmanager
 def quiet_tfds() -> Iterator[None]:
-    """Hide TFDS's warnings while the block runs: of folders it cannot parse, and of its own deprecated names."""
+    """Hide warnings of TFDS while the block runs: of folders it cannot parse, of names it deprecates."""
     from absl import logging
 
     former = logging.get_verbosity()
