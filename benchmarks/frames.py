@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contestants import memory
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -86,18 +87,11 @@ def measure(model: str, threads: int, rounds: int) -> dict[str, Any]:
     pairs = zip(times["one call"], times["twenty calls"], strict=True)
     return {
         "load_processor_s": round(loaded, 2),
-        "memory_mb": most_memory(),
+        "memory_mb": round(memory()),
         "tensorflow_imported": "tensorflow" in sys.modules,
         **medians,
         "ratio_of_wall_time": round(statistics.median(many[0] / one[0] for one, many in pairs), 2),
     }
-
-
-def most_memory() -> int:
-    """Most memory that this process had, in MB; `ru_maxrss` also counts what its parent had."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("VmHWM"))
-    return int(line.split()[1]) // 1024
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from san_tf.experiments.runner import main as run_experiment
 
 # Nothing here is pretrained, so the recipe differs from the paper's, which starts from ImageNet weights.
 # A head with batch norm keeps embeddings apart from the first step. The triplet loss is large on its scale
-# and gets a smaller weight. There is no erasing, because the training is short, but colour jitter, because
+# and gets a smaller weight. Nothing is erased, because the training is short. Colours are jittered, because
 # the cameras differ. The decoder's losses get small weights: the paper's weights harm such a short training.
 RECIPE = Recipe(
     data=DataRecipe(image_size=(128, 64), erasing=0.0, jitter=0.5, pit_per_batch=0),

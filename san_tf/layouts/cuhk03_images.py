@@ -60,7 +60,7 @@ class Cuhk03Images(Files):
         return type(self), (self.place, self.boxes)
 
     def paths(self, under: str = "") -> list[str]:
-        """See `Files.paths`; there are no folders."""
+        """See `Files.paths`; an HDF5 file has no folders."""
         return [] if under else sorted(self._names)
 
     def has(self, path: str) -> bool:
@@ -80,11 +80,11 @@ class Cuhk03Images(Files):
         return f"{path} ({self.boxes}) in {self.place}"
 
     def rooted(self, folder: str) -> Files:
-        """Not supported: there are no folders."""
+        """Not supported: an HDF5 file has no folders."""
         raise NotImplementedError
 
     def local(self, path: str) -> contextlib.AbstractContextManager[Path]:
-        """Not supported: there are no separate files."""
+        """Not supported: the images are not separate files."""
         raise NotImplementedError
 
     def test_sets(self) -> list[list[tuple[int, int]]]:

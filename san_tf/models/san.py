@@ -366,7 +366,7 @@ class SAN(_TextureModel):
 
     Train with `fit` on a `tf.data.Dataset` of dicts: `image` (B, H, W, 3) float32 normalised; `label` (B,)
     int32, -1 for an image without identity (a PIT pair); `texture` (B, T, T, 3) float32 in [-1, 1];
-    `texture_weight` (B,) float32, 0 where there is no texture. Calling the model on images returns the
+    `texture_weight` (B,) float32, 0 for an image without texture. Calling the model on images returns the
     encoder's `embedding` and `logits` and the decoder's `texture` and `blocks`.
 
     Args:

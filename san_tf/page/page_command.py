@@ -47,7 +47,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--demo", action="store_true", help="render a demo gallery to try the page")
     parser.add_argument(
-        "--host", metavar="ADDRESS", help="address to listen on for other machines; there is no login"
+        "--host", metavar="ADDRESS", help="address to listen on for other machines; the page has no login"
     )
     parser.add_argument("--port", type=int, metavar="N", default=PORT, help="port; 0 for a free one")
     parser.add_argument(

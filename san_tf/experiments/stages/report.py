@@ -59,7 +59,7 @@ def _as_evaluated(experiment: Experiment) -> Experiment:
     """Return the experiment with the evaluation settings of `results.json`, since a run may have several.
 
     Raises:
-        UserError: there are no results, or the command asks for other settings than theirs.
+        UserError: the run has no results, or its results have other settings than the command.
     """
     recipe, run = experiment.recipe, experiment.run
     if not recipe.test_sets:
