@@ -186,7 +186,7 @@ print(json.dumps({"seconds": time.perf_counter() - start, "peak_MB": peak, "mAP"
 
 def machine() -> dict[str, str | int]:
     """Return processor, cores and versions of this measurement."""
-    from san_tf.cores import core_count
+    from san_tf.resources import core_count
 
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from san_tf.memory import peak_memory
+from san_tf.resources import peak_memory
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.exact import ExactGallery
 from san_tf.retrieval.gallery import Gallery, GalleryInfo

@@ -33,8 +33,7 @@ from san_tf.data.images import decode_image
 from san_tf.data.records import Records
 from san_tf.evaluation.ranking import evaluate_ranking
 from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS, open_session
-from san_tf.serving.runtime_source import read_source
-from san_tf.serving.runtimes import NOTES_FILE, export_runtimes
+from san_tf.serving.runtimes import NOTES_FILE, export_runtimes, read_source
 
 BATCH = 50
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from san_tf.embedding.encoder_loading import LoadedEncoder, load_encoder
     from san_tf.embedding.frames import FrameEncoder
     from san_tf.errors import UserError
-    from san_tf.evaluation.encoder_scores import evaluate
+    from san_tf.evaluation.embedding import evaluate
     from san_tf.models.decoder import build_decoder
     from san_tf.models.encoder import build_encoder
     from san_tf.models.san import SAN, SANPG, LossWeights
@@ -45,7 +45,7 @@ _HOMES = {
     "LoadedEncoder": "san_tf.embedding.encoder_loading",
     "load_dataset": "san_tf.data.dataset_loading",
     "train": "san_tf.training.fitting",
-    "evaluate": "san_tf.evaluation.encoder_scores",
+    "evaluate": "san_tf.evaluation.embedding",
     "Gallery": "san_tf.retrieval.gallery",
     "open_gallery": "san_tf.retrieval.opening",
     "register_backbone": "san_tf.registry",

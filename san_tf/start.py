@@ -43,7 +43,7 @@ def import_tensorflow(
             if threads:
                 tf.config.threading.set_intra_op_parallelism_threads(threads)
             if strategy is None:
-                from san_tf.training.devices import grow_memory
+                from san_tf.training.distribution import grow_memory
 
                 grow_memory()
             else:

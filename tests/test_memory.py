@@ -3,13 +3,13 @@
 import subprocess
 import sys
 
-from san_tf.memory import peak_memory
+from san_tf.resources import peak_memory
 
 
 def test_peak_counts_what_was_held_and_stays() -> None:
     """In a process of its own: another test's peak may be higher than anything held here."""
     program = (
-        "from san_tf.memory import peak_memory\n"
+        "from san_tf.resources import peak_memory\n"
         "before = peak_memory()\n"
         "held = bytearray(b'x') * 200_000_000\n"
         "during = peak_memory()\n"
@@ -24,7 +24,7 @@ def test_peak_counts_what_was_held_and_stays() -> None:
 
 def test_a_child_does_not_inherit_its_parents_peak() -> None:
     held = bytearray(b"x") * 300_000_000
-    program = "from san_tf.memory import peak_memory; print(peak_memory())"
+    program = "from san_tf.resources import peak_memory; print(peak_memory())"
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert peak_memory() > len(held) / 1e9
     assert float(answer.stdout) < 0.2

@@ -17,8 +17,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from san_tf.atomic import atomic_file
-from san_tf.convert.architectures import DECODER
-from san_tf.convert.layer_names import head_names, resnet_names
+from san_tf.convert.architectures import DECODER, head_names, resnet_names
 from san_tf.convert.weight_map import counterparts_of
 from san_tf.errors import UserError
 from san_tf.forms import facts_of

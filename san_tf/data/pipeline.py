@@ -12,21 +12,261 @@ import atexit
 import functools
 import gc
 import weakref
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from san_tf.data import transforms
-from san_tf.data.augmentation import Augmentation, AugmentationPlan
-from san_tf.data.epoch_plans import Part, pair_part, plan_rows
+from san_tf.data.augmentation import Augmentation, AugmentationPlan, composed, draw_epoch, plan_augmentation
+from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image, normalize_images, orientations, resize_image
-from san_tf.data.records import Records
-from san_tf.data.sampling import pk_batches, pk_steps
-from san_tf.data.shards import Shard
-from san_tf.data.texture_loader import TextureLoader
+from san_tf.data.records import CAST, Records
+from san_tf.data.sampling import pk_batches, pk_steps, shuffled_stream
 from san_tf.errors import UserError
+
+
+class Shard(NamedTuple):
+    """The replicas of one process, among all replicas that share every batch.
+
+    Args:
+        first: number of this process's first replica.
+        here: number of replicas of this process.
+        replicas: number of replicas that share a batch, over all processes.
+
+    Example:
+        >>> Shard(1, 1, 2).rows([4, 2]).tolist()  # 4 rows of images and 2 of pairs; the second of 2 replicas
+        [[2, 3, 5]]
+    """
+
+    first: int
+    here: int
+    replicas: int
+
+    def rows(self, sizes: list[int]) -> np.ndarray:
+        """Return the places of each replica's rows in the whole batch.
+
+        Every part of the batch is cut into equal blocks. A replica gets whole identities if the rows of an
+        identity are consecutive and the number of replicas divides P.
+
+        Args:
+            sizes: rows of each part of the batch, for example P x K images, then M pairs.
+
+        Returns:
+            `(here, rows)` int32, ascending in each row.
+
+        Raises:
+            UserError: the replicas do not divide a part.
+        """
+        first = 0
+        places = []
+        for size in sizes:
+            if size % self.replicas:
+                raise UserError(
+                    f"A batch with {size} rows of a kind cannot be shared equally by {self.replicas} "
+                    f"replicas; choose a multiple of {self.replicas}."
+                )
+            blocks = np.arange(first, first + size, dtype=np.int32).reshape(self.replicas, -1)
+            places.append(blocks[self.first : self.first + self.here])
+            first += size
+        return np.concatenate(places, axis=1)
+
+
+# Decoding a 256x256 texture costs as much as the rest of the pipeline for its image. The 929 textures of the
+# paper's PIT data, and their mirror images, fit in.
+_CACHE_BYTES = 384 * 2**20
+
+
+class TextureLoader:
+    """Makes batches of target textures in two steps: decode row by row, then finish the batch.
+
+    Args:
+        files: `(U,)` encoded textures.
+        size: T, height and width of the result.
+        mirror_map: `(T, T, 2)` as in `pipeline.train_dataset`; None takes that of this package's body.
+        cache_bytes: all textures and their mirror images are decoded once and kept, if they take fewer bytes.
+
+    Raises:
+        UserError: the mirror map has the wrong size.
+    """
+
+    def __init__(
+        self,
+        files: np.ndarray,
+        size: int,
+        mirror_map: np.ndarray | None = None,
+        cache_bytes: int = _CACHE_BYTES,
+    ) -> None:
+        if mirror_map is None:
+            from san_tf.synthesis import texels
+
+            mirror_map = texels.mirror_map(size)
+        if mirror_map.shape != (size, size, 2):
+            raise UserError(
+                f"The mirror map has shape {mirror_map.shape}; textures of {size} need ({size}, {size}, 2)."
+            )
+        self._mirror_map = mirror_map
+        self._size = size
+        self._contents = tf.constant(list(files), tf.string)
+        self._as_stored = all(read_header(texture)[1:3] == (size, size) for texture in files)
+        self._decoded: np.ndarray | None = None
+        if len(files) and 2 * len(files) * size * size * 3 <= cache_bytes:
+            decoded = tf.data.Dataset.range(len(files)).map(self._decode, num_parallel_calls=tf.data.AUTOTUNE)
+            straight = decoded.batch(len(files)).get_single_element().numpy()
+            mirrored = straight[:, mirror_map[..., 0], mirror_map[..., 1]]
+            # All textures, then all mirrored ones: copying rows is faster than gathering texels.
+            self._decoded = np.concatenate([straight, mirrored])
+
+    def decode(self, index: tf.Tensor) -> tf.Tensor:
+        """Do the first step, for one row: decode its texture.
+
+        Args:
+            index: scalar int64 index of the texture; -1 for none.
+
+        Returns:
+            `(T, T, 3)` uint8; `(0,)` if all textures are kept decoded.
+        """
+        if self._decoded is not None:
+            return tf.zeros((0,), tf.uint8)
+        missing = tf.zeros((self._size, self._size, 3), tf.uint8)
+        return tf.cond(index < 0, lambda: missing, lambda: self._decode(index))
+
+    def finish(self, rows: np.ndarray, indices: np.ndarray, *plan: np.ndarray) -> np.ndarray:
+        """Do the second step, for a batch: mirror, dye and scale its textures.
+
+        Args:
+            rows: `(N, ...)` uint8, the results of `decode`.
+            indices: `(N,)` int64, the arguments of `decode`.
+            *plan: the columns of the `AugmentationPlan` of the N images.
+
+        Returns:
+            `(N, T, T, 3)` float32 in [-1, 1]; mid-grey for a missing texture.
+        """
+        varied = AugmentationPlan(*plan)
+        if self._decoded is None:
+            places = np.where(indices < 0, -1, np.arange(len(indices)))
+            return transforms.vary_textures(rows, places, varied, self._mirror_map)
+        places = np.where(indices < 0, -1, indices + varied.flip * (len(self._decoded) // 2))
+        unflipped = varied._replace(flip=np.zeros_like(varied.flip))
+        return transforms.vary_textures(self._decoded, places, unflipped, self._mirror_map)
+
+    def _decode(self, index: tf.Tensor) -> tf.Tensor:
+        texture = decode_image(tf.gather(self._contents, index))
+        if not self._as_stored:
+            texture = transforms.resize_texture(texture, self._size)
+        return tf.ensure_shape(texture, (self._size, self._size, 3))
+
+
+_PLAN_TYPES = AugmentationPlan(
+    tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32, tf.float32,
+    tf.int32, tf.float32,
+)  # fmt: skip
+_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 4), (2,), (2,))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of every batch: their records, order and augmentation."""
+
+    records: Records
+    labels: np.ndarray
+    augmentation: Augmentation
+    order: Callable[[int], np.ndarray]  # epoch -> (steps, rows) indices into the records
+
+    def plan(self, order: np.ndarray, draws: np.ndarray, image_size: tuple[int, int]) -> AugmentationPlan:
+        """Plan the augmentation of the images at `order` (n,).
+
+        Textures with the colour cast of their image also follow its jitter.
+
+        Args:
+            order: `(n,)` indices into the records.
+            draws: `(n, draws)` uniform numbers of `draw_epoch`.
+            image_size: height and width in pixels.
+        """
+        plan = plan_augmentation(self.augmentation, draws, image_size)
+        cast = self.records.extras.get(CAST)
+        if cast is None:
+            return plan
+        return plan._replace(dye=composed(plan.color, cast[order]).astype(np.float32))
+
+
+def pair_part(pit: Records, rows: int, steps: int, augmentation: Augmentation, seed: int) -> Part:
+    """Return a part of image-texture pairs, from an endless shuffled stream, with label -1.
+
+    Args:
+        pit: image-texture pairs.
+        rows: number of pairs per batch.
+        steps: batches per epoch.
+        augmentation: augmentation of the pairs.
+        seed: seed of the run.
+    """
+
+    def order(epoch: int) -> np.ndarray:
+        return shuffled_stream(len(pit), epoch * steps * rows, steps * rows, seed).reshape(steps, rows)
+
+    return Part(pit, np.full(len(pit), -1, np.int32), augmentation, order)
+
+
+def plan_rows(
+    parts: list[Part],
+    steps: int,
+    image_size: tuple[int, int],
+    seed: int,
+    start_step: int,
+    epochs: int | None,
+    places: np.ndarray | None = None,
+) -> tf.data.Dataset:
+    """Yield planned rows one by one: image index, label, texture index, augmentation.
+
+    Args:
+        parts: the parts of every batch.
+        steps: batches per epoch.
+        image_size: height and width in pixels.
+        seed: seed of the run.
+        start_step: first step to yield, from 0.
+        epochs: last epoch; None repeats without end.
+        places: places of the wanted rows in the whole batch, in order; None for all rows.
+    """
+    image_offsets = np.cumsum([0, *(len(part.records) for part in parts)])
+    texture_offsets = np.cumsum([0, *(len(part.records.texture_files) for part in parts)])
+
+    def plan_epoch(epoch: int) -> list[np.ndarray]:
+        epoch = int(epoch)
+        orders = [part.order(epoch) for part in parts]
+        columns: list[list[np.ndarray]] = []
+        for number, (part, order) in enumerate(zip(parts, orders, strict=True)):
+            shape = order.shape
+            draws = draw_epoch(shape, seed, epoch, number)
+            texture = part.records.texture_index[order]
+            plan = part.plan(order.ravel(), draws.reshape(-1, draws.shape[-1]), image_size)
+            columns.append([
+                order.astype(np.int64) + image_offsets[number],
+                part.labels[order].astype(np.int32),
+                np.where(texture < 0, -1, texture + texture_offsets[number]).astype(np.int64),
+                *(column.reshape(*shape, *column.shape[1:]) for column in plan),
+            ])  # fmt: skip
+        first = max(0, start_step - epoch * steps)
+        joined = [np.concatenate(column, axis=1)[first:] for column in zip(*columns, strict=True)]
+        if places is not None:
+            # Every process plans all rows in NumPy, but decodes only its own.
+            joined = [column[:, places.ravel()] for column in joined]
+        return [column.reshape(-1, *column.shape[2:]) for column in joined]
+
+    types = [tf.int64, tf.int32, tf.int64, *_PLAN_TYPES]
+    shapes = [(), (), (), *_PLAN_SHAPES]
+
+    def rows_of(epoch: tf.Tensor) -> tf.data.Dataset:
+        # The only per-epoch Python code in the pipeline.
+        columns = tf.numpy_function(plan_epoch, [epoch], types, stateful=False)
+        for column, shape in zip(columns, shapes, strict=True):
+            column.set_shape((None, *shape))
+        return tf.data.Dataset.from_tensor_slices(tuple(columns))
+
+    last = np.iinfo(np.int64).max if epochs is None else epochs
+    return tf.data.Dataset.range(start_step // steps, last).flat_map(rows_of)
+
 
 # This package's data sets, which call Python, and TensorFlow's types that hide their inputs.
 _OURS: weakref.WeakSet[tf.data.Dataset] = weakref.WeakSet()

@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from san_tf.archives.files import DamagedFileError
-from san_tf.cores import core_count
 from san_tf.data.upright import PhotographError, upright
 from san_tf.embedding.feature_table import Embedded
 from san_tf.embedding.sources import Photograph
 from san_tf.errors import UserError
 from san_tf.image_formats import holds_several
+from san_tf.resources import core_count
 
 # Photographs in a part: a minute or two of work on a CPU, and some MB of memory.
 PART_SIZE = 2048

@@ -133,7 +133,7 @@ def read(files: Sequence[str], weights: Sequence[float], role: str) -> FeatureSe
     import numpy as np
 
     from san_tf.evaluation.feature_files import read_features
-    from san_tf.evaluation.fusion import concatenated
+    from san_tf.evaluation.feature_set import concatenated
 
     sets = [read_features(name, role) for name in files]
     for name, item in zip(files[1:], sets[1:], strict=True):
@@ -194,7 +194,7 @@ def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[st
         report["difference"] = as_dict(differences(runs["first"], runs["second"], measures))
     if files.figures:
         say("Drawing")
-        from san_tf.evaluation.assessment_figures import draw
+        from san_tf.evaluation.assessment_report import draw
 
         report["figures"] = draw(runs, report, files.figures)
     return runs, report
@@ -202,9 +202,8 @@ def evaluate(options: Options, say: Say) -> tuple[dict[str, Assessment], dict[st
 
 def _calibrate(options: Options, query: FeatureSet, gallery: FeatureSet) -> dict[str, Any]:
     from san_tf.evaluation.calibration import Calibration
-    from san_tf.evaluation.calibration_fit import fit_calibration
+    from san_tf.evaluation.calibration_fit import fit_calibration, reliability
     from san_tf.evaluation.protocols import features_distances
-    from san_tf.evaluation.reliability import reliability
 
     asked, measures = options.calibration, options.measures
     distances = features_distances(query, gallery, measures.metric)
@@ -250,7 +249,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if options.files.json:
             print(json.dumps(report, allow_nan=False))
         else:
-            from san_tf.evaluation.tables import show
+            from san_tf.evaluation.assessment_report import show
 
             show(runs, report, options.measures, Terminal())
 

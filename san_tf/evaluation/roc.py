@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from san_tf.cores import core_count
 from san_tf.errors import UserError
 from san_tf.evaluation import ranking_kernels as kernels
 from san_tf.evaluation.counted_pairs import cameras_of_pairs
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.threads import finish_blocks, ranges
 from san_tf.evaluation.true_matches import TrueMatches
+from san_tf.resources import core_count
 from san_tf.short_repr import ShortRepr
 
 # Number of cells of equal width over the range of thresholds.

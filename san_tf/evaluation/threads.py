@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from san_tf.cores import core_count
+from san_tf.resources import core_count
 
 Item = TypeVar("Item")
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from san_tf.data.builders import DamagedDataError, builder_of, find_builder, set_aside
-from san_tf.data.hold_out import hold_out
-from san_tf.data.joining import joined
+from san_tf.data.record_sets import hold_out, joined
 from san_tf.data.records import CAST, Records
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment

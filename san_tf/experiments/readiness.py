@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from san_tf.data.builders import check_split, quiet_tfds
-from san_tf.data.hold_out import hold_out
-from san_tf.data.joining import joined
+from san_tf.data.record_sets import hold_out, joined
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_steps
 from san_tf.data.textures import texture_names

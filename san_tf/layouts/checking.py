@@ -10,11 +10,11 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from san_tf.archives.files import Files
-from san_tf.cores import core_count
 from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image
 from san_tf.image_formats import jpeg_or_png
 from san_tf.layouts.samples import Sample
+from san_tf.resources import core_count
 
 MAX_SIDE = 4096
 # Images read ahead: enough to keep the threads busy, few enough to limit the memory.

@@ -5,10 +5,9 @@ precision comes in, rows they cannot judge (label -1, texture weight 0) are mask
 nothing to judge gives 0 with zero gradients.
 """
 
-from san_tf.losses.angular_margin import with_margin
 from san_tf.losses.centre import centre_loss, moved_centres
 from san_tf.losses.circle import circle_loss
-from san_tf.losses.identity import identity_loss
+from san_tf.losses.identity import identity_loss, with_margin
 from san_tf.losses.reconstruction import reconstruction_loss
 from san_tf.losses.texture_triplet import draw_triplets, texture_triplet_loss
 from san_tf.losses.triplet import batch_hard_triplet_loss

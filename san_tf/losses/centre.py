@@ -58,7 +58,7 @@ def moved_centres(label: tf.Tensor, embedding: tf.Tensor, centres: tf.Tensor, ra
     finite = tf.math.is_finite(tf.reduce_sum(tf.abs(embedding), axis=1))
     broken = tf.reduce_max(choice * tf.cast(~finite, tf.float32)[:, None], axis=0)[:, None] > 0
     embedding = tf.where(finite[:, None], embedding, 0.0)
-    # A product keeps the order of its sums, see `row_choice`.
+    # A product keeps the order of its sums, see `triplet`.
     step = (count * centres - tf.matmul(choice, embedding, transpose_a=True)) / (1.0 + count)
     return tf.where(broken, centres, centres - rate * step)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from san_tf.losses.row_choice import chosen_elements
+from san_tf.losses.triplet import chosen_elements
 
 # Named, because the default differs between devices and under XLA, and the same seed shall draw the same.
 ALGORITHM = "philox"

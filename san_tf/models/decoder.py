@@ -10,8 +10,7 @@ import tensorflow as tf
 
 from san_tf.errors import UserError
 from san_tf.models.builder import Builder
-from san_tf.models.corner_aligned import CornerAlignedResizing
-from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.layer_factory import CornerAlignedResizing, LayerFactory, Tensor
 from san_tf.models.weights_file import Network
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 

@@ -12,8 +12,13 @@ from san_tf.errors import UserError
 from san_tf.models.backbones import BACKBONES, Backbone, backbone_named
 from san_tf.models.builder import Builder, P
 from san_tf.models.input_adapter import Preprocessing
-from san_tf.models.keras_applications import PREFIX, build_application, check_application, is_application
-from san_tf.models.keras_backbone import keras_stages
+from san_tf.models.keras_backbone import (
+    PREFIX,
+    build_application,
+    check_application,
+    is_application,
+    keras_stages,
+)
 from san_tf.models.layer_factory import GeneralizedMeanPooling2D, LayerFactory, Tensor
 from san_tf.models.preset_folder import encoder_from_preset
 from san_tf.models.pretrained import is_of_applications, load_weights

@@ -32,7 +32,7 @@ class WholeBatch:
 
     Args:
         batch: the replica's rows. On several replicas `row` (rows,) int holds the index of each row in the
-            whole batch, as `san_tf.data.shards` gives it. Without `row` (a custom data set, distributed by
+            whole batch, as `san_tf.data.pipeline` gives it. Without `row` (a custom data set, distributed by
             Keras) the first replica has the first rows, the second one the following rows, and so on.
 
     Example:

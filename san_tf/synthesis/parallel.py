@@ -21,8 +21,8 @@ from typing import IO, Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from san_tf.cores import core_count
 from san_tf.errors import UserError
+from san_tf.resources import core_count
 from san_tf.synthesis.crop_plans import CropSpec
 
 # A worker gets whole people, until they make at least this many crops.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from san_tf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from san_tf.training.callbacks.collapse import CollapseWatch
+    from san_tf.training.callbacks.guards import CollapseWatch
     from san_tf.training.fitting import train
     from san_tf.training.optimizers import build_optimizer
     from san_tf.training.precision import set_precision

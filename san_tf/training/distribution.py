@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -16,13 +17,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from san_tf.data.shards import Shard
+from san_tf.data.pipeline import Shard
 from san_tf.errors import UserError
 from san_tf.keras_compat import model_variables, optimizer_variables
 from san_tf.keras_distribution import assign_local, local_value
 from san_tf.training.cluster import Cluster, check_port, read_cluster
-from san_tf.training.devices import grow_memory
-from san_tf.training.lost_workers import LOST, lost_workers, reason_of
 
 Kind = Literal["mirrored", "multiworker"]
 KINDS = ("mirrored", "multiworker")
@@ -283,3 +282,64 @@ def _implementation() -> tf.distribute.experimental.CommunicationImplementation:
     """Communication between devices: NCCL for GPUs, the ring for CPUs."""
     kinds = tf.distribute.experimental.CommunicationImplementation
     return kinds.AUTO if tf.config.list_physical_devices("GPU") else kinds.RING
+
+
+def grow_memory() -> None:
+    """Let GPUs take memory as needed, so that other programs can use the rest.
+
+    Without a GPU, or after the devices have started, this does nothing.
+    """
+    for device in tf.config.list_physical_devices("GPU"):
+        try:
+            tf.config.experimental.set_memory_growth(device, True)
+        except RuntimeError:
+            return  # already started with another setting
+
+
+# Errors that a worker gets when another is lost: cut connections, aborted collective operations.
+LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InternalError,
+    tf.errors.UnknownError,
+)
+
+
+class WorkerLost(UserError):
+    """Another worker was lost, so this one cannot continue."""
+
+    def __init__(self, where: str, reason: str) -> None:
+        super().__init__(f"{where} ({reason})")
+        self.reason = reason
+
+
+@contextlib.contextmanager
+def lost_workers(workers: int, where: str | Callable[[], str] = "Another worker was lost.") -> Iterator[None]:
+    """Turn TensorFlow's errors about a lost worker into one sentence.
+
+    Args:
+        workers: number of workers; with one, errors are not changed.
+        where: the sentence, or a function that returns it; of nested blocks, the outer one's is used.
+
+    Raises:
+        WorkerLost: a worker was lost.
+    """
+    try:
+        yield
+    except (WorkerLost, *LOST) as error:
+        if workers == 1:
+            raise
+        reason = error.reason if isinstance(error, WorkerLost) else reason_of(str(error.message))
+        raise WorkerLost(where if isinstance(where, str) else where(), reason) from error
+
+
+def reason_of(message: str) -> str:
+    """Return the line of TensorFlow's message that says what happened."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    telling = [
+        line for line in lines if re.search("abort|reset|refus|navail|eartbeat|clos|timed? ?out", line)
+    ]
+    return f"TensorFlow: {(telling or lines or ['no reason'])[0][:160]}"

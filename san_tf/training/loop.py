@@ -15,21 +15,103 @@ from rich.console import Console
 
 from san_tf.checkpoints import CheckpointFolder
 from san_tf.errors import UserError
-from san_tf.training.callbacks.clock import Clock
-from san_tf.training.callbacks.collapse import CollapseWatch
-from san_tf.training.callbacks.early_stopping import EarlyStopping
-from san_tf.training.callbacks.finite_loss import FiniteLoss
+from san_tf.keras_distribution import average_moving_statistics
+from san_tf.training.callbacks.clock import Clock, DataWait
+from san_tf.training.callbacks.guards import CollapseWatch, EarlyStopping, FiniteLoss, OffendingBatch
 from san_tf.training.callbacks.interruption import Interruption
-from san_tf.training.callbacks.metrics_log import MetricsLog
-from san_tf.training.callbacks.progress_line import ProgressLine
+from san_tf.training.callbacks.reports import MetricsLog, ProgressLine
 from san_tf.training.callbacks.saving import RUNNING, SaveCheckpoints
-from san_tf.training.data_wait import DataWait
-from san_tf.training.distributed_fit import distributed_fit
-from san_tf.training.distribution import Distribution
-from san_tf.training.lost_workers import lost_workers
-from san_tf.training.offending_batch import OffendingBatch
+from san_tf.training.distribution import Distribution, lost_workers
 from san_tf.training.ordered_sums import ordered_sums
 from san_tf.training.run_directory import RunDirectory
+
+
+def distributed_fit(
+    model: keras.Model,
+    distribution: Distribution,
+    dataset: tf.data.Dataset,
+    first_epoch: int,
+    last_epoch: int,
+    steps: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    interruption: Interruption,
+) -> None:
+    """Train from one epoch to another on several replicas.
+
+    Logs hold the values of the whole batch and are equal on all workers. All workers stop together, after a
+    signal or `model.stop_training`.
+
+    Args:
+        model: built and compiled under the distribution's scope, with its optimizer's slots created; its
+            `train_step` sums gradients and losses itself, see `san_tf.models.replicas`.
+        distribution: a distribution with a strategy.
+        dataset: infinite data set of this worker, with one element for each of its replicas in turn.
+        first_epoch: first epoch, from 0.
+        last_epoch: end of the epochs, exclusive.
+        steps: steps per epoch.
+        callbacks: this worker's callbacks, as for `fit`.
+        interruption: one of the callbacks; its signal stops all workers.
+
+    Raises:
+        UserError: XLA, accumulated gradients or averaged weights are requested, or a callback raises it.
+        tf.errors.OpError: for example, another worker was lost.
+    """
+    strategy = distribution.strategy
+    if strategy is None:
+        raise ValueError("A distribution without strategy trains with `fit`.")
+    _check(model)
+    # With a data set known to be infinite, workers need not ask each other before every batch if it exists.
+    endless = dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+    batches = iter(strategy.distribute_datasets_from_function(lambda _: endless))
+
+    def replica_step(batch: dict, asked: tf.Tensor) -> tuple[dict, tf.Tensor]:
+        logs = model.train_step(batch)
+        average_moving_statistics(model)
+        replica = tf.distribute.get_replica_context()
+        return logs, replica.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(asked))
+
+    # No autograph, as in Keras: it is slow, and there are no Python branches or loops to convert.
+    @tf.function(autograph=False)
+    def step(asked: tf.Tensor) -> tuple[dict, tf.Tensor]:
+        return strategy.run(replica_step, args=(next(batches), asked))
+
+    around = keras.callbacks.CallbackList(
+        list(callbacks), add_history=False, model=model, epochs=last_epoch, steps=steps, verbose=0
+    )
+    model.stop_training = False
+    around.on_train_begin()
+    logs: dict[str, float] = {}
+    for epoch in range(first_epoch, last_epoch):
+        model.reset_metrics()
+        around.on_epoch_begin(epoch)
+        for number in range(steps):
+            around.on_train_batch_begin(number)
+            results, asked = step(tf.constant(float(interruption.asked)))
+            interruption.agreed = bool(_local(strategy, asked) > 0)
+            logs = {name: float(_local(strategy, value)) for name, value in results.items()}
+            around.on_train_batch_end(number, logs)
+        around.on_epoch_end(epoch, logs)
+        if distribution.sums([float(model.stop_training)])[0] > 0:
+            break
+    around.on_train_end(logs)
+
+
+def _check(model: keras.Model) -> None:
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    # Keras does both in branches of the graph, where replicas cannot communicate.
+    for name in ("gradient_accumulation_steps", "use_ema"):
+        if getattr(optimizer, name, None):
+            raise UserError(
+                f"The optimizer's {name} does not work together with --strategy; leave one of the two out."
+            )
+    if getattr(model, "jit_compile", False) is True:
+        raise UserError("XLA (jit_compile) does not work together with --strategy; leave one of the two out.")
+
+
+def _local(strategy: tf.distribute.Strategy, value: tf.Tensor) -> tf.Tensor:
+    """The result of this worker's first replica; all replicas return the same."""
+    return strategy.experimental_local_results(value)[0]
+
 
 _logger = logging.getLogger(__name__)
 

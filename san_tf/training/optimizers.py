@@ -1,4 +1,4 @@
-"""Optimisers of the recipes: Adam and SGD, with L2 or decoupled weight decay."""
+"""Optimisers of the recipes: Adam and SGD, L2 or decoupled weight decay, averages of the weights."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ import tensorflow as tf
 from san_tf.addons import OPTIMIZERS, OWN_OPTIMIZERS, PREFIX, check_choice
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
-from san_tf.training.averages import AveragesOnRequest
 from san_tf.training.schedules import Scaled
 
 # Keras's names of batch-norm gains and shifts, and of biases.
 NOT_DECAYED = ("gamma", "beta", "bias")
+
+
+class AveragesOnRequest:
+    """Mixin for a Keras optimiser: `fit` does not replace the weights by their averages.
+
+    Keras puts the averages into the model at the end of every `fit`. A training resumed in the middle of an
+    epoch calls `fit` twice. The second call would start from the averages, unlike an uninterrupted training.
+    """
+
+    def finalize_variable_values(self, var_list: Any) -> None:
+        """Do nothing; see `take_averages`."""
 
 
 class _L2Penalty:
@@ -151,7 +161,7 @@ class SGDW(AveragesOnRequest, keras.optimizers.SGD):
 
 @keras.saving.register_keras_serializable("san_tf")
 class AdamW(_OwnSteps, AveragesOnRequest, keras.optimizers.AdamW):
-    """Keras's AdamW, with weight averages taken only on request; see `san_tf.training.averages`."""
+    """Keras's AdamW, with weight averages taken only on request; see `san_tf.training.optimizers`."""
 
 
 def _own_name(variable: Any) -> str:
@@ -285,3 +295,29 @@ def build_addons_optimizer(
     if weight_decay:
         raise UserError(f"{name} has no weight decay; set weight_decay to 0, or choose another optimizer.")
     return build(learning_rate=schedule, **clip)
+
+
+def take_averages(model: keras.Model) -> bool:
+    """Put the averages of the trainable weights into a compiled model, if its optimiser keeps any.
+
+    Moving statistics of batch norms are averages already and stay unchanged. The averages are variables of
+    the optimiser. So checkpoints contain them, and a resumed training has the same averages as an
+    uninterrupted one.
+
+    Returns:
+        Whether the optimiser keeps averages.
+
+    Example:
+        >>> model.compile(optimizer=build_optimizer(ema=0.999))
+        >>> model.fit(dataset)
+        >>> take_averages(model)
+        True
+    """
+    # A model copied from a distributed training was never compiled and has no optimiser.
+    optimizer: Any = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not getattr(optimizer, "use_ema", False):
+        return False
+    # The method that Keras calls after `fit` uses this one; Keras 2 and 3 both have it.
+    optimizer._overwrite_model_variables_with_average_value(model.trainable_variables)
+    return True

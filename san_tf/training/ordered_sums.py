@@ -33,7 +33,7 @@ def ordered_sums() -> Iterator[None]:
     `tf.config.experimental.enable_op_determinism` does not change `AddN` (TensorFlow 2.15 and 2.21).
 
     Results are then equal to the last bit in the same environment, but not more accurate. The networks and
-    losses of this package avoid other sums in varying order on a CPU, see `san_tf.losses.row_choice`.
+    losses of this package avoid other sums in varying order on a CPU, see `san_tf.losses.triplet`.
 
     Example:
         >>> with ordered_sums():

@@ -11,8 +11,18 @@ import tensorflow as tf
 from rich.console import Console
 
 from san_tf.check import trial_steps
-from san_tf.check.machine import findings, instructions
-from san_tf.check.trial_steps import CASES, FLOAT32, Case, Outcome, advice, check, difference, try_case
+from san_tf.check.trial_steps import (
+    CASES,
+    FLOAT32,
+    Case,
+    Outcome,
+    advice,
+    check,
+    difference,
+    findings,
+    instructions,
+    try_case,
+)
 
 FINE = Outcome((2.0, 1.9, 1.8), (9.0, 0.2, 0.1))
 XLA = Case("float32", xla=True)

@@ -12,9 +12,17 @@ from checkpoint_writer import legacy_checkpoint, tensor, zip_checkpoint
 from safetensors import safe_open
 
 from san_tf.convert.__main__ import main
-from san_tf.convert.architectures import DECODER, Architecture, recognise
+from san_tf.convert.architectures import (
+    DECODER,
+    Architecture,
+    bnneck_names,
+    decoder_names,
+    head_names,
+    osnet_names,
+    recognise,
+    resnet_names,
+)
 from san_tf.convert.converter import _as_stated, convert_checkpoint
-from san_tf.convert.layer_names import bnneck_names, decoder_names, head_names, osnet_names, resnet_names
 from san_tf.convert.to_pytorch import convert_weights, to_state_dict, write_state_dict
 from san_tf.convert.weight_map import assign
 from san_tf.errors import UserError

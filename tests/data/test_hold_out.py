@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from san_tf.data.hold_out import hold_out
+from san_tf.data.record_sets import hold_out
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from san_tf.data.joining import joined
+from san_tf.data.record_sets import joined
 from san_tf.data.records import Records
 from san_tf.errors import UserError
 

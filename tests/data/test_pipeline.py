@@ -9,10 +9,9 @@ import tensorflow as tf
 from PIL import Image
 
 from san_tf.data.augmentation import Augmentation
-from san_tf.data.pipeline import inference_dataset, pit_dataset, train_dataset
+from san_tf.data.pipeline import TextureLoader, inference_dataset, pit_dataset, train_dataset
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
-from san_tf.data.texture_loader import TextureLoader
 from san_tf.data.upright import upright
 from san_tf.errors import UserError
 from san_tf.normalization import denormalize, normalize, texture_to_uint8

@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from san_tf.data.pipeline import train_dataset
+from san_tf.data.pipeline import Shard, train_dataset
 from san_tf.data.records import Records
-from san_tf.data.shards import Shard
 from san_tf.errors import UserError
 
 

@@ -12,11 +12,10 @@ from sklearn.linear_model import LogisticRegression
 
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
-from san_tf.evaluation.calibration_fit import fit_calibration, isotonic, platt
+from san_tf.evaluation.calibration_fit import fit_calibration, isotonic, platt, reliability
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.operating_points import far_upper_bound, operating_point
 from san_tf.evaluation.protocols import features_distances
-from san_tf.evaluation.reliability import reliability
 from san_tf.evaluation.roc import RocCurve
 
 

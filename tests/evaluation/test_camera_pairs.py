@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.evaluation.camera_pairs import camera_pairs
+from san_tf.evaluation.assessment import camera_pairs
 from san_tf.evaluation.feature_set import FeatureSet
 from san_tf.evaluation.ranking import evaluate_ranking
 

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from san_tf.errors import UserError
 from san_tf.evaluation import embedding_steps as expansion
 from san_tf.evaluation.embedding_steps import augment_database, expand_queries, prepared, without_camera_bias
-from san_tf.evaluation.feature_set import FeatureSet
-from san_tf.evaluation.fusion import concatenated
+from san_tf.evaluation.feature_set import FeatureSet, concatenated
 from san_tf.evaluation.options import Preparation
 from san_tf.evaluation.protocols import evaluate_protocol
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.evaluation.ranked_lists import top_of_distances
-from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking
+from san_tf.evaluation.ranking import evaluate_distances, evaluate_ranking, top_of_distances
 
 
 def test_mistakes_are_named():

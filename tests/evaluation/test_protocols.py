@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from san_tf.errors import UserError
 from san_tf.evaluation import protocols
 from san_tf.evaluation.feature_set import FeatureSet, rows_per_block, told_apart
-from san_tf.evaluation.protocols import PROTOCOLS, evaluate_protocol
+from san_tf.evaluation.protocols import PROTOCOLS, evaluate_protocol, vehicleid_draws
 from san_tf.evaluation.ranking import evaluate_ranking
-from san_tf.evaluation.single_shot import vehicleid_draws
 
 
 def line(places, pids, camids) -> FeatureSet:

@@ -2,8 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from san_tf.evaluation.ranked_lists import top_of_distances
-from san_tf.evaluation.ranking import top_matches
+from san_tf.evaluation.ranking import top_matches, top_of_distances
 
 
 def test_top_matches_follow_the_protocol():

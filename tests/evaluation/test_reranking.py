@@ -6,11 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from san_tf.errors import UserError
-from san_tf.evaluation import neighbours, threads
-from san_tf.evaluation.neighbours import nearest_neighbours
-from san_tf.evaluation.ranked_lists import top_of_distances
-from san_tf.evaluation.ranking import evaluate_distances
-from san_tf.evaluation.reranking import Reranking, rerank
+from san_tf.evaluation import reranking as neighbours
+from san_tf.evaluation import threads
+from san_tf.evaluation.ranking import evaluate_distances, top_of_distances
+from san_tf.evaluation.reranking import Reranking, nearest_neighbours, rerank
 
 
 def dense(query, gallery, k1, k2, share):

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from checkpoint_writer import tensor, zip_checkpoint
 
-from san_tf.convert.architectures import DECODER
-from san_tf.convert.layer_names import head_names, resnet_names
+from san_tf.convert.architectures import DECODER, head_names, resnet_names
 from san_tf.convert.weight_map import counterparts_of
 from san_tf.errors import UserError
 from san_tf.experiments.ready_generator import OFFICIAL_SIZE, input_size, network_of, ready_generator

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
+from san_tf.experiments.cuhk03 import MEASURES, mean_rows
 from san_tf.experiments.features import Features, row_of
 from san_tf.experiments.flags import parse
 from san_tf.experiments.networks import mirror_map_of
 from san_tf.experiments.recipe import EvaluationRecipe, Recipe
 from san_tf.experiments.recipe_checks import check_recipe
 from san_tf.experiments.recipe_files import updated
-from san_tf.experiments.splits import MEASURES, mean_rows
 from san_tf.experiments.targets import protocol_of
 
 

@@ -16,8 +16,7 @@ from san_tf.experiments.experiment import WITH_TEXTURES, Experiment, Stage
 from san_tf.experiments.flags import Options, parse
 from san_tf.experiments.ownership import fingerprint
 from san_tf.experiments.recipe import DataRecipe, EvaluationRecipe, LossRecipe, ModelRecipe, Recipe
-from san_tf.experiments.runner import run_stages
-from san_tf.experiments.workers import check_shares
+from san_tf.experiments.runner import check_shares, run_stages
 from san_tf.training.cluster import Cluster
 from san_tf.training.distribution import Distribution
 from san_tf.training.run_directory import RunDirectory

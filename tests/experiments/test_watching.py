@@ -15,9 +15,9 @@ from tiny_runs import in_seconds
 
 from san_tf.errors import UserError
 from san_tf.experiments import dry_run, synthetic
+from san_tf.experiments.dry_run import StepCost
 from san_tf.experiments.recipe import DataRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.recipe_checks import check_recipe
-from san_tf.training.step_cost import StepCost
 
 WITHOUT_DECODER = ("--lambda_reconstruction=0", "--lambda_texture_triplet=0")
 FLAGS = (

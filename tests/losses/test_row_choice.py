@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from san_tf.losses.row_choice import chosen_elements, chosen_rows
+from san_tf.losses.triplet import chosen_elements, chosen_rows
 
 
 def test_rows_and_their_gradient_are_those_of_gather() -> None:

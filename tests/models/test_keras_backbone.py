@@ -9,7 +9,7 @@ from legacy_h5 import save_weights_to_hdf5_group
 
 from san_tf.errors import UserError
 from san_tf.models import SAN, build_decoder, build_encoder
-from san_tf.models.keras_applications import build_application
+from san_tf.models.keras_backbone import build_application
 from san_tf.normalization import normalize
 from san_tf.training.precision import precision_scope
 

@@ -12,7 +12,7 @@ from san_tf.embedding.exported_encoder import ExportedEncoder
 from san_tf.errors import UserError
 from san_tf.serving.fingerprint import runtime_digests, verify_export, verify_runtime_file
 from san_tf.serving.kit import write_kit
-from san_tf.serving.runtime_source import read_source
+from san_tf.serving.runtimes import read_source
 
 SAMPLE = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic" / "1"
 DATA = "variables/variables.data-00000-of-00001"

@@ -13,8 +13,7 @@ import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2
 
 from san_tf.errors import UserError
-from san_tf.serving.client import Client
-from san_tf.serving.outgoing import good_picture
+from san_tf.serving.client import Client, good_picture
 
 grpc = pytest.importorskip("grpc")
 predict_pb2 = pytest.importorskip("tensorflow_serving.apis.predict_pb2")

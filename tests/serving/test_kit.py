@@ -18,9 +18,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, te
 
 from san_tf import atomic
 from san_tf.errors import UserError
-from san_tf.serving.kit import main, write_kit
+from san_tf.serving.kit import compose_file, main, write_kit
 from san_tf.serving.servable import check_version, find_versions
-from san_tf.serving.server_files import compose_file
 
 FILES = {"docker-compose.yml", "models.config", "batching.config", "monitoring.config", "README.md"}
 

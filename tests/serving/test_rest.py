@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.serving.client import Client
-from san_tf.serving.outgoing import good_picture
+from san_tf.serving.client import Client, good_picture
 from san_tf.serving.rest import RestTransport
 from san_tf.serving.retries import Backoff
 from san_tf.serving.transport import Model, WrongAnswerError

@@ -12,8 +12,7 @@ from tensorflow.core.framework import tensor_pb2
 from tiny_encoder import SERVED_SIZE, small_encoder
 
 from san_tf.errors import UserError
-from san_tf.serving.encoder_export import export_encoder
-from san_tf.serving.warmup import WARMUP_FILE
+from san_tf.serving.encoder_export import WARMUP_FILE, export_encoder
 
 
 def records(folder: Path) -> list[bytes]:

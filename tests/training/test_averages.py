@@ -12,9 +12,8 @@ from tiny_training_model import TinyModel, build, dataset_at, state
 
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
-from san_tf.training.averages import take_averages
 from san_tf.training.loop import train
-from san_tf.training.optimizers import build_optimizer
+from san_tf.training.optimizers import build_optimizer, take_averages
 from san_tf.training.run_directory import RunDirectory
 
 needs_keras_3 = pytest.mark.skipif(not KERAS_3, reason="Keras 2 does not accumulate")

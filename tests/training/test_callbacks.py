@@ -16,12 +16,11 @@ from tiny_training_model import build
 
 from san_tf.checkpoints import CheckpointFolder
 from san_tf.errors import UserError
-from san_tf.training.callbacks.clock import Clock
-from san_tf.training.callbacks.finite_loss import FiniteLoss
+from san_tf.training.callbacks.clock import Clock, DataWait
+from san_tf.training.callbacks.guards import FiniteLoss
 from san_tf.training.callbacks.interruption import Interruption
-from san_tf.training.callbacks.progress_line import ProgressLine
+from san_tf.training.callbacks.reports import ProgressLine
 from san_tf.training.callbacks.saving import SaveCheckpoints
-from san_tf.training.data_wait import DataWait
 
 
 def test_clock_counts_from_the_middle_of_an_epoch() -> None:

@@ -13,8 +13,8 @@ from san_tf.losses import batch_hard_triplet_loss
 from san_tf.models import SAN, LossWeights
 from san_tf.models.san import spread
 from san_tf.training.callbacks.clock import Clock
-from san_tf.training.callbacks.collapse import CollapseWatch
-from san_tf.training.callbacks.progress_line import ProgressLine
+from san_tf.training.callbacks.guards import CollapseWatch
+from san_tf.training.callbacks.reports import ProgressLine
 from san_tf.training.optimizers import build_optimizer
 
 

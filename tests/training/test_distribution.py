@@ -14,8 +14,8 @@ import tensorflow as tf
 
 from san_tf.errors import UserError
 from san_tf.keras_compat import KERAS_3
-from san_tf.training.distributed_fit import distributed_fit
 from san_tf.training.distribution import Distribution, start
+from san_tf.training.loop import distributed_fit
 
 HERE = Path(__file__).resolve().parent
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_training_model import build, dataset_at, state
 
 from san_tf.checkpoints import read
-from san_tf.training.callbacks.early_stopping import measured_since_best
+from san_tf.training.callbacks.guards import measured_since_best
 from san_tf.training.loop import TrainingResult, train
 from san_tf.training.run_directory import RunDirectory
 

@@ -8,8 +8,8 @@ import pytest
 import tensorflow as tf
 
 from san_tf.errors import UserError
+from san_tf.experiments.rate_sweep import RateSweep, rising_rates, sweep_rates
 from san_tf.keras_compat import apply_gradients
-from san_tf.training.learning_rate_finder import RateSweep, rising_rates, sweep_rates
 
 
 class Parabola(keras.Model):

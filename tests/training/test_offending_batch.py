@@ -11,8 +11,8 @@ import tensorflow as tf
 from tiny_training_model import build, dataset_at
 
 from san_tf.errors import UserError
+from san_tf.training.callbacks.guards import OffendingBatch
 from san_tf.training.loop import train
-from san_tf.training.offending_batch import OffendingBatch
 from san_tf.training.run_directory import RunDirectory
 
 NAMES = [f"{number:04d}_c1.jpg" for number in range(100)]

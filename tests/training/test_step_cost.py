@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from tiny_san import TEXTURE, build, encoder
 
+from san_tf.experiments.dry_run import StepCost, measure_steps
 from san_tf.models.san import SAN
 from san_tf.training.optimizers import build_optimizer
-from san_tf.training.step_cost import StepCost, measure_steps
 
 
 @pytest.mark.parametrize(

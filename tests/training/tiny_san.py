@@ -13,9 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.data.augmentation import Augmentation
-from san_tf.data.pipeline import train_dataset
+from san_tf.data.pipeline import Shard, train_dataset
 from san_tf.data.records import Records
-from san_tf.data.shards import Shard
 from san_tf.keras_compat import model_variables, optimizer_variables
 from san_tf.keras_distribution import local_value, synchronize_batch_norms
 from san_tf.models.decoder import build_decoder

@@ -15,13 +15,13 @@ from matplotlib.text import Text
 
 from san_tf.errors import UserError
 from san_tf.experiments.ablation.figures import Bar, cell_label_pictures, difference_chart, runs_chart
+from san_tf.experiments.rate_sweep import rate_sweep
 from san_tf.visualization import style
 from san_tf.visualization.camera_matrix import camera_matrix
 from san_tf.visualization.contact_sheet import contact_sheet
 from san_tf.visualization.curves import _spread, cmc_curves, loss_curves
 from san_tf.visualization.embedding_map import _apart, embedding_coordinates, embedding_map
 from san_tf.visualization.ranked_list_sheet import ranked_lists
-from san_tf.visualization.rate_sweep_curve import rate_sweep
 from san_tf.visualization.reposed import render_texture, reposed
 from san_tf.visualization.texture_panels import texture_panels
 from san_tf.visualization.verification_curves import reliability_diagram, roc_curves

@@ -37,9 +37,8 @@ from san_tf.experiments.recipe import Recipe
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
-from san_tf.training.averages import take_averages
 from san_tf.training.loop import train
-from san_tf.training.optimizers import build_addons_optimizer, build_optimizer
+from san_tf.training.optimizers import build_addons_optimizer, build_optimizer, take_averages
 from san_tf.training.precision import set_precision
 from san_tf.training.schedules import WarmupCosine, WarmupMilestones, WarmupSteps
 

@@ -15,7 +15,7 @@ import numpy as np
 from san_tf.checkpoints import CheckpointFolder, DamagedError, NonFiniteError, verify
 from san_tf.keras_distribution import assign_local, local_value
 from san_tf.training.callbacks.clock import Clock
-from san_tf.training.callbacks.finite_loss import diverged
+from san_tf.training.callbacks.guards import diverged
 
 _logger = logging.getLogger(__name__)
 

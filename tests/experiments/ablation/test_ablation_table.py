@@ -12,10 +12,15 @@ import pytest
 from san_tf.errors import UserError
 from san_tf.evaluation.query_scores import QueryScores
 from san_tf.evaluation.significance import compare
-from san_tf.experiments.ablation.ablation_report import markdown
+from san_tf.experiments.ablation.ablation_report import (
+    gather,
+    markdown,
+    summarize,
+    write_results,
+    write_summary,
+)
 from san_tf.experiments.ablation.row_runs import RunResult
 from san_tf.experiments.ablation.rows import ROWS, differing_values, rows_named
-from san_tf.experiments.ablation.table import gather, summarize, write_results, write_summary
 from san_tf.experiments.recipe import Recipe
 from san_tf.training.run_directory import RunDirectory, plain
 

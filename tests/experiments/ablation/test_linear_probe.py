@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from san_tf.errors import UserError
-from san_tf.experiments.ablation.linear_probe import (
+from san_tf.experiments.ablation.probe import (
     explained,
     fit_ridge,
     probe_cells,

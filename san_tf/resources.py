@@ -1,9 +1,18 @@
-"""Peak memory of this process."""
+"""Processor cores available to this process, and its peak memory."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+
+
+def core_count() -> int:
+    """Return the number of cores that this process may use, at least 1."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
 
 _STATUS = Path("/proc/self/status")
 
