@@ -21,6 +21,7 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.forms import Form, check_form, form_of
+from san_tf.keras_compat import KERAS_3
 
 SUFFIX = ".weights.h5"
 # Exceptions of h5py and Keras for files that are damaged or of another network.
@@ -202,4 +203,17 @@ def _assumption(path: str | os.PathLike[str], form: Form) -> str:
 
 @keras.saving.register_keras_serializable("san_tf")
 class Network(KeepsForm, keras.Model):
-    """A functional Keras model whose weights files carry its form; see `KeepsForm`."""
+    """A functional Keras model whose weights files carry its form; see `KeepsForm`.
+
+    It may have inputs that no output needs: a decoder without skips takes all four stage maps.
+    """
+
+    if KERAS_3:
+        # Keras revives a functional subclass from its config only if the constructor takes exactly these.
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            for tensor in keras.tree.flatten(args[:1] or kwargs.get("inputs", ())):
+                operation = tensor._keras_history.operation
+                # Keras 3.12 refuses an input that no layer reads, so a layer outside the graph reads it.
+                if not operation._outbound_nodes:
+                    keras.layers.Identity(name=f"{operation.name}_unused")(tensor)
+            super().__init__(*args, **kwargs)
