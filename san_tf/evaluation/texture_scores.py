@@ -148,10 +148,11 @@ def lab_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
         >>> float(lab_distance(np.zeros(3), np.full(3, 255)))
         100.0
     """
-    first, second = (_lab(np.asarray(colors, np.float32)) for colors in (first, second))
+    first, second = (lab_colors(np.asarray(colors, np.float32)) for colors in (first, second))
     return np.linalg.norm(first - second, axis=-1)
 
 
-def _lab(colors: np.ndarray) -> np.ndarray:
+def lab_colors(colors: np.ndarray) -> np.ndarray:
+    """Convert `(..., 3)` float32 sRGB, 0-255, to CIELAB: lightness 0-100, a and b."""
     flat = np.ascontiguousarray(colors.reshape(1, -1, 3)) / np.float32(255)
     return cv2.cvtColor(flat, cv2.COLOR_RGB2LAB).reshape(colors.shape)

@@ -24,7 +24,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
-        "CollapseWatch": "callbacks.collapse",
+        "CollapseWatch": "callbacks.guards",
         "WarmupCosine": "schedules",
         "build_optimizer": "optimizers",
         "set_precision": "precision",
