@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -15,14 +15,6 @@ from san_tf.evaluation.options import Measures
 from san_tf.evaluation.protocols import ProtocolResult
 from san_tf.evaluation.roc import RocCurve
 from san_tf.evaluation.significance import Difference, Interval
-from san_tf.visualization.camera_matrix import camera_matrix
-from san_tf.visualization.curves import cmc_curves
-from san_tf.visualization.style import save_figure
-from san_tf.visualization.verification_curves import reliability_diagram, roc_curves
-
-if TYPE_CHECKING:
-    from san_tf.evaluation.assessment import Assessment
-
 
 RANKS = (1, 5, 10, 20)
 # Larger tables of cameras do not fit a terminal; the worst pairs are listed instead.
@@ -181,6 +173,12 @@ def draw(runs: dict[str, Assessment], report: dict[str, Any], folder: str) -> li
     Raises:
         UserError: If the folder cannot be written.
     """
+    # Matplotlib takes as long to import as everything else here; tables should not wait for it.
+    from san_tf.visualization.camera_matrix import camera_matrix
+    from san_tf.visualization.curves import cmc_curves
+    from san_tf.visualization.style import save_figure
+    from san_tf.visualization.verification_curves import reliability_diagram, roc_curves
+
     curves = {}
     for name, run in runs.items():
         curves[name] = run.result.cmc

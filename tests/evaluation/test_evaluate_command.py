@@ -112,7 +112,7 @@ def test_everything_at_once_without_tensorflow(files, tmp_path):
         f" '--rerank', '--roc', '--cameras', '--bootstrap', '200', '--figures', {str(tmp_path)!r}]\n"
         "try: evaluate.main(arguments)\n"
         "except SystemExit as leaving: assert not leaving.code\n"
-        "heavy = {'tensorflow', 'keras', 'torch'} & set(sys.modules)\n"
+        "heavy = {'tensorflow', 'keras', 'torch', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
