@@ -1,9 +1,12 @@
-"""The paper's ablation on rendered people: the effect of each part of SAN.
+"""The paper's ablation, on rendered people or on your photographs: the effect of each part of SAN.
 
 All rows share data, texture generator and textures, which are made once. Each row then trains once per seed
 in `<workdir>/<row>/seed_<n>/`, from the same initial weights and on the same batches. Finished steps are
 skipped. Several processes may work in one workdir: each takes runs that no other process works on. `--stage
 report` reports all finished runs; `--stage evaluate` and `--stage probe` repeat these steps of trained runs.
+
+With `--dataset custom/...` and `--folder`, the rows train on photographs. Their true textures and body parts
+are unknown, so there is no row `oracle` and no probe, and scores are broken down by camera.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 
 from san_tf.command_line import run_as_command
 from san_tf.errors import UserError
-from san_tf.experiments.ablation.rows import ROWS, rows_named
+from san_tf.experiments.ablation.rows import is_rendered, rows_for, rows_named
 from san_tf.experiments.experiment import Experiment, Stage
 from san_tf.experiments.flags import Options, parse
 from san_tf.experiments.recipe import (
@@ -67,6 +70,8 @@ SHARED = (
     Stage("true-textures", _DATA),
     Stage("surface-labels", _DATA),
 )
+# Stages of rendered data only.
+_TRUTHS = {"true-textures", "surface-labels"}
 RUNS, REPORT = "runs", "report"
 # Steps of every run that can be repeated.
 AGAIN = ("evaluate", "probe")
@@ -85,7 +90,14 @@ class AblationOptions(Options):
 
 
 def _check(options: AblationOptions, recipe: Recipe) -> None:
-    rows_named(options.rows)
+    dataset = recipe.data.dataset
+    possible = rows_for(dataset)
+    for row in rows_named(options.rows):
+        if row not in possible:
+            raise UserError(
+                f"Row {row.name} needs the true textures of rendered people, which {dataset} has not; leave"
+                " the row out."
+            )
     if recipe.training.method != "both":
         raise UserError("The ablation's rows define what to train; leave --method out and choose --rows.")
     low, high = RANGES["seed"]
@@ -105,7 +117,7 @@ def _do_runs(experiment: Experiment, options: AblationOptions, again: Sequence[s
 
     # Seeds in the outer loop, so that a table with all rows is available early.
     for number in range(len(options.seeds)):
-        for row in rows_named(options.rows):
+        for row in rows_named(options.rows, rows_for(experiment.recipe.data.dataset)):
             seeds = row.seeds(options.seeds)
             if number < len(seeds) and not RowRun(experiment, row, seeds[number]).do(again):
                 experiment.console.print(
@@ -126,9 +138,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         experiment = Experiment("ablation", recipe, options, RunDirectory(options.workdir))
         asked = options.stage or names
-        if any(stage.name in asked for stage in SHARED):
+        rendered = is_rendered(recipe.data.dataset)
+        shared = [
+            stage for stage in SHARED if rendered or stage.name not in _TRUTHS or stage.name in options.stage
+        ]
+        if any(stage.name in asked for stage in shared):
             # All rows share these stages: a second process waits until the first has finished them.
-            run_stages(experiment, SHARED, wait=True)
+            run_stages(experiment, shared, wait=True)
         again = [name for name in AGAIN if name in asked]
         if RUNS in asked:
             _do_runs(experiment, options, ())
@@ -137,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if REPORT in asked:
             from san_tf.experiments.ablation.ablation_report import report
 
-            report(experiment, ROWS)
+            report(experiment, rows_for(recipe.data.dataset))
 
     run_as_command(action)
 

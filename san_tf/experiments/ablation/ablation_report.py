@@ -21,7 +21,7 @@ from san_tf.evaluation.significance import Difference, compare
 from san_tf.experiments.ablation.figures import Bar, cell_label_pictures, difference_chart, runs_chart
 from san_tf.experiments.ablation.probe import predictions_path
 from san_tf.experiments.ablation.row_runs import RunResult, run_path
-from san_tf.experiments.ablation.rows import BASELINE, Row, differing_values
+from san_tf.experiments.ablation.rows import BASELINE, Row, differing_values, is_rendered
 from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.stages.surface_labels import labels_path, load_labels
@@ -185,12 +185,12 @@ def probe_columns(run: RunResult) -> dict[str, float]:
 def write_results(found: Mapping[str, Mapping[int, RunResult]], path: Path) -> None:
     """Write one line per run: scores, conditions, probes, seconds, and the recipe values that differ."""
     runs = [run for seeds in found.values() for run in seeds.values()]
-    trained = [run for run in runs if run.probe]
+    trained = [run for run in runs if run.trained]
     different = differing_values([run.results["recipe"] for run in trained])
     lines = []
     for run in runs:
         row = run.results["rows"][0]
-        line: dict[str, Any] = {"row": run.row, "seed": run.seed if run.probe else ""}
+        line: dict[str, Any] = {"row": run.row, "seed": run.seed if run.trained else ""}
         line |= {name: f"{row[name]:.6f}" for name in ("rank1", "rank5", "mAP", "mINP")}
         for name, result in run.results["conditions"].items():
             line[f"mAP {name}"] = f"{result['mAP']:.6f}" if result else ""
@@ -199,7 +199,7 @@ def write_results(found: Mapping[str, Mapping[int, RunResult]], path: Path) -> N
         line["textures"] = run.results["textures"]
         for name in different:
             part, value = name.split(".")
-            line[value] = run.results["recipe"][part][value] if run.probe else ""
+            line[value] = run.results["recipe"][part][value] if run.trained else ""
         lines.append(line)
     _write_csv(lines, path)
 
@@ -302,16 +302,17 @@ def _figures(
         for title, key in (("rank-1", "rank1"), ("mAP", "mAP"))
     }
     yield "runs", runs_chart(names, scores, titles[BASELINE], "Every run of every row")
-    compared = [row for row, runs in found.items() if row != BASELINE and next(iter(runs.values())).probe]
+    compared = [row for row, runs in found.items() if row != BASELINE and next(iter(runs.values())).trained]
     if BASELINE in found and compared:
-        yield "conditions", _conditions(found, measures, titles, compared)
+        by = "what query and match show" if is_rendered(experiment.recipe.data.dataset) else "camera"
+        yield "conditions", _conditions(found, measures, titles, compared, by)
     probed = [row for row in _PROBED if row in found]
     if probed and labels_path(experiment).is_file():
         yield "body_parts", _body_parts(experiment, found, titles, probed)
 
 
 def _conditions(
-    found: Found, measures: Sequence[Measure], titles: Mapping[str, str], rows: Sequence[str]
+    found: Found, measures: Sequence[Measure], titles: Mapping[str, str], rows: Sequence[str], by: str
 ) -> Figure:
     by_name = {(measure.row, measure.measure): measure for measure in measures}
     queries = _queries(found)
@@ -324,7 +325,7 @@ def _conditions(
             for m in chosen
         ]
     captions = {name or "all": f"{number} queries" for name, number in queries.items()}
-    title = "Gain over the baseline by what query and match show (lines: 95 %, other people)"
+    title = f"Gain over the baseline by {by} (lines: 95 %, other people)"
     return difference_chart([titles[row] for row in rows], differences, captions, titles[BASELINE], title)
 
 
@@ -371,7 +372,9 @@ def markdown(
     """
     by_name = {(measure.row, measure.measure): measure for measure in measures}
     rows = list(dict.fromkeys(measure.row for measure in measures))
-    parts = [_ranking(rows, by_name, titles), _condition_table(rows, by_name, titles, queries)]
+    parts = [_ranking(rows, by_name, titles)]
+    if len(queries) > 1:
+        parts.append(_condition_table(rows, by_name, titles, queries))
     probed = [row for row in rows if (row, "probe accuracy") in by_name]
     if probed:
         parts.append(_probes(probed, by_name, titles, references))

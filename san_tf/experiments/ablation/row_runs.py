@@ -13,12 +13,15 @@ import numpy as np
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
 from san_tf.evaluation.conditions import Seen, by_condition
+from san_tf.evaluation.feature_set import UNKNOWN
+from san_tf.evaluation.protocols import evaluate_protocol
 from san_tf.evaluation.query_scores import QueryScores
-from san_tf.evaluation.ranking import RankingResult, score_matches
+from san_tf.evaluation.ranking import score_matches
 from san_tf.experiments.ablation import probe
-from san_tf.experiments.ablation.rows import HISTOGRAM, Row
+from san_tf.experiments.ablation.rows import HISTOGRAM, Row, is_rendered
 from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
+from san_tf.experiments.features import Features
 from san_tf.experiments.ownership import differences, told
 from san_tf.experiments.painting import start_weights
 from san_tf.experiments.stages import evaluate, pseudo_textures, true_textures
@@ -28,6 +31,8 @@ from san_tf.experiments.targets import targets
 from san_tf.file_lock import file_lock
 from san_tf.training.run_directory import RunDirectory
 
+# Cameras of which each has a breakdown of its own.
+_MOST_CAMERAS = 8
 # Parts that decide a run's result, in addition to the common recipe's seed (of the texture generator).
 _TRAIN = ("seed", "data", "model", "losses", "training", "generator")
 
@@ -105,7 +110,10 @@ class RowRun:
     def _steps(self) -> dict[str, Callable[[Experiment], None]]:
         if not self.row.trained:
             return {"evaluate": self._evaluate}
-        return {"train": self._train, "evaluate": self._evaluate, "probe": self._probe}
+        steps: dict[str, Callable[[Experiment], None]] = {"train": self._train, "evaluate": self._evaluate}
+        if is_rendered(self.common.recipe.data.dataset):
+            steps["probe"] = self._probe
+        return steps
 
     def _fields(self, recipe: Any, step: str) -> dict[str, Any]:
         parts = _TRAIN if self.row.trained else ("data",)
@@ -134,16 +142,24 @@ class RowRun:
         features.save(experiment, method, target.name)
         ranked = features.matches(experiment.recipe.evaluation)
         plain = score_matches(ranked)
-        conditions = by_condition(ranked, Seen.of(query.extras), Seen.of(gallery.extras))
-        _write_query_scores(experiment, query.pids, plain, conditions)
+        every = QueryScores.of(plain)
+        if is_rendered(experiment.recipe.data.dataset):
+            found = by_condition(ranked, Seen.of(query.extras), Seen.of(gallery.extras))
+            conditions = {name: QueryScores.of(one) for name, one in found.items() if one is not None}
+        else:
+            conditions = by_camera(features, every, experiment.recipe.evaluation.metric)
+        _write_query_scores(experiment, query.pids, every, conditions)
         evaluate.write_results(
             experiment,
             [{**plain.row(self.row.title), "cmc": plain.cmc.round(6).tolist()}],
             row=self.row.name,
             textures=self.row.textures,
             conditions={
-                name: None if result is None else {**result.row(self.row.title), "queries": result.num_valid}
-                for name, result in conditions.items()
+                name: {
+                    **{score: float(np.nanmean(values)) for score, values in one.columns().items()},
+                    "queries": int(one.valid().sum()),
+                }
+                for name, one in conditions.items()
             },
         )
         experiment.say(f"rank-1 {plain.rank1:.1%}, mAP {plain.mAP:.1%}, mINP {plain.mINP:.1%}")
@@ -165,7 +181,7 @@ class RunResult:
         row: name of the row.
         seed: seed of the run.
         results: content of `results.json`.
-        probe: content of `probe.json`; empty for a row without network.
+        probe: content of `probe.json`; empty for a row without network, and on photographs.
         pids: `(Q,)` int64 identities of the queries.
         scores: scores of each query by condition; "" is the plain ranking.
     """
@@ -176,6 +192,11 @@ class RunResult:
     probe: dict[str, Any]
     pids: np.ndarray
     scores: dict[str, QueryScores]
+
+    @property
+    def trained(self) -> bool:
+        """Whether the row has a network."""
+        return self.row != HISTOGRAM
 
     @classmethod
     def load(cls, workdir: Path, row: Row, seed: int) -> RunResult | None:
@@ -190,7 +211,11 @@ class RunResult:
         if not path.is_dir():
             return None
         run = RunDirectory(path)
-        if not all(run.is_done(name) for name in ("evaluate", *(["probe"] if row.trained else []))):
+        if not run.is_done("evaluate"):
+            return None
+        results = json.loads(run.results_path.read_text())
+        probed = row.trained and is_rendered(results["recipe"]["data"]["dataset"])
+        if probed and not run.is_done("probe"):
             return None
         with np.load(path / "query_scores.npz") as data:
             pids = data["pids"]
@@ -202,24 +227,46 @@ class RunResult:
         return cls(
             row.name,
             seed,
-            json.loads(run.results_path.read_text()),
-            json.loads((path / "probe.json").read_text()) if row.trained else {},
+            results,
+            json.loads((path / "probe.json").read_text()) if probed else {},
             pids,
             {name: QueryScores(**values) for name, values in columns.items()},
         )
 
 
+def by_camera(features: Features, every: QueryScores, metric: str) -> dict[str, QueryScores]:
+    """Break a ranking of photographs down by camera.
+
+    Args:
+        features: of query and gallery.
+        every: scores of each query by the Market-1501 protocol.
+        metric: "euclidean" or "cosine".
+
+    Returns:
+        `other cameras alone`: scores when pictures of other people by the query's own camera are left out,
+        too. A much higher mAP there means that the embedding knows the camera better than the person. Then
+        `asked by <camera>`: the scores `every` of this camera's queries, for up to eight cameras.
+    """
+    query, gallery = features.sets()
+    if (np.concatenate([query.camids, gallery.camids]) == UNKNOWN).any():
+        return {}
+    found = {"other cameras alone": evaluate_protocol(query, gallery, "cross-camera", metric).per_query}
+    cameras = np.unique(query.camids)
+    for camera in cameras if 1 < len(cameras) <= _MOST_CAMERAS else ():
+        chosen = {
+            name: np.where(query.camids == camera, values, np.nan) for name, values in every.columns().items()
+        }
+        found[f"asked by {camera}"] = QueryScores(**chosen)
+    return {name: one for name, one in found.items() if one.valid().any()}
+
+
 def _write_query_scores(
-    experiment: Experiment,
-    pids: np.ndarray,
-    plain: RankingResult,
-    conditions: dict[str, RankingResult | None],
+    experiment: Experiment, pids: np.ndarray, every: QueryScores, conditions: dict[str, QueryScores]
 ) -> None:
     """Write `query_scores.npz`: `pids`, then `rank1`, `mAP`, `mINP` and `<condition>/<score>`, (Q,) each."""
     columns = {"pids": pids}
-    for condition, result in {"": plain, **conditions}.items():
-        if result is not None:
-            prefix = f"{condition}/" if condition else ""
-            columns |= {prefix + name: values for name, values in QueryScores.of(result).columns().items()}
+    for condition, scores in {"": every, **conditions}.items():
+        prefix = f"{condition}/" if condition else ""
+        columns |= {prefix + name: values for name, values in scores.columns().items()}
     with atomic_file(experiment.run.path / "query_scores.npz") as temporary, temporary.open("wb") as file:
         np.savez(file, **columns)  # type: ignore[arg-type]  # mypy takes the columns for `allow_pickle`

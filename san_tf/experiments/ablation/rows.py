@@ -61,6 +61,20 @@ ROWS: tuple[Row, ...] = (
 )
 
 
+def is_rendered(dataset: str) -> bool:
+    """Whether the true textures and body parts of a data set are known.
+
+    Photographs have none, so their rows are without `oracle`, conditions of side and pose, and probes. Their
+    conditions are cameras instead.
+    """
+    return dataset.partition("/")[0] == "synthetic_reid"
+
+
+def rows_for(dataset: str) -> tuple[Row, ...]:
+    """Return the rows that can be trained on a data set."""
+    return ROWS if is_rendered(dataset) else tuple(row for row in ROWS if row.textures != "true")
+
+
 def rows_named(names: Sequence[str], rows: Sequence[Row] = ROWS) -> list[Row]:
     """Return the rows of these names (all without names) in the table's order.
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import PIL.Image
 import pytest
 import yaml
 
+from san_tf.evaluation.protocols import evaluate_protocol
 from san_tf.experiments.ablation import __main__ as ablation
 from san_tf.experiments.ablation import row_runs
 from san_tf.experiments.ablation.probe import scores_path
@@ -168,6 +172,51 @@ def test_mistakes_are_one_sentence(ablate: Ablate, tmp_path: Path, capsys, argum
     assert ablate(tmp_path / "run", *arguments) == 2
     message = capsys.readouterr().err
     assert named in message and message.startswith("Error: ") and message.count("\n") == 1
+
+
+def test_photographs_have_no_oracle_and_no_probe_and_are_broken_down_by_camera(
+    ablate: Ablate, tmp_path: Path, trained, capsys
+):
+    folder = tmp_path / "people"
+    rng = np.random.default_rng(0)
+    for split, people in (("train", (1, 2)), ("query", (3, 4)), ("gallery", (3, 4))):
+        (folder / split).mkdir(parents=True)
+        for person, camera in itertools.product(people, (1, 2)):
+            picture = rng.integers(0, 255, (64, 32, 3), np.uint8)
+            PIL.Image.fromarray(picture).save(folder / split / f"{person}_c{camera}_{split}.png")
+    photographs = (f"--data_dir={tmp_path / 'data'}", "--dataset=custom/names", f"--folder={folder}")
+    rows = ("--rows", "histogram", "baseline", "--seeds", "0", "1")
+    assert ablate(tmp_path / "run", *photographs, *rows, "--stage", "prepare", "runs", "report") == 0, (
+        capsys.readouterr().err
+    )
+    assert trained == [("baseline", 0, None), ("baseline", 1, None)]
+    text = (tmp_path / "run" / "summary.md").read_text()
+    assert "other cameras alone" in text and "linear probe" not in text
+    lines = list(csv.DictReader((tmp_path / "run" / "results.csv").open()))
+    assert [line["seed"] for line in lines] == ["", "0", "1"]
+    assert (tmp_path / "run" / "figures" / "runs.png").is_file()
+    assert ablate(tmp_path / "run", *photographs, "--stage=runs", "--rows=oracle") == 2
+    assert "custom/names has not" in capsys.readouterr().err
+
+
+def test_a_breakdown_by_camera_by_hand():
+    # Person 1 asks from camera 1, person 2 from camera 2. Their gallery: each under both cameras.
+    features = Features(
+        np.array([[0.0], [10.0]], np.float32), np.array([1, 2]), np.array([1, 2]),
+        np.array([[0.0], [4.0], [1.0], [14.0]], np.float32), np.array([1, 1, 2, 2]), np.array([1, 2, 1, 2]),
+    )  # fmt: skip
+    query, gallery = features.sets()
+    every = evaluate_protocol(query, gallery).per_query
+    # Query 0 at 0: its match at 4 comes after 1 (person 2, camera 1): precision 1/2. Query 10: person 2's
+    # match at 1 is 9 away, after 4 (6 away) and before 0 (10 away): 1/2; its own camera has nobody else.
+    np.testing.assert_allclose(every.mAP, [1 / 2, 1 / 2])
+    found = row_runs.by_camera(features, every, "euclidean")
+    # From the other camera alone: query 0 sees 4 (right) and 14; query 10 sees 0 (10 away) and 1 (right).
+    np.testing.assert_allclose(found["other cameras alone"].mAP, [1, 1])
+    np.testing.assert_allclose(found["asked by 1"].mAP, [1 / 2, np.nan])
+    np.testing.assert_allclose(found["asked by 2"].mAP, [np.nan, 1 / 2])
+    unknown = dataclasses.replace(features, gallery_camids=np.array([1, 2, 1, -1]))
+    assert row_runs.by_camera(unknown, every, "euclidean") == {}
 
 
 def test_a_probe_without_labels_says_so(ablate: Ablate, tmp_path: Path, trained, capsys):
