@@ -92,7 +92,7 @@ class AblationOptions(Options):
 def _check(options: AblationOptions, recipe: Recipe) -> None:
     dataset = recipe.data.dataset
     possible = rows_for(dataset)
-    for row in rows_named(options.rows):
+    for row in rows_named(options.rows) if options.rows else ():
         if row not in possible:
             raise UserError(
                 f"Row {row.name} needs the true textures of rendered people, which {dataset} has not; leave"

@@ -195,6 +195,7 @@ def test_photographs_have_no_oracle_and_no_probe_and_are_broken_down_by_camera(
     lines = list(csv.DictReader((tmp_path / "run" / "results.csv").open()))
     assert [line["seed"] for line in lines] == ["", "0", "1"]
     assert (tmp_path / "run" / "figures" / "runs.png").is_file()
+    assert ablate(tmp_path / "run", *photographs, "--stage=report") == 0, "rows need not be named"
     assert ablate(tmp_path / "run", *photographs, "--stage=runs", "--rows=oracle") == 2
     assert "custom/names has not" in capsys.readouterr().err
 
