@@ -15,7 +15,8 @@ from san_tf.data.images import decode_image
 from san_tf.data.records import Records
 from san_tf.data.textures import attach_textures, write_textures
 from san_tf.errors import UserError
-from san_tf.evaluation.feature_set import UNKNOWN, FeatureSet
+from san_tf.evaluation.counted_pairs import labelled_blocks
+from san_tf.evaluation.feature_set import UNKNOWN, Distances, FeatureSet
 from san_tf.evaluation.protocols import evaluate_protocol, features_distances
 from san_tf.evaluation.roc import roc_curve
 from san_tf.evaluation.texture_scores import lab_colors
@@ -70,20 +71,18 @@ def texture_agreement(descriptors: np.ndarray, pids: np.ndarray, camids: np.ndar
         raise UserError("Textures are compared across cameras, but images of unknown cameras were given.")
     distances = features_distances(features, features)
     curve = roc_curve(distances, features, features, "cross-camera")
-    scores = evaluate_protocol(features, features, "cross-camera")
-    same, different = _mean_distances(features)
+    scores = evaluate_protocol(features, features, "cross-camera", distances=distances)
+    same, different = _mean_distances(features, distances)
     return Agreement(curve.auc, float(scores.cmc[0]), float(scores.mAP), same, different)
 
 
-def _mean_distances(features: FeatureSet) -> tuple[float, float]:
+def _mean_distances(features: FeatureSet, squared: Distances) -> tuple[float, float]:
     """Mean distance across cameras of two textures of one person, and of two people."""
     sums, counts = np.zeros(2), np.zeros(2)
-    for number, row in enumerate(features.features):
-        elsewhere = features.camids != features.camids[number]
-        distance = np.linalg.norm(features.features[elsewhere] - row, axis=1)
-        same = features.pids[elsewhere] == features.pids[number]
-        sums += distance[same].sum(dtype=np.float64), distance[~same].sum(dtype=np.float64)
-        counts += same.sum(), (~same).sum()
+    for _, block, *kinds in labelled_blocks(squared, features, features, "cross-camera"):
+        distance = np.sqrt(np.maximum(block, 0))
+        sums += [distance[kind].sum(dtype=np.float64) for kind in kinds]
+        counts += [np.count_nonzero(kind) for kind in kinds]
     return float(sums[0] / counts[0]), float(sums[1] / counts[1])
 
 
