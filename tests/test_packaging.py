@@ -132,6 +132,7 @@ def test_a_wheel_brings_builders_recipes_and_the_sample_encoder(tmp_path):
         if path.is_file():
             there = lib / "san_tf" / "saved_models" / path.relative_to(ROOT / "saved_models")
             assert there.read_bytes() == path.read_bytes()
+    assert (lib / "san_tf/saved_models/painting/thin_resnet.weights.h5").is_file()
     assert (lib / "san_tf/experiments/recipes/photographs.yaml").is_file()
     assert (lib / "san_tf/datasets/market1501/market1501_dataset_builder.py").is_file()
     asked = "from san_tf.trusted import SHIPPED_MODELS as s; print(s, (s / 'synthetic/1').is_dir())"

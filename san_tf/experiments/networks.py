@@ -9,7 +9,7 @@ import numpy as np
 
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
-from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe import NAMED_WEIGHTS, Recipe
 from san_tf.models.backbones import decoder_for
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import Head, build_encoder
@@ -89,7 +89,7 @@ def encoder_to_start_from(recipe: Recipe) -> Path | None:
         UserError: the file is missing or damaged.
     """
     named = recipe.model.weights
-    if named in (None, "imagenet") or is_of_applications(named) or not named.endswith(SUFFIX):
+    if named is None or named in NAMED_WEIGHTS or is_of_applications(named) or not named.endswith(SUFFIX):
         return None
     return None if read_record(named).trunk else Path(named)
 

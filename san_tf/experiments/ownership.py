@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from san_tf.errors import UserError
-from san_tf.experiments.recipe import DataRecipe, Recipe
+from san_tf.experiments.recipe import NAMED_WEIGHTS, DataRecipe, Recipe
 from san_tf.experiments.recipe_files import (
     owners,
     read_yaml,
@@ -224,7 +224,7 @@ def with_absolute_places(recipe: Recipe) -> Recipe:
     """Return the recipe with absolute paths, so that it is valid from every folder."""
     for name in (*_PLACES, *(_SOURCES[name] for name in _PLACES if name in _SOURCES)):
         value = _value(recipe, name)
-        if value is not None and not (name == "weights" and value == "imagenet"):
+        if value is not None and not (name == "weights" and value in NAMED_WEIGHTS):
             recipe = with_value(recipe, name, os.path.abspath(os.path.expanduser(value)))
     return recipe
 

@@ -21,7 +21,7 @@ from san_tf.models.keras_backbone import (
 )
 from san_tf.models.layer_factory import GeneralizedMeanPooling2D, LayerFactory, Tensor
 from san_tf.models.preset_folder import encoder_from_preset
-from san_tf.models.pretrained import is_of_applications, load_weights
+from san_tf.models.pretrained import PAINTING, is_of_applications, load_weights, painting_file
 from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
 from san_tf.models.weights_file import Network
 
@@ -85,7 +85,8 @@ def build_encoder(
             is BN of the pooled stage 4, and the classifier has no bias. The triplet loss then acts on the
             pooled stage 4 before the BN, an additional output named `feature`.
         last_stride: stride of stage 4, 1 or 2. 1 keeps its map at 1/16 of the image.
-        weights: "imagenet" (downloaded by Keras once; efficientnet_lite0 has them in the extra
+        weights: "painting", for thin_resnet the backbone of a texture generator trained on rendered people,
+            which comes along; "imagenet" (downloaded by Keras once; efficientnet_lite0 has them in the extra
             `san-tf[efficientnet]`, thin_resnet has none), a local file (one saved by
             `encoder.save_weights("x.weights.h5")`, or an ImageNet file of keras.applications), or None. A
             model given as an object keeps its own weights, unless a file replaces them.
@@ -223,5 +224,7 @@ def _check(
             f"input_shape must be (height, width, 3), both sides multiples of {multiple}, not {input_shape}."
         )
     given = isinstance(backbone, keras.Model) or is_application(backbone)
+    if weights == PAINTING:
+        painting_file(backbone.name if isinstance(backbone, keras.Model) else str(backbone))
     if weights == "imagenet" and not given and not _named(str(backbone)).imagenet:
         raise UserError(f"There are no ImageNet weights for {backbone}; use weights=None or a local file.")

@@ -1,4 +1,4 @@
-"""Loads pretrained weights: ImageNet's, or a local file of ours or keras.applications."""
+"""Loads pretrained weights: ImageNet's, those that come along, or a file of ours or keras.applications."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from san_tf.models.efficientnet_lite import load_efficientnet_lite0
 from san_tf.models.resnet import ResNetForm
 from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record, reason_of
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
+from san_tf.trusted import SHIPPED_MODELS
 
 # The "caffe" preprocessing of keras.applications subtracts this mean from BGR images of 0-255.
 CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
 APPLICATIONS = {"resnet50": "ResNet50", "resnet101": "ResNet101"}
 APPLICATIONS_FORM = ResNetForm(stride_on="1x1", pool_padding="both")
+# Backbones of texture generators, trained on rendered people only; they come with the package.
+PAINTING = "painting"
+_PAINTING_FOLDER = SHIPPED_MODELS / PAINTING
 _logger = logging.getLogger(__name__)
 
 
@@ -31,8 +35,8 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
     Args:
         encoder: from `build_encoder`.
         backbone: name of its backbone.
-        weights: "imagenet" or a path: a `.weights.h5` file of this encoder, or a `.h5` file of the same
-            ResNet by keras.applications ("..._notop.h5"), recognised by its content.
+        weights: "imagenet", "painting", or a path: a `.weights.h5` file of this encoder, or a `.h5` file of
+            the same ResNet by keras.applications ("..._notop.h5"), recognised by its content.
 
     Raises:
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
@@ -43,7 +47,7 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         else:
             load_efficientnet_lite0(encoder)
         return
-    path = Path(weights)
+    path = painting_file(backbone) if weights == PAINTING else Path(weights)
     if is_of_applications(path):
         try:
             _copy_from_applications(encoder, _application(backbone, path))
@@ -67,6 +71,21 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
         raise UserError(
             f"{path} does not hold the stages of a {backbone}; use a file of the same backbone."
         ) from error
+
+
+def painting_file(backbone: str) -> Path:
+    """Return the file with the backbone of a texture generator that comes with the package.
+
+    Raises:
+        UserError: there is none for this backbone.
+    """
+    files = {path.name.removesuffix(SUFFIX): path for path in sorted(_PAINTING_FOLDER.glob(f"*{SUFFIX}"))}
+    if backbone not in files:
+        raise UserError(
+            f"The weights 'painting' are of {', '.join(files) or 'no backbone'}, not of {backbone}; take that"
+            " backbone, or train a texture generator of your own and add --start texture-generator."
+        )
+    return files[backbone]
 
 
 def load_body(encoder: keras.Model, path: str | os.PathLike[str]) -> None:

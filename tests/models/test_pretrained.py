@@ -132,3 +132,41 @@ def test_offline_imagenet_says_which_file_to_put_where(monkeypatch):
     monkeypatch.setattr(keras.applications, "ResNet50", refuse)
     with pytest.raises(UserError, match=r"resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5 .*models"):
         build_encoder("resnet50", (64, 32, 3), 4, weights="imagenet")
+
+
+def test_the_weights_that_come_along_start_a_backbone_that_tells_colours_apart():
+    arguments = {"input_shape": (128, 64, 3), "num_classes": 3, "head": "bnneck", "seed": 0}
+    random = build_encoder("thin_resnet", weights=None, **arguments)
+    started = build_encoder("thin_resnet", weights="painting", **arguments)
+    for layer in random.layers:
+        if layer.name in ("classifier", "neck_bn"):
+            for first, second in zip(
+                layer.get_weights(), started.get_layer(layer.name).get_weights(), strict=True
+            ):
+                np.testing.assert_array_equal(first, second)
+    # Kernels are kept as float16 and used as float32.
+    assert {
+        variable.dtype if isinstance(variable.dtype, str) else variable.dtype.name
+        for variable in started.weights
+    } == {"float32"}
+    assert all(np.isfinite(value).all() for value in started.get_weights())
+    # A generator reads colours: shirts of two colours are further apart than two shades of one, for all it
+    # has seen. Random weights know lightness as well as hue.
+    shirts = np.full((3, 128, 64, 3), 128, np.uint8)
+    for picture, color in zip(shirts, ((200, 30, 30), (170, 25, 25), (30, 30, 200)), strict=True):
+        picture[30:70, 16:48] = color
+    features = started(normalize(shirts.astype(np.float32)), training=False)["feature"].numpy()
+    shades, colors = (float(np.linalg.norm(features[0] - features[n])) for n in (1, 2))
+    assert shades < 0.6 * colors
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "osnet_x0_25", "keras:MobileNetV2"])
+def test_a_backbone_without_weights_that_come_along_says_which_has_them(backbone):
+    with pytest.raises(UserError, match="are of thin_resnet, not of"):
+        build_encoder(backbone, (64, 32, 3), 2, weights="painting")
+
+
+def test_the_weights_that_come_along_are_not_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "painting").write_text("not weights")
+    build_encoder("thin_resnet", (64, 32, 3), 2, weights="painting")
