@@ -232,8 +232,8 @@ def test_effects_of_old_and_of_sharpened_recordings() -> None:
     left, right = plain[:, 8].mean(), plain[:, -8].mean()
     # Sharpening overshoots beside an edge, and the wider the halo, the further.
     thin, broad = (_developed(edge, sharpening=1.5, halo=halo) for halo in (0.7, 2.0))
-    assert thin[:, 33].mean() > right + 10 and thin[:, 30].mean() < left - 10
-    assert broad[:, 36].mean() > thin[:, 36].mean() + 5
+    assert thin[:, 32].mean() > right + 10 and thin[:, 31].mean() < left - 10
+    assert broad[:, 34].mean() > thin[:, 34].mean() + 5
     # Clarity does so over a tenth of the height.
     assert _developed(edge, clarity=0.6)[:, 34].mean() > right + 8
     # Interlacing shifts every other row.

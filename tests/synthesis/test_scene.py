@@ -200,7 +200,7 @@ def test_each_kind_of_variety_changes_pictures_and_leaves_people_where_they_are(
     for before, after in zip(plain, varied, strict=True):
         was, is_now = draw_shot(before), draw_shot(after)
         assert (was.yaw, was.action) == (is_now.yaw, is_now.action)
-        assert np.abs(was.image.astype(float) - is_now.image).mean() > 0.5
+        assert np.abs(was.image.astype(float) - is_now.image).mean() > 0.1
         if field == "own_look":
             assert is_now.sensor.rows and not was.sensor.rows
         if field == "tight_boxes":
@@ -236,12 +236,8 @@ def test_what_is_held_stays_in_the_hand_through_a_pass() -> None:
 
 
 def test_the_world_is_drawn_with_every_kind_of_variety() -> None:
-    specs = synthetic_reid_index("world_smoke", "train")
-    shots = [draw_shot(spec) for spec in specs[::3]]
-    images = np.stack([shot.image for shot in shots]).astype(float)
-    assert images.shape[1:] == (128, 64, 3)
-    # Cameras of a street differ by far less than those of the world.
-    street = [draw_shot(spec).image for spec in synthetic_reid_index("smoke", "train")[::3]]
-    contrast = np.std([image.std() for image in images])
-    assert contrast > 1.5 * np.std([image.std() for image in street])
+    shots = [draw_shot(spec) for spec in synthetic_reid_index("world_smoke", "train")[::4]]
+    assert {shot.image.shape for shot in shots} == {(128, 64, 3)}
+    # Every camera has a resolution of its own; some pictures have, too.
+    assert min(shot.sensor.rows for shot in shots) > 0 and len({shot.sensor.rows for shot in shots}) > 6
     assert np.mean([shot.visibility for shot in shots]) > 0.7
