@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -18,6 +20,8 @@ from san_tf.image_formats import image_suffixes, is_image_name, jpeg_or_png, rea
 from san_tf.synthesis.rasterizer import to_linear
 
 _MAX_FILE_BYTES = 256 * 2**20
+# Corners of a polygon, x and y in pixels.
+Outline: TypeAlias = Sequence[tuple[float, float]]
 
 
 @functools.lru_cache(maxsize=8)
@@ -164,7 +168,7 @@ def surface(size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     return (shade + ramp[:, None])[..., None] * color.astype(np.float32)
 
 
-def _outline(size: tuple[int, int], rng: np.random.Generator) -> list[list[tuple[float, float]]]:
+def _outline(size: tuple[int, int], rng: np.random.Generator) -> list[Outline]:
     """Polygons of one thing: a box, a post, a rail with bars, or a lump."""
     height, width = size
     x, y = rng.uniform(-0.2, 1.0) * width, rng.uniform(-0.1, 0.9) * height
@@ -177,7 +181,7 @@ def _outline(size: tuple[int, int], rng: np.random.Generator) -> list[list[tuple
         return [[(x, -1), (x + thick, -1), (x + thick + lean, height), (x + lean, height)]]
     if kind == "rail":
         thick, tall, lean = rng.uniform(1.5, 6.0), rng.uniform(0.15, 0.4) * height, rng.normal(0, 0.15)
-        rails = [
+        rails: list[Outline] = [
             [(-1, top), (width, top + lean * width), (width, top + lean * width + thick), (-1, top + thick)]
             for top in (y, y + tall)
         ]
@@ -193,7 +197,7 @@ def _outline(size: tuple[int, int], rng: np.random.Generator) -> list[list[tuple
     return [list(zip(x + reach * np.cos(turn), y + 1.5 * reach * np.sin(turn), strict=True))]
 
 
-def _mask(size: tuple[int, int], polygons: list[list[tuple[float, float]]], soft: float) -> np.ndarray:
+def _mask(size: tuple[int, int], polygons: list[Outline], soft: float) -> np.ndarray:
     """Opacity of polygons, `(height, width)` float32; `soft` is the blur of their edges in pixels."""
     mask = np.zeros(size, np.float32)
     for polygon in polygons:
@@ -203,9 +207,7 @@ def _mask(size: tuple[int, int], polygons: list[list[tuple[float, float]]], soft
     return cv2.GaussianBlur(mask, (0, 0), soft) if soft > 0.3 else mask
 
 
-def _lay(
-    canvas: np.ndarray, cloth: np.ndarray, polygons: list[list[tuple[float, float]]], soft: float
-) -> np.ndarray:
+def _lay(canvas: np.ndarray, cloth: np.ndarray, polygons: list[Outline], soft: float) -> np.ndarray:
     """Paint a surface inside polygons, in place; return the opacity."""
     alpha = _mask(canvas.shape[:2], polygons, soft)
     canvas += alpha[..., None] * (cloth - canvas)
@@ -229,7 +231,7 @@ def paint_cover(canvas: np.ndarray, level: float, rng: np.random.Generator) -> n
     if kind == "parapet":
         left, right = height * (1 - rng.uniform(0.0, 0.35, 2))
         reach = width * rng.uniform(0.3, 1.3)
-        outline = [[(0, height), (0, left), (reach, right), (reach, height)]]
+        outline: list[Outline] = [[(0, height), (0, left), (reach, right), (reach, height)]]
     elif kind == "side":
         reach = rng.uniform(0.08, 0.35, 2) * width
         top = height * max(0.0, rng.uniform(-0.6, 0.6))
