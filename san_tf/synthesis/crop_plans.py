@@ -7,6 +7,7 @@ alone, in any order, by any process.
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -100,12 +101,13 @@ class ReidConfig:
         seed: seed of all random choices.
         backgrounds: folder of photographs that replace the procedural streets.
         test_cameras: number of cameras that see test identities alone; 0 if all cameras see both.
-        appearances: number of cameras that see a training identity, on average; fewer if there are fewer.
+        appearances: number of cameras that see a training identity, on average; fewer if there are fewer
+            cameras or images.
         lookalikes: number of people who share most of an outfit, as hard negatives; 1 for none.
         variety: how far pictures differ beyond one street.
 
     Raises:
-        UserError: fewer than two cameras, or numbers that no plan can meet.
+        UserError: fewer than two cameras, or numbers of images that no plan can meet.
     """
 
     name: str
@@ -136,6 +138,19 @@ class ReidConfig:
                 f"Configuration {self.name!r} needs `appearances` of 2 or more and `lookalikes` of 1 or "
                 f"more. Received: appearances={self.appearances}, lookalikes={self.lookalikes}."
             )
+        fewest, most = 2 * self.test_identities, (self.test_cameras or self.cameras) * self.test_identities
+        for name, low, high in (
+            ("train_images", 2 * self.train_identities, math.inf),
+            ("queries", fewest, most),
+            ("gallery_images", self.queries, math.inf),
+        ):
+            if not low <= getattr(self, name) <= high:
+                bounds = f"at least {low:,}" if high == math.inf else f"{low:,} to {high:,}"
+                raise UserError(
+                    f"Configuration {self.name!r} needs {bounds} in `{name}`: two cameras see each person, a "
+                    "query is one of a person and a camera, and each has a gallery image. Received: "
+                    f"{name}={getattr(self, name)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -285,7 +300,8 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
         pids = np.arange(1, config.train_identities + 1)
         rng = generator_at(config.seed, "plan", "train")
         # By default 4.4 of six cameras see a person, as in Market-1501; fewer if there are fewer cameras.
-        appearances = round(min(config.appearances, 2.2 * config.cameras / 3) * len(pids))
+        most = min(2.2 * config.cameras / 3, config.train_images / len(pids))
+        appearances = round(min(config.appearances, most) * len(pids))
         cameras = _cameras_per_identity(len(pids), config.cameras, appearances, rng)
         return tuple(_people(config, "train", pids, cameras, config.train_images, rng))
     pids = np.arange(config.train_identities + 1, config.train_identities + config.test_identities + 1)

@@ -228,11 +228,23 @@ def test_groups_of_three_share_an_outfit_and_all_pictures_of_a_person_agree() ->
         ({"test_cameras": -3}, "test_cameras=-3"),
         ({"appearances": 1.0}, "appearances=1.0"),
         ({"lookalikes": 0}, "lookalikes=0"),
+        ({"train_images": 5}, r"at least 6 in `train_images`.*train_images=5"),
+        ({"queries": 5}, r"6 to 18 in `queries`.*queries=5"),
+        ({"queries": 19, "gallery_images": 30}, r"6 to 18 in `queries`"),
+        ({"gallery_images": 6}, r"at least 7 in `gallery_images`"),
     ],
 )
 def test_plans_that_cannot_be_met_are_refused(changes: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         replace(SMALL, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("images", [8, 9, 40])
+def test_few_pictures_a_person_are_by_few_cameras(images: int) -> None:
+    specs = generator.synthetic_reid_index(replace(SMALL, train_images=images, appearances=6.0), "train")
+    assert len(specs) == images and len({spec.pid for spec in specs}) == 3
+    pairs = Counter((spec.pid, spec.camid) for spec in specs)
+    assert min(Counter(pid for pid, _ in pairs).values()) >= 2
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
