@@ -34,6 +34,9 @@ _NO_FUNCTION_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 _NO_FUNCTION_OF = {"InputAdapter": {"matrix", "offset"}, "CosineClassifier": {"margin"}}
 _NO_FUNCTION_OF |= {f"{kind}Normalization": {"axis"} for kind in ("Batch", "Layer", "Group")}
 
+# Layers without weights that do nothing outside of training: a form leaves them out.
+_OF_TRAINING_ALONE = frozenset({"MixStyle"})
+
 _forms: WeakKeyDictionary[keras.Model, Form | None] = WeakKeyDictionary()
 
 
@@ -115,8 +118,14 @@ def facts_of(model: keras.Model) -> dict[str, Any]:
 def _layers(layers: list[dict[str, Any]], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield each layer of a config, including nested ones: a reproducible name, and its settings."""
     names = _numbered_anew(layers)
+    skipped: dict[str, str] = {}
     for layer in layers:
-        kind = str(layer["class_name"]).rpartition(">")[2]
+        kind = _kind(layer)
+        sources = [skipped.get(source, source) for source in _sources(layer.get("inbound_nodes", []))]
+        if kind in _OF_TRAINING_ALONE and len(sources) == 1:
+            # Layers are listed after their sources.
+            skipped[_name(layer)] = sources[0]
+            continue
         settings = {
             key: _plain(value)
             for key, value in layer["config"].items()
@@ -129,8 +138,11 @@ def _layers(layers: list[dict[str, Any]], place: str) -> Iterator[tuple[str, dic
         if isinstance(inner, list):
             yield from _layers(inner, f"{name}/")
             settings = {}
-        sources = [names.get(source, source) for source in _sources(layer.get("inbound_nodes", []))]
-        yield name, {"kind": kind, **settings, "sources": sources}
+        yield name, {"kind": kind, **settings, "sources": [names.get(s, s) for s in sources]}
+
+
+def _kind(layer: Mapping[str, Any]) -> str:
+    return str(layer["class_name"]).rpartition(">")[2]
 
 
 def _name(layer: Mapping[str, Any]) -> str:

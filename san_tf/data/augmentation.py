@@ -31,6 +31,13 @@ _DRAWS = _DYE_TINT.stop
 _LATER_STREAM = 6
 _GRAYSCALE, _OPERATIONS = _DRAWS, slice(_DRAWS + 1, _DRAWS + 1 + DRAWS)
 _LATER_DRAWS = 1 + DRAWS
+_LATEST_STREAM = 7
+_AMPLITUDE, _BLUR, _JPEG = (
+    slice(_OPERATIONS.stop, _OPERATIONS.stop + 3),
+    slice(_OPERATIONS.stop + 3, _OPERATIONS.stop + 5),
+    slice(_OPERATIONS.stop + 5, _OPERATIONS.stop + 7),
+)
+_LATEST_DRAWS = 7
 # Luma of ITU-R 601, as PIL and torchvision turn images to grey.
 _LUMA = (0.299, 0.587, 0.114)
 NOISE_MARGIN = 256
@@ -70,6 +77,13 @@ class Augmentation:
         smallest_scale: share of the image's height and width.
         noise: probability of Gaussian pixel noise of a random standard deviation up to `noise_level`.
         noise_level: in grey levels of 0-255.
+        amplitude_mix: probability of mixing an image's Fourier amplitudes with those of another image of the
+            batch, see `transforms.mixed_amplitudes`; the texture stays.
+        amplitude_share: largest share of the other's amplitudes, eta in FACT.
+        blur: probability of a Gaussian blur.
+        blur_deviation: smallest and largest standard deviation, in pixels of an image 128 pixels high.
+        jpeg: probability of a JPEG compression.
+        jpeg_quality: lowest and highest quality, 1 to 95.
     """
 
     flip: float = 0.5
@@ -92,11 +106,17 @@ class Augmentation:
     smallest_scale: float = 0.4
     noise: float = 0.0
     noise_level: float = 12.0
+    amplitude_mix: float = 0.0
+    amplitude_share: float = 1.0
+    blur: float = 0.0
+    blur_deviation: tuple[float, float] = (0.3, 1.6)
+    jpeg: float = 0.0
+    jpeg_quality: tuple[int, int] = (10, 75)
 
     def __post_init__(self) -> None:
         for name in (
             "flip", "translation", "erasing", "jitter", "grayscale", "auto_augment", "dye", "low_resolution",
-            "noise",
+            "noise", "amplitude_mix", "amplitude_share", "blur", "jpeg",
         ):  # fmt: skip
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(
@@ -106,6 +126,12 @@ class Augmentation:
             raise UserError(
                 f"translation_scale is at least 1 and smallest_scale in (0, 1]; received "
                 f"{self.translation_scale} and {self.smallest_scale}."
+            )
+        (soft, softest), (worst, best) = self.blur_deviation, self.jpeg_quality
+        if not 0 <= soft <= softest or not 1 <= worst <= best <= 95:
+            raise UserError(
+                "blur_deviation rises from 0 or more, and jpeg_quality rises within 1 to 95; received "
+                f"{self.blur_deviation} and {self.jpeg_quality}."
             )
 
     @classmethod
@@ -146,6 +172,10 @@ class AugmentationPlan(NamedTuple):
     dye: Any  # (n, 3, 4) float32: like color, for the texture
     operations: Any  # (n, 2) int32: of AutoAugment, before everything else; -1 for none
     strengths: Any  # (n, 2) float32: of the operations
+    other: Any  # (n,) float32 in [0, 1): place in the batch of the image whose amplitudes are mixed in
+    amplitude: Any  # (n,) float32: share of its amplitudes; 0 for none
+    blur: Any  # (n,) float32: standard deviation in pixels of an image 128 pixels high; 0 for none
+    quality: Any  # (n,) int32: of a JPEG compression; 0 for none
 
 
 def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> np.ndarray:
@@ -161,7 +191,8 @@ def draw_epoch(shape: tuple[int, ...], seed: int, epoch: int, part: int = 0) -> 
     stream = (seed, epoch, _STREAM, part) if part else (seed, epoch, _STREAM)
     first = np.random.default_rng(stream).random((*shape, _DRAWS))
     later = np.random.default_rng((seed, epoch, _LATER_STREAM, part)).random((*shape, _LATER_DRAWS))
-    return np.concatenate([first, later], axis=-1)
+    latest = np.random.default_rng((seed, epoch, _LATEST_STREAM, part)).random((*shape, _LATEST_DRAWS))
+    return np.concatenate([first, later, latest], axis=-1)
 
 
 def plan_augmentation(
@@ -186,6 +217,14 @@ def plan_augmentation(
     dye = _dye_matrices(augmentation, draws)
     color = composed(_grey_matrices(augmentation, draws), _color_matrices(augmentation, draws))
     operations, strengths = plan_operations(augmentation.auto_augment, draws[:, _OPERATIONS])
+    chosen, other, share = draws[:, _AMPLITUDE].T
+    amplitude = np.where(chosen < augmentation.amplitude_mix, augmentation.amplitude_share * share, 0.0)
+    chosen, soft = draws[:, _BLUR].T
+    low, high = augmentation.blur_deviation
+    blur = np.where(chosen < augmentation.blur, low + (high - low) * soft, 0.0)
+    chosen, bad = draws[:, _JPEG].T
+    worst, best = augmentation.jpeg_quality
+    quality = np.where(chosen < augmentation.jpeg, worst + np.floor((best - worst + 1) * bad), 0)
     return AugmentationPlan(
         flip=draws[:, _FLIP] < augmentation.flip,
         size=np.where(moved[:, None], enlarged, size).astype(np.int32),
@@ -198,6 +237,10 @@ def plan_augmentation(
         dye=dye.astype(np.float32),
         operations=operations,
         strengths=strengths,
+        other=other.astype(np.float32),
+        amplitude=amplitude.astype(np.float32),
+        blur=blur.astype(np.float32),
+        quality=quality.astype(np.int32),
     )
 
 

@@ -161,9 +161,11 @@ class TextureLoader:
 
 _PLAN_TYPES = AugmentationPlan(
     tf.bool, tf.int32, tf.int32, tf.int32, tf.float32, tf.float32, tf.float32, tf.int32, tf.float32,
-    tf.int32, tf.float32,
+    tf.int32, tf.float32, tf.float32, tf.float32, tf.float32, tf.int32,
 )  # fmt: skip
-_PLAN_SHAPES = AugmentationPlan((), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 4), (2,), (2,))
+_PLAN_SHAPES = AugmentationPlan(
+    (), (2,), (2,), (4,), (3, 4), (), (), (2,), (3, 4), (2,), (2,), (), (), (), ()
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -338,8 +340,8 @@ def train_dataset(
         augmentation: augmentation of the re-ID images; the paper's by default.
         pit: image-texture pairs to add to every batch with label -1.
         pit_per_batch: M, number of pairs per batch.
-        pit_augmentation: augmentation of the pairs; by default `augmentation` without erasing, grayscale and
-            AutoAugment, which take away what is to be painted.
+        pit_augmentation: augmentation of the pairs; by default `augmentation` without erasing, grayscale,
+            mixed amplitudes and AutoAugment, which take away what is to be painted.
         seed: seed of the run.
         start_step: first step to yield, from 0.
         epochs: last epoch; None repeats without end.
@@ -372,7 +374,9 @@ def train_dataset(
     if pit_per_batch:
         if pit is None or not len(pit):
             raise UserError(f"pit_per_batch is {pit_per_batch}, but no image-texture pairs were given.")
-        pairs = pit_augmentation or replace(augmentation, erasing=0.0, grayscale=0.0, auto_augment=0.0)
+        pairs = pit_augmentation or replace(
+            augmentation, erasing=0.0, grayscale=0.0, auto_augment=0.0, amplitude_mix=0.0
+        )
         parts.append(pair_part(pit, pit_per_batch, steps, pairs, seed))
     return _planned_dataset(
         parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard

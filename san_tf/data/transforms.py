@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from PIL import Image, ImageFilter
 
 from san_tf.data.augmentation import NOISE_MARGIN, AugmentationPlan
 from san_tf.data.auto_augment import operated
@@ -70,7 +72,8 @@ def vary_images(
 ) -> np.ndarray:
     """Recolour, flip, resize, crop, normalise, add noise to and erase boxes of images.
 
-    AutoAugment's operations come first. Without them the result equals that of `tf.image.resize` (bilinear)
+    Operations on stored pixels come first: AutoAugment's, mixed amplitudes, blur and JPEG compression.
+    Without them the result equals that of `tf.image.resize` (bilinear)
     and `images.normalize_images`, up to rounding.
 
     Args:
@@ -101,17 +104,83 @@ def vary_images(
 
 
 def _operated_rows(pixels: np.ndarray, sizes: np.ndarray, plan: AugmentationPlan) -> np.ndarray:
-    """The pixels of a batch after AutoAugment's operations; the same array where no image has any."""
-    rows = np.flatnonzero((plan.operations >= 0).any(axis=1))
+    """The pixels of a batch after the operations on stored pixels; the same array where there are none."""
+    rows = np.flatnonzero(
+        (plan.operations >= 0).any(axis=1) | (plan.amplitude > 0) | (plan.blur > 0) | (plan.quality > 0)
+    )
     if not len(rows):
         return pixels
-    pixels = pixels.copy()
-    for row in rows:
+
+    def stored(row: int, source: np.ndarray) -> np.ndarray:
         height, width = sizes[row]
-        stored = pixels[row, : 3 * height * width]
-        image = operated(stored.reshape(height, width, 3), plan.operations[row], plan.strengths[row])
-        stored[:] = image.reshape(-1)
-    return pixels
+        return source[row, : 3 * height * width].reshape(height, width, 3)
+
+    result = pixels.copy()
+    for row in rows.tolist():
+        image = operated(stored(row, pixels), plan.operations[row], plan.strengths[row])
+        if plan.amplitude[row] > 0:
+            # The other image is as it is stored, whatever happens to it in this batch.
+            other = stored(min(int(plan.other[row] * len(pixels)), len(pixels) - 1), pixels)
+            image = mixed_amplitudes(image, other, float(plan.amplitude[row]))
+        image = degraded(image, float(plan.blur[row]) * len(image) / 128.0, int(plan.quality[row]))
+        stored(row, result)[:] = image
+    return result
+
+
+def mixed_amplitudes(image: np.ndarray, other: np.ndarray, share: float) -> np.ndarray:
+    """Give an image a share of another's Fourier amplitudes; its phases stay.
+
+    Amplitudes hold much of a picture's style (light, contrast, sharpness), phases its shapes:
+    F(x)' = ((1 - share) |F(x)| + share |F(x')|) e^(i arg F(x)), by channel.
+
+    Args:
+        image: `(height, width, 3)` uint8.
+        other: `(height', width', 3)` uint8; resized if its size differs.
+        share: lambda in [0, 1].
+
+    Returns:
+        `(height, width, 3)` uint8.
+
+    Source: Xu et al., "A Fourier-based Framework for Domain Generalization" (FACT), CVPR 2021, equations 3
+    and 4.
+
+    Example:
+        >>> mixed_amplitudes(crop, other_crop, 0.4).shape
+        (128, 64, 3)
+    """
+    if other.shape != image.shape:
+        size = (image.shape[1], image.shape[0])
+        other = np.asarray(Image.fromarray(other).resize(size, Image.Resampling.BILINEAR))
+    spectrum = np.fft.rfft2(image.astype(np.float64), axes=(0, 1))
+    amplitude = np.abs(spectrum)
+    aimed = (1.0 - share) * amplitude + share * np.abs(np.fft.rfft2(other.astype(np.float64), axes=(0, 1)))
+    # An amplitude of 0 has no phase; 0 is that of a positive number.
+    phase = np.where(amplitude > 1e-9, spectrum / np.maximum(amplitude, 1e-9), 1.0)
+    mixed = np.fft.irfft2(aimed * phase, s=image.shape[:2], axes=(0, 1))
+    return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
+def degraded(image: np.ndarray, deviation: float, quality: int) -> np.ndarray:
+    """Blur an image and compress it as JPEG, with half of the resolution for colours.
+
+    Args:
+        image: `(height, width, 3)` uint8.
+        deviation: standard deviation of the blur in pixels; 0 for none.
+        quality: 1 to 95; 0 for no compression.
+
+    Returns:
+        `(height, width, 3)` uint8.
+    """
+    if deviation <= 0 and quality <= 0:
+        return image
+    picture = Image.fromarray(image)
+    if deviation > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(deviation))
+    if quality <= 0:
+        return np.asarray(picture)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file))
 
 
 def vary_textures(

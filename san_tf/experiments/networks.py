@@ -51,10 +51,13 @@ def encoder_of(recipe: Recipe, num_classes: int, weights: bool = True) -> keras.
     Raises:
         UserError: a value is impossible for an encoder, or the weights are not available.
     """
-    return _encoder(recipe, num_classes, recipe.model.head, recipe.seed, weights)
+    mixstyle = recipe.model.mixstyle
+    return _encoder(recipe, num_classes, recipe.model.head, recipe.seed, weights, mixstyle)
 
 
-def _encoder(recipe: Recipe, num_classes: int, head: Head, seed: int, weights: bool) -> keras.Model:
+def _encoder(
+    recipe: Recipe, num_classes: int, head: Head, seed: int, weights: bool, mixstyle: float = 0.0
+) -> keras.Model:
     start = encoder_to_start_from(recipe) if weights else None
     encoder = build_encoder(
         recipe.model.backbone,
@@ -72,6 +75,7 @@ def _encoder(recipe: Recipe, num_classes: int, head: Head, seed: int, weights: b
         pool_padding=recipe.model.pool_padding,
         weights=recipe.model.weights if weights and start is None else None,
         seed=seed,
+        mixstyle=mixstyle,
     )
     if start is not None:
         load_body(encoder, start)
@@ -105,7 +109,8 @@ def decoder_of(recipe: Recipe, encoder: keras.Model) -> keras.Model:
 
 def texture_generator_of(recipe: Recipe, weights: bool = True) -> SANPG:
     """Build SAN-PG: encoder and decoder of the recipe, trained by reconstruction only."""
-    # It classifies no identities, but an encoder needs at least one class.
+    # It classifies no identities, but an encoder needs at least one class. Its styles are not mixed, because
+    # it has to paint the colours of each image.
     encoder = _encoder(recipe, 1, "plain", recipe.seed + _GENERATOR_STREAM, weights)
     return SANPG(encoder, decoder_of(recipe, encoder))
 

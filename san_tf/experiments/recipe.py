@@ -59,6 +59,17 @@ class DataRecipe:
     """Probability of erasing a random rectangle of 2 to 40 percent of an image."""
     jitter: float = 0.0
     """Probability of changing an image's brightness, contrast, saturation and hue, as cameras differ."""
+    jitter_strength: float = 1.0
+    """Factor on the ranges of `jitter`: 1 is 25 percent of brightness, contrast and saturation."""
+    blur: float = 0.0
+    """Probability of blurring an image like a camera out of focus."""
+    jpeg: float = 0.0
+    """Probability of compressing an image as JPEG of quality 10 to 75."""
+    low_resolution: float = 0.0
+    """Probability of shrinking an image to 25 to 100 percent and enlarging it again."""
+    amplitude_mix: float = 0.0
+    """Probability of mixing an image's Fourier amplitudes, its style, with those of another of the batch; its
+    phases, the shapes, stay (FACT)."""
     grayscale: float = 0.0
     """Probability of turning an image grey; its texture stays coloured."""
     auto_augment: float = 0.0
@@ -87,6 +98,9 @@ class ModelRecipe:
     less."""
     classifier_margin: float | None = None
     """Of arcface and cosface: the margin m; none is the papers', 0.5 (radians) and 0.35."""
+    mixstyle: float = 0.0
+    """Probability of mixing the styles of a batch's images (MixStyle) behind the backbone's first two stages,
+    in training alone, for encoders that meet cameras they were not trained on. The paper has 0.5."""
     last_stride: Literal[1, 2] = 1
     """Stride of the backbone's last stage; 1 doubles the feature map."""
     stride_on: Literal["1x1", "3x3"] = "1x1"

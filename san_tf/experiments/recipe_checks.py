@@ -35,6 +35,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "flip": (0, 1),
     "erasing": (0, 1),
     "jitter": (0, 1),
+    "jitter_strength": (0, 3),
+    "blur": (0, 1),
+    "jpeg": (0, 1),
+    "low_resolution": (0, 1),
+    "amplitude_mix": (0, 1),
+    "mixstyle": (0, 1),
     "grayscale": (0, 1),
     "auto_augment": (0, 1),
     "sketch": (0, 100_000),
@@ -87,6 +93,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_validation(recipe)
     _check_freezing(recipe)
     _check_classifier(recipe)
+    _check_other_cameras(recipe)
     _check_textures(recipe)
     _check_folders(recipe)
     if recipe.training.ema == 1:
@@ -191,6 +198,20 @@ def _check_classifier(recipe: Recipe) -> None:
                 f"{name} is {value}, but the linear classifier has none; add --classifier arcface or cosface,"
                 " or leave it out."
             )
+
+
+def _check_other_cameras(recipe: Recipe) -> None:
+    data, model = recipe.data, recipe.model
+    if data.jitter_strength != 1 and not data.jitter:
+        raise UserError(
+            f"jitter_strength is {data.jitter_strength}, but no image is jittered; add --jitter 0.5, or "
+            "leave it out."
+        )
+    if model.mixstyle and (model.backbone.startswith("keras:") or model.backbone in registry.BACKBONES):
+        raise UserError(
+            f"mixstyle needs a backbone of this package, such as thin_resnet_ibn; leave it out with "
+            f"{model.backbone}."
+        )
 
 
 def _check_textures(recipe: Recipe) -> None:

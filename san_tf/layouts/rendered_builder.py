@@ -9,7 +9,7 @@ import tensorflow_datasets as tfds
 
 from san_tf.data.resumable_builder import MadeFrom, ResumableBuilder, fingerprint
 from san_tf.image_formats import stamp_of
-from san_tf.synthesis.photographs import photograph_paths
+from san_tf.synthesis.backdrops import photograph_paths
 
 
 class RenderedBuilder(ResumableBuilder, skip_registration=True):  # type: ignore[call-arg]

@@ -149,7 +149,7 @@ def efficientnet_lite0_stages(image: Tensor, last_stride: int, factory: LayerFac
     factory = dataclasses.replace(factory, epsilon=1e-3)
     x = InputAdapter(*from_normalized(PIXELS_TO_INPUT), name="input_adapter")(image)
     x = _conv_bn(x, STEM, 3, 2, "stem", factory)
-    stages = []
+    stages: list[Tensor] = []
     index = 0
     for group, (depth, kernel, stride, expansion, filters) in enumerate(GROUPS):
         for block in range(depth):
@@ -157,6 +157,7 @@ def efficientnet_lite0_stages(image: Tensor, last_stride: int, factory: LayerFac
             x = _block(x, kernel, step, expansion, filters, f"block{index}", factory)
             index += 1
         if group in STAGE_GROUPS:
+            x = factory.end_of_stage(x, len(stages) + 1)
             stages.append(x)
     return [*stages, _conv_bn(x, HEAD, 1, 1, "head", factory)]
 

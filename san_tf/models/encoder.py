@@ -66,6 +66,7 @@ def build_encoder(
     classifier: Classifier = "linear",
     classifier_scale: float = 64.0,
     classifier_margin: float = 0.5,
+    mixstyle: float = 0.0,
 ) -> keras.Model:
     """Build the encoder as a functional model.
 
@@ -103,6 +104,9 @@ def build_encoder(
             the identity loss has a margin, see `san_tf.losses.with_margin`.
         classifier_scale: of the last two.
         classifier_margin: of the last two; the paper of CosFace has 0.35.
+        mixstyle: probability that a training batch's styles are mixed behind stages 1 and 2, so that the
+            network meets cameras that do not exist; the paper has 0.5. See
+            `san_tf.models.layer_factory.MixStyle`. Only for backbones of this package.
 
     Returns:
         Model from `(batch, height, width, 3)` float32 to a dict: `embedding` `(batch, dimensions)` float32,
@@ -120,7 +124,8 @@ def build_encoder(
     _check(backbone, input_shape, num_classes, head, last_stride, weights, stride_on, pool_padding, pooling)
     _check_classifier(classifier, classifier_scale, classifier_margin)
     form = ResNetForm(stride_on, pool_padding)
-    factory = LayerFactory(seed, batch_norm_momentum)
+    _check_mixing(backbone, mixstyle)
+    factory = LayerFactory(seed, batch_norm_momentum, mixing=mixstyle)
 
     # --- stages ---
     image = keras.Input(input_shape, name="image")
@@ -172,6 +177,15 @@ def _named(name: str) -> Backbone:
             f"network of keras.applications, such as {PREFIX}EfficientNetV2B0, or register your own."
         )
     return found
+
+
+def _check_mixing(backbone: str | keras.Model, mixstyle: float) -> None:
+    # Written so that NaN does not pass.
+    if not 0 <= mixstyle <= 1:
+        raise UserError(f"mixstyle is a probability from 0 to 1; received {mixstyle!r}.")
+    if mixstyle and (isinstance(backbone, keras.Model) or backbone not in BACKBONES):
+        known = ", ".join(BACKBONES)
+        raise UserError(f"mixstyle needs a backbone of this package ({known}), whose stages it knows.")
 
 
 def _check_classifier(classifier: str, scale: float, margin: float) -> None:

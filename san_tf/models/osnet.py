@@ -73,6 +73,7 @@ def osnet_stages(image: Tensor, plan: OSNetPlan, factory: LayerFactory) -> list[
         channels = plan.channels[stage - 1]
         for block in range(1, BLOCKS + 1):
             x = _block(x, channels, f"conv{stage}_block{block}", norm_at(plan.norms, stage, block), factory)
+        x = factory.end_of_stage(x, stage - 1)
         stages.append(x)
         if stage < 4:
             x = factory.conv_bn(x, channels, 1, name=f"transition{stage}")

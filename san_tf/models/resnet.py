@@ -38,6 +38,7 @@ def thin_resnet_stages(
     stages = []
     for stage, (width, stride) in enumerate(zip(WIDTHS, (1, 2, 2, last_stride), strict=True), start=1):
         x = _basic_block(x, width, stride, f"stage{stage}", factory, ibn and stage < 4)
+        x = factory.end_of_stage(x, stage)
         stages.append(x)
     return stages
 
@@ -108,6 +109,7 @@ def resnet_stages(
             name = f"conv{stage}_block{block}"
             width, step = 64 * 2 ** (stage - 2), stride if block == 1 else 1
             x = _bottleneck(x, width, step, form.stride_on, name, factory, ibn and stage < 5)
+        x = factory.end_of_stage(x, stage - 1)
         stages.append(x)
     return stages
 

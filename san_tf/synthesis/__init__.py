@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from san_tf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from san_tf.synthesis.crop_plans import PitConfig, ReidConfig
+    from san_tf.synthesis.crop_plans import PitConfig, ReidConfig, Variety
     from san_tf.synthesis.generator import PIT, SYNTHETIC_REID, export_market, identity_texture
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "SYNTHETIC_REID",
     "PitConfig",
     "ReidConfig",
+    "Variety",
     "export_market",
     "identity_texture",
 ]
@@ -30,6 +31,7 @@ __getattr__, __dir__ = lazy_names(
         "SYNTHETIC_REID": "generator",
         "PitConfig": "crop_plans",
         "ReidConfig": "crop_plans",
+        "Variety": "crop_plans",
         "export_market": "generator",
         "identity_texture": "generator",
     },

@@ -119,12 +119,13 @@ class Window:
         return (pixels - np.array([self.left, self.top])) * scale
 
 
-def sample_camera(seed: int, camid: int) -> Camera:
+def sample_camera(seed: int, camid: int, wide: float = 0.0) -> Camera:
     """Return camera `camid` of the data set with this seed.
 
     Args:
         seed: of the data set.
         camid: camera id, from 0.
+        wide: probability that the camera hangs anywhere between eye level and a roof, near people or far.
 
     Returns:
         A `Camera`; the same arguments give the same camera.
@@ -136,6 +137,9 @@ def sample_camera(seed: int, camid: int) -> Camera:
     rng = generator_at(seed, "camera", camid)
     height = rng.uniform(2.2, 6.0)
     near = height * 1.1 + rng.uniform(1.0, 4.0)
+    if wide and (anywhere := generator_at(seed, "any camera", camid)).random() < wide:
+        height = float(np.exp(anywhere.uniform(*np.log([1.5, 8.0]))))
+        near = height * anywhere.uniform(0.7, 2.5) + anywhere.uniform(1.5, 4.0)
     far = near * rng.uniform(1.4, 2.2)
     middle = np.sqrt(near * far)
     person_pixels = np.exp(rng.uniform(np.log(75.0), np.log(150.0)))
@@ -178,6 +182,60 @@ def sample_yaw(camera: Camera, rng: np.random.Generator) -> float:
 def wrap_degrees(angle: float) -> float:
     """Return the same angle in (-180, 180] degrees."""
     return float(180.0 - (180.0 - angle) % 360.0)
+
+
+def labelled_window(points: np.ndarray, rng: np.random.Generator) -> Window:
+    """Return a box that touches the person, as people and modern detectors draw it.
+
+    Args:
+        points: `(V, 2)` native pixels of the person's vertices.
+        rng: source of randomness.
+
+    Returns:
+        A `Window` of the silhouette's proportions, but between a quarter and nine tenths as wide as high.
+    """
+    low, high = points.min(0), points.max(0)
+    size = high - low
+    # Left, top, right and bottom margins are independent; some cut a little.
+    margins = rng.normal(0.02, 0.02, 4) * np.array([1.5 * size[0], size[1], 1.5 * size[0], size[1]])
+    low, high = low - margins[:2], high + margins[2:]
+    height = float(high[1] - low[1])
+    width = float(np.clip(high[0] - low[0], 0.25 * height, 0.9 * height))
+    left = float(low[0] + high[0] - width) / 2
+    return Window(left, float(low[1]), width, height)
+
+
+def spoilt_window(window: Window, rng: np.random.Generator) -> Window:
+    """Return a box with one error of a detector: a cut head, cut feet or side, a shift, a wrong size.
+
+    Args:
+        window: a good box.
+        rng: source of randomness.
+
+    Returns:
+        A `Window` that still shows at least half of the good one.
+    """
+    left, top = window.left, window.top
+    width, height = window.width, window.height
+    kind = rng.choice(["head", "feet", "side", "shift", "wide", "large"], p=[0.13, 0.3, 0.12, 0.2, 0.15, 0.1])
+    if kind == "head":
+        cut = rng.uniform(0.03, 0.12) * height
+        top, height = top + cut, height - cut
+    elif kind == "feet":
+        height *= 1 - float(rng.beta(1.3, 2.5)) * 0.5
+    elif kind == "side":
+        cut = rng.uniform(0.08, 0.25) * width
+        left, width = left + cut * rng.integers(2), width - cut
+    elif kind == "shift":
+        left, top = left + rng.normal(0, 0.12) * width, top + rng.normal(0, 0.05) * height
+    elif kind == "wide":
+        more = rng.uniform(0.15, 0.7) * width
+        left, width = left - more * rng.uniform(0.2, 0.8), width + more
+    else:
+        more = rng.uniform(0.08, 0.3)
+        left, top = left - more * width * rng.uniform(0.3, 0.7), top - more * height * rng.uniform(0.3, 0.7)
+        width, height = width * (1 + more), height * (1 + more)
+    return Window(float(left), float(top), float(width), float(height))
 
 
 def detector_window(

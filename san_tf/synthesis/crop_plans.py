@@ -7,11 +7,13 @@ alone, in any order, by any process.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
-from typing import Any
+import math
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from san_tf.errors import UserError
 from san_tf.synthesis.seeds import generator_at
 
 # First identity number of each use. Uses never share a number, so their people never share clothes.
@@ -24,6 +26,62 @@ PASSERS_BY = 12
 ACTIONS = ("walking", "standing", "carrying", "phoning")
 # Values of `CropSpec.badness`.
 USABLE, JUNK, FALSE_ALARM = 0.0, 1.0, 2.0
+
+
+@dataclass(frozen=True)
+class Variety:
+    """How far pictures differ beyond a few cameras of one street (domain randomisation).
+
+    Each number is a probability. With the defaults, a data set shows one street; `ANYWHERE` has what an
+    encoder needs that is to work at places it has never seen.
+
+    Attributes:
+        wide_cameras: a camera hangs and looks as any camera may: height, distance, lens, colour, contrast,
+            sharpening with halos, noise, compression, interlacing.
+        own_look: a picture has its own sensor, light and resolution, whatever its camera. It is taken after
+            `wide_cameras`.
+        tight_boxes: a box touches the silhouette, so its proportions follow the pose. The finished picture is
+            stretched to the usual proportions, as labelled boxes are in training.
+        box_errors: a box is cut (head, feet, side), shifted, too wide or too large.
+        backdrops: a painted collage stands behind the person instead of the street.
+        covers: a parapet, post, railing, wall or twig hides a part of the person.
+        held: a person carries something in the hand that is not theirs to be recognised by.
+        everyday: a person wears what most people wear: dark plain trousers, open layers, school bags.
+        passers_by: number of strangers who may be in a split's pictures.
+    """
+
+    wide_cameras: float = 0.0
+    own_look: float = 0.0
+    tight_boxes: float = 0.0
+    box_errors: float = 0.0
+    backdrops: float = 0.0
+    covers: float = 0.0
+    held: float = 0.0
+    everyday: float = 0.0
+    passers_by: int = PASSERS_BY
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name == "passers_by":
+                if not 1 <= value <= 100_000:
+                    raise UserError(f"Variety.passers_by must lie in 1..100000. Received: {value}.")
+            elif not 0 <= value <= 1:
+                raise UserError(f"Variety.{field.name} is a probability, 0 to 1. Received: {value}.")
+
+
+ONE_STREET = Variety()
+ANYWHERE = Variety(
+    wide_cameras=1.0,
+    own_look=0.35,
+    tight_boxes=0.6,
+    box_errors=0.25,
+    backdrops=0.3,
+    covers=0.2,
+    held=0.3,
+    everyday=0.8,
+    passers_by=40,
+)
 
 
 @dataclass(frozen=True)
@@ -42,6 +100,14 @@ class ReidConfig:
         image_height: height of the stored images in pixels; the width is half of it.
         seed: seed of all random choices.
         backgrounds: folder of photographs that replace the procedural streets.
+        test_cameras: number of cameras that see test identities alone; 0 if all cameras see both.
+        appearances: number of cameras that see a training identity, on average; fewer if there are fewer
+            cameras or images.
+        lookalikes: number of people who share most of an outfit, as hard negatives; 1 for none.
+        variety: how far pictures differ beyond one street.
+
+    Raises:
+        UserError: fewer than two cameras, or numbers of images that no plan can meet.
     """
 
     name: str
@@ -56,6 +122,35 @@ class ReidConfig:
     image_height: int = 128
     seed: int = 1501
     backgrounds: str | None = None
+    test_cameras: int = 0
+    appearances: float = 4.4
+    lookalikes: int = 1
+    variety: Variety = ONE_STREET
+
+    def __post_init__(self) -> None:
+        if self.cameras < 2 or self.test_cameras < 0 or self.test_cameras == 1:
+            raise UserError(
+                f"Configuration {self.name!r} needs two or more cameras in `cameras`, and none or two or "
+                f"more in `test_cameras`. Received: cameras={self.cameras}, test_cameras={self.test_cameras}."
+            )
+        if self.appearances < 2 or self.lookalikes < 1:
+            raise UserError(
+                f"Configuration {self.name!r} needs `appearances` of 2 or more and `lookalikes` of 1 or "
+                f"more. Received: appearances={self.appearances}, lookalikes={self.lookalikes}."
+            )
+        fewest, most = 2 * self.test_identities, (self.test_cameras or self.cameras) * self.test_identities
+        for name, low, high in (
+            ("train_images", 2 * self.train_identities, math.inf),
+            ("queries", fewest, most),
+            ("gallery_images", self.queries, math.inf),
+        ):
+            if not low <= getattr(self, name) <= high:
+                bounds = f"at least {low:,}" if high == math.inf else f"{low:,} to {high:,}"
+                raise UserError(
+                    f"Configuration {self.name!r} needs {bounds} in `{name}`: two cameras see each person, a "
+                    "query is one of a person and a camera, and each has a gallery image. Received: "
+                    f"{name}={getattr(self, name)}."
+                )
 
 
 @dataclass(frozen=True)
@@ -70,6 +165,7 @@ class PitConfig:
         dye: probability that a garment has an arbitrary colour; see `wardrobe.dressing.dyed`.
         seed: seed of all random choices.
         backgrounds: folder of photographs that replace the procedural streets.
+        variety: how far pictures differ beyond one street.
     """
 
     name: str
@@ -80,6 +176,16 @@ class PitConfig:
     dye: float = 0.5
     seed: int = 929
     backgrounds: str | None = None
+    variety: Variety = ONE_STREET
+
+
+class Wearer(NamedTuple):
+    """Arguments of `wardrobe.sample_identity`: what determines a person's body and clothes."""
+
+    seed: int
+    dye: float = 0.0
+    everyday: float = 0.0
+    model: int | None = None
 
 
 @dataclass(frozen=True)
@@ -103,6 +209,8 @@ class CropSpec:
         passers_by: first identity number of the other people who may be in the picture.
         image_height: height in pixels; the width is half of it.
         backgrounds: folder of photographs, or None for procedural streets.
+        variety: how far pictures differ beyond one street.
+        model: number of the person whose outfit this one copies for the most part, or None.
     """
 
     seed: int
@@ -121,11 +229,19 @@ class CropSpec:
     passers_by: int
     image_height: int
     backgrounds: str | None
+    variety: Variety
+    model: int | None = None
 
     @property
     def identity_seed(self) -> int:
         """Seed of the person's body and clothes."""
         return identity_seed(self.seed, self.identity)
+
+    @property
+    def wearer(self) -> Wearer:
+        """What determines the person's body and clothes."""
+        model = None if self.model is None else identity_seed(self.seed, self.model)
+        return Wearer(self.identity_seed, self.dye, self.variety.everyday, model)
 
 
 def identity_seed(seed: int, identity: int) -> int:
@@ -135,8 +251,9 @@ def identity_seed(seed: int, identity: int) -> int:
 
 def _spec(config: ReidConfig | PitConfig, **what: Any) -> CropSpec:
     return CropSpec(
-        seed=config.seed, image_height=config.image_height, backgrounds=config.backgrounds, **what
-    )
+        seed=config.seed, image_height=config.image_height, backgrounds=config.backgrounds,
+        variety=config.variety, **what,
+    )  # fmt: skip
 
 
 def _market_name(pid: int, camid: int, sequence: int, frame: int, box: int) -> str:
@@ -182,13 +299,16 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
     if split == "train":
         pids = np.arange(1, config.train_identities + 1)
         rng = generator_at(config.seed, "plan", "train")
-        # On average 4.4 of six cameras see a person, as in Market-1501; fewer if there are fewer cameras.
-        appearances = round(min(4.4, 2.2 * config.cameras / 3) * len(pids))
+        # By default 4.4 of six cameras see a person, as in Market-1501; fewer if there are fewer cameras.
+        most = min(2.2 * config.cameras / 3, config.train_images / len(pids))
+        appearances = round(min(config.appearances, most) * len(pids))
         cameras = _cameras_per_identity(len(pids), config.cameras, appearances, rng)
         return tuple(_people(config, "train", pids, cameras, config.train_images, rng))
     pids = np.arange(config.train_identities + 1, config.train_identities + config.test_identities + 1)
     rng = generator_at(config.seed, "plan", "test")
-    cameras = _cameras_per_identity(len(pids), config.cameras, config.queries, rng)
+    camids = _test_camids(config)
+    cameras = _cameras_per_identity(len(pids), len(camids), config.queries, rng)
+    cameras = [camids[choice] for choice in cameras]
     if split == "query":
         # One image per identity and camera that saw it.
         return tuple(
@@ -199,6 +319,20 @@ def reid_plan(config: ReidConfig, split: str) -> tuple[CropSpec, ...]:
     specs = _people(config, "gallery", pids, cameras, config.gallery_images, rng)
     # Sorted by identity, so that a worker dresses each person once.
     return tuple(sorted([*specs, *_others(config, len(specs), pids, rng)], key=lambda spec: spec.identity))
+
+
+def _test_camids(config: ReidConfig) -> np.ndarray:
+    """Ids of the cameras that see the test identities."""
+    if config.test_cameras:
+        return np.arange(config.cameras, config.cameras + config.test_cameras)
+    return np.arange(config.cameras)
+
+
+def _model(config: ReidConfig, pid: int) -> int | None:
+    """Return the identity whose outfit `pid` copies: the first of its group; None for the first itself."""
+    first = 1 if pid <= config.train_identities else config.train_identities + 1
+    place = (pid - first) % config.lookalikes
+    return pid - place if place else None
 
 
 def _cameras_per_identity(count: int, cameras: int, total: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -243,6 +377,7 @@ def _people(
                         sequence=sequence, track=(pid * 100 + camid) * 10 + turn, step=step,
                         filename=_market_name(pid, camid, sequence, frame, int(split != "query")),
                         badness=USABLE, varied=False, dye=0.0, passers_by=_PASSER_BY[side],
+                        model=_model(config, pid),
                     )
                 )  # fmt: skip
     return specs
@@ -251,12 +386,12 @@ def _people(
 def _others(config: ReidConfig, first: int, pids: np.ndarray, rng: np.random.Generator) -> list[CropSpec]:
     """Plan distractors (strangers and false alarms, pid 0) and junk (badly cut test identities, pid -1)."""
     specs: list[CropSpec] = []
-    strangers = max(1, config.distractors // 8)
+    strangers, camids = max(1, config.distractors // 8), _test_camids(config)
     for number in range(config.distractors + config.junk):
         junk = number >= config.distractors
         false_alarm = not junk and rng.random() < 0.5
         identity = int(rng.choice(pids)) if junk else _STRANGER + number * strangers // config.distractors
-        camid, sequence = int(rng.integers(config.cameras)), int(rng.integers(6))
+        camid, sequence = int(camids[rng.integers(len(camids))]), int(rng.integers(6))
         pid = -1 if junk else 0
         specs.append(
             _spec(
@@ -264,7 +399,7 @@ def _others(config: ReidConfig, first: int, pids: np.ndarray, rng: np.random.Gen
                 sequence=sequence, track=50_000_000 + number, step=0,
                 filename=_market_name(pid, camid, sequence, 100_000 + number * 5, int(rng.integers(1, 9))),
                 badness=JUNK if junk else (FALSE_ALARM if false_alarm else USABLE), varied=False, dye=0.0,
-                passers_by=_PASSER_BY["test"],
+                passers_by=_PASSER_BY["test"], model=_model(config, identity) if junk else None,
             )
         )  # fmt: skip
     return specs

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from san_tf.synthesis.color_cast import color_cast
-from san_tf.synthesis.crop_plans import CropSpec
+from san_tf.synthesis.crop_plans import CropSpec, Wearer
 from san_tf.synthesis.people import clothes_texture, dressed_person
 from san_tf.synthesis.scene import draw_shot
 from san_tf.synthesis.sensor import encode_jpeg, encode_png
@@ -61,15 +61,15 @@ def render_crop(spec: CropSpec) -> Crop:
     image = encode_jpeg(shot.image, STORED_QUALITY)
     texture, cast = b"", np.eye(3, 4, dtype=np.float32)
     if spec.varied:
-        clothes, texture = _clothes(spec.identity_seed, spec.dye)
-        cast = color_cast(dressed_person(spec.identity_seed, spec.dye).texture, clothes, shot)
+        clothes, texture = _clothes(spec.wearer)
+        cast = color_cast(dressed_person(spec.wearer).texture, clothes, shot)
     return Crop(
         image, spec.pid, spec.camid, spec.filename, shot.yaw, shot.action, shot.visibility, texture, cast
     )
 
 
 @functools.lru_cache(maxsize=4)
-def _clothes(seed: int, dye: float) -> tuple[np.ndarray, bytes]:
+def _clothes(wearer: Wearer) -> tuple[np.ndarray, bytes]:
     """A person's texture without bags, as an array and as PNG bytes."""
-    texture = clothes_texture(seed, dye)
+    texture = clothes_texture(wearer)
     return texture, encode_png(texture)

@@ -22,11 +22,11 @@ import numpy as np
 
 from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
-from san_tf.synthesis.crop_plans import CropSpec, PitConfig, ReidConfig, pit_plan, reid_plan
+from san_tf.synthesis.backdrops import photograph_paths
+from san_tf.synthesis.crop_plans import ANYWHERE, CropSpec, PitConfig, ReidConfig, pit_plan, reid_plan
 from san_tf.synthesis.crops import Crop
 from san_tf.synthesis.parallel import render_parallel
 from san_tf.synthesis.people import clothes_texture
-from san_tf.synthesis.photographs import photograph_paths
 
 SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "tiny": ReidConfig("tiny", 100, 60, 2_400, 240, 600, 100, 60),
@@ -37,13 +37,28 @@ SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "ablation": ReidConfig("ablation", 280, 150, 3_360, 600, 1_500, 300, 150, seed=2020),
     # A test of the whole pipeline in seconds; too small to learn from.
     "smoke": ReidConfig("smoke", 8, 6, 48, 12, 30, 4, 2, cameras=3),
-}
+    # Made for encoders that are to work at places they have never seen: many people, each in few pictures by
+    # each of a few cameras of many. Cameras 401 to 424 see test identities alone.
+    "world": ReidConfig(
+        "world", 3_000, 100, 30_000, 400, 1_000, 100, 40, cameras=400, seed=8848, test_cameras=24,
+        appearances=6.0, lookalikes=3, variety=ANYWHERE,
+    ),
+    "world_smoke": ReidConfig(
+        "world_smoke", 8, 6, 48, 12, 30, 4, 2, cameras=12, seed=8848, test_cameras=4, appearances=4.0,
+        lookalikes=2, variety=ANYWHERE,
+    ),
+}  # fmt: skip
 PIT: Mapping[str, PitConfig] = {
     # For the same number of pairs, two images of 500 people teach more than ten images of 100 people.
     "tiny": PitConfig("tiny", 500, 75, images_per_texture=2, image_height=128),
     "paper": PitConfig("paper", 929, 50),
+    # Pairs as the pictures of `SYNTHETIC_REID["world"]` are.
+    "world": PitConfig(
+        "world", 2_000, 75, images_per_texture=2, image_height=128, dye=0.25, seed=8849,
+        variety=replace(ANYWHERE, box_errors=0.1, covers=0.1),
+    ),
     "smoke": PitConfig("smoke", 8, 4, images_per_texture=2, image_height=128),
-}
+}  # fmt: skip
 REID_SPLITS, PIT_SPLITS = ("train", "query", "gallery"), ("train", "test")
 _MARKET_FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
 
@@ -172,7 +187,7 @@ def identity_texture(config: str | ReidConfig, pid: int) -> np.ndarray:
     if not 1 <= pid <= last:
         raise UserError(f"Configuration {chosen.name!r} has identities 1 to {last}. Received: pid={pid}.")
     spec = next(spec for split in ("train", "query") for spec in reid_plan(chosen, split) if spec.pid == pid)
-    return clothes_texture(spec.identity_seed).copy()
+    return clothes_texture(spec.wearer).copy()
 
 
 def export_market(

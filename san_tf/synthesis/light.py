@@ -58,3 +58,23 @@ def sample_light(seed: int, camid: int, sequence: int) -> Light:
     level = (1.0 - 0.55 * hardness) * brightness * (0.75 + 0.25 * openness)
     sky = np.array([0.97, 1.0, 1.04]) * level
     return Light(direction, sun, sky, hardness)
+
+
+def any_light(rng: np.random.Generator) -> Light:
+    """Draw light of any place and hour, indoors too: mostly soft and from above, of any tint.
+
+    Args:
+        rng: source of randomness.
+
+    Returns:
+        A `Light`.
+    """
+    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(15.0, 88.0))
+    hardness = float(0.95 * rng.beta(0.7, 1.6))
+    direction = np.array(
+        [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)]
+    )
+    warmth, brightness = rng.normal(0.0, 0.1, 2), np.exp(rng.normal(0.0, 0.2))
+    sun = np.array([1 + warmth[0], 1.0, 1 - warmth[0]]) * hardness * 0.8 * brightness
+    sky = np.array([1 + warmth[1], 1.0, 1 - warmth[1]]) * (1.0 - 0.6 * hardness) * brightness
+    return Light(direction, sun, sky, hardness)

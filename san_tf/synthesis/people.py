@@ -11,6 +11,7 @@ import numpy as np
 from san_tf.synthesis import rasterizer, wardrobe
 from san_tf.synthesis.body import BodyShape, joints, load_body, shaped
 from san_tf.synthesis.camera import Camera, Window
+from san_tf.synthesis.crop_plans import Wearer
 from san_tf.synthesis.light import Light
 from san_tf.synthesis.mesh import Mesh, vertex_normals
 from san_tf.synthesis.occluders import soften_ground
@@ -67,21 +68,20 @@ class Figure:
 
 
 @functools.lru_cache(maxsize=64)
-def dressed_person(seed: int, dye: float = 0.0) -> Person:
-    """Return the dressed person of a wardrobe seed.
+def dressed_person(wearer: Wearer) -> Person:
+    """Return a person in their clothes.
 
     Args:
-        seed: of the identity.
-        dye: probability that a garment has an arbitrary colour.
+        wearer: what determines body and clothes, `CropSpec.wearer`.
 
     Returns:
         A `Person`, read-only.
 
     Example:
-        >>> dressed_person(3).texture.shape
+        >>> dressed_person(Wearer(3)).texture.shape
         (256, 256, 3)
     """
-    identity = wardrobe.sample_identity(seed, dye)
+    identity = wardrobe.sample_identity(*wearer)
     outfit, body = wardrobe.dress(identity), load_body()
     bare = shaped(identity.shape)
     clothed = bare + outfit.offsets[:, None] * vertex_normals(bare, body.faces)
@@ -95,26 +95,25 @@ def dressed_person(seed: int, dye: float = 0.0) -> Person:
     return Person(identity.shape, joints(identity.shape)[0], outfit.texture, mesh, outfit.extras)
 
 
-def clothes_texture(seed: int, dye: float = 0.0) -> np.ndarray:
+def clothes_texture(wearer: Wearer) -> np.ndarray:
     """Return the texture of `dressed_person` without bags.
 
     The rendered texture shows a rucksack and its straps, but they are not part of the person. A texture
     generator should paint the shirt under them.
 
     Args:
-        seed: of the identity.
-        dye: probability that a garment has an arbitrary colour.
+        wearer: what determines body and clothes, `CropSpec.wearer`.
 
     Returns:
         `(256, 256, 3)` uint8 RGB, read-only.
 
     Example:
-        >>> clothes_texture(3).shape
+        >>> clothes_texture(Wearer(3)).shape
         (256, 256, 3)
     """
-    identity = wardrobe.sample_identity(seed, dye)
+    identity = wardrobe.sample_identity(*wearer)
     if identity.bag.kind == "none":
-        return dressed_person(seed, dye).texture
+        return dressed_person(wearer).texture
     return wardrobe.paint_texture(identity, bags=False)
 
 

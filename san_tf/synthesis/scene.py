@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from san_tf.synthesis.camera import Camera, Window, detector_window, sample_camera, sample_yaw, wrap_degrees
-from san_tf.synthesis.crop_plans import ACTIONS, PASSERS_BY, USABLE, CropSpec, identity_seed
-from san_tf.synthesis.light import Light, sample_light
+from san_tf.synthesis.backdrops import crop_photograph, paint_collage, paint_cover
+from san_tf.synthesis.camera import (
+    Camera,
+    Window,
+    detector_window,
+    labelled_window,
+    sample_camera,
+    sample_yaw,
+    spoilt_window,
+    wrap_degrees,
+)
+from san_tf.synthesis.crop_plans import ACTIONS, USABLE, CropSpec, Variety, Wearer, identity_seed
+from san_tf.synthesis.light import Light, any_light, sample_light
 from san_tf.synthesis.occluders import Thing, draw_thing, parked_things, thing_in_front
 from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, dressed_person, place_figure
-from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import Place, is_free, sample_place
 from san_tf.synthesis.seeds import generator_at
-from san_tf.synthesis.sensor import Sensor, auto_exposure, develop, sample_sensor
+from san_tf.synthesis.sensor import Sensor, any_sensor, auto_exposure, develop, sample_sensor
 from san_tf.synthesis.street_kernels import Eye, cast
+from san_tf.synthesis.wardrobe import held_thing
 
 
 def render_place(
@@ -88,7 +98,14 @@ class Surface:
 
 @dataclass(frozen=True, eq=False)
 class Station:
-    """A camera with everything that is constant during one recording."""
+    """A camera with everything that is constant during one recording.
+
+    Attributes:
+        camera, sensor, place, things, light: what hangs, stands and shines there.
+        gain: auto-exposure of the empty street.
+        lit: factor on the light of people, against that of the street.
+        backdrop: whether a painted collage replaces the street.
+    """
 
     camera: Camera
     sensor: Sensor
@@ -96,10 +113,33 @@ class Station:
     things: tuple[Thing, ...]
     light: Light
     gain: float
+    lit: float = 1.0
+    backdrop: bool = False
+
+
+def _varied(here: Station, variety: Variety, more: np.random.Generator) -> Station:
+    """Give a picture light and a sensor of its own, with the probability that `variety` tells."""
+    # Faces against the sky are darker than it, and people under lamps are brighter than the street.
+    lit = float(np.exp(more.uniform(*np.log([0.45, 1.35]))))
+    if more.random() < variety.own_look:
+        return replace(here, light=any_light(more), sensor=any_sensor(more), lit=lit)
+    return replace(here, lit=lit) if variety.wide_cameras else here
+
+
+# Large enough for a data set of several hundred cameras, each of which is met again and again.
+@functools.lru_cache(maxsize=512)
+def _site(
+    seed: int, camid: int, backgrounds: bool, wide: float
+) -> tuple[Camera, Sensor, Place, tuple[Thing, ...]]:
+    """What is the same in all recordings of a camera."""
+    camera = sample_camera(seed, camid, wide)
+    place = sample_place(seed, camera)
+    things = () if backgrounds else tuple(parked_things(seed, camera, place))
+    return camera, sample_sensor(seed, camid, wide), place, things
 
 
 @functools.lru_cache(maxsize=128)
-def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> Station:
+def station(seed: int, camid: int, sequence: int, backgrounds: bool = False, wide: float = 0.0) -> Station:
     """Return camera `camid` of the data set with this seed during recording `sequence`.
 
     Args:
@@ -107,13 +147,13 @@ def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> 
         camid: camera id, from 0.
         sequence: number of the recording, from 0.
         backgrounds: whether photographs replace the street; then nothing is parked.
+        wide: probability that the camera hangs and looks as any camera may.
 
     Returns:
         A `Station`; the same arguments give the same station.
     """
-    camera = sample_camera(seed, camid)
-    place, light = sample_place(seed, camera), sample_light(seed, camid, sequence)
-    things = () if backgrounds else tuple(parked_things(seed, camera, place))
+    camera, sensor, place, things = _site(seed, camid, backgrounds, wide)
+    light = sample_light(seed, camid, sequence)
     # The exposure meter sees the middle of the camera's frame.
     reach_x, reach_y = (
         camera.half_width * camera.focal,
@@ -121,7 +161,7 @@ def station(seed: int, camid: int, sequence: int, backgrounds: bool = False) -> 
     )
     frame = Window(-reach_x, -reach_y, 2 * reach_x, 2 * reach_y)
     scene = render_place(place, camera, frame, light, (20, 40))
-    return Station(camera, sample_sensor(seed, camid), place, things, light, auto_exposure(scene))
+    return Station(camera, sensor, place, things, light, auto_exposure(scene))
 
 
 def _walk(spec: CropSpec, here: Station, track: np.random.Generator) -> tuple[float, float, float, str]:
@@ -148,14 +188,14 @@ def _companion(
     spec: CropSpec, here: Station, x: float, z: float, track: np.random.Generator, rng: np.random.Generator
 ) -> Figure:
     """Place another person beside, behind or, rarely, in front of a person at (x, z)."""
-    identity = spec.passers_by + int(track.integers(PASSERS_BY))
+    identity = spec.passers_by + int(track.integers(spec.variety.passers_by))
     ahead = track.random() < 0.22
     nearer = -track.uniform(0.5, 1.2) if ahead else track.uniform(0.3, 4.5)
     side = track.choice([-1, 1]) * (track.uniform(0.3, 0.6) if ahead else track.uniform(0.15, 0.75))
     yaw = wrap_degrees(sample_yaw(here.camera, track) + rng.normal(0, 8))
     action = str(track.choice(ACTIONS, p=[0.7, 0.15, 0.1, 0.05]))
     distance = -z + nearer
-    person = dressed_person(identity_seed(spec.seed, identity))
+    person = dressed_person(Wearer(identity_seed(spec.seed, identity), everyday=spec.variety.everyday))
     return place_figure(person, action, x * distance / -z + side, -distance, yaw, rng)
 
 
@@ -171,21 +211,44 @@ def draw_shot(spec: CropSpec) -> Shot:
     Raises:
         UserError: the spec names a folder of photographs that cannot be used.
     """
-    here = station(spec.seed, spec.camid, spec.sequence, spec.backgrounds is not None)
+    variety = spec.variety
+    here = station(spec.seed, spec.camid, spec.sequence, spec.backgrounds is not None, variety.wide_cameras)
     track = generator_at(
         spec.seed, "track", spec.split == "train", spec.identity, spec.camid, spec.sequence, spec.track
     )
     rng = generator_at(spec.seed, "frame", spec.split, spec.index)
+    # What varies beyond the street has its own source, so the rest stays the same with and without it.
+    more = generator_at(spec.seed, "variety", spec.split, spec.index)
+    here = _varied(here, variety, more)
     x, z, yaw, action = _walk(spec, here, track)
     yaw = wrap_degrees(yaw + rng.normal(0.0, 9.0))
-    person = dressed_person(spec.identity_seed, spec.dye)
+    person = dressed_person(spec.wearer)
+    if variety.held:
+        # The same thing for the whole pass.
+        grip = generator_at(spec.seed, "held", spec.split == "train", spec.identity, spec.camid, spec.track)
+        if grip.random() < variety.held:
+            person = replace(person, extras=(*person.extras, held_thing(person.shape, grip)))
     figure = place_figure(person, action, x, z, yaw, rng)
-    window = detector_window(here.camera.project(figure.points()), here.camera, rng, spec.badness)
+    points = here.camera.project(figure.points())
+    window = detector_window(points, here.camera, rng, spec.badness)
+    if spec.badness == USABLE:
+        if more.random() < variety.tight_boxes:
+            window = labelled_window(points, more)
+        if more.random() < variety.box_errors:
+            window = spoilt_window(window, more)
     others = []
     if track.random() < here.camera.crowd:
         others = [_companion(spec, here, x, z, track, rng) for _ in range(1 if track.random() < 0.75 else 2)]
     hidden = rng.random() < here.camera.occlusion
+    covered = more.random() < variety.covers
+    if more.random() < variety.backdrops:
+        here = replace(here, backdrop=True, things=())
     radiance, visibility, surface = _compose(spec, here, window, figure, others, hidden, rng)
+    if covered:
+        seen = np.float32(1.0) - paint_cover(radiance, float(radiance.mean()), more)
+        body = surface.mesh != NO_MESH
+        visibility *= float(seen[body].mean()) if body.any() else 1.0
+        surface = replace(surface, mesh=np.where(seen > 0.5, surface.mesh, np.int16(NO_MESH)))
     if visibility < 0.4 and spec.badness == USABLE:
         # Nobody would label such a crop: draw it again without the people and things in front.
         far = [other for other in others if other.z < figure.z]
@@ -211,7 +274,10 @@ def _compose(
     """
     camera, light = here.camera, here.light
     size = WORKING_SIZE if spec.image_height > 128 else SMALL_WORKING_SIZE
-    if spec.backgrounds is None:
+    if here.backdrop:
+        brightness = np.exp(rng.normal(0.0, 0.35)) / here.gain
+        canvas = paint_collage(size, rng) * np.float32(brightness)
+    elif spec.backgrounds is None:
         canvas = render_place(here.place, camera, window, light, size)
     else:
         canvas = crop_photograph(spec.backgrounds, size, rng) * np.float32(0.9 / here.gain)
@@ -227,11 +293,12 @@ def _compose(
     whole = 0.0
     mesh, uv = np.full(size, NO_MESH, np.int16), np.full((*size, 2), -1, np.float32)
     shine = np.zeros((*size, 3), np.float32)
+    lamps = light if here.lit == 1.0 else light._replace(sun=light.sun * here.lit, sky=light.sky * here.lit)
     for _, layer in sorted(layers, key=lambda pair: pair[0]):
         if isinstance(layer, Thing):
             alpha = draw_thing(canvas, layer, camera, window, light)
         else:
-            frame = draw_figure(canvas, layer, camera, window, light)
+            frame = draw_figure(canvas, layer, camera, window, lamps)
             alpha = frame.alpha
             if layer is figure:
                 seen, whole = alpha.copy(), float(alpha.sum())

@@ -27,6 +27,12 @@ class Sensor:
         noise: standard deviation of the sensor noise at middle grey, in 0..1.
         sharpening: strength of the in-camera sharpening, which rings at edges.
         jpeg_quality: JPEG quality of the recording, 1..100.
+        halo: standard deviation of the blur that the sharpening subtracts, in native pixels.
+        clarity: strength of the contrast between a pixel and its wider surroundings.
+        chroma_noise: standard deviation of blotches of false colour, in 0..1.
+        combing: sideways shift of every other row in native pixels, as in interlaced recordings.
+        rows: rows of a person's box in the recording; 0 leaves them to the camera's lens.
+        zoom: OpenCV's interpolation that brings the recording to the stored size.
     """
 
     color_matrix: np.ndarray
@@ -40,14 +46,21 @@ class Sensor:
     noise: float
     sharpening: float
     jpeg_quality: int
+    halo: float = 1.2
+    clarity: float = 0.0
+    chroma_noise: float = 0.0
+    combing: float = 0.0
+    rows: int = 0
+    zoom: int = cv2.INTER_LINEAR
 
 
-def sample_sensor(seed: int, camid: int) -> Sensor:
+def sample_sensor(seed: int, camid: int, wide: float = 0.0) -> Sensor:
     """Return the sensor of camera `camid` of the data set with this seed.
 
     Args:
         seed: of the data set.
         camid: camera id, from 0.
+        wide: probability that the sensor comes from `any_sensor`.
 
     Returns:
         A `Sensor`; the same arguments give the same sensor.
@@ -56,15 +69,13 @@ def sample_sensor(seed: int, camid: int) -> Sensor:
         >>> sample_sensor(0, 0).jpeg_quality == sample_sensor(0, 0).jpeg_quality
         True
     """
+    if wide and (rng := generator_at(seed, "any sensor", camid)).random() < wide:
+        return any_sensor(rng)
     rng = generator_at(seed, "sensor", camid)
     gains = np.exp(rng.normal(0.0, [0.085, 0.025, 0.105]))
     saturation = rng.uniform(0.6, 1.15)
-    grey = np.full((3, 3), 1.0 / 3.0)
-    crosstalk = np.eye(3) + rng.normal(0.0, 0.03, (3, 3))
-    crosstalk /= crosstalk.sum(1, keepdims=True)
-    matrix = (saturation * np.eye(3) + (1 - saturation) * grey) @ crosstalk @ np.diag(gains / gains.mean())
     return Sensor(
-        color_matrix=matrix,
+        color_matrix=_color_matrix(gains, saturation, 0.03, rng),
         exposure=float(np.exp(rng.uniform(-0.35, 0.3))),
         gamma=rng.uniform(0.8, 1.2),
         contrast=rng.uniform(0.8, 1.2),
@@ -76,6 +87,60 @@ def sample_sensor(seed: int, camid: int) -> Sensor:
         sharpening=rng.uniform(0.0, 0.7),
         jpeg_quality=int(rng.integers(35, 85)),
     )
+
+
+def _color_matrix(
+    gains: np.ndarray, saturation: float, crosstalk: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Combine white balance, crosstalk of the channels and saturation, `(3, 3)`."""
+    grey = np.full((3, 3), 1.0 / 3.0)
+    leak = np.eye(3) + rng.normal(0.0, crosstalk, (3, 3))
+    leak /= leak.sum(1, keepdims=True)
+    return (saturation * np.eye(3) + (1 - saturation) * grey) @ leak @ np.diag(gains / gains.mean())
+
+
+def any_sensor(rng: np.random.Generator) -> Sensor:
+    """Draw the sensor of any camera: sharp or soft, new or old, well or badly set.
+
+    Recordings of most surveillance cameras are sharpened and of high contrast, with deep blacks and burnt
+    whites. So the ranges are wide, but their middle is not the mild picture of `sample_sensor`.
+
+    Args:
+        rng: source of randomness.
+
+    Returns:
+        A `Sensor`.
+
+    Example:
+        >>> 40 <= any_sensor(np.random.default_rng(0)).rows <= 400
+        True
+    """
+    gains = np.exp(rng.normal(0.0, [0.11, 0.03, 0.13]))
+    # Most people have some sixty to three hundred rows; a few are far away.
+    rows = np.exp(rng.uniform(*np.log([40.0, 90.0] if rng.random() < 0.2 else [90.0, 400.0])))
+    foggy = rng.random() < 0.15
+    return Sensor(
+        color_matrix=_color_matrix(gains, float(rng.triangular(0.2, 0.8, 1.15)), 0.04, rng),
+        exposure=float(np.exp(rng.normal(0.0, 0.25))),
+        gamma=rng.uniform(0.85, 1.3),
+        contrast=rng.uniform(0.9, 1.35),
+        haze=(rng.uniform(0.04, 0.16) if foggy else rng.uniform(0.0, 0.04)) * np.exp(rng.normal(0, 0.1, 3)),
+        vignette=rng.uniform(0.0, 0.25),
+        defocus=rng.uniform(0.2, 0.9) if rng.random() < 0.4 else 0.0,
+        shutter=rng.uniform(0.3, 3.0),
+        noise=float(np.exp(rng.uniform(*np.log([0.003, 0.025])))),
+        sharpening=rng.uniform(0.2, 1.8) if rng.random() < 0.75 else 0.0,
+        jpeg_quality=int(rng.integers(22, 96)),
+        halo=rng.uniform(0.7, 2.0),
+        clarity=rng.uniform(0.0, 0.6),
+        chroma_noise=rng.uniform(0.01, 0.04) if rng.random() < 0.2 else 0.0,
+        combing=rng.uniform(0.5, 2.0) if rng.random() < 0.05 else 0.0,
+        rows=round(rows),
+        zoom=int(
+            rng.choice([cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4, cv2.INTER_NEAREST],
+                       p=[0.55, 0.27, 0.15, 0.03])
+        ),
+    )  # fmt: skip
 
 
 def develop(
@@ -108,22 +173,36 @@ def develop(
         (128, 64, 3)
     """
     height, width = radiance.shape[:2]
-    rows = max(24, min(round(native_height), 2 * height))
+    # The rendering has no detail beyond its own rows.
+    rows = min(sensor.rows, height) if sensor.rows else max(24, min(round(native_height), 2 * height))
     columns = max(12, round(rows * width / height))
     picture = _resize(radiance, rows, columns)
     picture = _blur(picture, sensor, rows, rng)
     picture, exposure = _tone(picture, sensor, gain, rng)
+    if sensor.clarity:
+        # Blurring a quarter of the rows is as good as all of them, and much quicker.
+        small = _resize(picture, max(2, rows // 4), max(2, columns // 4))
+        soft = cv2.resize(cv2.GaussianBlur(small, (0, 0), rows / 50.0), (columns, rows))
+        picture = picture + sensor.clarity * (picture - soft)
     if sensor.sharpening > 0.1:
-        soft = cv2.GaussianBlur(picture, (0, 0), 1.2)
+        soft = cv2.GaussianBlur(picture, (0, 0), sensor.halo)
         picture = picture + sensor.sharpening * (picture - soft)
     # Shot noise grows with the light; demosaicing makes the channels share a part of it.
     spread = sensor.noise * np.sqrt(np.clip(picture, 0.02, 1.0) * 2.0)
     grain = rng.standard_normal((rows, columns, 1), np.float32)
     grain = 0.8 * grain + 0.6 * rng.standard_normal((rows, columns, 3), np.float32)
-    frame = np.clip((picture + spread * grain) * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    picture = picture + spread * grain
+    if sensor.chroma_noise:
+        blotches = rng.normal(0.0, sensor.chroma_noise, (rows // 4 + 1, columns // 4 + 1, 3))
+        blotches -= blotches.mean(2, keepdims=True)
+        picture = picture + cv2.resize(blotches.astype(np.float32), (columns, rows))
+    if sensor.combing:
+        shift = round(rng.normal(0.0, sensor.combing) * rows / 128.0)
+        picture[1::2] = np.roll(picture[1::2], shift, axis=1)
+    frame = np.clip(picture * 255.0 + 0.5, 0, 255).astype(np.uint8)
     quality = int(np.clip(sensor.jpeg_quality + rng.integers(-6, 7), 25, 95))
     frame = decode_rgb(encode_jpeg(frame, quality))
-    return _resize(frame, *output_size), exposure
+    return _resize(frame, *output_size, sensor.zoom), exposure
 
 
 def auto_exposure(scene: np.ndarray) -> float:
@@ -164,9 +243,9 @@ def decode_rgb(data: bytes) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
-def _resize(image: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def _resize(image: np.ndarray, rows: int, columns: int, zoom: int = cv2.INTER_LINEAR) -> np.ndarray:
     shrinks = rows < image.shape[0]
-    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    return cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA if shrinks else zoom)
 
 
 def _blur(picture: np.ndarray, sensor: Sensor, rows: int, rng: np.random.Generator) -> np.ndarray:

@@ -1,9 +1,10 @@
 import colorsys
+import io
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan, draw_epoch, plan_augmentation
@@ -357,3 +358,83 @@ def test_impossible_probabilities_are_refused():
         Augmentation(auto_augment=1.5)
     with pytest.raises(UserError, match="grayscale is a probability"):
         Augmentation(grayscale=float("nan"))
+
+
+# --- pictures as other cameras take them: mixed amplitudes, blur, compression ---
+
+
+def naive_spectrum(channel):
+    """Discrete Fourier transform by its definition, in complex128."""
+    height, width = channel.shape
+    rows = np.exp(-2j * np.pi * np.outer(np.arange(height), np.arange(height)) / height)
+    columns = np.exp(-2j * np.pi * np.outer(np.arange(width), np.arange(width)) / width)
+    return rows @ channel.astype(np.complex128) @ columns.T
+
+
+def test_mixed_amplitudes_are_their_formula():
+    rng = np.random.default_rng(0)
+    image, other = (rng.integers(60, 190, (12, 8, 3), np.uint8) for _ in range(2))
+    found = transforms.mixed_amplitudes(image, other, 0.4)
+    for c in range(3):
+        one, two = naive_spectrum(image[..., c]), naive_spectrum(other[..., c])
+        aimed = (0.6 * np.abs(one) + 0.4 * np.abs(two)) * np.exp(1j * np.angle(one))
+        # The inverse is the transform of the conjugate, conjugated and divided by the number of places.
+        back = np.conj(naive_spectrum(np.conj(aimed))) / aimed.size
+        expected = np.clip(np.rint(back.real), 0, 255)
+        assert np.abs(expected - found[..., c]).max() <= 1
+    np.testing.assert_array_equal(transforms.mixed_amplitudes(image, other, 0.0), image)
+    # All of a dark picture's amplitudes make a bright one dark; its shapes stay.
+    dark = (image // 4).astype(np.uint8)
+    darkened = transforms.mixed_amplitudes(image, dark, 1.0)
+    assert abs(darkened.mean() - dark.mean()) < 3
+    assert np.corrcoef(darkened.ravel(), image.ravel())[0, 1] > 0.95
+    # A partner of another size is resized, and a flat image has no phases but stays finite.
+    assert transforms.mixed_amplitudes(image, other[:5, :3], 0.5).shape == image.shape
+    flat = np.full((12, 8, 3), 128, np.uint8)
+    assert np.abs(transforms.mixed_amplitudes(flat, flat, 0.5).astype(int) - 128).max() == 0
+
+
+def test_a_batch_is_mixed_with_stored_images_blurred_and_compressed_as_planned():
+    rng = np.random.default_rng(1)
+    images = [rng.integers(0, 256, (*SIZE, 3), np.uint8) for _ in range(4)]
+    plan = rows_of(plan_of(Augmentation.none(), 4), [0, 1, 2, 3])
+    plan = plan._replace(
+        other=np.array([0.99, 0.0, 0.3, 0.3], np.float32),
+        amplitude=np.array([0.7, 0.0, 0.0, 0.0], np.float32),
+        blur=np.array([0.0, 4.0, 0.0, 0.0], np.float32),
+        quality=np.array([0, 0, 12, 0], np.int32),
+    )
+    pixels, sizes = packed(images)
+    before = pixels.copy()
+    found = (transforms.vary_images(pixels, sizes, plan, SIZE) * IMAGENET_STD + IMAGENET_MEAN) * 255
+    np.testing.assert_array_equal(pixels, before)
+    np.testing.assert_allclose(found[0], transforms.mixed_amplitudes(images[0], images[3], 0.7), atol=0.01)
+    # The deviation is in pixels of 128 rows: 4 there are 2 here.
+    blurred = Image.fromarray(images[1]).filter(ImageFilter.GaussianBlur(2.0))
+    np.testing.assert_allclose(found[1], np.asarray(blurred), atol=0.01)
+    file = io.BytesIO()
+    Image.fromarray(images[2]).save(file, "JPEG", quality=12)
+    np.testing.assert_allclose(found[2], np.asarray(Image.open(file)), atol=0.01)
+    np.testing.assert_allclose(found[3], images[3], atol=0.01)
+
+
+def test_each_is_drawn_with_its_probability_and_range_and_changes_nothing_else():
+    off, on = plan_of(Augmentation()), plan_of(Augmentation(amplitude_mix=0.3, blur=0.4, jpeg=0.5))
+    for name in off._fields[:11]:
+        np.testing.assert_array_equal(getattr(off, name), getattr(on, name))
+    assert not off.amplitude.any() and not off.blur.any() and not off.quality.any()
+    for values, share, low, high in (
+        (on.amplitude, 0.3, 0.0, 1.0), (on.blur, 0.4, 0.3, 1.6), (on.quality, 0.5, 10, 75),
+    ):  # fmt: skip
+        drawn = values[values > 0]
+        assert abs(len(drawn) / len(values) - share) < 0.03
+        assert (
+            low <= drawn.min() < low + 0.1 * (high - low) and high - 0.1 * (high - low) < drawn.max() <= high
+        )
+    assert on.other.min() >= 0 and on.other.max() <= 1
+
+
+@pytest.mark.parametrize("wrong", [{"blur": 1.5}, {"jpeg_quality": (0, 75)}, {"blur_deviation": (2.0, 1.0)}])
+def test_impossible_degradations_are_refused(wrong):
+    with pytest.raises(UserError, match=str(next(iter(wrong))).replace("_", ".")):
+        Augmentation(**wrong)

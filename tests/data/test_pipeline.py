@@ -102,7 +102,10 @@ def test_flipped_images_have_mirrored_textures(records, picture, monkeypatch, ca
     assert 0 < np.mean(flipped) < 1
 
 
-@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation.for_transfer()])
+OTHER_CAMERAS = Augmentation(amplitude_mix=0.5, blur=0.5, jpeg=0.5, low_resolution=0.5)
+
+
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation.for_transfer(), OTHER_CAMERAS])
 def test_resumed_run_sees_what_the_first_run_would_have_seen(records, pit, augmentation):
     def dataset(start_step, parallel_calls=tf.data.AUTOTUNE, seed=3):
         return train_dataset(

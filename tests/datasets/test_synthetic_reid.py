@@ -68,7 +68,9 @@ def test_bars_are_for_terminals(
 
 
 def test_named_configurations_are_those_of_the_generator() -> None:
-    assert list(Builder.builder_configs) == ["tiny", "market_sized", "ablation", "smoke"]
+    assert list(Builder.builder_configs) == [
+        *("tiny", "market_sized", "ablation", "smoke", "world", "world_smoke")
+    ]
     assert "100 training and 60 test identities" in Builder.builder_configs["tiny"].description
 
 

@@ -1,17 +1,20 @@
 """The networks that a recipe asks for."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_runs import four_layers
 
+from san_tf.data.augmentation import Augmentation
 from san_tf.errors import UserError
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.flags import Options, parse
 from san_tf.experiments.networks import decoder_of, encoder_of, encoder_to_start_from, texture_generator_of
 from san_tf.experiments.recipe import DataRecipe, ModelRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.stages import texture_generator
+from san_tf.experiments.stages.train import augmentation_of
 from san_tf.models import DECODERS
 from san_tf.models.backbones import BACKBONES, Backbone
 from san_tf.training.run_directory import RunDirectory
@@ -118,3 +121,27 @@ def test_a_baseline_that_starts_from_the_generator_trains_one(monkeypatch, tmp_p
         options = Options(workdir=str(tmp_path))
         texture_generator.run(Experiment("market", recipe, options, RunDirectory(tmp_path)))
         assert len(trained) == number
+
+
+def test_styles_are_mixed_in_the_encoder_but_not_in_the_texture_generator():
+    recipe = Recipe(
+        data=DataRecipe(image_size=(64, 32)), model=ModelRecipe(backbone="thin_resnet", mixstyle=0.5)
+    )
+    mixing = [layer for layer in encoder_of(recipe, 3).layers if layer.name.startswith("mix_style")]
+    assert [(layer.probability, layer.alpha, layer.salt) for layer in mixing] == [
+        (0.5, 0.1, 1),
+        (0.5, 0.1, 2),
+    ]
+    generator = texture_generator_of(recipe).encoder
+    assert not any(layer.name.startswith("mix_style") for layer in generator.layers)
+
+
+def test_a_recipes_augmentation_is_the_default_unless_its_values_say_otherwise():
+    same = replace(augmentation_of(DataRecipe()), smallest_scale=Augmentation.smallest_scale)
+    assert same == Augmentation()
+    data = DataRecipe(
+        jitter=1.0, jitter_strength=2.0, blur=0.1, jpeg=0.2, low_resolution=0.3, amplitude_mix=0.4
+    )
+    found = augmentation_of(data)
+    assert (found.blur, found.jpeg, found.low_resolution, found.amplitude_mix) == (0.1, 0.2, 0.3, 0.4)
+    assert (found.brightness, found.contrast, found.saturation, found.hue) == (0.5, 0.5, 0.5, 0.06)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.experiments.recipe import GeneratorRecipe, ModelRecipe, Recipe, TrainingRecipe
+from san_tf.experiments.recipe import DataRecipe, GeneratorRecipe, ModelRecipe, Recipe, TrainingRecipe
 from san_tf.experiments.recipe_checks import check_recipe
 
 
@@ -61,3 +61,15 @@ def test_impossible_clipping_and_freezing_are_refused(
     with pytest.raises(UserError, match=sentence):
         check_recipe(Recipe(training=TrainingRecipe(**training), model=ModelRecipe(weights=weights)))
     check_recipe(Recipe(training=TrainingRecipe(freeze_epochs=5, clip_norm=1.0, start="texture-generator")))
+
+
+def test_values_against_other_cameras_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(UserError, match="no image is jittered; add --jitter"):
+        check_recipe(Recipe(data=DataRecipe(jitter_strength=2.0)))
+    with pytest.raises(UserError, match="leave it out with keras:MobileNet"):
+        check_recipe(Recipe(model=ModelRecipe(backbone="keras:MobileNet", mixstyle=0.5)))
+    for wrong in ({"blur": 1.5}, {"jpeg": -0.1}, {"amplitude_mix": float("nan")}, {"low_resolution": 2.0}):
+        with pytest.raises(UserError, match=f"{next(iter(wrong))} is .*from 0 to 1"):
+            check_recipe(Recipe(data=DataRecipe(**wrong)))
+    data = DataRecipe(jitter=0.5, jitter_strength=2.0, blur=0.2, jpeg=0.3, amplitude_mix=0.3)
+    check_recipe(Recipe(data=data, model=ModelRecipe(backbone="thin_resnet_ibn", mixstyle=0.5)))

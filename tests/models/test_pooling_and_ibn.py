@@ -1,4 +1,4 @@
-"""GeM pooling and IBN-a: against loops in NumPy written from the papers' formulas, and through files."""
+"""GeM pooling, IBN-a and MixStyle: against loops in NumPy of the papers' formulas, and through files."""
 
 import pickle
 
@@ -10,7 +10,13 @@ import tensorflow as tf
 from san_tf.errors import UserError
 from san_tf.forms import facts_of
 from san_tf.models import SAN, build_encoder
-from san_tf.models.layer_factory import Channels, GeneralizedMeanPooling2D, LayerFactory
+from san_tf.models.layer_factory import (
+    Channels,
+    GeneralizedMeanPooling2D,
+    LayerFactory,
+    MixStyle,
+    symmetric_beta,
+)
 from san_tf.models.pretrained import load_body
 
 
@@ -181,3 +187,101 @@ def test_ibn_stands_in_the_first_norm_of_every_block_of_the_first_three_stages()
 def test_channels_are_a_slice_and_keep_their_config():
     layer = Channels.from_config(Channels(1, 3).get_config())
     np.testing.assert_array_equal(layer(IMAGES), IMAGES[..., 1:3])
+
+
+# --- MixStyle ---
+
+
+def naive_mixstyle(x, lamda, other, epsilon=1e-6):
+    """Image by image and channel by channel, in float64, as the paper's algorithm 1 has it."""
+    x = x.astype(np.float64)
+    mixed = np.empty_like(x)
+    for n, c in np.ndindex(x.shape[0], x.shape[3]):
+        mine, theirs = x[n, :, :, c], x[other[n], :, :, c]
+        mean, deviation = mine.mean(), np.sqrt(mine.var(ddof=1) + epsilon)
+        mean2, deviation2 = theirs.mean(), np.sqrt(theirs.var(ddof=1) + epsilon)
+        gamma = lamda[n] * deviation + (1 - lamda[n]) * deviation2
+        beta = lamda[n] * mean + (1 - lamda[n]) * mean2
+        mixed[n, :, :, c] = gamma * (mine - mean) / deviation + beta
+    return mixed
+
+
+def test_mixstyle_is_its_formula_and_its_slope_that_of_fixed_statistics():
+    x = np.random.default_rng(1).normal(0.5, 1.0, (6, 5, 4, 3)).astype(np.float32)
+    layer, variable = MixStyle(1.0, salt=1), tf.constant(x)
+    with tf.GradientTape() as tape:
+        tape.watch(variable)
+        mixed = layer(variable, training=True)
+    lamda, other, chosen = layer.draw(tf.reduce_mean(variable, axis=(1, 2), keepdims=True))
+    assert bool(chosen) and sorted(other.numpy().tolist()) == list(range(6))
+    lamda, other = lamda.numpy().ravel(), other.numpy()
+    np.testing.assert_allclose(mixed, naive_mixstyle(x, lamda, other), atol=2e-5)
+    # No gradient passes through means and deviations, so that of a sum is gamma / sigma at each place.
+    slope = tape.gradient(mixed, variable).numpy()
+    deviation = np.sqrt(x.var((1, 2), ddof=1) + 1e-6)
+    gamma = lamda[:, None] * deviation + (1 - lamda[:, None]) * deviation[other]
+    np.testing.assert_allclose(slope, np.broadcast_to((gamma / deviation)[:, None, None], x.shape), rtol=1e-4)
+
+
+def test_mixstyle_does_nothing_outside_of_training_and_mixes_half_of_the_batches():
+    layer, rng = MixStyle(0.5), np.random.default_rng(0)
+    batches = rng.normal(0, 1, (200, 4, 2, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(layer(batches[0], training=False), batches[0])
+    np.testing.assert_array_equal(layer(batches[0]), batches[0])
+    results = [layer(batch, training=True).numpy() for batch in batches]
+    changed = [np.abs(result - batch).max() > 0 for result, batch in zip(results, batches, strict=True)]
+    assert 0.4 < np.mean(changed) < 0.6
+    # A batch has its own numbers: the same ones when it comes again, as after a resumed training.
+    np.testing.assert_array_equal(layer(batches[7], training=True), results[7])
+    assert MixStyle.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
+def test_the_beta_distribution_has_its_moments_for_small_and_large_parameters():
+    for a in (0.1, 0.5, 1.0):
+        draws = symmetric_beta(20_000, a, tf.constant([1, 2])).numpy()
+        assert draws.min() >= 0 and draws.max() <= 1
+        assert draws.mean() == pytest.approx(0.5, abs=0.01)
+        # The variance of Beta(a, a) is 1 / (4 (2 a + 1)).
+        assert draws.var() == pytest.approx(1 / (4 * (2 * a + 1)), abs=0.004)
+    # Beta(0.1, 0.1) has its mass at the ends: 2 betainc(0.1, 0.1, 0.02) = 0.687 lies beyond 0.02 and 0.98.
+    draws = symmetric_beta(20_000, 0.1, tf.constant([1, 2])).numpy()
+    assert np.mean((draws < 0.02) | (draws > 0.98)) == pytest.approx(0.687, abs=0.012)
+
+
+def mixing_layers(encoder):
+    return [layer.name for layer in encoder.layers if isinstance(layer, MixStyle)]
+
+
+@pytest.mark.parametrize("backbone", ["efficientnet_lite0", "osnet_x0_25"])
+def test_other_backbones_mix_behind_their_first_two_stages(backbone):
+    encoder = build_encoder(backbone, (32, 32, 3), 5, weights=None, seed=1, mixstyle=1.0)
+    assert mixing_layers(encoder) == ["mix_style1", "mix_style2"]
+    stages = [encoder.get_layer(f"mix_style{number}").output for number in (1, 2)]
+    assert stages[0] is encoder.output["stages"][0] and stages[1] is encoder.output["stages"][1]
+
+
+def test_an_encoder_with_mixstyle_has_the_weights_and_embeddings_of_one_without(tmp_path):
+    backbone = "thin_resnet"
+    plain = build_encoder(backbone, (32, 32, 3), 5, "bnneck", weights=None, seed=1)
+    mixing = build_encoder(backbone, (32, 32, 3), 5, "bnneck", weights=None, seed=1, mixstyle=1.0)
+    images = np.random.default_rng(0).normal(0, 1, (4, 32, 32, 3)).astype(np.float32)
+    here, there = (encoder(images, training=False)["embedding"].numpy() for encoder in (plain, mixing))
+    np.testing.assert_array_equal(here, there)
+    mixed = mixing(images, training=True)["feature"].numpy()
+    assert np.abs(mixed - plain(images, training=True)["feature"].numpy()).max() > 1e-3
+    assert mixing_layers(mixing) == ["mix_style1", "mix_style2"] and not mixing_layers(plain)
+    assert len(plain.weights) == len(mixing.weights)
+    # Files fit both ways.
+    other = build_encoder(backbone, (32, 32, 3), 5, "bnneck", weights=None, seed=2, mixstyle=0.5)
+    for source, target in ((plain, other), (mixing, plain)):
+        source.save_weights(tmp_path / "x.weights.h5")
+        target.load_weights(tmp_path / "x.weights.h5")
+        for saved, loaded in zip(source.get_weights(), target.get_weights(), strict=True):
+            np.testing.assert_array_equal(saved, loaded)
+
+
+def test_mixstyle_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match="mixstyle is a probability from 0 to 1; received"):
+        build_encoder("thin_resnet", (32, 32, 3), 5, weights=None, mixstyle=1.5)
+    with pytest.raises(UserError, match="needs a backbone of this package"):
+        build_encoder("keras:MobileNetV3Small", (32, 32, 3), 5, weights=None, mixstyle=0.5)

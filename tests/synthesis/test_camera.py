@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from san_tf.synthesis.camera import Window, detector_window, sample_camera, sample_yaw, wrap_degrees
+from san_tf.synthesis.camera import (
+    Window,
+    detector_window,
+    labelled_window,
+    sample_camera,
+    sample_yaw,
+    spoilt_window,
+    wrap_degrees,
+)
 from san_tf.synthesis.light import sample_light
 from san_tf.synthesis.seeds import generator_at
-from san_tf.synthesis.sensor import auto_exposure, decode_rgb, develop, encode_jpeg, encode_png, sample_sensor
+from san_tf.synthesis.sensor import (
+    any_sensor,
+    auto_exposure,
+    decode_rgb,
+    develop,
+    encode_jpeg,
+    encode_png,
+    sample_sensor,
+)
 
 
 def test_projection_matches_hand_arithmetic() -> None:
@@ -130,3 +147,108 @@ def test_encoders_keep_rgb_order() -> None:
     np.testing.assert_array_equal(decode_rgb(encode_png(image)), image)
     red, green, blue = decode_rgb(encode_jpeg(image, 95)).mean((0, 1))
     assert red > 190 and green < 10 and blue < 10
+
+
+def _overlap(first: Window, second: Window) -> float:
+    """Intersection as a share of the first window."""
+    sides = [
+        min(a + side_a, b + side_b) - max(a, b)
+        for a, side_a, b, side_b in (
+            (first.left, first.width, second.left, second.width),
+            (first.top, first.height, second.top, second.height),
+        )
+    ]
+    return max(0.0, sides[0]) * max(0.0, sides[1]) / (first.width * first.height)
+
+
+@pytest.mark.parametrize("wide", [40.0, 70.0])
+def test_labelled_boxes_touch_the_person_and_have_their_proportions(wide: float) -> None:
+    rng, person = np.random.default_rng(0), np.array([[10.0, 20.0], [10.0 + wide, 140.0]])
+    silhouette = Window(10.0, 20.0, wide, 120.0)
+    boxes = [labelled_window(person, rng) for _ in range(300)]
+    assert np.mean([_overlap(silhouette, box) for box in boxes]) > 0.97
+    assert np.mean([_overlap(box, silhouette) for box in boxes]) > 0.85
+    assert np.mean([box.width / box.height for box in boxes]) == pytest.approx(wide / 120, rel=0.05)
+    # A thin person gives no sliver.
+    thin = labelled_window(np.array([[0.0, 0.0], [3.0, 120.0]]), rng)
+    assert thin.width == pytest.approx(0.25 * thin.height)
+
+
+def test_spoilt_boxes_have_each_error_and_keep_half_of_the_person() -> None:
+    rng, good = np.random.default_rng(0), Window(0.0, 0.0, 50.0, 120.0)
+    boxes = [spoilt_window(good, rng) for _ in range(400)]
+    kept = np.array([_overlap(good, box) for box in boxes])
+    assert kept.min() > 0.45 and kept.mean() < 0.95
+    assert any(box.top > 3 and box.height < 117 for box in boxes), "no cut head"
+    assert any(box.top == 0 and box.height < 80 for box in boxes), "no cut legs"
+    assert any(box.width < 45 and box.height == 120 for box in boxes), "no cut side"
+    assert any(box.width > 75 and box.height == 120 for box in boxes), "no wide box"
+    assert any(box.width > 53 and box.height > 125 for box in boxes), "no large box"
+
+
+def test_wide_cameras_hang_lower_and_higher_than_a_street_s() -> None:
+    street = np.array([sample_camera(3, camid).height for camid in range(200)])
+    anywhere = np.array([sample_camera(3, camid, 1.0).height for camid in range(200)])
+    assert street.min() > 2.1 and anywhere.min() < 1.8 and anywhere.max() > street.max()
+    same = [sample_camera(3, camid, 0.5) == sample_camera(3, camid) for camid in range(200)]
+    assert 0.35 < np.mean(same) < 0.65
+
+
+def test_any_sensor_keeps_its_ranges_and_reaches_their_ends() -> None:
+    sensors = [any_sensor(np.random.default_rng(seed)) for seed in range(400)]
+    rows = np.array([sensor.rows for sensor in sensors])
+    assert 40 <= rows.min() < 50 and 350 < rows.max() <= 400 and np.mean(rows < 90) < 0.3
+    quality = [sensor.jpeg_quality for sensor in sensors]
+    assert 22 <= min(quality) < 26 and 92 < max(quality) <= 95
+    for share, flags in (
+        (0.75, [sensor.sharpening > 0 for sensor in sensors]),
+        (0.2, [sensor.chroma_noise > 0 for sensor in sensors]),
+        (0.05, [sensor.combing > 0 for sensor in sensors]),
+    ):
+        assert abs(np.mean(flags) - share) < 0.08
+    # White balance and saturation leave grey about as bright as it was.
+    greys = np.array([(sensor.color_matrix @ np.ones(3)).mean() for sensor in sensors])
+    assert greys.min() > 0.9 and greys.max() < 1.1
+    assert sample_sensor(0, 0, 1.0).rows > 0 == sample_sensor(0, 0).rows
+
+
+# A sensor that changes nothing, to which one effect is added at a time.
+STILL = dataclasses.replace(
+    any_sensor(np.random.default_rng(0)), color_matrix=np.eye(3), exposure=1.0, gamma=1.0, contrast=1.0,
+    haze=np.zeros(3), vignette=0.0, defocus=0.0, shutter=0.0, noise=1e-6, sharpening=0.0, jpeg_quality=95,
+    clarity=0.0, chroma_noise=0.0, combing=0.0, rows=128,
+)  # fmt: skip
+
+
+def _developed(scene: np.ndarray, **effects: float) -> np.ndarray:
+    sensor = dataclasses.replace(STILL, **effects)  # type: ignore[arg-type]
+    return develop(scene, sensor, 1.0, 128.0, (128, 64), np.random.default_rng(1))[0].astype(float)
+
+
+def test_effects_of_old_and_of_sharpened_recordings() -> None:
+    edge = np.full((128, 64, 3), 0.1, np.float32)
+    edge[:, 32:] = 0.4
+    plain = _developed(edge)
+    left, right = plain[:, 8].mean(), plain[:, -8].mean()
+    # Sharpening overshoots beside an edge, and the wider the halo, the further.
+    thin, broad = (_developed(edge, sharpening=1.5, halo=halo) for halo in (0.7, 2.0))
+    assert thin[:, 32].mean() > right + 10 and thin[:, 31].mean() < left - 10
+    assert broad[:, 34].mean() > thin[:, 34].mean() + 5
+    # Clarity does so over a tenth of the height.
+    assert _developed(edge, clarity=0.6)[:, 34].mean() > right + 8
+    # Interlacing shifts every other row.
+    combed = _developed(edge, combing=4.0)
+    steps = np.abs(np.diff(combed.mean(2), axis=0))
+    assert steps.max() > 30 and np.abs(np.diff(plain.mean(2), axis=0)).max() < 10
+    # False colour changes hue, not brightness.
+    grey = np.full((128, 64, 3), 0.2, np.float32)
+    false = _developed(grey, chroma_noise=0.05)
+    assert false.std(axis=2).mean() > 4 and np.abs(false.mean(2) - _developed(grey).mean(2)).mean() < 3
+
+
+def test_few_rows_lose_detail_and_the_zoom_gives_blocks() -> None:
+    noise = np.random.default_rng(0).random((128, 64, 1)).astype(np.float32).repeat(3, 2)
+    sharp, soft = _developed(noise, rows=128), _developed(noise, rows=40)
+    assert soft.std() < 0.6 * sharp.std()
+    blocks = _developed(noise, rows=32, zoom=cv2.INTER_NEAREST)
+    np.testing.assert_array_equal(blocks[0::4], blocks[3::4])

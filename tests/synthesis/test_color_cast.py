@@ -39,7 +39,7 @@ def a_shot(texture: np.ndarray, light: np.ndarray, exposure: float = 1.0, seen: 
 def test_garments_have_the_colours_of_the_picture() -> None:
     errors = []
     for spec in generator.pit_index("paper", "test")[::20]:
-        shot, texture = draw_shot(spec), dressed_person(spec.identity_seed, spec.dye).texture
+        shot, texture = draw_shot(spec), dressed_person(spec.wearer).texture
         cast = color_cast(texture, texture, shot)
         for seen in garments_in(shot):
             own = seen.color_on(texture)

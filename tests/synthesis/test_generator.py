@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 
 from san_tf.errors import UserError
 from san_tf.synthesis import crops, generator, parallel
-from san_tf.synthesis.crop_plans import PitConfig, ReidConfig, allocate
+from san_tf.synthesis.crop_plans import PitConfig, ReidConfig, Variety, allocate
+from san_tf.synthesis.people import clothes_texture
 from san_tf.synthesis.sensor import decode_rgb
 
 SMALL = ReidConfig(
@@ -114,16 +116,16 @@ def test_a_pair_carries_the_texture_it_was_painted_with() -> None:
     crop = crops.render_crop(spec)
     texture = decode_rgb(crop.texture)
     assert texture.shape == (256, 256, 3) and decode_rgb(crop.image).shape == (128, 64, 3)
-    np.testing.assert_array_equal(texture, crops.dressed_person(spec.identity_seed, spec.dye).texture)
+    np.testing.assert_array_equal(texture, crops.dressed_person(spec.wearer).texture)
     reid = generator.synthetic_reid_index(SMALL, "train")[0]
     truth = generator.identity_texture(SMALL, reid.pid)
-    np.testing.assert_array_equal(truth, crops.dressed_person(reid.identity_seed).texture)
+    np.testing.assert_array_equal(truth, crops.dressed_person(reid.wearer).texture)
     with pytest.raises(UserError, match="identities 1 to 6"):
         generator.identity_texture(SMALL, 7)
 
 
 def test_unknown_names_list_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'huge'.*tiny, market_sized, ablation, smoke"):
+    with pytest.raises(UserError, match=r"'huge'.*tiny, market_sized, ablation, smoke, world, world_smoke"):
         generator.synthetic_reid_index("huge", "train")
     with pytest.raises(UserError, match=r"'query'.*train, test"):
         generator.pit_index("tiny", "query")
@@ -180,3 +182,74 @@ def test_synthesis_does_not_import_tensorflow() -> None:
     code = "import sys, san_tf.synthesis.generator; sys.exit('tensorflow' in sys.modules)"
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ, PYTHONPATH=str(root)))
+
+
+WORLD = [spec for split in generator.REID_SPLITS for spec in generator.synthetic_reid_index("world", split)]
+
+
+def test_the_world_has_many_cameras_and_tests_on_others() -> None:
+    train = [spec for spec in WORLD if spec.split == "train"]
+    test = [spec for spec in WORLD if spec.split != "train"]
+    assert len(train) == 30_000 and len({spec.pid for spec in train}) == 3_000
+    assert {spec.camid for spec in train} == set(range(400))
+    assert {spec.camid for spec in test} == set(range(400, 424))
+    pairs = Counter((spec.pid, spec.camid) for spec in train)
+    # About six cameras a person, so fewer than two pictures by each.
+    assert len(pairs) == 18_000 and len(train) / len(pairs) < 2
+    assert max(Counter(spec.filename for spec in WORLD).values()) == 1
+    seen: dict[int, set[int]] = {}
+    for spec in test:
+        if spec.split == "gallery":
+            seen.setdefault(spec.pid, set()).add(spec.camid)
+    assert all(seen[spec.pid] - {spec.camid} for spec in test if spec.split == "query")
+
+
+def test_groups_of_three_share_an_outfit_and_all_pictures_of_a_person_agree() -> None:
+    models: dict[int, set[int | None]] = {}
+    for spec in WORLD:
+        models.setdefault(spec.identity, set()).add(spec.model)
+    assert all(len(model) == 1 for model in models.values())
+    assert models[1] == {None} and models[2] == models[3] == {1} and models[4] == {None}
+    # Test people copy test people, and junk wears what its person wears.
+    assert models[3001] == {None} and models[3002] == models[3003] == {3001}
+    assert any(spec.pid == -1 and spec.model is not None for spec in WORLD)
+    assert all(spec.model is None for spec in WORLD if spec.pid == 0)
+    texture = generator.identity_texture("world_smoke", 2)
+    spec = next(s for s in generator.synthetic_reid_index("world_smoke", "train") if s.pid == 2)
+    np.testing.assert_array_equal(texture, clothes_texture(spec.wearer))
+    assert np.abs(texture.astype(int) - generator.identity_texture("world_smoke", 1)).mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cameras": 1}, "two or more cameras"),
+        ({"test_cameras": 1}, "two or more in `test_cameras`"),
+        ({"test_cameras": -3}, "test_cameras=-3"),
+        ({"appearances": 1.0}, "appearances=1.0"),
+        ({"lookalikes": 0}, "lookalikes=0"),
+        ({"train_images": 5}, r"at least 6 in `train_images`.*train_images=5"),
+        ({"queries": 5}, r"6 to 18 in `queries`.*queries=5"),
+        ({"queries": 19, "gallery_images": 30}, r"6 to 18 in `queries`"),
+        ({"gallery_images": 6}, r"at least 7 in `gallery_images`"),
+    ],
+)
+def test_plans_that_cannot_be_met_are_refused(changes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(SMALL, **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("images", [8, 9, 40])
+def test_few_pictures_a_person_are_by_few_cameras(images: int) -> None:
+    specs = generator.synthetic_reid_index(replace(SMALL, train_images=images, appearances=6.0), "train")
+    assert len(specs) == images and len({spec.pid for spec in specs}) == 3
+    pairs = Counter((spec.pid, spec.camid) for spec in specs)
+    assert min(Counter(pid for pid, _ in pairs).values()) >= 2
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_varieties_are_probabilities(value: float) -> None:
+    with pytest.raises(UserError, match=r"Variety\.covers is a probability, 0 to 1"):
+        Variety(covers=value)
+    with pytest.raises(UserError, match=r"passers_by must lie in 1\.\.100000"):
+        Variety(passers_by=0)

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 
 from san_tf.errors import UserError
-from san_tf.synthesis.body import PARTS, load_body
+from san_tf.synthesis.backdrops import crop_photograph
+from san_tf.synthesis.body import PARTS, BodyShape, joints, load_body
 from san_tf.synthesis.camera import Window
+from san_tf.synthesis.crop_plans import CropSpec, Variety, Wearer
 from san_tf.synthesis.furniture import KINDS, sprite
-from san_tf.synthesis.generator import pit_index, synthetic_reid_index
+from san_tf.synthesis.generator import SYNTHETIC_REID, pit_index, synthetic_reid_index
 from san_tf.synthesis.occluders import Thing, draw_thing, soften_ground
 from san_tf.synthesis.people import draw_figure, dressed_person, place_figure, window_view
-from san_tf.synthesis.photographs import crop_photograph
 from san_tf.synthesis.places import is_free
-from san_tf.synthesis.scene import draw_shot, render_place, station
+from san_tf.synthesis.scene import NO_MESH, draw_shot, render_place, station
+from san_tf.synthesis.wardrobe import held_thing
 
 
 def _window(figure, camera, margin: float = 1.1) -> Window:  # type: ignore[no-untyped-def]
@@ -33,7 +35,7 @@ def _window(figure, camera, margin: float = 1.1) -> Window:  # type: ignore[no-u
 def test_yaw_ninety_turns_the_left_arm_to_the_camera(yaw: float, side: str) -> None:
     camera = station(0, 0, 0).camera
     x, z = 1.5, -9.0
-    figure = place_figure(dressed_person(3), "standing", x, z, yaw, np.random.default_rng(0))
+    figure = place_figure(dressed_person(Wearer(3)), "standing", x, z, yaw, np.random.default_rng(0))
     body = load_body()
     eye = np.array([0.0, camera.height, 0.0])
     distance = {}
@@ -47,7 +49,7 @@ def test_yaw_zero_faces_the_camera_wherever_the_person_stands() -> None:
     body = load_body()
     eye = station(0, 0, 0).camera.height
     for x in (-3.0, 0.0, 3.0):
-        figure = place_figure(dressed_person(3), "standing", x, -8.0, 0.0, np.random.default_rng(0))
+        figure = place_figure(dressed_person(Wearer(3)), "standing", x, -8.0, 0.0, np.random.default_rng(0))
         vertices = figure.meshes[0].vertices
         face = vertices[body.faces[body.face_part == PARTS.index("face")].ravel()].mean(0)
         scalp = vertices[body.faces[body.face_part == PARTS.index("scalp")].ravel()].mean(0)
@@ -68,7 +70,7 @@ def test_the_rasterizers_view_agrees_with_the_camera() -> None:
 
 def test_people_stand_on_the_ground_and_cover_the_window() -> None:
     here = station(0, 0, 0)
-    figure = place_figure(dressed_person(5), "walking", 0.0, -8.0, 30.0, np.random.default_rng(1))
+    figure = place_figure(dressed_person(Wearer(5)), "walking", 0.0, -8.0, 30.0, np.random.default_rng(1))
     assert abs(figure.points()[:, 1].min()) < 0.08
     window = _window(figure, here.camera)
     canvas = render_place(here.place, here.camera, window, here.light, (128, 64))
@@ -118,7 +120,7 @@ def test_sprites_are_premultiplied_and_touch_the_ground(kind: str) -> None:
 
 def test_things_hide_what_they_cover_and_nothing_outside_the_window() -> None:
     here = station(0, 0, 0)
-    figure = place_figure(dressed_person(5), "standing", 0.0, -8.0, 0.0, np.random.default_rng(1))
+    figure = place_figure(dressed_person(Wearer(5)), "standing", 0.0, -8.0, 0.0, np.random.default_rng(1))
     window = _window(figure, here.camera)
     canvas = np.full((128, 64, 3), 0.5, np.float32)
     box = Thing(sprite("boxes", 0), 0.0, -7.0, False, np.ones(3))
@@ -171,3 +173,71 @@ def test_unusable_photographs_are_named(tmp_path: Path) -> None:
     spec = pit_index("tiny", "train", backgrounds=tmp_path)[0]
     with pytest.raises(UserError, match=r"broken\.jpg cannot be read"):
         draw_shot(spec)
+
+
+def _specs(name: str, split: str = "train", **probabilities: float) -> list[CropSpec]:
+    """Every ninth picture of a configuration, with a variety of its own."""
+    config = SYNTHETIC_REID[name]
+    config = dataclasses.replace(config, variety=Variety(**probabilities))  # type: ignore[arg-type]
+    return list(synthetic_reid_index(config, split)[::9])
+
+
+def test_a_street_looks_as_it_did_before_there_was_variety() -> None:
+    # Grey levels on a grid of 4 x 2, from the version before; two steps for other versions of the codecs.
+    for name, index, levels in (
+        ("tiny", 5, [[136, 91], [130, 104], [117, 111], [103, 109]]),
+        ("tiny", 900, [[137, 132], [146, 156], [140, 142], [140, 133]]),
+        ("smoke", 3, [[91, 94], [118, 132], [157, 157], [97, 121]]),
+    ):
+        image = draw_shot(synthetic_reid_index(name, "train")[index]).image
+        grid = cv2.resize(image, (2, 4), interpolation=cv2.INTER_AREA).mean(2)
+        np.testing.assert_allclose(grid, levels, atol=2)
+
+
+@pytest.mark.parametrize("field", ["own_look", "tight_boxes", "box_errors", "covers", "backdrops", "held"])
+def test_each_kind_of_variety_changes_pictures_and_leaves_people_where_they_are(field: str) -> None:
+    plain, varied = _specs("smoke"), _specs("smoke", **{field: 1.0})
+    for before, after in zip(plain, varied, strict=True):
+        was, is_now = draw_shot(before), draw_shot(after)
+        assert (was.yaw, was.action) == (is_now.yaw, is_now.action)
+        assert np.abs(was.image.astype(float) - is_now.image).mean() > 0.1
+        if field == "own_look":
+            assert is_now.sensor.rows and not was.sensor.rows
+        if field == "tight_boxes":
+            # The silhouette fills the picture.
+            rows = np.flatnonzero((is_now.surface.mesh != NO_MESH).any(1))
+            if is_now.visibility > 0.9:
+                assert np.ptp(rows) > 0.85 * len(is_now.surface.mesh)
+    if field == "covers":
+        seen = [np.mean([draw_shot(spec).visibility for spec in specs]) for specs in (plain, varied)]
+        assert seen[1] < seen[0] - 0.03
+
+
+def test_with_no_variety_a_picture_is_that_of_the_configuration_without_it() -> None:
+    spec = synthetic_reid_index("smoke", "train")[0]
+    np.testing.assert_array_equal(draw_shot(_specs("smoke")[0]).image, draw_shot(spec).image)
+
+
+def test_what_is_held_stays_in_the_hand_through_a_pass() -> None:
+    rest = BodyShape()
+    heads, tails = joints(rest)
+    for seed in range(12):
+        thing = held_thing(rest, np.random.default_rng(seed))
+        if thing.hangs_from is None:
+            bone = int(thing.bones[0, 0])
+            palm = heads[bone] + 0.8 * (tails[bone] - heads[bone])
+            assert load_body().bones[bone] in ("LeftHand", "RightHand")
+            assert np.linalg.norm(thing.vertices.mean(0) - palm) < 0.06
+        else:
+            assert thing.hangs_from[0] in ("LeftHand", "RightHand") and thing.vertices[:, 1].max() < 0
+    assert {held_thing(rest, np.random.default_rng(seed)).name for seed in range(40)} == {
+        *("papers", "phone", "bottle", "carrier bag")
+    }
+
+
+def test_the_world_is_drawn_with_every_kind_of_variety() -> None:
+    shots = [draw_shot(spec) for spec in synthetic_reid_index("world_smoke", "train")[::4]]
+    assert {shot.image.shape for shot in shots} == {(128, 64, 3)}
+    # Every camera has a resolution of its own; some pictures have, too.
+    assert min(shot.sensor.rows for shot in shots) > 0 and len({shot.sensor.rows for shot in shots}) > 6
+    assert np.mean([shot.visibility for shot in shots]) > 0.7

@@ -8,6 +8,7 @@ from sklearn.neighbors import KDTree
 
 from san_tf.errors import UserError
 from san_tf.synthesis.body import PARTS
+from san_tf.synthesis.crop_plans import Wearer
 from san_tf.synthesis.people import clothes_texture, dressed_person
 from san_tf.synthesis.texels import mirror_map, texel_map
 from san_tf.synthesis.wardrobe import Color, dress, paint_texture, sample_identity
@@ -206,7 +207,7 @@ def test_dress_refuses_what_is_no_identity():
 @pytest.mark.parametrize("kind", ["backpack", "shoulder bag", "handbag", "none"])
 def test_clothes_are_what_is_painted_without_the_bag(kind):
     seed = next(seed for seed in range(300) if sample_identity(seed).bag.kind == kind)
-    worn, clothes = dressed_person(seed).texture, clothes_texture(seed)
+    worn, clothes = dressed_person(Wearer(seed)).texture, clothes_texture(Wearer(seed))
     changed = (worn != clothes).any(-1) & texel_map(256).inside
     height = texel_map(256).position[..., 1][changed]
     if kind in ("none", "handbag"):  # a handbag is a mesh of its own

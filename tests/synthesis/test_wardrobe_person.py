@@ -11,6 +11,7 @@ from san_tf.synthesis.body import PARTS
 from san_tf.synthesis.texels import texel_map
 from san_tf.synthesis.wardrobe import paint_texture, sample_identity
 from san_tf.synthesis.wardrobe.bags import BAG_KINDS
+from san_tf.synthesis.wardrobe.colors import contrast
 from san_tf.synthesis.wardrobe.garments import LOWER_KINDS, UPPER_KINDS
 from san_tf.synthesis.wardrobe.hair import HAIR_STYLES, HEADWEAR
 from san_tf.synthesis.wardrobe.neckwear import NECKWEAR_KINDS
@@ -37,7 +38,7 @@ def test_every_kind_occurs(people):
     assert {p.upper.kind for p in people} == set(UPPER_KINDS)
     assert {p.lower.kind for p in people} == set(LOWER_KINDS)
     assert {p.shoes.kind for p in people} == set(SHOE_KINDS)
-    assert {p.bag.kind for p in people} == set(BAG_KINDS)
+    assert {p.bag.kind for p in people} == set(BAG_KINDS) - {"front bag"}
     assert {p.hair.style for p in people} == set(HAIR_STYLES)
     assert {p.hair.headwear for p in people} == set(HEADWEAR)
     assert {g.pattern.kind for p in people for g in (p.upper, p.lower)} == set(PATTERNS)
@@ -136,3 +137,41 @@ def test_a_dyed_garment_is_painted_in_its_colour():
 
 def test_without_dye_nobody_changes(people):
     assert [sample_identity(seed, dye=0.0) for seed in range(20)] == people[:20]
+
+
+def test_everyday_people_are_dark_below_open_above_and_carry_bags(people):
+    everyday = [sample_identity(seed, everyday=1.0) for seed in range(160)]
+    assert everyday[:5] == [sample_identity(seed, everyday=1.0) for seed in range(5)]
+    assert len({(p.upper, p.lower, p.hair, p.shape) for p in everyday}) == 160
+
+    def share(condition):
+        return np.mean([condition(p) for p in everyday])
+
+    legs = [p for p in everyday if p.lower.kind != "bare legs"]
+    assert np.mean([max(p.lower.color.rgb) < 110 for p in legs]) > 0.6
+    assert np.mean([p.lower.pattern.kind == "plain" for p in legs]) > 0.85
+    assert share(lambda p: p.lower.kind in ("trousers", "jeans", "leggings")) > 0.7
+    assert 0.2 < share(lambda p: p.upper.opening > 0) < 0.6
+    assert 0.6 < share(lambda p: p.bag.kind != "none") < 0.8
+    assert {p.bag.kind for p in everyday} == set(BAG_KINDS)
+    assert share(lambda p: p.hair.color.name in ("black", "dark brown", "grey", "white")) > 0.85
+    # Half of the people: the others are as ever.
+    as_ever = [sample_identity(one.seed, everyday=0.5) == one for one in people[:160]]
+    assert 0.38 < np.mean(as_ever) < 0.62
+
+
+def test_people_who_look_alike_share_an_outfit_but_for_what_tells_them_apart(people):
+    differences = Counter()
+    for model in people[:60]:
+        other = sample_identity(1000 + model.seed, model=model.seed)
+        assert other.upper.kind == model.upper.kind and other.lower.kind == model.lower.kind
+        parts = ("upper", "lower", "bag", "shoes", "hair")
+        changed = [part for part in parts if getattr(other, part) != getattr(model, part)]
+        # The first change is one that shows; hair alone would not do.
+        assert 1 <= len(changed) <= 3 and changed != ["hair"]
+        for part in {"upper", "lower", "shoes"} & set(changed):
+            theirs, models = getattr(other, part).color, getattr(model, part).color
+            assert contrast(theirs, models) >= 40
+        differences.update(changed)
+        assert other.shape != model.shape and other.neckwear == model.neckwear
+    assert set(differences) == {"upper", "lower", "bag", "shoes", "hair"}

@@ -33,7 +33,7 @@ from san_tf.experiments.networks import (
 from san_tf.experiments.painting import start_weights
 from san_tf.experiments.panels import Panels
 from san_tf.experiments.rate_sweep import find_learning_rate
-from san_tf.experiments.recipe import Recipe
+from san_tf.experiments.recipe import DataRecipe, Recipe
 from san_tf.experiments.stages import pseudo_textures
 from san_tf.keras_distribution import synchronize_batch_norms
 from san_tf.models.san import SAN, LossWeights
@@ -212,14 +212,7 @@ def train_method(
             data.image_size,
             recipe.texture_size if with_decoder else None,
             mirror_map=mirror_map,
-            augmentation=Augmentation(
-                flip=data.flip,
-                translation=data.translation,
-                erasing=data.erasing,
-                jitter=data.jitter,
-                grayscale=data.grayscale,
-                auto_augment=data.auto_augment,
-            ),
+            augmentation=augmentation_of(data),
             pit=pairs,
             pit_per_batch=data.pit_per_batch if with_decoder else 0,
             seed=recipe.seed,
@@ -275,6 +268,19 @@ def train_method(
         save_weights(model.decoder, weights_path(experiment, method, "decoder"))
     # So that the network can be built again without the data.
     experiment.run.note("train", identities=classes)
+
+
+def augmentation_of(data: DataRecipe) -> Augmentation:
+    """Return a recipe's augmentation of re-ID images."""
+    ranges = {
+        name: data.jitter_strength * getattr(Augmentation, name)
+        for name in ("brightness", "contrast", "saturation", "hue")
+    }
+    same = ("flip", "translation", "erasing", "jitter", "grayscale", "auto_augment", "blur", "jpeg")
+    more = ("low_resolution", "amplitude_mix")
+    return Augmentation(
+        **{name: getattr(data, name) for name in (*same, *more)}, **ranges, smallest_scale=0.25
+    )
 
 
 def san_of(recipe: Recipe, num_classes: int, with_decoder: bool, weights: bool = True) -> SAN:

@@ -4,6 +4,7 @@
 the clothes and extra meshes from it; `pose_extra` moves these meshes with a pose.
 """
 
+from san_tf.synthesis.wardrobe.bags import held_thing
 from san_tf.synthesis.wardrobe.dressing import sample_identity
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, pose_extra
 from san_tf.synthesis.wardrobe.outfit import MAX_OFFSET, TEXTURE_SIZE, Outfit, dress, paint_texture
@@ -22,6 +23,6 @@ from san_tf.synthesis.wardrobe.person import (
 
 __all__ = [
     "MAX_OFFSET", "TEXTURE_SIZE", "Bag", "Color", "ExtraMesh", "Face", "Hair", "Identity", "Lower",
-    "Neckwear", "Outfit", "Pattern", "Shoes", "Upper", "dress", "paint_texture", "pose_extra",
+    "Neckwear", "Outfit", "Pattern", "Shoes", "Upper", "dress", "held_thing", "paint_texture", "pose_extra",
     "sample_identity",
 ]  # fmt: skip

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from san_tf.synthesis.body import BodyShape, joints, load_body
+from san_tf.synthesis.wardrobe.colors import draw_color
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, bump, ramp
 from san_tf.synthesis.wardrobe.extras import ExtraMesh, bind, box, fit
 from san_tf.synthesis.wardrobe.face import blend
 from san_tf.synthesis.wardrobe.person import Bag, Identity
 
-BAG_KINDS = ("none", "backpack", "shoulder bag", "handbag")
+BAG_KINDS = ("none", "backpack", "shoulder bag", "handbag", "front bag")
 _SIDE = 48
 
 
@@ -28,6 +30,13 @@ def strap_cover(points: BodyPoints, bag: Bag) -> Array:
         )
         back = back * ramp(points.y, 1.385 - 2 * height, 1.395 - 2 * height) * ramp(points.y, 1.385, 1.375)
         return np.asarray(np.maximum(band, back) * torso, np.float32)
+    if bag.kind == "front bag":
+        # a rucksack worn in front: the straps cross the back, the bag lies on chest and belly
+        band = ramp(np.abs(points.side - 0.088), 0.024, 0.019) * ((points.z < 0.03) | (points.y > 1.34))
+        height, width = 0.205 * bag.size, 0.11 * bag.size
+        chest = ramp(points.side, width, width - 0.01) * ramp(points.normal[:, 2], 0.1, 0.3)
+        chest = chest * ramp(points.y, 1.335 - 2 * height, 1.345 - 2 * height) * ramp(points.y, 1.335, 1.325)
+        return np.asarray(np.maximum(band * ramp(points.y, 1.06, 1.08), chest) * torso, np.float32)
     if bag.kind == "shoulder bag":
         # a plane through the far shoulder and the near hip cuts the torso along the strap
         slope = np.arctan2(0.45, 0.29)
@@ -53,7 +62,7 @@ def paint_straps(points: BodyPoints, rgb: Array, bag: Bag, shown: bool = True) -
         bag: `Bag`.
         shown: `bool`. Whether to paint the straps.
     """
-    if bag.kind not in ("backpack", "shoulder bag"):
+    if bag.kind not in ("backpack", "front bag", "shoulder bag"):
         return
     cover = strap_cover(points, bag) if shown else np.zeros(len(points.y), np.float32)
     rgb *= (1 - 0.35 * bump(cover, 0.3, 0.25))[:, None]
@@ -65,11 +74,12 @@ def _paint(bag: Bag, kind: str) -> NDArray[np.uint8]:
     down, across = np.meshgrid(np.linspace(1, 0, _SIDE), np.linspace(0, 1, _SIDE), indexing="ij")
     u, v = across.reshape(-1).astype(np.float32), down.reshape(-1).astype(np.float32)
     rgb = np.tile(np.array(bag.color.rgb, np.float32), (u.size, 1))
-    outer = np.minimum(u, 1 - u) * 2 if kind == "backpack" else np.abs(u - 0.5) * 2
+    rucksack = kind in ("backpack", "front bag")
+    outer = np.minimum(u, 1 - u) * 2 if rucksack else np.abs(u - 0.5) * 2
     shade = 1 + 0.12 * (v - 0.5) - 0.10 * bump(outer, 0.5, 0.06)
     shade = shade + 0.05 * np.sin(23 * u + 9 * v) * np.sin(17 * v + 3)
     variant = bag.size * 997 % 1
-    if kind == "backpack":
+    if rucksack:
         pocket = ramp(outer, 0.30, 0.27) * ramp(np.abs(v - 0.3), 0.24, 0.22)
         if variant < 0.6:
             blend(rgb, bag.accent.rgb if variant < 0.3 else tuple(0.8 * c for c in bag.color.rgb), pocket)
@@ -97,11 +107,15 @@ def bag_meshes(identity: Identity, offsets: Array) -> tuple[ExtraMesh, ...]:
         One `ExtraMesh`; two for a handbag (bag and handle); none without a bag.
     """
     bag, size = identity.bag, identity.bag.size
-    if bag.kind == "backpack":
+    if bag.kind in ("backpack", "front bag"):
         vertices, faces, uv = box((0.145 * size, 0.215 * size, 0.088 * size), 0.55)
         # flat against the back, full at the bottom
         vertices[:, 2] *= 1 - 0.25 * vertices[:, 1] / (0.215 * size)
-        vertices += np.array([0, 1.385 - 0.215 * size, -0.052 - 0.085 * size], np.float32)
+        place = np.array([0, 1.385 - 0.215 * size, -0.052 - 0.085 * size], np.float32)
+        if bag.kind == "front bag":
+            vertices[:, [0, 2]] *= -1
+            place = np.array([0, 1.335 - 0.215 * size, 0.135 + 0.075 * size], np.float32)
+        vertices += place
         bones, weights = bind(len(vertices), {"Spine1": 0.65, "Spine": 0.35})
     elif bag.kind == "shoulder bag":
         vertices, faces, uv = box((0.05 * size, 0.10 * size, 0.14 * size), 0.42)
@@ -161,3 +175,56 @@ def _handbag(identity: Identity) -> tuple[ExtraMesh, ...]:
             )
         )
     return tuple(pieces)
+
+
+def held_thing(shape: BodyShape, rng: np.random.Generator) -> ExtraMesh:
+    """Builds what somebody holds for a moment: papers, a telephone, a bottle, a carrier bag.
+
+    Args:
+        shape: `BodyShape` of the person.
+        rng: `numpy.random.Generator`. Source of randomness.
+
+    Returns:
+        `ExtraMesh` in the left or right hand.
+    """
+    left = rng.random() < 0.5
+    arm = ("LeftHand", "LeftForeArm") if left else ("RightHand", "RightForeArm")
+    kind = str(rng.choice(["papers", "phone", "bottle", "carrier bag"], p=[0.4, 0.22, 0.16, 0.22]))
+    half, roundness = {
+        "papers": ((0.013, 0.15, 0.105), 0.25),
+        "phone": ((0.007, 0.07, 0.036), 0.3),
+        "bottle": ((0.032, 0.1, 0.032), 0.8),
+        "carrier bag": ((0.055, 0.16, 0.13), 0.5),
+    }[kind]
+    vertices, faces, uv = box(half, roundness, 7, 14)
+    vertices *= np.float32(rng.uniform(0.8, 1.2))
+    palette = {
+        "white": 3.0,
+        "black": 2,
+        "light grey": 2,
+        "grey": 1,
+        "red": 1,
+        "blue": 1,
+        "beige": 1,
+        "yellow": 0.5,
+    }
+    color = np.array(draw_color(rng, {"black": 1.0} if kind == "phone" else palette).rgb, np.float32)
+    shade = rng.normal(1.0, 0.07, (8, 8, 1)).astype(np.float32)
+    bones, weights = bind(len(vertices), {arm[0]: 1.0})
+    if kind == "carrier bag":
+        vertices[:, 2] *= 1 - 0.3 * vertices[:, 1] / half[1]
+        vertices += np.array([0, -0.1 - half[1], 0], np.float32)
+    else:
+        heads, tails = joints(shape)
+        bone = load_body().bone(arm[0])
+        vertices += (heads[bone] + 0.8 * (tails[bone] - heads[bone])).astype(np.float32)
+    return ExtraMesh(
+        name=kind,
+        vertices=vertices,
+        faces=faces,
+        uv=uv,
+        texture=np.clip(color * shade, 4, 250).astype(np.uint8),
+        bones=bones,
+        weights=weights,
+        hangs_from=arm if kind == "carrier bag" else None,
+    )

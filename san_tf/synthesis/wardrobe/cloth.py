@@ -19,8 +19,10 @@ from san_tf.synthesis.wardrobe.patterns import paint_pattern
 from san_tf.synthesis.wardrobe.person import Lower, Upper
 
 
-def _apply_shade(color: Array, shade: Array) -> Array:
+def _apply_shade(color: Array, shade: Array, relief: float = 1.0) -> Array:
     """Multiplies colours `(N, 3)` by light; dark cloth also gains a constant, as in photographs."""
+    if relief != 1.0:
+        shade = 1 + np.float32(relief) * (shade - 1)
     lift = 26 * (shade - 1)
     return np.asarray(np.clip(color * shade[:, None] + lift[:, None], 0, 255), np.float32)
 
@@ -82,7 +84,7 @@ def leg_folds(points: BodyPoints, looseness: float, seed: int) -> Array:
     return np.asarray(1 + amount * shade, np.float32)
 
 
-def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None:
+def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int, relief: float = 1.0) -> None:
     """Paints the upper garment over the picture, in place.
 
     Args:
@@ -90,6 +92,7 @@ def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None
         rgb: `(N, 3)` float32 in [0, 255], changed in place.
         upper: `Upper`.
         seed: `int`. Places the folds.
+        relief: `float`. Factor on the contrast of folds and seams.
     """
     cover = upper_cover(points, upper)
     if upper.tail > 0:
@@ -105,7 +108,9 @@ def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None
         low = ramp(points.y, 0.90, 0.91) * ramp(neck_opening(points, "crew"), 0.003, -0.003)
         inner = paint_pattern(points, upper.inner, upper.inner_pattern)
         gap = front_gap(points, upper)
-        blend(rgb, _apply_shade(inner, torso_folds(points, 0.3, seed + 7)) * np.float32(0.93), gap * low)
+        blend(
+            rgb, _apply_shade(inner, torso_folds(points, 0.3, seed + 7), relief) * np.float32(0.93), gap * low
+        )
         cover = cover * (1 - gap)
         shadow = ramp(gap, 0.02, 0.3) * ramp(gap, 0.98, 0.6)
         rgb *= (1 - 0.35 * shadow * low)[:, None]
@@ -114,7 +119,7 @@ def paint_upper(points: BodyPoints, rgb: Array, upper: Upper, seed: int) -> None
     _upper_details(points, color, shade, upper)
     weave = {"sweater": 0.09, "jacket": 0.03, "coat": 0.05}.get(upper.kind, 0.035)
     shade += weave * (solid_noise(points.position, seed + 86, 0.011, 1) - np.float32(0.5)) * 2
-    blend(rgb, _apply_shade(color, shade), cover)
+    blend(rgb, _apply_shade(color, shade, relief), cover)
     whole[rows] = rgb
 
 
@@ -178,7 +183,7 @@ def _upper_details(points: BodyPoints, color: Array, shade: Array, upper: Upper)
         shade -= 0.2 * bump(points.y, 1.05, 0.008) * torso
 
 
-def paint_lower(points: BodyPoints, rgb: Array, lower: Lower, seed: int) -> None:
+def paint_lower(points: BodyPoints, rgb: Array, lower: Lower, seed: int, relief: float = 1.0) -> None:
     """Paints the lower garment over the picture, in place.
 
     Args:
@@ -186,6 +191,7 @@ def paint_lower(points: BodyPoints, rgb: Array, lower: Lower, seed: int) -> None
         rgb: `(N, 3)` float32 in [0, 255], changed in place.
         lower: `Lower`.
         seed: `int`. Places the folds.
+        relief: `float`. Factor on the contrast of folds and seams.
     """
     if lower.kind == "bare legs":
         return
@@ -221,7 +227,7 @@ def paint_lower(points: BodyPoints, rgb: Array, lower: Lower, seed: int) -> None
     if lower.kind == "skirt":
         pleat = np.sin(points.around / points.around_period * 2 * np.pi * 14)
         shade += 0.07 * pleat.astype(np.float32)
-    painted = _apply_shade(color, shade)
+    painted = _apply_shade(color, shade, relief)
     if lower.belt is not None:
         where = ramp(points.y, WAIST - 0.042, WAIST - 0.038)
         blend(painted, lower.belt.rgb, where)

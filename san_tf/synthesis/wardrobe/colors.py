@@ -59,6 +59,11 @@ TROUSER_WEIGHTS: Mapping[str, float] = {
     "white": 3, "light grey": 4, "dark brown": 2, "burgundy": 1, "red": 0.6, "blue": 1, "green": 0.5,
     "pink": 0.5,
 }  # fmt: skip
+# What most people wear in photographs of surveillance cameras: dark, and darker below than above.
+PLAIN_WEIGHTS: Mapping[str, float] = {
+    "black": 44, "charcoal": 14, "navy": 11, "grey": 8, "dark denim": 5, "khaki": 6, "beige": 5,
+    "dark brown": 3, "olive": 2, "light grey": 2, "white": 1.5, "burgundy": 0.4, "red": 0.3,
+}  # fmt: skip
 JEANS_WEIGHTS: Mapping[str, float] = {
     "dark denim": 14, "denim": 18, "light denim": 5, "black": 6, "charcoal": 2, "navy": 1, "white": 0.5,
 }  # fmt: skip

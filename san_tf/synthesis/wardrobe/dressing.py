@@ -283,7 +283,104 @@ def _face(rng: np.random.Generator, feminine: bool, age: float, skin: Color) -> 
     )
 
 
-def sample_identity(seed: int, dye: float = 0.0) -> Identity:
+def _everyday(identity: Identity, rng: np.random.Generator) -> Identity:
+    """Dress a person as most people are who pass a surveillance camera between home and work or school.
+
+    Trousers are long, dark and plain. Jackets, shirts and hoodies hang open over a light shirt. Every second
+    person has a bag, mostly a dark rucksack, some in front. Hair is black or nearly so.
+    """
+    feminine = identity.shape.sex < 0.5
+    season = _pick(rng, {"warm": 46.0, "mild": 36, "cold": 18})
+    upper = _upper(rng, feminine, season)
+    if upper.kind in ("tank top", "dress") and rng.random() < 0.6:
+        upper = _upper(rng, feminine, "mild")
+    if upper.kind in ("jacket", "hoodie", "shirt", "coat", "long sleeve") and rng.random() < 0.5:
+        kind = "jacket" if upper.kind == "long sleeve" else upper.kind
+        upper = replace(upper, kind=kind, opening=round(float(rng.uniform(0.04, 0.13)), 3))
+    if upper.pattern.kind not in ("plain", "logo", "print") and rng.random() < 0.35:
+        upper = replace(upper, pattern=replace(upper.pattern, kind="plain"))
+    lower = _lower(rng, feminine, season, upper)
+    if lower.kind in ("shorts", "skirt") and rng.random() < 0.5:
+        lower = _lower(rng, feminine, "mild", upper)
+    if lower.kind in ("trousers", "shorts", "skirt", "leggings"):
+        color = colors.draw_color(rng, colors.PLAIN_WEIGHTS, 8.0)
+        lower = replace(lower, color=color, fade=0.0)
+    elif lower.kind == "jeans" and rng.random() < 0.5:
+        lower = replace(lower, color=colors.draw_color(rng, {"dark denim": 3.0, "black": 2, "navy": 1}))
+    if rng.random() < 0.85:
+        lower = replace(lower, pattern=replace(lower.pattern, kind="plain"))
+    kinds = {"none": 30.0, "backpack": 38, "front bag": 4, "shoulder bag": 17}
+    bag = _pick(rng, kinds | {"handbag": 16.0 if feminine else 7})
+    color = colors.draw_color(rng, colors.BAG_WEIGHTS)
+    hair = draw_hair(rng, feminine, identity.shape.age, season, identity.skin)
+    if hair.color.name not in ("black", "dark brown", "grey", "white") or hair.headwear == "hijab":
+        hair = draw_hair(rng, feminine, identity.shape.age, season, identity.skin)
+    # Bodies are slimmer, and cameras' contrast brings out the folds of cloth.
+    shape = replace(identity.shape, weight=round(0.8 * identity.shape.weight, 3))
+    return replace(
+        identity,
+        shape=shape,
+        relief=round(float(rng.uniform(1.2, 2.4)), 3),
+        hair=hair,
+        upper=upper,
+        neckwear=_neckwear(rng, feminine, season, upper),
+        lower=lower,
+        shoes=_shoes(rng, feminine, season, lower),
+        bag=replace(
+            identity.bag,
+            kind=bag,
+            color=color,
+            accent=colors.draw_contrasting(rng, colors.ACCENT_WEIGHTS, color, 30.0),
+            side=int(rng.choice([-1, 1])) if bag in ("shoulder bag", "handbag") else 0,
+        ),
+    )
+
+
+# Changed clothes differ from the model's by at least this `colors.contrast`, so that two people who look
+# alike can be told apart.
+_TOLD_APART = 45.0
+
+
+def _lookalike(own: Identity, model: Identity, rng: np.random.Generator) -> Identity:
+    """Give a person the model's outfit and hair, with one or two things of their own."""
+    keeps = {str(rng.choice(["upper", "lower", "bag"], p=[0.35, 0.4, 0.25]))}
+    if rng.random() < 0.5:
+        keeps.add(str(rng.choice(["upper", "lower", "bag", "hair"])))
+    upper, lower, bag = model.upper, model.lower, model.bag
+    if "upper" in keeps and upper.kind != "dress":
+        color = colors.draw_contrasting(rng, colors.TOP_WEIGHTS, upper.color, _TOLD_APART)
+        upper = replace(upper, color=color, pattern=_pattern(rng, upper.kind, color))
+    if "lower" in keeps and lower.kind != "bare legs":
+        color = colors.draw_contrasting(rng, colors.TROUSER_WEIGHTS, lower.color, _TOLD_APART)
+        lower = replace(lower, color=color, fade=0.0)
+    if "bag" in keeps:
+        kinds = [kind for kind in ("none", "backpack", "shoulder bag", "handbag") if kind != bag.kind]
+        kind = str(rng.choice(kinds))
+        side = int(rng.choice([-1, 1])) if kind in ("shoulder bag", "handbag") else 0
+        bag = replace(bag, kind=kind, side=side)
+    if ("upper" in keeps and upper is model.upper) or ("lower" in keeps and lower is model.lower):
+        # A dress stays what it is; its wearer has other shoes.
+        color = colors.draw_contrasting(rng, colors.SHOE_WEIGHTS, model.shoes.color, _TOLD_APART)
+        shoes = replace(model.shoes, color=color)
+    else:
+        shoes = model.shoes
+    # The same sex, so that clothes and hair fit, but another build.
+    same = (own.shape.sex < 0.5) == (model.shape.sex < 0.5)
+    return replace(
+        own,
+        shape=replace(own.shape, sex=model.shape.sex),
+        face=own.face if same else model.face,
+        hair=own.hair if "hair" in keeps else model.hair,
+        upper=upper,
+        neckwear=model.neckwear,
+        lower=lower,
+        shoes=shoes,
+        bag=bag,
+        relief=model.relief,
+    )
+
+
+def sample_identity(seed: int, dye: float = 0.0, everyday: float = 0.0, model: int | None = None) -> Identity:
     """Draws one person.
 
     Half of the people wear summer clothes, as in Market-1501; clothes match season and build. Colours follow
@@ -293,6 +390,10 @@ def sample_identity(seed: int, dye: float = 0.0) -> Identity:
         seed: `int`, 0 or more. The only source of randomness: equal seeds give equal people, and different
             seeds give different people.
         dye: `float`, 0 to 1. Probability that a garment has an arbitrary colour; see `dressing.dyed`.
+        everyday: `float`, 0 to 1. Probability that the person wears what most people wear: dark and plain
+            clothes, open layers, school bags.
+        model: seed of another person, whose outfit this one copies but for one or two things; None for an
+            outfit of their own.
 
     Returns:
         `Identity`.
@@ -340,4 +441,11 @@ def sample_identity(seed: int, dye: float = 0.0) -> Identity:
             size=round(float(rng.uniform(0.8, 1.2)), 3),
         ),
     )
-    return dyed(identity, dye, np.random.default_rng([0xD1E, int(seed)])) if dye else identity
+    if everyday and (rng := np.random.default_rng([0xDA11, int(seed)])).random() < everyday:
+        identity = _everyday(identity, rng)
+    if dye:
+        identity = dyed(identity, dye, np.random.default_rng([0xD1E, int(seed)]))
+    if model is not None:
+        other = sample_identity(model, dye, everyday)
+        identity = _lookalike(identity, other, np.random.default_rng([0xA11CE, int(seed)]))
+    return identity

@@ -80,11 +80,11 @@ def paint_texture(identity: Identity, size: int = TEXTURE_SIZE, bags: bool = Tru
     paint_socks(points, rgb, identity.shoes)
     if identity.shoes.kind != "boots" or identity.seed % 2:
         paint_shoes(points, rgb, identity.shoes, seed)
-        paint_lower(points, rgb, identity.lower, seed)
+        paint_lower(points, rgb, identity.lower, seed, identity.relief)
     else:
-        paint_lower(points, rgb, identity.lower, seed)
+        paint_lower(points, rgb, identity.lower, seed, identity.relief)
         paint_shoes(points, rgb, identity.shoes, seed)
-    paint_upper(points, rgb, identity.upper, seed)
+    paint_upper(points, rgb, identity.upper, seed, identity.relief)
     paint_neckwear(points, rgb, identity.neckwear, seed)
     if identity.hair.headwear == "hijab" or identity.hair.style in ("long", "bob"):
         paint_hair(points, rgb, identity.hair, seed)

@@ -209,6 +209,7 @@ class Identity:
         lower: garment of the lower body; bare legs or leggings under a dress.
         shoes: shoes and socks.
         bag: the bag that they carry.
+        relief: factor on the contrast of the clothes' folds.
 
     Example:
         >>> from san_tf.synthesis.wardrobe import sample_identity
@@ -227,3 +228,4 @@ class Identity:
     lower: Lower
     shoes: Shoes
     bag: Bag
+    relief: float = 1.0
