@@ -12,8 +12,16 @@ from typing import NoReturn
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.retrieval.checks import MAX_TEXT, checked_embeddings, checked_entries, checked_filter
-from san_tf.retrieval.entries import EVERYTHING, Entry, Filter, Hit
+from san_tf.retrieval.entries import (
+    EVERYTHING,
+    MAX_TEXT,
+    Entry,
+    Filter,
+    Hit,
+    checked_embeddings,
+    checked_entries,
+    checked_filter,
+)
 
 # Extra candidates: an engine's rounding may have put one just behind.
 _SPARE = 8
@@ -339,3 +347,41 @@ def _ranked(query: np.ndarray, candidates: Sequence[Candidate]) -> list[Hit]:
     scores = np.einsum("nd,d->n", rows.astype(np.float64), query.astype(np.float64)).astype(np.float32)
     hits = [Hit(candidate.entry, float(score)) for candidate, score in zip(candidates, scores, strict=True)]
     return sorted(hits, key=lambda hit: (-hit.score, hit.entry.key))
+
+
+def rerank(
+    gallery: Gallery,
+    query: np.ndarray,
+    hits: Sequence[Hit],
+    k1: int = 20,
+    k2: int = 6,
+    lambda_value: float = 0.3,
+) -> list[Hit]:
+    """Re-rank the hits of a query among themselves by k-reciprocal encoding (`evaluation.reranking`).
+
+    Args:
+        gallery: the gallery of the hits.
+        query: `(D,)` embedding of the query.
+        hits: the first hits of its list; a hundred or more, so that there are neighbours.
+        k1: neighbours that describe an image.
+        k2: neighbours to average over.
+        lambda_value: weight of the original distance, in [0, 1].
+
+    Returns:
+        The same hits with their original scores, in the new order.
+
+    Raises:
+        UserError: an entry was deleted meanwhile, or a value is out of range.
+
+    Example:
+        >>> hits = gallery.search(query[None], top=100)[0]
+        >>> best = rerank(gallery, query, hits)[:20]
+    """
+    from san_tf.evaluation.reranking import rerank as distances_of
+
+    if len(hits) < 2:
+        return list(hits)
+    rows = gallery.embeddings([hit.entry.key for hit in hits])
+    queries = np.asarray(query, np.float32)[None]
+    distances = distances_of(queries, rows, k1, k2, lambda_value, metric="cosine")[0]
+    return [hits[place] for place in np.argsort(distances, kind="stable")]

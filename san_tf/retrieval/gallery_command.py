@@ -177,7 +177,7 @@ def _add_images(options: argparse.Namespace, reader: NameReader) -> None:
 
 
 def _add_features(options: argparse.Namespace, reader: NameReader) -> None:
-    from san_tf.retrieval.feature_rows import FeatureRows
+    from san_tf.retrieval.adding import FeatureRows
 
     console, began, added, passed = Terminal(), time.monotonic(), 0, 0
     left_out: dict[str, str] = {}
@@ -328,7 +328,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from san_tf.retrieval.feature_rows import export_rows
+    from san_tf.retrieval.adding import export_rows
 
     if Path(options.out).exists() and not options.overwrite:
         raise UserError(f"{options.out} exists already; name another file, or add --overwrite.")

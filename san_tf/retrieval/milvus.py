@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.retrieval.checks import MAX_TAGS, MAX_TEXT
-from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
+from san_tf.retrieval.entries import EVERYTHING, MAX_TAGS, MAX_TEXT, Entry, Filter
 from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
 
 # Milvus limits a request to 64 MB, and an answer to 16,384 rows.

@@ -22,7 +22,7 @@ from san_tf.retrieval.filter_flags import (
     print_table,
     whole_number,
 )
-from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.retrieval.gallery import Gallery, GalleryInfo, rerank
 from san_tf.retrieval.image_files import MAX_BYTES
 from san_tf.retrieval.name_reader import MARKET, NameReader
 from san_tf.retrieval.opening import open_to_search
@@ -81,8 +81,6 @@ def _run(options: argparse.Namespace) -> None:
         queries = _embedded(options.query, contents, model, gallery)
         found = gallery.search(queries, max(options.top, options.rerank), where)
         if options.rerank:
-            from san_tf.retrieval.hit_reranking import rerank
-
             found = [rerank(gallery, *pair) for pair in zip(queries, found, strict=True)]
         found = [hits[: options.top] for hits in found]
         _tell(options, found)
