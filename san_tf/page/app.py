@@ -82,7 +82,7 @@ def answer_facts(found: Found) -> dict[str, Any]:
     }
 
 
-def answer_csv(found: Found) -> str:
+def answer_csv(found: Found, name_camera: Callable[[int], str] = str) -> str:
     """Return a search result as a CSV table.
 
     Keys and tags that a spreadsheet would read as a formula get an apostrophe in front, which marks text.
@@ -99,7 +99,7 @@ def answer_csv(found: Found) -> str:
                 rank,
                 _as_text(entry.key),
                 f"{hit.score:.6f}",
-                "" if entry.camera < 0 else entry.camera,
+                "" if entry.camera < 0 else _as_text(name_camera(entry.camera)),
                 "" if time is None else written_time(time),
                 "" if entry.pid is None else entry.pid,
                 _as_text(" ".join(entry.tags)),
@@ -275,7 +275,7 @@ def _add_exports(app: FastAPI, service: PageService) -> None:
     @app.post("/api/export/csv")
     async def as_csv(request: Request, wanted: Search) -> Response:
         found = await questions.take(request, service.search, wanted)
-        return _file(answer_csv(found), "text/csv; charset=utf-8", "ranked.csv")
+        return _file(answer_csv(found, service.camera_name), "text/csv; charset=utf-8", "ranked.csv")
 
     @app.post("/api/export/png")
     async def as_picture(request: Request, wanted: Search, textures: bool = False) -> Response:
@@ -300,7 +300,7 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
     cells = []
     for rank, hit in enumerate(found.hits[:_SHEET], 1):
         entry = hit.entry
-        where = "" if entry.camera < 0 else f"camera {entry.camera}"
+        where = "" if entry.camera < 0 else f"camera {service.camera_name(entry.camera)}"
         # Date and time on two lines, because a picture is narrow.
         time = time_of(entry)
         when = () if time is None else written_time(time).partition(".")[0].rstrip("Z").split("T")

@@ -24,8 +24,8 @@ from san_tf.page.page_encoder import Network
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.retrieval.embedded import STORE
 from san_tf.retrieval.entries import Entry, Hit
-from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo, rerank
-from san_tf.retrieval.image_files import ImageFolder, NoPictureError
+from san_tf.retrieval.gallery import FIRST_NAMED, Candidate, Gallery, GalleryInfo, gallery_pictures, rerank
+from san_tf.retrieval.image_files import NoPictureError
 
 Value = TypeVar("Value")
 
@@ -131,8 +131,7 @@ class PageService:
         own = GalleryInfo(network.size, network.name, network.fingerprint)
         gallery.info.check_encoder(gallery.name, own)
         self._gallery, self._network, self._name = gallery, network, name
-        images = gallery.info.images
-        self._images = None if images is None else ImageFolder(images)
+        self._images = gallery_pictures(gallery.info)
         self._place = _file_of(gallery.name)
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
@@ -147,23 +146,30 @@ class PageService:
     def facts(self) -> dict[str, Any]:
         """Return what the page needs to know of the gallery and its encoder."""
         self._check_place()
-        sample = self._gallery.entries(limit=_SAMPLE)
+        sample, cameras = self._gallery.entries(limit=_SAMPLE), self._gallery.cameras()
         return {
             "name": self._name,
             "entries": len(self._gallery),
-            "cameras": self._gallery.cameras(),
+            "cameras": cameras,
+            "camera_names": {
+                str(number): self.camera_name(number) for number in cameras if number >= FIRST_NAMED
+            },
             "tags": self._gallery.tags()[:_MAX_TAGS],
             "model": self._network.name,
             "paints": self._network.paints,
             "times": any(entry.time is not None and math.isfinite(entry.time) for entry in sample),
             "identities": any(entry.pid is not None for entry in sample),
-            "pictures": self._images is not None and any(entry.image for entry in sample),
+            "pictures": bool(self._images) and any(entry.image for entry in sample),
         }
 
     @property
     def model(self) -> str:
         """Name of the encoder to show."""
         return self._network.name
+
+    def camera_name(self, camera: int) -> str:
+        """Return the name of a camera, or its number; "" where it is unknown."""
+        return self._gallery.info.camera_name(camera)
 
     def listing(self, wanted: Listing) -> list[Entry]:
         """Return a part of the gallery, in the order of its keys."""
@@ -258,7 +264,7 @@ class PageService:
 
     def _content(self, key: str) -> bytes:
         entry = self._candidate(key).entry
-        if self._images is None or not entry.image:
+        if not self._images or not entry.image:
             raise GoneError("This entry has no picture.")
         return self._images.read(entry.image)
 

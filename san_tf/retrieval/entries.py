@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -58,6 +58,7 @@ class Filter:
         since: the time is this or later (seconds since 1970, UTC); entries of unknown time do not pass.
         until: the time is before this; likewise.
         tags: the entry has all of these.
+        pids: the identity is one of these; entries of unknown identity do not pass.
 
     Example:
         >>> Filter(cameras=(1, 2), tags=("door",)).passes(Entry("a", camera=2, tags=("door", "day")))
@@ -69,6 +70,7 @@ class Filter:
     since: float | None = None
     until: float | None = None
     tags: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
 
     def passes(self, entry: Entry) -> bool:
         """Return whether an entry meets all conditions."""
@@ -78,7 +80,16 @@ class Filter:
             and (self.since is None or (entry.time is not None and entry.time >= self.since))
             and (self.until is None or (entry.time is not None and entry.time < self.until))
             and set(self.tags) <= set(entry.tags)
+            and (not self.pids or entry.pid in self.pids)
         )
+
+    def facts(self) -> dict[str, object]:
+        """Return the conditions that are not empty, as JSON values."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if value not in ((), None)
+        }
 
 
 EVERYTHING = Filter()
@@ -151,6 +162,9 @@ def checked_filter(where: Filter) -> Filter:
     for camera in (*where.cameras, *where.excluded_cameras):
         if not -1 <= camera < _LARGEST_ID:
             raise UserError(f"There is no camera {_short(camera)}; they count from 0, -1 is unknown.")
+    for pid in where.pids:
+        if not -1 <= pid < _LARGEST_ID:
+            raise UserError(f"There is no identity {_short(pid)}; they count from 0, -1 is junk.")
     for time in (where.since, where.until):
         if time is not None and not math.isfinite(time):
             raise UserError(f"The time {time} of the filter is not finite; give seconds since 1970.")
