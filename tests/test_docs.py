@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import cv2
@@ -16,9 +18,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf import load_encoder, registry
+from san_tf import load_encoder, open_gallery, registry
+from san_tf.__main__ import main
 from san_tf.archives.files import FolderFiles
+from san_tf.embedding import exported_encoder
 from san_tf.models.layer_factory import LayerFactory
+from san_tf.serving.encoder_export import export_encoder
 from san_tf.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,6 +89,69 @@ def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
     # The names of the adapters, whose calls are tested in tests/embedding/test_tracker_adapters.py.
     for name in re.findall(r"encode\.(\w+)", (ROOT / "docs" / "deploy.md").read_text()):
         assert inspect.getdoc(getattr(room["encode"], name)), name
+
+
+def _crop(path: Path, seed: int) -> None:
+    """A crop in two colours of its own, coarsely patterned."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (8, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    picture[: 64 if seed % 2 else 96] //= 1 + seed % 5
+    cv2.imwrite(str(path), picture)
+
+
+def test_the_commands_of_a_gallery(tmp_path, monkeypatch, capsys):
+    """Every command of the guide from the first photograph to another encoder, in its order."""
+    pytest.importorskip("faiss", reason="san-tf[gallery] is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setattr(
+        exported_encoder, "ExportedEncoder", functools.cache(exported_encoder.ExportedEncoder)
+    )
+    (tmp_path / "saved_models").mkdir()
+    (tmp_path / "saved_models" / "synthetic").symlink_to(ROOT / "saved_models" / "synthetic")
+    image = keras.Input((32, 16, 3))
+    embedding = keras.layers.Flatten()(keras.layers.AveragePooling2D(8)(image))
+    network = keras.Model(image, {"embedding": embedding})
+    export_encoder(network, tmp_path / "saved_models" / "market", (32, 16), version=1, warmup_batches=())
+    for pid in (1, 2, 3):
+        for camera in (1, 2):
+            _crop(tmp_path / "crops" / f"{pid:04}_c{camera}s1_000000_00.jpg", 10 * pid + camera)
+    for seed, name in enumerate(
+        ("cameras/door/20260131_083000", "cameras/hall/2/20260131_090500", "more/0001")
+    ):
+        _crop(tmp_path / f"{name}.jpg", 50 + seed)
+    _crop(tmp_path / "crop.jpg", 11)  # that of person 1 under camera 1
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    part = text[text.index("\n## A gallery\n") : text.index("\n## A page for a gallery\n")]
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    commands = [shlex.split(line, comments=True) for line in lines.splitlines()]
+    commands = [command[1:] for command in commands if command[:1] == ["san-tf"]]
+    assert {command[1] for command in commands if command[0] == "gallery"} == {
+        "add", "info", "list", "delete", "lift", "prune", "audit", "backup", "restore", "reembed", "check"
+    }  # fmt: skip
+    said: dict[str, str] = {}
+    for command in commands:
+        if "crops/2026-01-31" in command:
+            _crop(tmp_path / "crops" / "2026-01-31" / "0004_c1s1_000000_00.jpg", 77)
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        told = capsys.readouterr()
+        assert not left.value.code, (command, told.err)
+        said[" ".join(command)] = told.out
+    assert (tmp_path / "found.png").stat().st_size > 1000
+    listed = next(told for command, told in said.items() if "list people.gallery" in command)
+    assert "hall/2" in listed and "2026-01-31 08:30:00" in listed and "2 of 8 entries" in listed
+    deletions = [command for command in said if " delete " in command and "--dry_run" not in command]
+    numbers = {command: re.findall(r": (\d+) deleted, ", said[command]) for command in deletions}
+    assert list(numbers.values()) == [["2"], ["1"], ["1"], ["1"], ["1"], ["1"]], numbers
+    assert "1 of " in next(told for command, told in said.items() if "--dry_run" in command)
+    with open_gallery(tmp_path / "people.gallery") as gallery:
+        assert gallery.info.model.endswith("market/1")
+        assert [entry.key for entry in gallery.entries()] == [
+            "0001_c2s1_000000_00.jpg", "0003_c1s1_000000_00.jpg", "0003_c2s1_000000_00.jpg",
+            "2026-01-31/0004_c1s1_000000_00.jpg", "more/0001.jpg",
+        ]  # fmt: skip
 
 
 def test_the_template_of_a_loss():

@@ -116,9 +116,10 @@ def _run(options: argparse.Namespace) -> None:
             shown.update(task, note=f"{progress.done:,} {what} · {progress.rate:,.0f} a second{left_out}")
 
         others: Counter[str] = Counter()
-        progress = _embed(options, encoder, table, others, report)
+        listed: dict[str, str] = {}
+        progress = _embed(options, encoder, table, others, listed, report)
     resumed = f", {progress.resumed:,} of them from an earlier run" if progress.resumed else ""
-    _tell(options, console, progress.embedded, progress.left_out, others)
+    _tell(options, console, progress.embedded, progress.left_out, others, listed)
     seconds = time.monotonic() - began
     console.print(f"{encoder.size} numbers each{resumed}; {progress.rate:,.0f} a second, {seconds:.0f} s")
 
@@ -126,7 +127,6 @@ def _run(options: argparse.Namespace) -> None:
 def _run_beam(options: argparse.Namespace) -> None:
     if Path(options.out).suffix.lower() != ".parquet":
         raise UserError(f"{options.out} is not the name of a Parquet file; let it end in .parquet.")
-    from san_tf.embedding.feature_table import write_left_out
     from san_tf.embedding.sources import photographs
     from san_tf.serving.servable import find_versions
 
@@ -139,10 +139,10 @@ def _run_beam(options: argparse.Namespace) -> None:
         raise UserError("Apache Beam is not installed; run pip install 'san-tf[tfds,parquet]'.") from error
     flags = [f"--{option}" for option in options.runner_options]
     others: Counter[str] = Counter()
-    places = photographs(options.images, others)
+    listed: dict[str, str] = {}
+    places = photographs(options.images, others, listed)
     embedded, left_out = embed_by_beam(places, model, options.out, options.runner, flags, options.batch)
-    write_left_out(options.out, left_out)
-    _tell(options, Terminal(), embedded, left_out, others)
+    _tell(options, Terminal(), embedded, left_out, others, listed)
 
 
 def _tell(
@@ -151,8 +151,10 @@ def _tell(
     embedded: int,
     left_out: Mapping[str, str],
     others: Mapping[str, int],
+    listed: Mapping[str, str],
 ) -> None:
-    from san_tf.embedding.feature_table import left_out_list, people_and_cameras
+    """Say what was embedded; count what was left out by kind, and list it in a file beside the table."""
+    from san_tf.embedding.feature_table import left_out_list, people_and_cameras, write_left_out
     from san_tf.embedding.sources import left_out_summary
 
     what = "tracks" if options.tracks else "photographs"
@@ -160,11 +162,14 @@ def _tell(
     lines = [f"{options.out}: embeddings of {embedded:,} {what}{known}"]
     what = "tracks, frames and boxes" if options.tracks else what
     lines.append(left_out_summary(left_out, others, what))
+    write_left_out(options.out, {**left_out, **listed})
     if left_out:
         lines.append(
             f"{len(left_out):,} {what} could not be used; {left_out_list(options.out)} lists them with the "
             "reasons."
         )
+    elif listed:
+        lines.append(f"{left_out_list(options.out)} lists what was not read.")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -174,6 +179,7 @@ def _embed(
     encoder: ExportedEncoder,
     table: FeatureTable,
     others: Counter[str],
+    listed: dict[str, str],
     report: Callable[[bulk.Progress], None],
 ) -> bulk.Progress:
     from san_tf.embedding.bulk import embed_photographs
@@ -181,7 +187,7 @@ def _embed(
     from san_tf.embedding.tracks import embed_videos
 
     if not options.tracks:
-        places = photographs(options.images, others)
+        places = photographs(options.images, others, listed)
         return embed_photographs(places, encoder, table, options.batch, report)
     videos = list(zip(options.images, options.tracks, strict=True))
     return embed_videos(

@@ -71,7 +71,9 @@ class Photograph(NamedTuple):
 
 
 def photographs(
-    places: Sequence[str | os.PathLike[str]], others: Counter[str] | None = None
+    places: Sequence[str | os.PathLike[str]],
+    others: Counter[str] | None = None,
+    listed: dict[str, str] | None = None,
 ) -> Iterator[Photograph]:
     """Yield the photographs of folders, tables, archives and single files, in a repeatable order.
 
@@ -83,6 +85,7 @@ def photographs(
     Args:
         places: paths of folders, tables, archives and files.
         others: counts the ignored files by kind: their suffix, or a description.
+        listed: is filled with their paths, and why they are ignored.
 
     Raises:
         UserError: a place is missing or of another kind, or an archive is broken or unsafe.
@@ -91,11 +94,11 @@ def photographs(
         >>> for photograph in photographs(["crops", "more.csv", "shards/000.tar"]):
         ...     content = photograph.read()
     """
-    others = Counter() if others is None else others
+    ignored = _Ignored(Counter() if others is None else others, {} if listed is None else listed)
     for place in map(Path, places):
         name = place.name.lower()
         if place.is_dir():
-            yield from _folder(place, others, (), [0])
+            yield from _folder(place, ignored, (), [0])
         elif not place.exists():
             raise UserError(f"{place} does not exist; name a folder, a .csv, a .tar, a .zip or an image.")
         elif not place.is_file():
@@ -103,7 +106,7 @@ def photographs(
         elif name.endswith(".csv"):
             yield from _table(place)
         elif name.endswith(_ARCHIVES):
-            yield from _archive(place, others)
+            yield from _archive(place, ignored)
         elif name.endswith(_COMPRESSED):
             raise UserError(f"{place} is compressed as a whole; unpack it, or pack it as .tar.")
         elif is_image_name(name):
@@ -111,6 +114,18 @@ def photographs(
         else:
             hint = f" ({_HINTS[suffix_of(name)]})" if suffix_of(name) in _HINTS else ""
             raise UserError(f"{place} is not a folder, .csv, .tar, .zip or image{hint}; name one of these.")
+
+
+class _Ignored(NamedTuple):
+    """Files that are not read: their numbers by kind, and their paths."""
+
+    numbers: Counter[str]
+    listed: dict[str, str]
+
+    def add(self, path: str, kind: str, why: str = "") -> None:
+        self.numbers[kind] += 1
+        # Escaped where it is not UTF-8, as tables hold names.
+        self.listed[path.encode("utf-8", "backslashreplace").decode()] = why or f"is not read: {kind}"
 
 
 def left_out_summary(
@@ -165,7 +180,7 @@ def _read(path: Path) -> bytes:
 
 
 def _folder(
-    folder: Path, others: Counter[str], above: tuple[tuple[int, int], ...], visited: list[int]
+    folder: Path, others: _Ignored, above: tuple[tuple[int, int], ...], visited: list[int]
 ) -> Iterator[Photograph]:
     try:
         state = folder.stat()
@@ -177,20 +192,20 @@ def _folder(
         ) from error
     here = (state.st_dev, state.st_ino)
     if here in above:
-        others["link to a folder above it"] += 1
+        others.add(str(folder), "link to a folder above it")
         return
     visited[0] += 1
     if visited[0] > _MAX_FOLDERS:
         raise UserError(f"{folder} has more than {_MAX_FOLDERS:,} folders; remove circular links.")
     for entry in found:
         if is_litter(entry.name):
-            others["hidden"] += 1
+            others.add(entry.path, "hidden")
         elif entry.is_dir():
             yield from _folder(Path(entry.path), others, (*above, here), visited)
         elif is_image_name(entry.name):
             yield _file(Path(entry.path))
         else:
-            others[suffix_of(entry.name) or "without a suffix"] += 1
+            others.add(entry.path, suffix_of(entry.name) or "without a suffix")
 
 
 def _table(path: Path) -> Iterator[Photograph]:
@@ -228,11 +243,11 @@ def _table(path: Path) -> Iterator[Photograph]:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
-def _archive(path: Path, others: Counter[str]) -> Iterator[Photograph]:
+def _archive(path: Path, others: _Ignored) -> Iterator[Photograph]:
     files = open_archive(path)
     for member in files.paths():
         if is_image_name(member):
             read = functools.partial(files.read, member)
             yield Photograph(f"{path}/{member}", read, {}, functools.partial(files.stamp, member))
         else:
-            others[suffix_of(member) or "without a suffix"] += 1
+            others.add(f"{path}/{member}", suffix_of(member) or "without a suffix")

@@ -9,13 +9,19 @@ import math
 import mimetypes
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from importlib import resources
 from typing import Any, TypeVar
 
+import numpy as np
 from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from PIL import Image
 from starlette.exceptions import HTTPException
 
 from san_tf.command_line import printable
@@ -23,9 +29,9 @@ from san_tf.errors import UserError
 from san_tf.page.guard import HELD_BYTES, PATIENCE, UPLOADS, Guard, Patience
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import Found, GoneError, PageService
-from san_tf.page.sheet import Cell, as_png, ranked_sheet
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.image_files import NoPictureError
+from san_tf.visualization import style
 
 _COLUMNS = ("rank", "key", "score", "camera", "time", "pid", "tags", "right")
 _FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
@@ -76,7 +82,7 @@ def answer_facts(found: Found) -> dict[str, Any]:
     }
 
 
-def answer_csv(found: Found) -> str:
+def answer_csv(found: Found, name_camera: Callable[[int], str] = str) -> str:
     """Return a search result as a CSV table.
 
     Keys and tags that a spreadsheet would read as a formula get an apostrophe in front, which marks text.
@@ -93,7 +99,7 @@ def answer_csv(found: Found) -> str:
                 rank,
                 _as_text(entry.key),
                 f"{hit.score:.6f}",
-                "" if entry.camera < 0 else entry.camera,
+                "" if entry.camera < 0 else _as_text(name_camera(entry.camera)),
                 "" if time is None else written_time(time),
                 "" if entry.pid is None else entry.pid,
                 _as_text(" ".join(entry.tags)),
@@ -269,7 +275,7 @@ def _add_exports(app: FastAPI, service: PageService) -> None:
     @app.post("/api/export/csv")
     async def as_csv(request: Request, wanted: Search) -> Response:
         found = await questions.take(request, service.search, wanted)
-        return _file(answer_csv(found), "text/csv; charset=utf-8", "ranked.csv")
+        return _file(answer_csv(found, service.camera_name), "text/csv; charset=utf-8", "ranked.csv")
 
     @app.post("/api/export/png")
     async def as_picture(request: Request, wanted: Search, textures: bool = False) -> Response:
@@ -294,7 +300,7 @@ def _sheet(service: PageService, wanted: Search, textures: bool) -> bytes:
     cells = []
     for rank, hit in enumerate(found.hits[:_SHEET], 1):
         entry = hit.entry
-        where = "" if entry.camera < 0 else f"camera {entry.camera}"
+        where = "" if entry.camera < 0 else f"camera {service.camera_name(entry.camera)}"
         # Date and time on two lines, because a picture is narrow.
         time = time_of(entry)
         when = () if time is None else written_time(time).partition(".")[0].rstrip("Z").split("T")
@@ -364,3 +370,116 @@ async def _unexpected(_: Request, error: Exception) -> Response:
     # Starlette raises the error again after this answer, and the server prints it.
     sentence = "Something went wrong in the program behind this page; its terminal says what."
     return _told(sentence, 500)
+
+
+_CELL, _TALL, _GAP, _LINE, _ROW = 0.8, 1.6, 0.14, 0.15, 10
+_FRAME = 3  # pixels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A picture of the sheet.
+
+    Attributes:
+        picture: `(H, W, 3)` uint8 RGB, or None.
+        texture: `(T, T, 3)` uint8 RGB, or None.
+        caption: short lines below the picture.
+        right: True for a green frame, False for a red one, None for a neutral one.
+    """
+
+    picture: np.ndarray | None
+    texture: np.ndarray | None
+    caption: tuple[str, ...]
+    right: bool | None = None
+
+
+def ranked_sheet(query: Cell, hits: Sequence[Cell], title: str) -> np.ndarray:
+    """Draw a query and its hits, best first, ten in a row.
+
+    Matplotlib draws only the texts, and the pictures are copied in: axes for a hundred pictures would take
+    ten seconds.
+
+    Args:
+        query: the query.
+        hits: the hits; may be empty.
+        title: text above the figure.
+
+    Returns:
+        `(H, W, 3)` uint8 RGB.
+
+    Example:
+        >>> crop = np.zeros((128, 64, 3), np.uint8)
+        >>> sheet = ranked_sheet(Cell(crop, None, ("query",)), [Cell(crop, None, ("1", "0.93"))], "People")
+    """
+    cells = [query, *hits]
+    textures = any(cell.texture is not None for cell in cells)
+    lines = max(len(cell.caption) for cell in cells)
+    pitch = _TALL + (_CELL + 0.06 if textures else 0) + lines * _LINE + 0.3
+    head, first = style.title_height(title) + 0.1, 0.2 + _CELL + 0.4
+    rows = max(1, -(-len(hits) // _ROW))
+    columns = min(len(hits), _ROW) if hits else 1
+    marked = any(cell.right is not None for cell in hits)
+    width = max(first + columns * (_CELL + _GAP) + 0.1, 6.0)
+    across, down = _dots(width), _dots(head + rows * pitch + (0.3 if marked else 0.05))
+    figure = style.new_figure(across / style.DPI, down / style.DPI)
+    room = int((width - 0.3) / (0.6 / 72 * style.TITLE))
+    title = style.shortened(style.readable(title), room)
+    style.write(figure, title, 0.2, 0.16, style.TITLE, weight="bold", vertical="top")
+    places = [(0.2, head)]
+    for place in range(len(hits)):
+        places.append((first + place % _ROW * (_CELL + _GAP), head + place // _ROW * pitch))
+    for cell, (left, top) in zip(cells, places, strict=True):
+        _write_caption(figure, cell, left, top)
+    if marked:
+        bottom = head + rows * pitch + 0.08
+        for text, color, left in (
+            ("same person", style.RIGHT, first),
+            ("another person", style.WRONG, first + 1.1),
+        ):
+            style.write(figure, "■", left, bottom, style.SMALL, color)
+            style.write(figure, text, left + 0.13, bottom, style.SMALL, style.MUTED)
+    drawn = FigureCanvasAgg(figure)
+    drawn.draw()
+    sheet = np.array(drawn.buffer_rgba())[..., :3].copy()
+    frames = {True: style.RIGHT, False: style.WRONG, None: style.RULE}
+    for cell, (left, top) in zip(cells, places, strict=True):
+        if cell.picture is not None:
+            frame = style.INK if cell is query else frames[cell.right]
+            _put(sheet, cell.picture, left, top, _TALL, frame)
+        if cell.texture is not None:
+            _put(sheet, cell.texture, left, top + _TALL + 0.06, _CELL, style.RULE)
+    return sheet
+
+
+def as_png(sheet: np.ndarray) -> bytes:
+    """Return the sheet as a PNG file."""
+    target = io.BytesIO()
+    Image.fromarray(sheet).save(target, "PNG", compress_level=3)
+    return target.getvalue()
+
+
+def _dots(inches: float) -> int:
+    return round(inches * style.DPI)
+
+
+def _write_caption(figure: Figure, cell: Cell, left: float, top: float) -> None:
+    if cell.picture is None:
+        style.write(figure, "no picture", left + _CELL / 2, top + _TALL / 2, 6.0, style.MUTED, "center")
+    bottom = top + _TALL + (0 if cell.texture is None else _CELL + 0.06)
+    for number, line in enumerate(cell.caption):
+        ink = style.INK if number == 0 else style.MUTED
+        at = bottom + 0.12 + number * _LINE
+        style.caption(figure, line, left + _CELL / 2, at, _CELL + _GAP, color=ink)
+
+
+def _put(sheet: np.ndarray, picture: np.ndarray, left: float, top: float, tall: float, frame: str) -> None:
+    """Copy a picture into a box as wide as a cell, whole and undistorted, with a frame."""
+    wide, high = _dots(_CELL), _dots(tall)
+    scale = min(wide / picture.shape[1], high / picture.shape[0])
+    size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+    shown = np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.LANCZOS))
+    x, y = _dots(left) + (wide - size[0]) // 2, _dots(top) + (high - size[1]) // 2
+    edge = 1 if frame == style.RULE else _FRAME
+    color = np.rint(255 * np.array(to_rgb(frame))).astype(np.uint8)
+    sheet[y - edge : y + size[1] + edge, x - edge : x + size[0] + edge] = color
+    sheet[y : y + size[1], x : x + size[0]] = shown

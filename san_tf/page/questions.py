@@ -34,11 +34,17 @@ class Where(Question):
     since: FiniteFloat | None = None
     until: FiniteFloat | None = None
     tags: Annotated[list[_Text], Field(max_length=64)] = []
+    pids: Annotated[list[_Number], Field(max_length=1000)] = []
 
     def filter(self) -> Filter:
         """Return the gallery's filter."""
         return Filter(
-            tuple(self.cameras), tuple(self.excluded_cameras), self.since, self.until, tuple(self.tags)
+            tuple(self.cameras),
+            tuple(self.excluded_cameras),
+            self.since,
+            self.until,
+            tuple(self.tags),
+            tuple(self.pids),
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
@@ -9,7 +10,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -17,13 +18,14 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from san_tf.data.headers import read_header
+from san_tf.data.upright import PhotographError, upright
 from san_tf.page.page_encoder import Network
-from san_tf.page.pictures import for_page, pixels_for_page
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.retrieval.embedded import STORE
 from san_tf.retrieval.entries import Entry, Hit
-from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
-from san_tf.retrieval.image_files import ImageFolder
+from san_tf.retrieval.gallery import FIRST_NAMED, Candidate, Gallery, GalleryInfo, gallery_pictures, rerank
+from san_tf.retrieval.image_files import NoPictureError
 
 Value = TypeVar("Value")
 
@@ -129,8 +131,7 @@ class PageService:
         own = GalleryInfo(network.size, network.name, network.fingerprint)
         gallery.info.check_encoder(gallery.name, own)
         self._gallery, self._network, self._name = gallery, network, name
-        images = gallery.info.images
-        self._images = None if images is None else ImageFolder(images)
+        self._images = gallery_pictures(gallery.info)
         self._place = _file_of(gallery.name)
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
@@ -145,23 +146,30 @@ class PageService:
     def facts(self) -> dict[str, Any]:
         """Return what the page needs to know of the gallery and its encoder."""
         self._check_place()
-        sample = self._gallery.entries(limit=_SAMPLE)
+        sample, cameras = self._gallery.entries(limit=_SAMPLE), self._gallery.cameras()
         return {
             "name": self._name,
             "entries": len(self._gallery),
-            "cameras": self._gallery.cameras(),
+            "cameras": cameras,
+            "camera_names": {
+                str(number): self.camera_name(number) for number in cameras if number >= FIRST_NAMED
+            },
             "tags": self._gallery.tags()[:_MAX_TAGS],
             "model": self._network.name,
             "paints": self._network.paints,
             "times": any(entry.time is not None and math.isfinite(entry.time) for entry in sample),
             "identities": any(entry.pid is not None for entry in sample),
-            "pictures": self._images is not None and any(entry.image for entry in sample),
+            "pictures": bool(self._images) and any(entry.image for entry in sample),
         }
 
     @property
     def model(self) -> str:
         """Name of the encoder to show."""
         return self._network.name
+
+    def camera_name(self, camera: int) -> str:
+        """Return the name of a camera, or its number; "" where it is unknown."""
+        return self._gallery.info.camera_name(camera)
 
     def listing(self, wanted: Listing) -> list[Entry]:
         """Return a part of the gallery, in the order of its keys."""
@@ -256,7 +264,7 @@ class PageService:
 
     def _content(self, key: str) -> bytes:
         entry = self._candidate(key).entry
-        if self._images is None or not entry.image:
+        if not self._images or not entry.image:
             raise GoneError("This entry has no picture.")
         return self._images.read(entry.image)
 
@@ -279,8 +287,6 @@ class PageService:
             raise GoneError("The gallery was removed or replaced since the page was started; start it again.")
 
     def _reranked(self, embedding: np.ndarray, hits: list[Hit], first: int) -> list[Hit]:
-        from san_tf.retrieval.hit_reranking import rerank
-
         return [*rerank(self._gallery, embedding, hits[:first]), *hits[first:]]
 
 
@@ -303,3 +309,85 @@ def _made_once(memory: Recent[Any], name: str, make: Callable[[], Any]) -> Any:
         value = make()
         memory.put(name, value)
     return value
+
+
+# The page shows crops at some 200 pixels, twice that on high-resolution screens.
+_SIDE = 512
+# Decoded and copied, a picture takes some 12 bytes per pixel, so 16 of the largest would take 10 GB. Pictures
+# of more pixels than this are handled one at a time; app.py limits the number of smaller ones.
+_LARGE = 2_000_000
+_one_large = threading.Lock()
+
+
+def for_page(content: bytes) -> tuple[bytes, str]:
+    """Return a picture for the page, and its media type.
+
+    It is always decoded and encoded again, at most 512 pixels wide and high. Metadata are dropped: place,
+    time and device in EXIF, XMP, comments, previews, bytes after the end. A PNG file keeps its pixels unless
+    it is made smaller.
+
+    Args:
+        content: the bytes of the file.
+
+    Raises:
+        NoPictureError: the file cannot be used, has too many pixels, or cannot be decoded.
+    """
+    target = io.BytesIO()
+    with _opened(content) as (image, kind):
+        if kind == "png" and max(image.size) <= _SIDE:
+            _bare(image).save(target, "PNG", compress_level=1)
+            return target.getvalue(), "image/png"
+        image.thumbnail((_SIDE, _SIDE))
+        _bare(image).save(target, "JPEG", quality=92, subsampling=0)
+    return target.getvalue(), "image/jpeg"
+
+
+def pixels_for_page(content: bytes) -> np.ndarray:
+    """Return the picture of `for_page` as `(H, W, 3)` uint8 RGB.
+
+    Raises:
+        NoPictureError: as `for_page`.
+    """
+    with _opened(content) as (image, _):
+        image.thumbnail((_SIDE, _SIDE))
+        return np.asarray(image)
+
+
+@contextlib.contextmanager
+def _opened(content: bytes) -> Iterator[tuple[Image.Image, str]]:
+    """Open a picture as the encoder sees it, in RGB, with the format of its file."""
+    with _one_large if _may_be_large(content) else contextlib.nullcontext():
+        try:
+            content = upright(content)
+            with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as stored:
+                kind = "png" if stored.format == "PNG" else "jpeg"
+                stored.draft("RGB", (2 * _SIDE, 2 * _SIDE))  # a JPEG is decoded at a reduced size
+                stored.load()
+                image = _eight_bits(stored)
+                if image.mode != "RGB":  # else `convert` would copy it for nothing
+                    image = image.convert("RGB")
+        except PhotographError as error:
+            raise NoPictureError(f"The picture {error}.") from error
+        except Exception as error:  # Pillow raises errors of many kinds for corrupt files
+            raise NoPictureError("The picture is damaged: it cannot be decoded.") from error
+        yield image, kind
+
+
+def _may_be_large(content: bytes) -> bool:
+    try:
+        header = read_header(content)
+    except ValueError:  # another format, whose size only decoding shows, or not an image
+        return True
+    return header.height * header.width > _LARGE
+
+
+def _bare(image: Image.Image) -> Image.Image:
+    """Return only the pixels: Pillow would copy the file's comment and colour profile."""
+    return Image.fromarray(np.asarray(image))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return a picture of 16 bits in 8 bits: Pillow would clip at 255 instead of dividing."""
+    if not image.mode.startswith("I"):
+        return image
+    return Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
-from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
+from san_tf.retrieval.gallery import Candidate, Deleted, Gallery, GalleryInfo, Source, refuse_deleted
 
 # Queries compared in one step: products of 64 with a million entries take 256 MB.
 _QUERIES = 64
@@ -35,6 +36,8 @@ class ExactGallery(Gallery):
         self._rows = np.empty((0, info.size), np.float32)
         self._kept: list[Entry] = []
         self._places: dict[str, int] = {}
+        self._sources: dict[str, Source] = {}
+        self._buried: dict[str, bytes] = {}
 
     def cameras(self) -> list[int]:
         """Return the numbers of all known cameras, ascending."""
@@ -54,8 +57,34 @@ class ExactGallery(Gallery):
         with self._lock:
             self._rows, self._kept, self._places = self._rows[:0].copy(), [], {}
 
-    def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
+    def lift(self, keys: Sequence[str] = (), contents: Sequence[bytes] = ()) -> int:
+        """Allow keys and files that were deleted for good to be added again; see `Gallery.lift`."""
         with self._lock:
+            gone = [key for key, content in self._buried.items() if key in keys or content in contents]
+            for key in gone:
+                del self._buried[key]
+            return len(gone)
+
+    def deleted(self, keys: Sequence[str] = (), contents: Sequence[bytes] = ()) -> Deleted:
+        """Return which of the keys, and which of the hashes of files, were deleted for good."""
+        with self._lock:
+            known = set(self._buried.values()) - {b""}
+            return Deleted(set(keys) & self._buried.keys(), set(contents) & known)
+
+    def sources(self, keys: Sequence[str]) -> dict[str, Source]:
+        """Return what is known of the files of entries, by key; missing keys are left out."""
+        with self._lock:
+            return {key: self._sources[key] for key in keys if key in self._sources}
+
+    def set_sources(self, sources: Mapping[str, Source]) -> None:
+        """Note what is known of the files of entries, by key."""
+        with self._lock:
+            self._sources |= {key: source for key, source in sources.items() if key in self._places}
+
+    def _add(self, rows: np.ndarray, entries: list[Entry], sources: list[Source]) -> None:
+        with self._lock:
+            refuse_deleted(self, entries, sources)
+            self._sources |= {entry.key: source for entry, source in zip(entries, sources, strict=True)}
             fresh = sum(entry.key not in self._places for entry in entries)
             self._make_room(len(self._kept) + fresh)
             for row, entry in zip(rows, entries, strict=True):
@@ -86,10 +115,13 @@ class ExactGallery(Gallery):
                     found.append([Candidate(self._kept[chosen[at]], gallery[at].copy()) for at in places])
             return found
 
-    def _delete(self, keys: list[str]) -> int:
+    def _delete(self, keys: list[str], for_good: bool) -> int:
         with self._lock:
             gone = [key for key in keys if key in self._places]
             for key in gone:
+                source = self._sources.pop(key, Source())
+                if for_good:
+                    self._buried[key] = source.content
                 # The last entry takes the place of the deleted one.
                 place, last = self._places.pop(key), self._kept.pop()
                 if place < len(self._kept):
@@ -98,9 +130,9 @@ class ExactGallery(Gallery):
                     self._places[last.key] = place
             return len(gone)
 
-    def _delete_where(self, where: Filter) -> int:
+    def _delete_where(self, where: Filter, for_good: bool) -> int:
         with self._lock:
-            return self._delete([entry.key for entry in self._kept if where.passes(entry)])
+            return self._delete([entry.key for entry in self._kept if where.passes(entry)], for_good)
 
     def _entries(self, where: Filter, start: int, limit: int | None) -> list[Entry]:
         with self._lock:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import stat
 import sys
+from collections.abc import Mapping
 from pathlib import Path, PureWindowsPath
 
 MAX_BYTES = 64 * 2**20
@@ -83,6 +84,39 @@ class ImageFolder:
             raise NoPictureError("This entry's picture cannot be read.") from error
         finally:
             os.close(descriptor)
+
+
+class ImageFolders:
+    """Safe reader of the folders of a gallery's photographs.
+
+    Args:
+        images: the first folder; None if it may not be read.
+        folders: more folders, by the name that begins the paths of their photographs.
+    """
+
+    def __init__(self, images: str | None, folders: Mapping[str, str]) -> None:
+        self._first = None if images is None else ImageFolder(images)
+        self._others = {name: ImageFolder(folder) for name, folder in folders.items()}
+
+    def __bool__(self) -> bool:
+        return self._first is not None or bool(self._others)
+
+    def read(self, image: str, most: int = MAX_BYTES) -> bytes:
+        """Read the photograph of an entry.
+
+        Args:
+            image: path from the gallery; not trusted.
+            most: largest size, in bytes.
+
+        Raises:
+            NoPictureError: as `ImageFolder.read`, or its folder may not be read.
+        """
+        name, _, rest = image.partition("/")
+        if name in self._others:
+            return self._others[name].read(rest, most)
+        if self._first is None:
+            raise NoPictureError("This entry has no picture inside the gallery's folder of images.")
+        return self._first.read(image, most)
 
 
 def read_inside(folder: str | os.PathLike[str], name: str, most: int = MAX_BYTES) -> bytes:

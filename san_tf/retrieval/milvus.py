@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from san_tf.errors import UserError
-from san_tf.retrieval.checks import MAX_TAGS, MAX_TEXT
-from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
-from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo
+from san_tf.retrieval.entries import EVERYTHING, MAX_TAGS, MAX_TEXT, Entry, Filter
+from san_tf.retrieval.gallery import Candidate, Gallery, GalleryInfo, Source
 
 # Milvus limits a request to 64 MB, and an answer to 16,384 rows.
 _ROWS, _MOST_HITS = 1_000, 16_384
@@ -103,7 +102,8 @@ class MilvusGallery(Gallery):
 
     A Milvus server manages its index and several clients. milvus-lite serves one process at a time and
     refuses a second. Entries are added in portions of 1,000: if the disk is full, earlier portions stay in
-    the gallery.
+    the gallery. Files and deletions are not remembered, and there is no audit log: what was deleted comes
+    back when its file is added again.
 
     Args:
         client: client of pymilvus.
@@ -115,6 +115,7 @@ class MilvusGallery(Gallery):
     """
 
     most_candidates = _MOST_HITS
+    remembers = False
 
     def __init__(
         self, client: Any, server: str, collection: str, name: str, info: GalleryInfo, read_only: bool
@@ -147,7 +148,14 @@ class MilvusGallery(Gallery):
             self._closed = True
             _close(self._client, self._server)
 
-    def _add(self, rows: np.ndarray, entries: list[Entry]) -> None:
+    def _change_info(self, change: Callable[[GalleryInfo], GalleryInfo]) -> None:
+        self._refuse_if_read_only()
+        with _errors_told(self.name):
+            info = change(_read_info(self._client, self._collection) or self.info)
+            _make_info(self._client, self._collection, info)
+        self.info = info
+
+    def _add(self, rows: np.ndarray, entries: list[Entry], sources: list[Source]) -> None:
         for start in range(0, len(entries), _ROWS):
             some = zip(rows[start : start + _ROWS], entries[start : start + _ROWS], strict=True)
             with _errors_told(self.name):
@@ -173,15 +181,15 @@ class MilvusGallery(Gallery):
                 rows = [hit["entity"] for hit in hits]
                 yield [Candidate(_entry(row), np.array(row["embedding"], np.float32)) for row in rows]
 
-    def _delete(self, keys: list[str]) -> int:
+    def _delete(self, keys: list[str], for_good: bool) -> int:
         there = sorted(self._known(keys))
         for some in _portions(there):
             with _errors_told(self.name):
                 self._client.delete(self._collection, ids=some)
         return len(there)
 
-    def _delete_where(self, where: Filter) -> int:
-        return self._delete([row["key"] for row in self._every(where, ["key"])])
+    def _delete_where(self, where: Filter, for_good: bool) -> int:
+        return self._delete([row["key"] for row in self._every(where, ["key"])], for_good)
 
     def _known(self, keys: list[str]) -> set[str]:
         return {row["key"] for row in self._get(keys, ["key"])}
@@ -269,6 +277,8 @@ def _condition(where: Filter) -> str:
         parts.append(f"camera in {[int(camera) for camera in where.cameras]}")
     if where.excluded_cameras:
         parts.append(f"camera not in {[int(camera) for camera in where.excluded_cameras]}")
+    if where.pids:
+        parts.append(f"pid in {[int(pid) for pid in where.pids]}")
     if where.since is not None:
         parts.append(f"time >= {float(where.since)!r}")
     if where.until is not None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from san_tf.command_line import Parser, Terminal, run_as_command
+from san_tf.command_line import Parser, Terminal, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.image_formats import read_regular
+from san_tf.retrieval.embedded import EmbeddedGallery
 from san_tf.retrieval.entries import Entry, Hit
 from san_tf.retrieval.filter_flags import (
     add_filter_flags,
@@ -20,9 +22,10 @@ from san_tf.retrieval.filter_flags import (
     entry_table,
     filter_of,
     print_table,
+    unknown_values,
     whole_number,
 )
-from san_tf.retrieval.gallery import Gallery, GalleryInfo
+from san_tf.retrieval.gallery import Gallery, GalleryInfo, gallery_pictures, rerank
 from san_tf.retrieval.image_files import MAX_BYTES
 from san_tf.retrieval.name_reader import MARKET, NameReader
 from san_tf.retrieval.opening import open_to_search
@@ -71,26 +74,34 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
-    where = filter_of(options)
     # Report mistakes before TensorFlow starts, which takes seconds.
-    contents = [_content(path) for path in options.query]
+    filter_of(options)
+    contents = [query_content(path) for path in options.query]
     gallery, model, withheld = open_to_search(options.gallery, options.model, options.images)
     with gallery:
+        where = filter_of(options, gallery.info)
+        for value in unknown_values(gallery, where):
+            print(printable(f"Note: {options.gallery} has no {value}."), file=sys.stderr)
         if options.figure and withheld:
             raise UserError(withheld)
-        queries = _embedded(options.query, contents, model, gallery)
+        queries = embedded_queries(options.query, contents, model, gallery)
         found = gallery.search(queries, max(options.top, options.rerank), where)
         if options.rerank:
-            from san_tf.retrieval.hit_reranking import rerank
-
             found = [rerank(gallery, *pair) for pair in zip(queries, found, strict=True)]
         found = [hits[: options.top] for hits in found]
-        _tell(options, found)
+        _tell(options, found, gallery.info)
+        if isinstance(gallery, EmbeddedGallery) and gallery.unlogged:
+            print(printable(f"Note: {gallery.unlogged}"), file=sys.stderr)
         if options.figure:
             _draw(options, contents, found, gallery)
 
 
-def _content(path: str) -> bytes:
+def query_content(path: str) -> bytes:
+    """Return the bytes of a query.
+
+    Raises:
+        UserError: it cannot be read, or is not a file.
+    """
     try:
         return read_regular(path, MAX_BYTES)
     except OSError as error:
@@ -99,8 +110,18 @@ def _content(path: str) -> bytes:
         raise UserError(f"The query {path} {error}; name an image file.") from error
 
 
-def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: Gallery) -> np.ndarray:
-    """Return the queries' embeddings, `(Q, D)`; `contents` is replaced by upright images."""
+def embedded_queries(paths: Sequence[str], contents: list[bytes], model: str, gallery: Gallery) -> np.ndarray:
+    """Return the queries' embeddings, `(Q, D)`; `contents` is replaced by upright images.
+
+    Args:
+        paths: names of the queries, for messages.
+        contents: their bytes.
+        model: export that the user trusts.
+        gallery: the gallery, whose encoder it must be.
+
+    Raises:
+        UserError: a query cannot be used, or the encoder is another one.
+    """
     import_tensorflow()
     from san_tf.embedding.exported_encoder import ExportedEncoder
     from san_tf.embedding.sources import PhotographError, upright
@@ -121,21 +142,24 @@ def _embedded(paths: Sequence[str], contents: list[bytes], model: str, gallery: 
     return np.stack([embedding for embedding in embeddings if embedding is not None])
 
 
-def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]]) -> None:
+def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]], info: GalleryInfo) -> None:
     if options.json:
-        print(json.dumps([_answer(*pair) for pair in zip(options.query, found, strict=True)], indent=2))
+        answers = [_answer(info, *pair) for pair in zip(options.query, found, strict=True)]
+        print(json.dumps(answers, indent=2))
         return
     console = Terminal()
     for path, hits in zip(options.query, found, strict=True):
         reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
         console.print(f"{path}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
         if hits:
-            print_table(console, entry_table([hit.entry for hit in hits], [hit.score for hit in hits]))
+            scores = [hit.score for hit in hits]
+            print_table(console, entry_table(info, [hit.entry for hit in hits], scores))
 
 
-def _answer(path: str, hits: Sequence[Hit]) -> dict[str, Any]:
+def _answer(info: GalleryInfo, path: str, hits: Sequence[Hit]) -> dict[str, Any]:
     ranked = [
-        {"rank": rank, "score": round(hit.score, 6), **as_json(hit.entry)} for rank, hit in enumerate(hits, 1)
+        {"rank": rank, "score": round(hit.score, 6), **as_json(info, hit.entry)}
+        for rank, hit in enumerate(hits, 1)
     ]
     return {"query": path, "hits": ranked}
 
@@ -162,9 +186,10 @@ def _draw(
         [_picture(content) for content in contents],
         [[_image_of(hit.entry, gallery) for hit in hits[:ranks]] for hits in found],
         np.array(correct) if known else None,
-        query_captions=[_caption(query) for query in queries],
+        query_captions=[_caption(gallery.info, query) for query in queries],
         gallery_captions=[
-            [f"{hit.score:.2f}  {_caption(hit.entry)}".strip() for hit in hits[:ranks]] for hits in found
+            [f"{hit.score:.2f}  {_caption(gallery.info, hit.entry)}".strip() for hit in hits[:ranks]]
+            for hits in found
         ],
     )
     save_figure(figure, options.figure)
@@ -172,20 +197,20 @@ def _draw(
         Terminal().print(f"{options.figure}: ranked lists", markup=False, soft_wrap=True)
 
 
-def _caption(entry: Entry) -> str:
-    return f"cam {entry.camera}" if entry.camera >= 0 else ""
+def _caption(info: GalleryInfo, entry: Entry) -> str:
+    name = info.camera_name(entry.camera)
+    return f"cam {name}" if name.isdecimal() else name
 
 
 def _image_of(entry: Entry, gallery: Gallery) -> np.ndarray:
     """Return the photograph of an entry, or a grey image where it is missing."""
     from san_tf.embedding.sources import PhotographError, upright
-    from san_tf.retrieval.image_files import read_inside
 
     grey = np.full((128, 64, 3), 225, np.uint8)
-    if not entry.image or gallery.info.images is None:
+    if not entry.image:
         return grey
     try:
-        return _picture(upright(read_inside(gallery.info.images, entry.image)))
+        return _picture(upright(gallery_pictures(gallery.info).read(entry.image)))
     except (PhotographError, ValueError):
         return grey
 

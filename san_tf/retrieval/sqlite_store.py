@@ -3,6 +3,9 @@
 Each row has a digest of its entry and one of its embedding, and so has the record of the whole gallery. All
 answers are checked against them: changed bytes on the disk raise an error. Digests guard against decay and
 accidents, not against attackers: who can write the file can also renew the digests.
+
+What was deleted for good leaves a row in `buried`: keyed hashes of its key and of its file's bytes, from
+which neither can be had back. The same file or key can then be recognised, and is not added again.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import os
 import secrets
 import sqlite3
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+import time as clock
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,10 +29,11 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.retrieval.entries import Entry, Filter
-from san_tf.retrieval.gallery import Candidate, GalleryInfo
+from san_tf.retrieval.gallery import Candidate, Deleted, GalleryInfo, Source
 
-# Format 1 had no digests. Its galleries can be read, and get digests when they are written.
-_FORMAT, _FORMER = 2, 1
+# Format 1 had no digests, and format 2 no records of files and deletions. Galleries of both can be read, and
+# get what they lack when they are written.
+_FORMAT, _SEALED, _FORMER = 3, 2, 1
 # Seconds to wait for another process that writes.
 _PATIENCE = 30.0
 # Values in one statement; SQLite allows some thousands.
@@ -37,6 +42,8 @@ _AT_ONCE = 500
 _ROWS = 10_000
 # Bytes of a row's digest, of half the record's digest, and of the largest value read: no entry is larger.
 _DIGEST, _HALF, _LARGEST = 8, 32, 2**24
+# Bytes of the key of all hashes, and of a hash of a key or a file.
+_SALT, _HASH = 32, 16
 # More ids than there will ever be, and few enough that one byte for each fits into memory.
 _MOST_IDS = 2**33
 # SQLite stores these texts, and a gallery is recognised by them: not even a blank may change.
@@ -58,6 +65,16 @@ CREATE TABLE dead (id INTEGER PRIMARY KEY);
 _SEALS = (
     "CREATE TABLE digests (id INTEGER PRIMARY KEY, entry BLOB NOT NULL, embedding BLOB NOT NULL)",
     "CREATE TABLE seal (one INTEGER PRIMARY KEY, entries INTEGER, index_digest BLOB, digest BLOB)",
+)
+# `secret` has one row: the key of all hashes, and the digest of all rows of `buried`, folded by XOR.
+_RECORDS = (
+    "CREATE TABLE sources (id INTEGER PRIMARY KEY, added REAL NOT NULL, stamp TEXT NOT NULL, "
+    "content BLOB NOT NULL)",
+    "CREATE TABLE buried (name BLOB NOT NULL, content BLOB NOT NULL, time REAL NOT NULL, "
+    "PRIMARY KEY (name, content)) WITHOUT ROWID",
+    "CREATE INDEX buried_contents ON buried (content)",
+    "CREATE TABLE secret (one INTEGER PRIMARY KEY, salt BLOB NOT NULL, fold BLOB NOT NULL, "
+    "digest BLOB NOT NULL)",
 )
 _COLUMNS = "key, image, camera, time, pid, tags"
 _NONE = type(None)
@@ -90,6 +107,7 @@ class Row(NamedTuple):
     id: int
     camera: int
     time: float | None
+    pid: int | None
     tags: tuple[str, ...]
 
 
@@ -114,17 +132,21 @@ class SqliteStore:
     def __init__(self, path: Path, read_only: bool = False, mend: bool = False) -> None:
         self._path, self._read_only = path, read_only
         self._frozen: tuple[Any, ...] | None = None
-        self._sealed = self.was_mended = False
+        self._sealed = self._recorded = self.was_mended = False
+        self._salt = b""
         _refuse_links(path.parent)
         self._connect()
         try:
+            self._inode = os.stat(path).st_ino
             self._check_schema()
             if mend:
                 self._mend()
             self.info = GalleryInfo.from_json(str(path.parent), self._state()[1])
-        except UserError:
+        except (UserError, OSError) as error:
             self._connection.close()
-            raise
+            if isinstance(error, UserError):
+                raise
+            raise UserError(f"The gallery {path.parent} was removed while it was opened.") from error
 
     @staticmethod
     def create(path: Path, info: GalleryInfo, folder: Path) -> None:
@@ -143,8 +165,9 @@ class SqliteStore:
             connection.execute("PRAGMA page_size = 16384")
             connection.execute("PRAGMA journal_mode = WAL")  # searches need not wait for writes
             connection.executescript(_SCHEMA)
-            for text in _SEALS:
+            for text in (*_SEALS, *_RECORDS):
                 connection.execute(text)
+            _make_secret(connection, secrets.token_bytes(_SALT))
             text = json.dumps(asdict(info))
             connection.execute("INSERT INTO state VALUES (1, ?, ?, 0, 0, 0, 0)", (_FORMAT, text))
             connection.execute("INSERT INTO seal VALUES (1, 0, x'', x'')")
@@ -154,6 +177,11 @@ class SqliteStore:
     def is_sealed(self) -> bool:
         """Whether the gallery has digests, as of the last call of `state`."""
         return self._sealed
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the gallery has records of files and deletions, as of the last call of `state`."""
+        return self._recorded
 
     def close(self) -> None:
         """Close the file."""
@@ -169,6 +197,7 @@ class SqliteStore:
         with _errors_told(self._path.parent):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
+                self._check_place()
                 self.state()  # another process may have added digests meanwhile
                 yield
                 self._connection.execute("UPDATE state SET version = version + 1")
@@ -198,10 +227,26 @@ class SqliteStore:
             self._connection.execute("UPDATE seal SET index_digest = ?", (state.index_digest,))
         self._connection.executemany("DELETE FROM dead WHERE id = ?", ((number,) for number in buried))
 
-    def seal(self, index_digest: bytes) -> None:
-        """Add digests of the present rows to a gallery of the former format; call it within `writing`."""
-        if self._sealed:
+    def upgrade(self, index_digest: bytes) -> None:
+        """Add what a gallery of a former format lacks; call it within `writing`.
+
+        Args:
+            index_digest: digest of its index; used only for a gallery without digests.
+        """
+        if not self._sealed:
+            self._seal(index_digest)
+        if self._recorded:
             return
+        for text in _RECORDS:
+            self._connection.execute(text)
+        _make_secret(self._connection, secrets.token_bytes(_SALT))
+        # Nobody knows when these were added, so their age counts from now.
+        self._connection.execute("INSERT INTO sources SELECT id, ?, '', x'' FROM entries", (clock.time(),))
+        self._connection.execute("UPDATE state SET format = ?", (_FORMAT,))
+        self._recorded = True
+        _renew_seal(self._connection)  # the rest of the transaction reads the state, too
+
+    def _seal(self, index_digest: bytes) -> None:
         for text in _SEALS:
             self._connection.execute(text)
         number, after = 0, 0
@@ -215,14 +260,23 @@ class SqliteStore:
                 break
             self._connection.executemany("INSERT INTO digests VALUES (?, ?, ?)", map(_digests, rows))
             number, after = number + len(rows), rows[-1][0]
-        self._connection.execute("UPDATE state SET format = ?", (_FORMAT,))
         self._connection.execute("INSERT INTO seal VALUES (1, ?, ?, x'')", (number, index_digest))
         self._sealed = True
 
-    def insert(self, rows: np.ndarray, entries: Sequence[Entry]) -> None:
-        """Add entries with new keys; call it within `writing`."""
-        execute = self._connection.execute
-        for row, entry in zip(rows, entries, strict=True):
+    def set_info(self, info: GalleryInfo) -> None:
+        """Change the record of encoder and photographs; call it within `writing`."""
+        self._connection.execute("UPDATE state SET info = ?", (json.dumps(asdict(info)),))
+        _renew_seal(self._connection)
+        self.info = info
+
+    def renew_info(self) -> None:
+        """Read the record of encoder and photographs again, which another process may have changed."""
+        self.info = GalleryInfo.from_json(str(self._path.parent), self._state()[1])
+
+    def insert(self, rows: np.ndarray, entries: Sequence[Entry], sources: Sequence[Source]) -> None:
+        """Add entries with new keys, and records of their files; call it within `writing`."""
+        execute, now = self._connection.execute, clock.time()
+        for row, entry, source in zip(rows, entries, sources, strict=True):
             # SQLite does not store -0.0.
             time = None if entry.time is None else entry.time + 0.0
             values = (entry.key, entry.image, entry.camera, time, entry.pid, json.dumps(entry.tags))
@@ -233,6 +287,11 @@ class SqliteStore:
             execute("INSERT INTO vectors VALUES (?, ?)", (number, content))
             for tag in entry.tags:
                 execute("INSERT INTO tags VALUES (?, ?)", (tag, number))
+            if self._recorded:
+                added = now if source.added is None else source.added
+                execute(
+                    "INSERT INTO sources VALUES (?, ?, ?, ?)", (number, added, source.stamp, source.content)
+                )
             if self._sealed:
                 sums = (_entry_digest(number, values), _embedding_digest(number, content))
                 execute("INSERT INTO digests VALUES (?, ?, ?)", (number, *sums))
@@ -242,17 +301,149 @@ class SqliteStore:
     def remove(self, ids: Sequence[int]) -> None:
         """Remove rows; call it within `writing`."""
         each = [(number,) for number in ids]
-        for table in ("entries", "vectors", "tags"):
+        for table in ("entries", "vectors", "tags", *(("sources",) if self._recorded else ())):
             self._connection.executemany(f"DELETE FROM {table} WHERE id = ?", each)
         self._connection.executemany("INSERT OR IGNORE INTO dead VALUES (?)", each)
         if self._sealed and each:
             gone = self._connection.executemany("DELETE FROM digests WHERE id = ?", each).rowcount
             self._connection.execute("UPDATE seal SET entries = entries - ?", (gone,))
 
-    def scrub(self) -> None:
-        """Empty SQLite's write-ahead log, which may still hold removed rows."""
-        with contextlib.suppress(UserError):  # the last process to close the gallery removes it
-            self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+    def sources(self, keys: Iterable[str]) -> dict[str, Source]:
+        """Return the records of the files of some keys; missing keys are left out."""
+        if not self._recorded:
+            return {}
+        text = "SELECT key, added, stamp, content FROM entries JOIN sources USING (id) WHERE key IN"
+        return {
+            key: Source(str(stamp), content if type(content) is bytes else b"", added)
+            for some in _portions(keys)
+            for key, added, stamp, content in self._rows(f"{text} ({_marks(some)})", some)
+        }
+
+    def set_sources(self, sources: Mapping[str, Source]) -> None:
+        """Change the records of the files of some keys; call it within `writing`."""
+        self._connection.executemany(
+            "UPDATE sources SET stamp = ?, content = ? WHERE id = (SELECT id FROM entries WHERE key = ?)",
+            ((source.stamp, source.content, key) for key, source in sources.items()),
+        )
+
+    def expired(self, limit: float) -> np.ndarray:
+        """Return the ids of entries whose time, or whose addition, was before `limit`; ascending int64."""
+        if not self._recorded:
+            return self._numbers("SELECT id FROM entries WHERE time < ? ORDER BY id", (limit,))
+        return self._numbers(
+            "SELECT id FROM entries LEFT JOIN sources USING (id) WHERE time < ? OR added < ? ORDER BY id",
+            (limit, limit),
+        )
+
+    def hash_of(self, content: bytes) -> bytes:
+        """Return the keyed hash of a file's bytes; without this gallery's secret it cannot be computed."""
+        return hashlib.blake2b(content, digest_size=_HASH, key=self.secret(), person=b"content").digest()
+
+    def name_of(self, key: str) -> bytes:
+        """Return the keyed hash of a key."""
+        text = key.encode("utf-8", "surrogatepass")
+        return hashlib.blake2b(text, digest_size=_HASH, key=self.secret(), person=b"name").digest()
+
+    def bury(self, entries: Mapping[str, bytes]) -> None:
+        """Record that entries were deleted for good; call it within `writing`.
+
+        Args:
+            entries: hashes of files by key; b"" where unknown.
+        """
+        rows = [(self.name_of(key), content, clock.time()) for key, content in entries.items()]
+        fold = self._fold()
+        for row in rows:
+            former = self._rows(
+                "SELECT name, content, time FROM buried WHERE name = ? AND content = ?", row[:2]
+            )
+            fold = _folded(fold, former)
+            self._connection.execute("INSERT OR REPLACE INTO buried VALUES (?, ?, ?)", row)
+        _note_fold(self._connection, self.secret(), _folded(fold, rows))
+
+    def buried(self, keys: Sequence[str] = (), contents: Sequence[bytes] = ()) -> Deleted:
+        """Return which of the keys and hashes of files were deleted for good."""
+        if not self._recorded:
+            return Deleted(set(), set())
+        names = {self.name_of(key): key for key in keys}
+        wanted = {"name": list(names), "content": [content for content in contents if content]}
+        found: dict[str, set[bytes]] = {"name": set(), "content": set()}
+        for column, hashes in wanted.items():
+            for some in _portions(hashes):
+                rows = self._rows(f"SELECT {column} FROM buried WHERE {column} IN ({_marks(some)})", some)
+                found[column].update(row[0] for row in rows)
+        return Deleted({names[name] for name in found["name"]}, found["content"])
+
+    def buried_rows(self) -> list[tuple[bytes, bytes, float]]:
+        """Return all records of deletions: hashes of key and file, and the time.
+
+        Raises:
+            UserError: they are damaged.
+        """
+        if not self._recorded:
+            return []
+        fold, rows = self._fold(), self._rows("SELECT name, content, time FROM buried")
+        if _folded(bytes(_HASH), rows) != fold:
+            raise self._damaged(
+                "its record of deletions has changed on the disk",
+                f"restore a backup of it, or accept what is left with `san-tf gallery check "
+                f"{self._path.parent} --drop`",
+            )
+        return rows  # type: ignore[return-value]  # as checked
+
+    def accept_buried(self) -> None:
+        """Take the records of deletions as they are; call it within `writing`."""
+        self.set_buried(self._rows("SELECT name, content, time FROM buried"))  # type: ignore[arg-type]
+
+    def set_buried(self, rows: Iterable[tuple[bytes, bytes, float]], salt: bytes | None = None) -> None:
+        """Replace all records of deletions, and the key of all hashes; call it within `writing`."""
+        rows = list(rows)
+        self._connection.execute("DELETE FROM buried")
+        self._connection.executemany("INSERT INTO buried VALUES (?, ?, ?)", rows)
+        salt = self.secret() if salt is None else salt
+        _note_fold(self._connection, salt, _folded(bytes(_HASH), rows))
+        self._salt = salt
+
+    def lift(self, keys: Sequence[str], contents: Sequence[bytes]) -> int:
+        """Forget deletions of keys and files, so that they can be added again; call it within `writing`.
+
+        Returns:
+            The number of forgotten deletions.
+        """
+        names, hashes = {self.name_of(key) for key in keys}, set(contents) - {b""}
+        kept = [row for row in self.buried_rows() if row[0] not in names and row[1] not in hashes]
+        number = len(self._rows("SELECT 1 FROM buried")) - len(kept)
+        if number:
+            self.set_buried(kept)
+        return number
+
+    def secret(self) -> bytes:
+        """Return the key of all hashes.
+
+        Raises:
+            UserError: it is damaged, or the gallery of a former format has none.
+        """
+        if not self._salt:
+            rows = self._rows("SELECT salt, fold, digest FROM secret LIMIT 2") if self._recorded else []
+            if len(rows) != 1 or rows[0][2] != _secret_digest(*rows[0][:2]):
+                raise self._damaged("its record of deletions has changed on the disk", _BACKUP)
+            self._salt = rows[0][0]
+        return self._salt
+
+    def _fold(self) -> bytes:
+        rows = self._rows("SELECT salt, fold, digest FROM secret LIMIT 2")
+        if len(rows) != 1 or rows[0][2] != _secret_digest(*rows[0][:2]):
+            raise self._damaged("its record of deletions has changed on the disk", _BACKUP)
+        return bytes(rows[0][1])
+
+    def scrub(self) -> bool:
+        """Empty SQLite's write-ahead log, which may still hold removed rows.
+
+        Returns:
+            Whether it is empty; else another process reads the gallery, and the last to close it will do so.
+        """
+        with contextlib.suppress(UserError):
+            return self._rows("PRAGMA wal_checkpoint(TRUNCATE)")[0][0] == 0
+        return False
 
     def ids_of(self, keys: Iterable[str]) -> dict[str, int]:
         """Return the ids of the keys; missing keys are left out."""
@@ -261,6 +452,14 @@ class SqliteStore:
             for some in _portions(keys)
             for key, number in self._rows(f"SELECT key, id FROM entries WHERE key IN ({_marks(some)})", some)
         }
+
+    def keys_of(self, ids: Iterable[int]) -> list[str]:
+        """Return the keys of rows; missing ones are left out."""
+        return [
+            key
+            for some in _portions(ids)
+            for (key,) in self._rows(f"SELECT key FROM entries WHERE id IN ({_marks(some)})", some)
+        ]
 
     def ids(self) -> np.ndarray:
         """Return the ids of all entries, ascending int64."""
@@ -278,6 +477,10 @@ class SqliteStore:
     def count(self, after: int = 0) -> int:
         """Return the number of entries with an id above `after`."""
         return int(self._rows("SELECT count(*) FROM entries WHERE id > ?", (after,))[0][0])
+
+    def was_used(self) -> bool:
+        """Return whether there was ever an entry."""
+        return bool(self._rows("SELECT 1 FROM sqlite_sequence WHERE name = 'entries' AND seq > 0"))
 
     def check_counts(self) -> None:
         """Check the number of rows against the record, and that no row is both present and deleted.
@@ -332,7 +535,7 @@ class SqliteStore:
         rows = []
         for number, *values, digest in found:
             words = self._words(number, values, digest)
-            rows.append(Row(number, values[2], values[3], words))
+            rows.append(Row(number, values[2], values[3], values[4], words))
         return rows
 
     def candidates(self, ids: Iterable[int]) -> dict[int, Candidate]:
@@ -373,6 +576,15 @@ class SqliteStore:
             (*values, -1 if limit is None else limit, start),
         )
         return [self._entry(number, row, digest) for number, *row, digest in found]
+
+    def keys_below(self, prefix: str, after: str) -> list[tuple[str, str]]:
+        """Return some thousand keys above `after` that start with `prefix`, in order, with their images."""
+        found = self._rows(
+            "SELECT key, image FROM entries WHERE key > ? AND key >= ? AND substr(key, 1, ?) = ? "
+            "ORDER BY key LIMIT ?",
+            (after, prefix, len(prefix), prefix, _ROWS),
+        )
+        return [(str(key), str(image)) for key, image in found]
 
     def ids_where(self, where: Filter) -> np.ndarray:
         """Return the ids that pass according to SQLite's indexes, ascending int64."""
@@ -448,13 +660,40 @@ class SqliteStore:
         return []
 
     def compact(self) -> None:
-        """Rewrite the file, so that rows removed without overwriting leave the disk.
+        """Rewrite the file, so that removed rows leave the disk.
+
+        SQLite overwrites what is removed, but when it divides or joins pages it leaves copies of rows behind,
+        in the unused room of a page.
+
+        Raises:
+            UserError: there is no room for a copy, or another process uses the file for too long.
+        """
+        self._rows("VACUUM")
+        if not self.scrub():
+            raise UserError(f"The gallery {self._path.parent} is being read by another process; stop it.")
+
+    def copy_to(self, path: Path) -> None:
+        """Write a copy of the present rows to a new file, while other processes may read and write.
+
+        Deleted rows are not in it, and neither is the index.
 
         Raises:
             UserError: there is no room for a copy.
         """
-        self._rows("VACUUM")
-        self.scrub()
+        self._rows("VACUUM INTO ?", (str(path),))
+        with _errors_told(path.parent), contextlib.closing(sqlite3.connect(path)) as copy:
+            copy.execute("PRAGMA journal_mode = WAL")
+
+    def _check_place(self) -> None:
+        """Refuse to write a file that was replaced: the change would be lost."""
+        try:
+            same = os.stat(self._path).st_ino == self._inode
+        except OSError:
+            same = False
+        if not same:
+            raise UserError(
+                f"The gallery {self._path.parent} was removed or replaced since it was opened; open it again."
+            )
 
     def _connect(self) -> None:
         """Open the file; if its folder is not writable, open it as a file that nobody writes."""
@@ -524,7 +763,7 @@ class SqliteStore:
         raise self._damaged("its tables are not those of this package", _BACKUP)
 
     def _check_format(self, form: Any) -> None:
-        if form not in (_FORMAT, _FORMER):
+        if form not in (_FORMAT, _SEALED, _FORMER):
             raise UserError(
                 f"The gallery {self._path.parent} has format {form}, but this version of san_tf reads "
                 f"{_FORMAT}; use the version it was made with."
@@ -537,7 +776,7 @@ class SqliteStore:
             self._connect()
         columns = "format, info, generation, last_id, trained, version"
         rows = self._rows(f"SELECT {columns} FROM state LIMIT 2")
-        if len(rows) == 1 and rows[0][0] == _FORMAT:
+        if len(rows) == 1 and rows[0][0] in (_FORMAT, _SEALED):
             text = f"SELECT {columns}, entries, index_digest, digest FROM state JOIN seal USING (one) LIMIT 2"
             rows = self._rows(text)
         if len(rows) != 1 or not isinstance(rows[0][1], str):
@@ -547,7 +786,8 @@ class SqliteStore:
 
     def _state(self) -> tuple[State, str]:
         noted = self._noted()
-        self._sealed, digest = noted[0] == _FORMAT, b""
+        self._sealed, digest = noted[0] != _FORMER, b""
+        self._recorded = noted[0] == _FORMAT
         if self._sealed:
             if noted[-1] != _state_digest(noted[:-1]):
                 raise self._damaged("its own record has changed on the disk")
@@ -561,7 +801,7 @@ class SqliteStore:
     def _mend(self) -> None:
         """If the record of the index is damaged, record that there is none."""
         noted = self._noted()
-        if noted[0] != _FORMAT or noted[-1] == _state_digest(noted[:-1]):
+        if noted[0] == _FORMER or noted[-1] == _state_digest(noted[:-1]):
             return
         if type(noted[-1]) is not bytes or noted[-1][:_HALF] != _state_digest(noted[:-1])[:_HALF]:
             raise self._damaged("its record of its encoder and photographs has changed on the disk", _BACKUP)
@@ -679,14 +919,15 @@ def _tags(text: Any) -> tuple[str, ...] | None:
 
 @functools.cache
 def _schemas() -> tuple[frozenset[Any], ...]:
-    """Return the schemas of both formats, as SQLite stores them."""
+    """Return the schemas of all formats, as SQLite stores them."""
+    found = []
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-        noted = "SELECT type, name, tbl_name, sql FROM sqlite_master"
-        connection.executescript(_SCHEMA)
-        former = frozenset(connection.execute(noted).fetchall())
-        for text in _SEALS:
-            connection.execute(text)
-        return former, frozenset(connection.execute(noted).fetchall())
+        for texts in ((_SCHEMA,), _SEALS, _RECORDS):
+            for text in texts:
+                connection.executescript(text)
+            noted = connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_master")
+            found.append(frozenset(noted.fetchall()))
+    return tuple(found)
 
 
 def _refuse_links(folder: Path) -> None:
@@ -697,7 +938,7 @@ def _refuse_links(folder: Path) -> None:
         told = f"The gallery {folder} cannot be read ({error.strerror}); check its permissions."
         raise UserError(told) from error
     for name in names:
-        if name.startswith(("gallery.sqlite", "index-", "index.lock")):
+        if name.startswith(("gallery.sqlite", "index-", "index.lock", "audit.jsonl")):
             with contextlib.suppress(FileNotFoundError):  # another process just replaced an index
                 if not stat.S_ISREG(os.lstat(folder / name).st_mode):
                     raise UserError(
@@ -738,6 +979,30 @@ def _renew_seal(connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE seal SET digest = ?", (_state_digest(values),))
 
 
+def _make_secret(connection: sqlite3.Connection, salt: bytes) -> None:
+    connection.execute("INSERT INTO secret VALUES (1, x'', x'', x'')")
+    _note_fold(connection, salt, bytes(_HASH))
+
+
+def _note_fold(connection: sqlite3.Connection, salt: bytes, fold: bytes) -> None:
+    connection.execute(
+        "UPDATE secret SET salt = ?, fold = ?, digest = ?", (salt, fold, _secret_digest(salt, fold))
+    )
+
+
+def _secret_digest(salt: Any, fold: Any) -> bytes:
+    return hashlib.blake2b(repr((salt, fold)).encode(), digest_size=_HALF).digest()
+
+
+def _folded(fold: bytes, rows: Iterable[Sequence[Any]]) -> bytes:
+    """Return the XOR of a fold and the digests of rows; a row folded twice is out again."""
+    number = int.from_bytes(fold, "big")
+    for row in rows:
+        digest = hashlib.blake2b(repr(tuple(row)).encode(), digest_size=_HASH).digest()
+        number ^= int.from_bytes(digest, "big")
+    return number.to_bytes(_HASH, "big")
+
+
 @contextlib.contextmanager
 def _errors_told(folder: Path) -> Iterator[None]:
     """Turn errors of SQLite into a sentence that names the gallery."""
@@ -767,6 +1032,9 @@ def _condition(where: Filter) -> tuple[str, list[Any]]:
         if cameras:
             parts.append(f"camera {word} ({_marks(cameras)})")
             values += [int(camera) for camera in cameras]
+    if where.pids:
+        parts.append(f"pid IN ({_marks(where.pids)})")
+        values += [int(pid) for pid in where.pids]
     for sign, time in ((">=", where.since), ("<", where.until)):
         if time is not None:
             parts.append(f"time {sign} ?")

@@ -50,6 +50,14 @@ def test_every_kind_of_image_is_taken_and_the_rest_counted(tmp_path):
     assert [Path(found.name).name for found in photographs([tmp_path], others)] == names
     assert others == {".txt": 2, "without a suffix": 1, "hidden": 1, ".psd": 1}
     assert left_out_summary({}, others).startswith("Left out: 5 others (.txt: 2, ")
+    listed: dict[str, str] = {}
+    (tmp_path / os.fsdecode(b"\xff.txt")).touch()
+    assert len(list(photographs([tmp_path], listed=listed))) == len(names)
+    assert {Path(path).name: why for path, why in listed.items()} == {
+        "a.txt": "is not read: .txt", "b.TXT": "is not read: .txt", "\\udcff.txt": "is not read: .txt",
+        "README": "is not read: without a suffix", ".hidden.jpg": "is not read: hidden",
+        "x.psd": "is not read: .psd",
+    }  # fmt: skip
     assert left_out_summary({}, {}) == "Left out: nothing."
     problems = {"a": "is empty", "b": "is empty", "c": "is missing"}
     assert left_out_summary(problems, {}) == "Left out: 3 photographs (is empty: 2, is missing: 1)."

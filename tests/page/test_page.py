@@ -112,7 +112,7 @@ def test_the_gallery_in_parts(client):
 def test_what_the_page_knows_of_the_gallery(client):
     facts = client.get("/api/gallery").json()
     assert facts == {
-        "name": "people", "entries": 10, "cameras": [1, 2, 3, 7],
+        "name": "people", "entries": 10, "cameras": [1, 2, 3, 7], "camera_names": {},
         "tags": sorted(["day", "night", f"={HOSTILE}"]),
         "model": "stand-in/1", "paints": True, "times": True, "identities": True, "pictures": True,
         "upload_bytes": 100_000,
@@ -279,3 +279,17 @@ def test_what_is_not_asked_for_is_forgotten_first():
     recent.put("d", b"x")
     recent.put("e", b"x" * 9)
     assert len(recent) == 2
+
+
+def test_cameras_have_their_names(folder):
+    gallery = make_gallery(folder)
+    number = gallery.name_camera("hall/2")
+    gallery.add(gallery.embeddings(["0001_c1.png"]), [Entry("named.png", camera=number)])
+    with TestClient(build_app(PageService(gallery, StandIn(), "people")), base_url=ORIGIN) as client:
+        facts = client.get("/api/gallery").json()
+        assert facts["camera_names"] == {str(number): "hall/2"} and number in facts["cameras"]
+        wanted = {"key": "0001_c1.png", "top": 1, "where": {"cameras": [number]}}
+        assert client.post("/api/search", json=wanted).json()["hits"][0]["key"] == "named.png"
+        assert ",hall/2," in client.post("/api/export/csv", json=wanted).text
+        of_two = client.post("/api/entries", json={"where": {"pids": [2]}}).json()["entries"]
+        assert {entry["pid"] for entry in of_two} == {2}

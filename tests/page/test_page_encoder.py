@@ -15,7 +15,6 @@ from PIL import Image
 from plain_people import ORIGIN, upload
 
 from san_tf.data.images import decode_image
-from san_tf.embedding.sources import photographs
 from san_tf.errors import UserError
 from san_tf.page.app import build_app
 from san_tf.page.demo import demo_gallery, entry_of
@@ -73,7 +72,7 @@ def test_a_gallery_on_disk_behind_the_page(network, demo, tmp_path):
     folder, _ = demo
     info = GalleryInfo(network.size, network.name, network.fingerprint, str(folder / "images"))
     with open_gallery(tmp_path / "people", create=info) as gallery:
-        add_photographs(gallery, photographs([folder / "images"]), network.encoder, NameReader())
+        add_photographs(gallery, [folder / "images"], network.encoder, NameReader())
     with (
         open_gallery(tmp_path / "people", read_only=True) as gallery,
         TestClient(build_app(PageService(gallery, network, "people")), base_url=ORIGIN) as client,

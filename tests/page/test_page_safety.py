@@ -18,6 +18,7 @@ from san_tf.page.app import answer_csv, build_app
 from san_tf.page.guard import HEADERS, Guard, _name
 from san_tf.page.service import Found, PageService
 from san_tf.retrieval.entries import Entry, Hit
+from san_tf.retrieval.gallery import Source
 
 BYTES = {"content-type": "application/octet-stream"}
 
@@ -196,7 +197,7 @@ def test_no_error_names_a_path_of_the_server(folder, monkeypatch, capsys):
 def test_what_no_encoding_and_no_calendar_has_does_not_stop_the_page(folder):
     odd = Entry("half \udcff \u202e\0", "", 2**62, float("inf"), 2**62, ("\ud800", "tag\u2028"))
     gallery = make_gallery(folder)
-    gallery._add(np.ones((1, 6), np.float32), [odd])
+    gallery._add(np.ones((1, 6), np.float32), [odd], [Source()])
     client = TestClient(build_app(PageService(gallery, StandIn(), "p\udcff")), base_url=ORIGIN)
     listed = client.post("/api/entries", json={"where": {"cameras": [2**62 - 1, 7]}})
     assert listed.status_code == 200

@@ -19,10 +19,9 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from plain_people import CLOTHES, HOSTILE, ORIGIN, StandIn, crop, make_gallery, upload
 
-from san_tf.page import app, pictures
+from san_tf.page import app
 from san_tf.page.app import build_app
-from san_tf.page.pictures import for_page, pixels_for_page
-from san_tf.page.service import PageService
+from san_tf.page.service import PageService, for_page, pixels_for_page
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.image_files import NoPictureError
 
@@ -190,7 +189,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
             busy[0] -= 1
         return content
 
-    monkeypatch.setattr(pictures, "upright", slow)
+    monkeypatch.setattr("san_tf.page.service.upright", slow)
 
     def together(content: bytes) -> int:
         most[0] = 0

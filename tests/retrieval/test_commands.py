@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from san_tf.__main__ import main
-from san_tf.retrieval.entries import Entry
+from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.gallery import GalleryInfo
 from san_tf.retrieval.opening import open_gallery
 
@@ -169,7 +169,7 @@ def test_a_query_that_is_not_a_file_neither_hangs_nor_fills_the_memory(tmp_path,
     assert "is a pipe or a device, not a file; name an image file" in capsys.readouterr().err
 
 
-def test_a_photograph_that_was_written_over_is_taken_anew_if_asked(model, crops, tmp_path):
+def test_a_photograph_that_was_written_over_is_taken_anew(model, crops, tmp_path, capsys):
     images = shutil.copytree(crops / "gallery", tmp_path / "images")
     first, second, *_ = sorted(images.iterdir())
     command = ["gallery", "add", tmp_path / "g", "--images", images, "--model", model / "market"]
@@ -177,13 +177,63 @@ def test_a_photograph_that_was_written_over_is_taken_anew_if_asked(model, crops,
     with open_gallery(tmp_path / "g") as gallery:
         before = gallery.embeddings([first.name, second.name])
     first.write_bytes(second.read_bytes())
+    second.touch()  # the same bytes
+    capsys.readouterr()
     assert _run(*command, "--tags", "door") == 0
+    told = (
+        "1 added; 11 were in it already and were skipped (--replace adds them again); 1 of them had changed"
+    )
+    assert told in capsys.readouterr().out
     with open_gallery(tmp_path / "g") as gallery:
-        np.testing.assert_array_equal(gallery.embeddings([first.name, second.name]), before)
+        np.testing.assert_allclose(gallery.embeddings([first.name, second.name]), before[[1, 1]], atol=1e-5)
+        assert [entry.key for entry in gallery.entries(Filter(tags=("door",)))] == [first.name]
     assert _run(*command, "--tags", "door", "--replace") == 0
     with open_gallery(tmp_path / "g") as gallery:
-        assert len(gallery) == 12 and gallery.tags() == ["door"]
-        np.testing.assert_allclose(gallery.embeddings([first.name, second.name]), before[[1, 1]], atol=1e-5)
+        assert len(gallery) == 12 and len(gallery.entries(Filter(tags=("door",)))) == 12
+
+
+def test_a_first_try_without_a_usable_picture_binds_nobody(model, crops, tmp_path, capsys):
+    phone = tmp_path / "phone"
+    (phone / "inner").mkdir(parents=True)
+    (phone / "a.heicx").write_bytes(b"x")
+    command = ["gallery", "add", tmp_path / "g", "--images"]
+    assert _run(*command, phone, "--model", model / "wide") == 2
+    assert "There are no photographs to add; name" in (told := capsys.readouterr().err)
+    assert "Left out: 1 others (.heicx: 1)." in told and not (tmp_path / "g").exists()
+    (phone / "inner" / "b.jpg").write_bytes(b"a shopping list")
+    assert _run(*command, phone, "--model", model / "wide") == 2
+    told = capsys.readouterr()
+    assert "1 photographs (is not an image" in told.out and "1 others (.heicx: 1)" in told.out
+    assert "None of 1 photographs could be embedded" in told.err and not (tmp_path / "g").exists()
+    listed = (tmp_path / "g.left_out.csv").read_text()
+    assert f"{phone / 'a.heicx'},is not read: .heicx" in listed and str(phone / "inner" / "b.jpg") in listed
+    # One that was left empty takes another encoder, and another folder.
+    open_gallery(tmp_path / "g", create=GalleryInfo(9, "wide", "x", str(phone))).close()
+    assert _run(*command, crops / "gallery", "--model", model / "market") == 0
+    assert _run(*command, crops / "gallery", "--model", model / "wide") == 2
+    assert "holds embeddings of 8 numbers" in capsys.readouterr().err
+    assert not (tmp_path / "g.left_out.csv").exists()
+    assert _run(*command, phone, crops / "query", "--model", model / "market") == 0
+    assert "a.heicx" in (tmp_path / "g.left_out.csv").read_text()
+    with open_gallery(tmp_path / "g") as gallery:
+        assert [name for name, _ in gallery.info.folders] == ["query"]
+
+
+def test_a_pattern_that_reads_nothing_is_warned_of(model, crops, tmp_path, capsys):
+    (tmp_path / "odd").mkdir()
+    shutil.copy(sorted((crops / "query").iterdir())[0], tmp_path / "odd" / "holiday.jpg")
+    command = ["gallery", "add", tmp_path / "g", "--images", tmp_path / "odd", "--model", model / "market"]
+    for flags, told in (
+        ([], "Warning: no camera was read from 1 names, such as holiday.jpg; give another --camera_pattern"),
+        (
+            ["--camera_pattern", "(?P<pid>x)|(?P<time>\\d)"],
+            "Warning: no identity and no time was read from 1",
+        ),
+        (["--camera_pattern", "(?P<camera>hol)"], None),
+    ):
+        assert _run(*command, "--replace", *flags) == 0
+        error = capsys.readouterr().err
+        assert (told in error) if told else "Warning" not in error
 
 
 def test_bad_photographs_are_left_out_and_listed(model, crops, tmp_path, capsys):
@@ -270,8 +320,14 @@ def test_listing_and_deleting(people, tmp_path, capsys):
             "nobody",
             b"\xff".decode(errors="surrogateescape"),
         ): "no entry nobody and 1 more, so",
-        ("--tags", "odl"): "No entry of",
-        ("--cameras", "7"): "passes these filters, so nothing was deleted",
+        ("--tags", "odl"): "has no tag odl, so nothing was deleted",
+        ("--cameras", "1", "7"): "has no camera 7, so nothing was deleted",
+        ("--excluded_cameras", "7"): "has no camera 7, so nothing was deleted",
+        ("--pids", "0", "77"): "has no identity 77, so nothing was deleted",
+        ("--cameras", "dor"): "There is no camera 'dor'",
+        ("--cameras", "1", "--until", "1980-01-01"): "passes these filters, so nothing was deleted",
+        ("--keep", "a month"): "'a month' is not a duration; write 12h, 30d or 4w",
+        ("--query", "q.jpg"): "Give --query and --min_score together",
     }.items():
         assert _run("gallery", "delete", tmp_path / "g", *flags) == 2
         assert told in capsys.readouterr().err
@@ -402,8 +458,13 @@ def test_one_absurd_name_does_not_stop_an_addition(model, crops, tmp_path, capsy
     columns.write_text("\n".join(["path,camera,pid", *(f"{images}/{row}" for row in rows)]))
     assert _run("gallery", "add", tmp_path / "h", "--images", columns, *command[-2:]) == 0
     said = capsys.readouterr().out
-    assert "1 photographs could not be used" in said and "2 added" in said
-    assert "must be a whole number" in (tmp_path / "h.left_out.csv").read_text()
+    assert "3 added" in said  # "x" is the name of a camera
+    with open_gallery(tmp_path / "h") as gallery:
+        assert [gallery.info.camera_name(entry.camera) for entry in gallery.entries()] == ["3", "4", "x"]
+    columns.write_text(columns.read_text().replace("camera,pid", "camid,pid"))
+    assert _run("gallery", "add", tmp_path / "i", "--images", columns, *command[-2:]) == 0
+    assert "1 photographs could not be used" in capsys.readouterr().out
+    assert "must be a whole number" in (tmp_path / "i.left_out.csv").read_text()
 
 
 @needs_parquet
@@ -430,8 +491,9 @@ def long_keys(tmp_path) -> Path:
     with open_gallery(tmp_path / "g", create=GalleryInfo(4, "m\x1b[31m", "ab")) as gallery:
         gallery.add(np.eye(4)[:2], [Entry(f"{'a folder/' * 30}{n}.jpg", camera=n) for n in range(2)])
     connection = sqlite3.connect(tmp_path / "g" / "gallery.sqlite", isolation_level=None)
-    for text in ("DROP TABLE digests", "DROP TABLE seal", "UPDATE state SET format = 1"):
-        connection.execute(text)
+    for table in ("digests", "seal", "sources", "buried", "secret"):
+        connection.execute(f"DROP TABLE {table}")
+    connection.execute("UPDATE state SET format = 1")
     connection.execute("UPDATE entries SET key = 'wipe' || char(27) || '[2J.jpg' WHERE camera = 1")
     connection.close()
     return tmp_path / "g"

@@ -264,7 +264,8 @@ def test_a_list_by_tag_lacks_nothing_that_the_table_of_tags_has_lost(copy):
 
 def _make_former(path: Path) -> None:
     """As the version before wrote it."""
-    _change(path, "DROP TABLE digests", "DROP TABLE seal", "UPDATE state SET format = 1")
+    tables = ("digests", "seal", "sources", "buried", "secret")
+    _change(path, *(f"DROP TABLE {table}" for table in tables), "UPDATE state SET format = 1")
 
 
 def test_galleries_of_the_former_format(copy, sound):

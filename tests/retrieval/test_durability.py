@@ -237,7 +237,7 @@ def _write(path: Path, content: bytes = b"x") -> None:
             lambda path: _write(path / "gallery.sqlite", b"x" * 999),
             "is damaged or not a gallery of this package",
         ),
-        (lambda path: _newer(path), "has format 3, but this version of san_tf reads 2"),
+        (lambda path: _newer(path), "has format 4, but this version of san_tf reads 3"),
         (lambda path: _damaged(path), "is damaged or not a gallery of this package"),
     ],
 )
@@ -250,7 +250,7 @@ def test_what_is_no_gallery(tmp_path, make, told):
 def _newer(path: Path) -> None:
     _filled(path, 1).close()
     connection = sqlite3.connect(path / "gallery.sqlite", isolation_level=None)
-    connection.execute("UPDATE state SET format = 3")
+    connection.execute("UPDATE state SET format = 4")
     connection.close()
 
 

@@ -23,6 +23,7 @@ FILTERS = st.builds(
     since=st.none() | st.integers(0, 9).map(float),
     until=st.none() | st.integers(0, 9).map(float),
     tags=TAGS.map(tuple),
+    pids=st.lists(st.integers(-1, 3), max_size=2).map(tuple),
 )
 ENTRIES = st.builds(
     Entry,
@@ -60,7 +61,7 @@ def brute_force(kept: dict[str, tuple[np.ndarray, Entry]], query: np.ndarray, to
 @given(steps=st.lists(STEPS, min_size=3, max_size=8))
 def test_any_history(empty, steps):
     gallery: Gallery = empty(SIZE)
-    gallery.delete(where=Filter())
+    gallery.delete(where=Filter(), for_good=False)
     kept: dict[str, tuple[np.ndarray, Entry]] = {}
     for kind, *given_ in [*steps, ("search", Filter(), 5)]:
         if kind == "add":
@@ -70,11 +71,11 @@ def test_any_history(empty, steps):
             kept |= {entry.key: (row, entry) for row, entry in zip(rows, entries, strict=True)}
         elif kind == "delete":
             keys = [f"k{number}" for number in given_[0]]
-            assert gallery.delete(keys) == len(kept.keys() & set(keys))
+            assert gallery.delete(keys, for_good=False) == len(kept.keys() & set(keys))
             kept = {key: value for key, value in kept.items() if key not in keys}
         elif kind == "delete where":
             gone = [key for key, (_, entry) in kept.items() if given_[0].passes(entry)]
-            assert gallery.delete(where=given_[0]) == len(gone)
+            assert gallery.delete(where=given_[0], for_good=False) == len(gone)
             kept = {key: value for key, value in kept.items() if key not in gone}
         else:
             where, top = given_
@@ -107,7 +108,7 @@ def test_hits_are_those_of_the_exact_gallery(empty):
     for each in (gallery, exact):
         for start in range(0, 600, 50):
             each.add(rows[start : start + 50], entries[start : start + 50])
-        each.delete(where=Filter(cameras=(4,), since=5.0))
+        each.delete(where=Filter(cameras=(4,), since=5.0), for_good=False)
         each.add(-rows[:30], entries[:30])
     queries = centres[20:40] + 0.15 * rng.standard_normal((20, 32))
     for where in (Filter(), Filter(cameras=(1,)), Filter(tags=("t0",), until=3.0), Filter(cameras=(9,))):

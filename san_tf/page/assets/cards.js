@@ -51,7 +51,7 @@ export function mark(right) {
 
 function where(item) {
   const lines = [];
-  if (item.camera !== null) lines.push(`camera ${item.camera}`);
+  if (item.camera !== null) lines.push(`camera ${visible(server.cameraName(item.camera))}`);
   if (item.time !== null) lines.push(...written(item.time).split(" "));
   if (item.tags.length) lines.push(item.tags.join(", "));
   return lines;

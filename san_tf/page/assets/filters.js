@@ -1,6 +1,7 @@
 // Controls of the left column: filters and ranking.
 
-import { element } from "./cards.js";
+import { element, visible } from "./cards.js";
+import * as server from "./server.js";
 
 const find = (id) => document.getElementById(id);
 const checked = (id) => [...find(id).querySelectorAll("input:checked")].map((box) => box.value);
@@ -14,7 +15,7 @@ function chip(value, text, change) {
 }
 
 export function build(facts, change) {
-  find("cameras").replaceChildren(...facts.cameras.map((camera) => chip(camera, String(camera), change)));
+  find("cameras").replaceChildren(...facts.cameras.map((camera) => chip(camera, visible(server.cameraName(camera)), change)));
   find("tags").replaceChildren(...facts.tags.map((tag) => chip(tag, tag, change)));
   find("camera-box").hidden = !facts.cameras.length;
   find("time-box").hidden = !facts.times;

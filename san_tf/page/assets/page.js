@@ -118,7 +118,7 @@ function drawQuery() {
   find("pid-label").hidden = !query.upload || !state.facts.identities;
   find("pid").value = query.pid ?? "";
   const facts = [];
-  if (query.camera !== null && query.camera !== undefined) facts.push(`camera ${query.camera}`);
+  if (query.camera !== null && query.camera !== undefined) facts.push(`camera ${visible(server.cameraName(query.camera))}`);
   if (query.time) facts.push(written(query.time));
   if (!query.upload && query.pid !== null && query.pid !== undefined) facts.push(`identity ${query.pid}`);
   find("query-facts").textContent = facts.join(" · ");
@@ -225,6 +225,7 @@ function listen() {
 
 try {
   state.facts = await server.gallery();
+  server.nameCameras(state.facts.camera_names);
   const { facts } = state;
   find("name").textContent = visible(facts.name);
   find("size").textContent = [

@@ -1,5 +1,10 @@
 // Requests to the program behind the page. It refuses with one sentence.
 
+// Names of the cameras that have one, by number.
+const cameraNames = {};
+export const nameCameras = (names) => Object.assign(cameraNames, names);
+export const cameraName = (number) => cameraNames[number] ?? String(number);
+
 export class Refusal extends Error {}
 
 async function ask(path, options = {}) {
