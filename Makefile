@@ -1,6 +1,6 @@
 # What a newcomer needs: `make demo`, `make page` and `make test`. Each does all of its set-up.
 VENV ?= .venv
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -27,7 +27,7 @@ help:  ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): setup.cfg pyproject.toml requirements.lock
-	@test -n "$(PYTHON)" || { echo "san_tf needs Python 3.11 to 3.13; none was found: install one, or name it with make PYTHON=..." >&2; exit 2; }
+	@test -n "$(PYTHON)" || { echo "san_tf needs Python 3.10 to 3.13; none was found: install one, or name it with make PYTHON=..." >&2; exit 2; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet $(LOCK) --editable '.[test]'

@@ -92,7 +92,7 @@ def test_up_conv_equals_upsampling_then_convolution(shape):
 
 def test_decoder_goes_round_through_its_config():
     decoder = build_decoder(SMALL, WIDTHS, seed=1)
-    again = keras.Model.from_config(decoder.get_config())
+    again = type(decoder).from_config(decoder.get_config())
     again.set_weights(decoder.get_weights())
     np.testing.assert_array_equal(again(maps(SMALL))["texture"], decoder(maps(SMALL))["texture"])
 

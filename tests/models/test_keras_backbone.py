@@ -286,6 +286,11 @@ def shared_layer():
     return keras.Model(image, half(half(L.Rescaling(1.0)(image))), name="twice")
 
 
+def flat():
+    numbers = keras.Input((8,))
+    return keras.Model(numbers, keras.layers.Dense(8)(numbers), name="flat")
+
+
 @pytest.mark.parametrize(
     ("backbone", "word"),
     [
@@ -295,7 +300,7 @@ def shared_layer():
         ("keras:InceptionV3", "InceptionV3|inception_v3"),
         (Subclassed(name="own"), "functional"),
         (shared_layer, "used more than once"),
-        (lambda: keras.Model(*[keras.Input((8,))] * 2, name="flat"), "RGB images"),
+        (flat, "RGB images"),
         (lambda: fix(keras.applications.ResNet50(include_top=False, weights=None)), "preprocessing"),
         (lambda: keras.Sequential([keras.Input(SHAPE), L.Rescaling(1.0), L.Conv2D(4, 3, 2)]), "1/4 and 1/8"),
     ],
