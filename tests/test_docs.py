@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import shlex
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from san_tf import load_encoder, registry
+from san_tf import FrameEncoder, load_encoder, registry
+from san_tf.__main__ import COMMANDS
 from san_tf.archives.files import FolderFiles
 from san_tf.models.layer_factory import LayerFactory
 from san_tf.version import __version__
@@ -84,6 +86,28 @@ def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
     # The names of the adapters, whose calls are tested in tests/embedding/test_tracker_adapters.py.
     for name in re.findall(r"encode\.(\w+)", (ROOT / "docs" / "deploy.md").read_text()):
         assert inspect.getdoc(getattr(room["encode"], name)), name
+
+
+def test_the_example_of_files_that_trackers_load(tmp_path, monkeypatch):
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    (command,) = (block for block in blocks(ROOT / "docs" / "deploy.md", "sh") if "--form" in block)
+    program, name, export, *rest = shlex.split(command)
+    assert (program, name) == ("san-tf", "export-runtime")
+    monkeypatch.chdir(tmp_path)
+    run = importlib.import_module(COMMANDS[name][0]).main
+    with pytest.raises(SystemExit) as left:
+        run([str(ROOT / export), *rest])
+    assert not left.value.code
+    example = named("deploy.md", "# BoxMOT; with")
+    files = sorted(set(re.findall(r"runtimes/[\w./]+\.onnx", example)))
+    assert files == [f"runtimes/trackers/encoder.{form}.onnx" for form in ("normalized", "unit")]
+    # What the packages make of the files is tested in tests/embedding/test_tracker_adapters.py.
+    frame = np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)
+    wanted = load_encoder("synthetic").embed(frame[30:158, 150:214, ::-1].copy())
+    for file in files:
+        found = FrameEncoder(file)(frame, [[150, 30, 214, 158]])
+        np.testing.assert_allclose(found.embeddings, wanted, atol=1e-4)
 
 
 def test_the_template_of_a_loss():
