@@ -1,7 +1,7 @@
 # What a newcomer needs: `make demo`, `make page` and `make test`. Each does all of its set-up.
 VENV ?= .venv
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.10 python3; do \
-	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
+	"$$p" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && echo "$$p" && break; done)
 RUN := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # Python 3.11 takes the versions that the tests ran with; others the newest that setup.cfg admits.

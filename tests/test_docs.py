@@ -18,8 +18,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+<<<<<<< HEAD
 from san_tf import load_encoder, open_gallery, registry
 from san_tf.__main__ import main
+=======
+from san_tf import FrameEncoder, load_encoder, registry
+from san_tf.__main__ import COMMANDS
+>>>>>>> 8424990d6a1ab4fc309fe05ee34df62ea8ff7e21
 from san_tf.archives.files import FolderFiles
 from san_tf.embedding import exported_encoder
 from san_tf.models.layer_factory import LayerFactory
@@ -91,6 +96,7 @@ def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
         assert inspect.getdoc(getattr(room["encode"], name)), name
 
 
+<<<<<<< HEAD
 def _crop(path: Path, seed: int) -> None:
     """A crop in two colours of its own, coarsely patterned."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,6 +158,28 @@ def test_the_commands_of_a_gallery(tmp_path, monkeypatch, capsys):
             "0001_c2s1_000000_00.jpg", "0003_c1s1_000000_00.jpg", "0003_c2s1_000000_00.jpg",
             "2026-01-31/0004_c1s1_000000_00.jpg", "more/0001.jpg",
         ]  # fmt: skip
+=======
+def test_the_example_of_files_that_trackers_load(tmp_path, monkeypatch):
+    pytest.importorskip("tf2onnx")
+    pytest.importorskip("onnxruntime")
+    (command,) = (block for block in blocks(ROOT / "docs" / "deploy.md", "sh") if "--form" in block)
+    program, name, export, *rest = shlex.split(command)
+    assert (program, name) == ("san-tf", "export-runtime")
+    monkeypatch.chdir(tmp_path)
+    run = importlib.import_module(COMMANDS[name][0]).main
+    with pytest.raises(SystemExit) as left:
+        run([str(ROOT / export), *rest])
+    assert not left.value.code
+    example = named("deploy.md", "# BoxMOT; with")
+    files = sorted(set(re.findall(r"runtimes/[\w./]+\.onnx", example)))
+    assert files == [f"runtimes/trackers/encoder.{form}.onnx" for form in ("normalized", "unit")]
+    # What the packages make of the files is tested in tests/embedding/test_tracker_adapters.py.
+    frame = np.random.default_rng(0).integers(0, 256, (180, 240, 3), np.uint8)
+    wanted = load_encoder("synthetic").embed(frame[30:158, 150:214, ::-1].copy())
+    for file in files:
+        found = FrameEncoder(file)(frame, [[150, 30, 214, 158]])
+        np.testing.assert_allclose(found.embeddings, wanted, atol=1e-4)
+>>>>>>> 8424990d6a1ab4fc309fe05ee34df62ea8ff7e21
 
 
 def test_the_template_of_a_loss():

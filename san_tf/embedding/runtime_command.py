@@ -1,7 +1,8 @@
 """Convert an export to LiteRT, ONNX and OpenVINO.
 
 Example: `san-tf export-runtime saved_models/market/1 --out runtimes/market`. Each file is compared with the
-SavedModel before the folder appears. int8 needs some hundred training images to calibrate its ranges.
+SavedModel before the folder appears. int8 needs some hundred training images to calibrate its ranges. BoxMOT
+loads files of `--form normalized`, Ultralytics loads the ONNX file of `--form unit`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
-from san_tf.serving.runtime_sessions import SUFFIXES, WEIGHTS
+from san_tf.serving.runtime_sessions import FORMS, SUFFIXES, WEIGHTS
 from san_tf.start import import_tensorflow
 
 
@@ -28,6 +29,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--weights", nargs="+", choices=WEIGHTS, default=["float32"], help="precisions of the weights"
     )
+    parser.add_argument(
+        "--form", nargs="+", choices=[*FORMS], default=["images"],
+        help="inputs: uint8 images of any size; or, for trackers, float32 NCHW of the network's size, "
+        "normalized by ImageNet's mean and standard deviation, or unit, 0 to 1",
+    )  # fmt: skip
     parser.add_argument(
         "--calibration", nargs="+", metavar="IMAGES", default=[],
         help="training images for int8: folders, .csv, .tar, .zip, image files",
@@ -73,8 +79,9 @@ def _run(options: argparse.Namespace) -> None:
 
     images = _calibration(options.calibration, options.calibrate_on) if "int8" in options.weights else []
     out = export_runtimes(
-        folder, options.out, options.to, options.weights, images, overwrite=options.overwrite
-    )
+        folder, options.out, options.to, options.weights, images,
+        form=options.form, overwrite=options.overwrite,
+    )  # fmt: skip
     for name, notes in json.loads((out / NOTES_FILE).read_text())["runtimes"]["files"].items():
         size = sum(file.stat().st_size for file in out.glob(f"{Path(name).stem}.*") if _is_part(file, name))
         told = f"differs from the SavedModel by {notes['difference']:.0e}, cosine {notes['cosine']:.4f}"

@@ -19,10 +19,49 @@ import cv2
 import numpy as np
 
 from san_tf.errors import UserError
+from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 from san_tf.serving.fingerprint import verify_export, verify_runtime_file
 
 SUFFIXES = {"litert": ".tflite", "onnx": ".onnx", "openvino": ".xml"}
 WEIGHTS = ("float32", "float16", "int8")
+
+
+class PixelScale(NamedTuple):
+    """How a file for trackers takes the pixels of a colour: `(pixel / 255 - mean) / std`, RGB each."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def prepared(self, images: np.ndarray) -> np.ndarray:
+        """Return images `(N, h, w, 3)` from 0 to 255 as `(N, 3, h, w)` float32 of this scale."""
+        values = (images.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+# The forms of a file's input. "images" is `(N, H, W, 3)` uint8 of any size. The others are `(N, 3, h, w)`
+# float32 RGB of the network's size, as other packages' trackers feed them.
+#
+# "normalized" is for BoxMOT, read in version 25.0. `reid/core/crops.py` resizes uint8 crops with OpenCV. An
+# ONNX file's input says to which height and width. For `.tflite` and `.xml`, `reid/core/artifacts.py` reads
+# them from a file beside, `<file>.metadata.json`; without it they are 256x128. The crops of a frame are one
+# batch, fed to the input by its place, but by OpenCV's ONNX reader to `images`. For Core ML the axis named
+# `batch` is fixed. A `.tflite` must be NCHW, because NHWC is transposed twice. The first output is scaled to
+# length 1.
+#
+# "unit" is for Ultralytics, read in version 8.4.190. `trackers/utils/reid.py` widens boxes by 2% and 10
+# pixels, and resizes float32 crops with PyTorch (bilinear, no antialiasing) to the height and width of an
+# ONNX file's input. Files for LiteRT and OpenVINO get 224x224, whatever they take. `nn/autobackend.py`
+# feeds the crops of a frame one by one, unless `args` in the metadata says that the file is dynamic.
+FORMS: Mapping[str, PixelScale | None] = {
+    "images": None,
+    "normalized": PixelScale(
+        tuple(round(float(value), 6) for value in IMAGENET_MEAN),
+        tuple(round(float(value), 6) for value in IMAGENET_STD),
+    ),
+    "unit": PixelScale((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+}
+# Entry of the notes inside a file for trackers that describes its input.
+INPUT_KEY = "input"
 # Name of an export's notes: a file in the folder of `export_runtimes`, and an entry inside each file.
 NOTES_FILE = "san_tf.json"
 NOTES_KEY = "san_tf"
@@ -55,6 +94,7 @@ class _Runtime(NamedTuple):
         notes: notes of the export.
         parallel: whether several threads may call it at once.
         embed_files: a SavedModel's function from image files, which it resizes one by one.
+        resizes: whether it takes images of any size; a file for trackers only takes those of its own size.
     """
 
     embed: Callable[[np.ndarray], np.ndarray]
@@ -62,6 +102,7 @@ class _Runtime(NamedTuple):
     notes: Mapping[str, Any]
     parallel: bool
     embed_files: Callable[[Sequence[bytes]], np.ndarray] | None = None
+    resizes: bool = True
 
 
 class Session:
@@ -112,7 +153,9 @@ class Session:
         step = max(1, min(_IMAGES, _PIXELS // max(height * width, 1)))
         for start in range(0, count, step):
             part = images[start : start + step]
-            if self._runtime.embed_files is None:
+            if not self._runtime.resizes:
+                part = np.stack([resized(image, self.image_size) for image in part])
+            elif self._runtime.embed_files is None:
                 part = part.astype(np.float32)
             size = f"{len(part)} images of {height}x{width} pixels"
             answer[start : start + step] = self._run(self._runtime.embed, part, size)
@@ -144,8 +187,8 @@ class Session:
             part = [checked_images(crop[None])[0] for crop in crops[start : start + _IMAGES]]
             size = f"{len(part)} crops"
             if self._runtime.embed_files is None:
-                resized = np.stack([_resized(crop, self.image_size) for crop in part])
-                found = self._run(self._runtime.embed, resized, size)
+                given = np.stack([resized(crop, self.image_size) for crop in part])
+                found = self._run(self._runtime.embed, given, size)
             else:
                 found = self._run(self._runtime.embed_files, [png_file(crop) for crop in part], size)
             answer[start : start + _IMAGES] = found
@@ -181,7 +224,7 @@ def png_file(image: np.ndarray) -> bytes:
     return stored.tobytes()
 
 
-def _resized(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resized(crop: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Resize a crop to height and width `size`, float32, as `san_tf.data.images.resize_image` does."""
     # OpenCV's bilinear resize of floats has the same half-pixel centres, and no antialiasing either.
     return cv2.resize(crop.astype(np.float32), size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -276,17 +319,17 @@ def open_session(path: str | os.PathLike[str], threads: int = 0) -> Session:
     """Open an exported encoder; runtimes other than TensorFlow compute on the CPU.
 
     Args:
-        path: an `encoder*.tflite`, `.onnx` or `.xml` of `export_runtimes`, or the folder of an export:
-            `saved_models/market/1`, or `saved_models/market` for its newest version. A SavedModel can read
-            and write files: open only those of people you trust.
+        path: an `encoder*.tflite`, `.onnx` or `.xml` of `export_runtimes`, in any form, or the folder of an
+            export: `saved_models/market/1`, or `saved_models/market` for its newest version. A SavedModel can
+            read and write files: open only those of people you trust.
         threads: number of threads; 0 is the runtime's default. TensorFlow's is a setting of the process.
 
     Returns:
         The session: `(N, H, W, 3)` uint8 RGB to `(N, D)` float32, with `image_size` and `dimensions`.
 
     Raises:
-        UserError: the file is missing, damaged or of an unknown kind, its runtime is not installed, or
-            `threads` is invalid.
+        UserError: the file is missing, damaged or of an unknown kind, it takes float32 and does not say how
+            pixels are scaled, its runtime is not installed, or `threads` is invalid.
 
     Example:
         >>> embed = open_session("runtimes/market/encoder.onnx", threads=2)
@@ -330,13 +373,45 @@ def package(name: str) -> ModuleType:
         ) from error
 
 
-# The files take uint8 and cast it to float32 first. Sessions declare the input to be float32, in memory, so
-# that the cast does nothing and the same network also takes crops that are resized already.
+# Files of the form "images" take uint8 and cast it to float32 first. Sessions declare the input to be
+# float32, in memory, so that the cast does nothing and the same network also takes crops that are resized
+# already. Files for trackers take float32, and say of which scale.
+
+
+def _for_trackers(path: Path, runtime: _Runtime, shape: Sequence[Any]) -> _Runtime:
+    """Return the runtime of a file whose input is float32, with a function that scales its images.
+
+    Args:
+        path: the file.
+        runtime: its runtime; its notes are those inside the file.
+        shape: shape of its input.
+
+    Raises:
+        UserError: the file does not say how pixels are scaled, or has another input than it says.
+    """
+    given = runtime.notes.get(INPUT_KEY)
+    try:
+        height, width = (int(side) for side in given["size"])
+        scale = PixelScale(*(tuple(float(value) for value in given[name]) for name in PixelScale._fields))
+        known = (given["dtype"], given["layout"], given["channel_order"]) == ("float32", "NCHW", "RGB")
+        known = known and all(len(values) == 3 for values in scale) and all(scale.std)
+        known = known and list(shape[1:]) == [3, height, width] == [3, *runtime.notes["image_size"]]
+    except (TypeError, KeyError, ValueError):
+        known = False
+    if not known:
+        raise UserError(
+            f"{path} takes float32 of {tuple(shape)}, and its notes do not say how pixels are scaled; open "
+            f"encoder{path.suffix} of its export, or write the file again with san-tf export-runtime."
+        )
+    embed = runtime.embed
+    return runtime._replace(embed=lambda images: embed(scale.prepared(images)), resizes=False)
 
 
 def _litert(path: Path, threads: int) -> _Runtime:
+    content = path.read_bytes()
+    floats = _litert_of_floats(content)
     interpreter = package("ai_edge_litert.interpreter").Interpreter(
-        model_content=_litert_of_floats(path.read_bytes()), num_threads=threads or None
+        model_content=floats or content, num_threads=threads or None
     )
     (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
     shape: tuple[int, ...] = ()
@@ -357,16 +432,20 @@ def _litert(path: Path, threads: int) -> _Runtime:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             notes = archive.read(NOTES_FILE) if NOTES_FILE in archive.namelist() else None
-    return _Runtime(embed, int(target["shape_signature"][-1]), _notes(path, notes), parallel=False)
+    runtime = _Runtime(embed, int(target["shape_signature"][-1]), _notes(path, notes), parallel=False)
+    axes = [int(size) for size in source["shape_signature"]]
+    return runtime if floats else _for_trackers(path, runtime, axes)
 
 
-def _litert_of_floats(content: bytes) -> bytes:
-    """Return a LiteRT file whose input is float32 instead of uint8."""
+def _litert_of_floats(content: bytes) -> bytes | None:
+    """Return a LiteRT file whose input is float32 instead of uint8; None if it is float32 already."""
     model = bytearray(content)
     graph = package("ai_edge_litert.schema_py_generated").Model.GetRootAs(model, 0).Subgraphs(0)
     source = graph.Tensors(graph.Inputs(0))
+    if source.Type() == _LITERT_FLOAT32:
+        return None
     if source.Type() != _LITERT_UINT8:
-        raise ValueError("its input is not uint8")
+        raise ValueError("its input is neither uint8 nor float32")
     # The table's field `type`, a byte.
     model[source._tab.Pos + source._tab.Offset(6)] = _LITERT_FLOAT32
     return bytes(model)
@@ -379,21 +458,23 @@ def _onnx(path: Path, threads: int) -> _Runtime:
     options.log_severity_level = 3
     # The runtime would keep a memory plan for each image size, without limit.
     options.enable_mem_pattern = False
-    session = onnxruntime.InferenceSession(
-        _onnx_of_floats(path.read_bytes()), options, providers=["CPUExecutionProvider"]
-    )
-    (source,) = (each.name for each in session.get_inputs())
+    content = path.read_bytes()
+    floats = _onnx_of_floats(content)
+    session = onnxruntime.InferenceSession(floats or content, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    source = given.name
 
     def embed(images: np.ndarray) -> np.ndarray:
         answer: np.ndarray = session.run(None, {source: images})[0]
         return answer
 
     notes = session.get_modelmeta().custom_metadata_map.get(NOTES_KEY)
-    return _Runtime(embed, int(session.get_outputs()[0].shape[-1]), _notes(path, notes), parallel=True)
+    runtime = _Runtime(embed, int(session.get_outputs()[0].shape[-1]), _notes(path, notes), parallel=True)
+    return runtime if floats else _for_trackers(path, runtime, given.shape)
 
 
-def _onnx_of_floats(content: bytes) -> bytes:
-    """Return an ONNX file whose input is float32 instead of uint8.
+def _onnx_of_floats(content: bytes) -> bytes | None:
+    """Return an ONNX file whose input is float32 instead of uint8; None if it is float32 already.
 
     ONNX Runtime cannot change a file, and the package `onnx`, which can, would be needed for this one byte.
     """
@@ -402,8 +483,11 @@ def _onnx_of_floats(content: bytes) -> bytes:
     # ModelProto.graph, GraphProto.input, ValueInfoProto.type, TypeProto.tensor_type, Tensor.elem_type
     for field in (7, 11, 2, 1, 1):
         (place,) = [(start, end) for number, start, end in _proto_fields(model, *place) if number == field]
-    if model[place[0]] != _ONNX_UINT8 or place[1] - place[0] != 1:
-        raise ValueError("its input is not uint8")
+    kind = model[place[0]] if place[1] - place[0] == 1 else 0
+    if kind == _ONNX_FLOAT32:
+        return None
+    if kind != _ONNX_UINT8:
+        raise ValueError("its input is neither uint8 nor float32")
     model[place[0]] = _ONNX_FLOAT32
     return bytes(model)
 
@@ -448,8 +532,13 @@ def _openvino(path: Path, threads: int) -> _Runtime:
     openvino = package("openvino")
     core = openvino.Core()
     source = core.read_model(str(path))
-    source.get_parameters()[0].set_element_type(openvino.Type.f32)
-    source.validate_nodes_and_infer_types()
+    (given,) = source.get_parameters()
+    floats = given.get_element_type() == openvino.Type.u8
+    if floats:
+        given.set_element_type(openvino.Type.f32)
+        source.validate_nodes_and_infer_types()
+    elif given.get_element_type() != openvino.Type.f32:
+        raise ValueError("its input is neither uint8 nor float32")
     model = core.compile_model(source, "CPU", options)
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -457,7 +546,9 @@ def _openvino(path: Path, threads: int) -> _Runtime:
 
     notes = source.get_rt_info([NOTES_KEY]).astype(str) if source.has_rt_info([NOTES_KEY]) else None
     dimensions = source.outputs[0].partial_shape[1].get_length()
-    return _Runtime(embed, int(dimensions), _notes(path, notes), parallel=False)
+    runtime = _Runtime(embed, int(dimensions), _notes(path, notes), parallel=False)
+    axes = [axis.get_length() if axis.is_static else -1 for axis in given.get_partial_shape()]
+    return runtime if floats else _for_trackers(path, runtime, axes)
 
 
 def _saved_model(path: Path, threads: int) -> _Runtime:

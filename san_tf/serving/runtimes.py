@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -21,8 +22,10 @@ from san_tf.atomic import atomic_folder
 from san_tf.errors import UserError
 from san_tf.serving.encoder_export import read_metadata
 from san_tf.serving.fingerprint import DIGESTS, runtime_digests, verify_export
-from san_tf.serving.folding import FrozenGraph, fold
+from san_tf.serving.folding import FrozenGraph, fold, needed, node_of
 from san_tf.serving.runtime_sessions import (
+    FORMS,
+    INPUT_KEY,
     NOTES_FILE,
     NOTES_KEY,
     SUFFIXES,
@@ -30,6 +33,7 @@ from san_tf.serving.runtime_sessions import (
     checked_images,
     open_session,
     package,
+    resized,
 )
 
 
@@ -58,14 +62,34 @@ class Source(NamedTuple):
         answer: np.ndarray = served(images=tf.constant(images))["embedding"].numpy()
         return answer
 
-    def function(self) -> Any:
-        """The graph as a `tf.function` of `images`."""
-        spec = tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
+    def function(self, form: str = "images") -> Any:
+        """The graph as a `tf.function` of `images` in one of the `FORMS`.
+
+        Raises:
+            UserError: the form has a fixed size, and the graph does not resize images as exports do.
+        """
+        scale = FORMS[form]
+        graph = self.graph if scale is None else _behind_resizing(self.graph)
 
         def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            return self.graph.part(images)
+            if scale is not None:
+                # Back to pixels, because the graph normalises them itself, whichever version exported it.
+                pixels = tf.transpose(images, (0, 2, 3, 1))
+                images = pixels * (255.0 * np.float32(scale.std)) + 255.0 * np.float32(scale.mean)
+            return graph.part(images)
 
-        return tf.function(embed, input_signature=[spec], autograph=False)
+        return tf.function(embed, input_signature=[self.spec(form)], autograph=False)
+
+    def spec(self, form: str) -> tf.TensorSpec:
+        """The input of `function`."""
+        if FORMS[form] is None:
+            return tf.TensorSpec((None, None, None, 3), tf.uint8, "images")
+        return tf.TensorSpec((None, 3, *self.image_size), tf.float32, "images")
+
+    def given(self, image: np.ndarray, form: str) -> np.ndarray:
+        """Return an image `(H, W, 3)` uint8 as a batch of one, in a form."""
+        scale = FORMS[form]
+        return image[None] if scale is None else scale.prepared(resized(image, self.image_size)[None])
 
 
 def read_source(folder: str | os.PathLike[str]) -> Source:
@@ -107,6 +131,33 @@ def _resizing_floats(graph_def: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
     return result
 
 
+def _behind_resizing(graph: FrozenGraph) -> FrozenGraph:
+    """The part of the graph from the resized images on, `(N, h, w, 3)` float32, 0-255."""
+    nodes = {node.name: node for node in graph.graph_def.node}
+
+    def of_images(node: tf.compat.v1.NodeDef) -> bool:
+        while node.op in ("Cast", "Identity"):
+            node = nodes[node_of(node.input[0])]
+        return f"{node.name}:0" == graph.source
+
+    found = [n for n in nodes.values() if n.op == "ResizeBilinear" and of_images(nodes[node_of(n.input[0])])]
+    if len(found) != 1:
+        raise UserError(
+            "This export does not resize its images as exports of this package do, so its files can only "
+            'have the form "images"; export it again.'
+        )
+    (resizing,) = found
+    result = tf.compat.v1.GraphDef(versions=graph.graph_def.versions)
+    for node in nodes.values():
+        if node.name != resizing.name:
+            result.node.append(node)
+            continue
+        start = result.node.add(name=node.name, op="Placeholder")
+        start.attr["dtype"].type = tf.float32.as_datatype_enum
+    result = needed(result, [node_of(target) for target in graph.targets.values()])
+    return graph._replace(graph_def=result, source=f"{resizing.name}:0")
+
+
 def half_weights(model: Any) -> None:
     """Store kernels as float16, with casts to float32 that ONNX Runtime computes once, on loading.
 
@@ -118,7 +169,8 @@ def half_weights(model: Any) -> None:
     onnx = package("onnx")
     casts = []
     for tensor in model.graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) >= 2:
+        # A factor for each channel is of shape (1, C, 1, 1) here, and small.
+        if tensor.data_type == onnx.TensorProto.FLOAT and sum(size > 1 for size in tensor.dims) >= 2:
             name, value = tensor.name, onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(value.astype(np.float16), f"{name}/float16"))
             casts.append(
@@ -138,7 +190,7 @@ def quantize(model: Any, path: Path, images: Sequence[np.ndarray]) -> None:
     Args:
         model: `onnx.ModelProto` in float32.
         path: file to write.
-        images: `(H, W, 3)` uint8; they determine the ranges of the feature maps.
+        images: batches of the model's input; they determine the ranges of the feature maps.
     """
     onnx, quantization = package("onnx"), package("onnxruntime.quantization")
     inside = _network(model.graph.node)
@@ -160,14 +212,14 @@ def quantize(model: Any, path: Path, images: Sequence[np.ndarray]) -> None:
 
 
 class _Images:
-    """ONNX Runtime's `CalibrationDataReader`: returns one image after another, then None."""
+    """ONNX Runtime's `CalibrationDataReader`: returns one batch after another, then None."""
 
     def __init__(self, name: str, images: Sequence[np.ndarray]) -> None:
         self._name, self._rest = name, iter(images)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        image = next(self._rest, None)
-        return None if image is None else {self._name: image[None]}
+        images = next(self._rest, None)
+        return None if images is None else {self._name: images}
 
 
 def _network(nodes: Sequence[Any]) -> set[str]:
@@ -197,7 +249,7 @@ _NOTED = (
 Images = Sequence[np.ndarray]
 
 
-def write_litert(source: Source, path: Path, weights: str, calibration: Images) -> None:
+def write_litert(source: Source, path: Path, weights: str, calibration: Images, form: str = "images") -> None:
     """Write a `.tflite` with the signature `serving_default`.
 
     Args:
@@ -205,9 +257,10 @@ def write_litert(source: Source, path: Path, weights: str, calibration: Images) 
         path: file to write.
         weights: "float32"; "float16": half the size, the same arithmetic; "int8": kernels and feature maps.
         calibration: `(H, W, 3)` uint8 images that determine the ranges of the feature maps; for int8 only.
+        form: one of the `FORMS`. LiteRT computes in NHWC, so that the others begin with a transposition.
     """
     module = tf.Module()
-    module.embed = source.function()
+    module.embed = source.function(form)
     with tempfile.TemporaryDirectory() as folder:
         tf.saved_model.save(module, folder, signatures={"serving_default": module.embed})
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=["serving_default"])
@@ -216,43 +269,90 @@ def write_litert(source: Source, path: Path, weights: str, calibration: Images) 
         if weights == "float16":
             converter.target_spec.supported_types = [tf.float16]
         if weights == "int8":
-            converter.representative_dataset = lambda: ({"images": image[None]} for image in calibration)
+            converter.representative_dataset = lambda: (
+                {"images": source.given(image, form)} for image in calibration
+            )
         path.write_bytes(converter.convert())
     # LiteRT calls it an associated file: a zip archive after the model, which the runtime ignores. The fixed
     # date makes the file reproducible.
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zipfile.ZipInfo(NOTES_FILE), _notes(source))
+        archive.writestr(zipfile.ZipInfo(NOTES_FILE), _notes(source, form))
 
 
-def write_onnx(source: Source, path: Path, weights: str, calibration: Images) -> None:
+def write_onnx(source: Source, path: Path, weights: str, calibration: Images, form: str = "images") -> None:
     """Write an `.onnx` file of opset 18; arguments as for `write_litert`."""
     onnx, tf2onnx = package("onnx"), package("tf2onnx")
-    spec = [tf.TensorSpec((None, None, None, 3), tf.uint8, "images")]
-    model, _ = tf2onnx.convert.from_function(source.function(), input_signature=spec, opset=_OPSET)
+    model, _ = tf2onnx.convert.from_function(
+        source.function(form), input_signature=[source.spec(form)], opset=_OPSET
+    )
     if weights == "float16":
         half_weights(model)
     if weights == "int8":
-        quantize(model, path, calibration)
+        quantize(model, path, [source.given(image, form) for image in calibration])
         model = onnx.load(str(path))
-    model.metadata_props.add(key=NOTES_KEY, value=_notes(source))
+    model.metadata_props.add(key=NOTES_KEY, value=_notes(source, form))
+    if form != "images":
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    if form == "unit":  # Ultralytics would otherwise feed the crops of a frame one by one.
+        model.metadata_props.add(key="args", value="{'dynamic': True}")
+    if form == "normalized":  # Ultralytics expects a number here; it stops with this sentence.
+        model.metadata_props.add(
+            key="channels",
+            value="this file takes normalized pixels; give Ultralytics the file of --form unit",
+        )
     onnx.save(model, str(path))
 
 
-def write_openvino(source: Source, path: Path, weights: str, calibration: Images) -> None:
+def write_openvino(
+    source: Source, path: Path, weights: str, calibration: Images, form: str = "images"
+) -> None:
     """Write an `.xml` file, and a `.bin` with the weights; arguments as for `write_litert`."""
     openvino = package("openvino")
-    model = openvino.convert_model(source.function().get_concrete_function())
+    model = openvino.convert_model(source.function(form).get_concrete_function())
     if weights == "int8":
         nncf = package("nncf")
-        data = nncf.Dataset([image[None] for image in calibration])
+        data = nncf.Dataset([source.given(image, form) for image in calibration])
         model = nncf.quantize(model, data, subset_size=len(calibration))
-    model.set_rt_info(_notes(source), [NOTES_KEY])
+    model.set_rt_info(_notes(source, form), [NOTES_KEY])
+    if form != "images":
+        model.get_parameters()[0].set_layout(openvino.Layout("NCHW"))
     openvino.save_model(model, str(path), compress_to_fp16=weights == "float16")
 
 
-def _notes(source: Source) -> str:
+def _notes(source: Source, form: str) -> str:
     """Notes to store inside a file: its input images, and its embeddings."""
-    return json.dumps({key: source.metadata[key] for key in _NOTED if key in source.metadata})
+    notes = {key: source.metadata[key] for key in _NOTED if key in source.metadata}
+    return json.dumps({**notes, **_input_notes(source, form)})
+
+
+def _input_notes(source: Source, form: str) -> dict[str, Any]:
+    """Describe the input of a file for trackers; the input of others is the export's."""
+    scale = FORMS[form]
+    if scale is None:
+        return {}
+    described = {
+        "form": form, "dtype": "float32", "layout": "NCHW", "size": list(source.image_size),
+        "channel_order": "RGB", "scale": "(pixel / 255 - mean) / std", **scale._asdict(),
+    }  # fmt: skip
+    return {INPUT_KEY: described}
+
+
+def _write_for_boxmot(source: Source, path: Path, form: str) -> None:
+    """Write the file in which BoxMOT (25.0) looks for the size of another file's input.
+
+    It normalises pixels whatever the file takes. A setting that it does not know makes it stop and name it.
+    """
+    settings: dict[str, Any] = {"img_size": list(source.image_size)}
+    if form == "unit":
+        settings = {"this file takes pixels from 0 to 1; give BoxMOT the file of --form normalized": True}
+    described = {
+        "schema_version": 1,
+        "model_name": "san_tf",
+        "model_kwargs_schema_version": 1,
+        "model_kwargs": settings,
+    }
+    path.with_name(f"{path.name}.metadata.json").write_text(json.dumps(described, indent=2) + "\n")
 
 
 WRITERS: Mapping[str, Any] = {"litert": write_litert, "onnx": write_onnx, "openvino": write_openvino}
@@ -267,10 +367,11 @@ _PACKAGES = ("ai-edge-litert", "onnx", "onnxruntime", "tf2onnx", "openvino", "nn
 def export_runtimes(
     saved_model: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    runtimes: Sequence[str] = tuple(SUFFIXES),
-    weights: Sequence[str] = ("float32",),
+    runtimes: str | Sequence[str] = tuple(SUFFIXES),
+    weights: str | Sequence[str] = ("float32",),
     calibration: Sequence[np.ndarray] = (),
     *,
+    form: str | Sequence[str] = ("images",),
     overwrite: bool = False,
 ) -> Path:
     """Write an export for other runtimes, all files or none, and compare each with the SavedModel.
@@ -281,6 +382,10 @@ def export_runtimes(
     `(N, D)` float32, from `images`, `(N, h, w, 3)` uint8 RGB of any number and size. Resizing, normalisation,
     mirror image and scaling to length 1 are included.
 
+    Trackers of other packages feed `(N, 3, h, w)` float32 RGB of the network's size instead. Files in these
+    forms are `encoder.normalized.onnx`, `encoder.unit.float16.onnx` and so on; the entry `input` of the notes
+    inside each says what it takes. `open_session` and `FrameEncoder` take the same images for all of them.
+
     Args:
         saved_model: `<path>/<version>` as `export_encoder` returned it.
         out: the folder to write.
@@ -289,15 +394,17 @@ def export_runtimes(
             of the size, integer arithmetic).
         calibration: for int8, some hundred `(H, W, 3)` uint8 images like those to come; take training images,
             never test images.
+        form: some of "images" (uint8 of any size), "normalized" (pixels from 0 to 1 less ImageNet's mean,
+            divided by its standard deviation, as BoxMOT feeds them) and "unit" (0 to 1, as Ultralytics does).
         overwrite: replace the folder if it exists.
 
     Returns:
         `out`.
 
     Raises:
-        UserError: `saved_model` is not an export, a runtime is unknown or not installed, a file disagrees
-            with the SavedModel (float32 by more than 1e-4, float16 by 1e-2, int8 by a cosine below 0.9), int8
-            has no images, an image is invalid, or the folder cannot be written.
+        UserError: `saved_model` is not an export, a choice is unknown, a runtime is not installed, a file
+            disagrees with the SavedModel (float32 by more than 1e-4, float16 by 1e-2, int8 by a cosine below
+            0.9), int8 has no images, an image is invalid, or the folder cannot be written.
 
     Example:
         >>> folder = export_runtimes("saved_models/market/1", "runtimes/market", ["onnx"])
@@ -305,10 +412,9 @@ def export_runtimes(
         (4, 2048)
     """
     out = Path(out)
-    for given, known, what in ((runtimes, SUFFIXES, "runtime"), (weights, WEIGHTS, "kind of weights")):
-        for name in given:
-            if name not in known:
-                raise UserError(f"{name!r} is not a valid {what}; choose from {', '.join(known)}.")
+    runtimes = _chosen(runtimes, tuple(SUFFIXES), "runtime")
+    weights = _chosen(weights, WEIGHTS, "kind of weights")
+    forms = _chosen(form, tuple(FORMS), "form")
     if "int8" in weights and not len(calibration):
         raise UserError(
             "int8 needs images to determine its value ranges; name some of the training images with "
@@ -321,21 +427,36 @@ def export_runtimes(
     batches = _batches(source.image_size, calibration)
     notes: dict[str, Any] = {}
     with atomic_folder(out) as temporary:
-        for runtime in runtimes:
-            for kind in weights:
-                name = "encoder" + ("" if kind == "float32" else f".{kind}") + SUFFIXES[runtime]
-                with _quiet():
-                    WRITERS[runtime](source, temporary / name, kind, calibration)
-                notes[name] = {
-                    "runtime": runtime,
-                    "weights": kind,
-                    **_compared(source, temporary / name, kind, batches),
-                }
+        for runtime, shape, kind in itertools.product(runtimes, forms, weights):
+            parts = ("" if shape == "images" else f".{shape}", "" if kind == "float32" else f".{kind}")
+            path = temporary / f"encoder{''.join(parts)}{SUFFIXES[runtime]}"
+            with _quiet():
+                WRITERS[runtime](source, path, kind, calibration, shape)
+            if shape != "images":
+                _write_for_boxmot(source, path, shape)
+            notes[path.name] = {
+                "runtime": runtime,
+                "weights": kind,
+                "form": shape,
+                **_input_notes(source, shape),
+                **_compared(source, path, kind, batches),
+            }
         versions = {name: _version(name) for name in _PACKAGES}
         runtime_notes = {"files": notes, "packages": versions}
         whole = {**source.metadata, DIGESTS: runtime_digests(temporary), "runtimes": runtime_notes}
         (temporary / NOTES_FILE).write_text(json.dumps(whole, indent=2) + "\n")
     return out
+
+
+def _chosen(given: str | Sequence[str], known: Sequence[str], what: str) -> tuple[str, ...]:
+    """Return what was chosen, each once; a single name may stand for itself."""
+    names = (given,) if isinstance(given, str) else tuple(dict.fromkeys(given))
+    for name in names:
+        if name not in known:
+            raise UserError(f"{name!r} is not a valid {what}; choose from {', '.join(known)}.")
+    if not names:
+        raise UserError(f"There is nothing to write without a {what}; choose from {', '.join(known)}.")
+    return names
 
 
 def _compared(source: Source, path: Path, weights: str, batches: Sequence[np.ndarray]) -> dict[str, float]:

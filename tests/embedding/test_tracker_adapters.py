@@ -6,16 +6,19 @@ from deep-sort-realtime 1.3.2, Ultralytics 8.4.190 and BoxMOT 25.0.
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from san_tf.embedding.frames import FrameEncoder
 from san_tf.errors import UserError
-from san_tf.serving.runtime_sessions import Session, _Runtime
+from san_tf.keras_compat import KERAS_3
+from san_tf.serving.runtime_sessions import SUFFIXES, Session, _Runtime, open_session
 
 SIZE, WIDTH = (8, 4), 96
 # Left, top, right, bottom: two people; one outside the frame; one smaller than 16x8.
@@ -206,3 +209,87 @@ def test_supervision(encode, frame, wanted):
     people = found[~found["embedding_refused"]]
     np.testing.assert_allclose(people["embedding"], wanted, atol=1e-6)
     assert encode.for_supervision(frame, Detections.empty())["embedding"].shape == (0, WIDTH)
+
+
+# Files that the packages load themselves, of the encoder in the repository.
+
+EXPORT = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic" / "1"
+
+
+def people() -> list[np.ndarray]:
+    """Smooth crops of several sizes, RGB."""
+    rng = np.random.default_rng(0)
+    sizes = ((200, 80), (128, 64), (70, 31), (300, 140))
+    coarse = [rng.uniform(0, 255, (7, 5, 3)).astype(np.float32) for _ in sizes]
+    return [
+        cv2.resize(crop, size[::-1]).round().astype(np.uint8)
+        for crop, size in zip(coarse, sizes, strict=True)
+    ]
+
+
+def files_for_trackers(folder: Path, *runtimes: str) -> Path:
+    pytest.importorskip("tf2onnx")
+    if not KERAS_3:
+        pytest.skip("with TensorFlow 2.15 the extra is untested")
+    from san_tf.serving.runtimes import export_runtimes
+
+    return export_runtimes(EXPORT, folder / "files", runtimes, form=("normalized", "unit"))
+
+
+def cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.sum(first * second, axis=1) / lengths
+
+
+def test_boxmot_loads_files(tmp_path, monkeypatch):
+    pytest.importorskip("boxmot")
+    from boxmot.reid.core import ReID
+    from boxmot.trackers.box.botsort.tracker import BotSort
+    from boxmot.utils.checks import RequirementsChecker
+
+    # It would install the version of ONNX Runtime that it was built with.
+    monkeypatch.setattr(RequirementsChecker, "check_packages", lambda *_, **__: None)
+    names = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "openvino": "openvino"}
+    here = [runtime for runtime, name in names.items() if importlib.util.find_spec(name)]
+    files = files_for_trackers(tmp_path, *here)
+    crops = people()
+    wanted = open_session(EXPORT).embed_crops(crops)
+    for runtime in here:
+        file = files / f"encoder.normalized{SUFFIXES[runtime]}"
+        reid = ReID(file)
+        assert reid.model.input_shape == (128, 64)
+        for count in (4, 1):
+            found = reid([crop[..., ::-1] for crop in crops[:count]])
+            assert cosines(found, wanted[:count]).min() > 0.999, runtime
+        with pytest.raises(ValueError, match="takes pixels from 0 to 1; give BoxMOT the file of --form norm"):
+            ReID(files / f"encoder.unit{SUFFIXES[runtime]}")
+    # Of a tracker, with boxes in a frame.
+    frame = np.zeros((320, 320, 3), np.uint8)
+    frame[10:210, 20:100], frame[100:228, 150:214] = crops[0][..., ::-1], crops[1][..., ::-1]
+    tracker = BotSort(reid_weights=files / "encoder.normalized.onnx")
+    boxes = [[20, 10, 100, 210, 0.9, 0], [150, 100, 214, 228, 0.9, 0]]
+    tracker.update(np.array(boxes, np.float32), frame)
+    found = np.stack([track.smooth_feat for track in sorted(tracker.active_tracks, key=lambda t: t.xyxy[0])])
+    assert cosines(found, wanted[:2]).min() > 0.999
+
+
+def test_ultralytics_loads_the_onnx_file(tmp_path, monkeypatch):
+    pytest.importorskip("ultralytics")
+    pytest.importorskip("onnxruntime")
+    from ultralytics.trackers.utils.reid import build_encoder
+
+    files = files_for_trackers(tmp_path, "onnx")
+    encoder = build_encoder(True, str(files / "encoder.unit.onnx"), device="cpu")
+    assert encoder.imgsz == (128, 64)
+    batches, forward = [], encoder.model.backend.forward
+    monkeypatch.setattr(encoder.model.backend, "forward", lambda im: batches.append(len(im)) or forward(im))
+    rng = np.random.default_rng(1)
+    frame = cv2.resize(rng.integers(0, 256, (12, 15, 3), np.uint8), (300, 240))
+    boxes = np.array([[60, 100, 60, 150, 0], [200, 120, 50, 130, 1], [120, 90, 40, 100, 2]], np.float32)
+    found = np.stack(encoder(frame, boxes))
+    # It widens the boxes itself.
+    crops = [np.ascontiguousarray(crop[..., ::-1]) for crop in encoder._crop_detections(frame, boxes)]
+    assert cosines(found, open_session(EXPORT).embed_crops(crops)).min() > 0.999
+    assert batches == [3]
+    with pytest.raises(ValueError, match="normalized pixels; give Ultralytics the file of --form unit"):
+        build_encoder(True, str(files / "encoder.normalized.onnx"), device="cpu")

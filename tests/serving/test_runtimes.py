@@ -22,6 +22,7 @@ from san_tf.keras_compat import KERAS_3
 from san_tf.models import build_encoder
 from san_tf.normalization import normalize
 from san_tf.serving import export_encoder, runtime_sessions, runtimes
+from san_tf.serving.folding import fold
 from san_tf.serving.runtime_sessions import NOTES_FILE, SUFFIXES, open_session
 from san_tf.serving.runtimes import export_runtimes
 
@@ -192,14 +193,171 @@ def test_half_weights_take_half_the_room(written: Path, runtime: str) -> None:
 @pytest.mark.parametrize("runtime", [wants(runtime, int8=True) for runtime in SUFFIXES])
 def test_int8_points_the_same_way(saved_model: Path, served, tmp_path: Path, runtime: str) -> None:
     calibration = list(smooth_images(30, seed=1))
-    out = export_runtimes(saved_model, tmp_path / "out", [runtime], ["int8"], calibration)
-    name = f"encoder.int8{SUFFIXES[runtime]}"
+    forms = ("images", "normalized")
+    out = export_runtimes(saved_model, tmp_path / "out", [runtime], "int8", calibration, form=forms)
     images = smooth_images(20, (40, 20), seed=2)
-    found, wanted = open_session(out / name)(images), served(images)
-    cosine = np.sum(found * wanted, axis=1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
-    assert cosine.min() > 0.98
-    assert np.abs(found - wanted).max() > 1e-5  # it is not float32 by another name
-    assert json.loads((out / NOTES_FILE).read_text())["runtimes"]["files"][name]["cosine"] > 0.98
+    wanted = served(images)
+    for form in ("", ".normalized"):
+        name = f"encoder{form}.int8{SUFFIXES[runtime]}"
+        found = open_session(out / name)(images)
+        lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(wanted, axis=1)
+        assert (np.sum(found * wanted, axis=1) / lengths).min() > 0.98
+        assert np.abs(found - wanted).max() > 1e-5  # it is not float32 by another name
+        assert json.loads((out / NOTES_FILE).read_text())["runtimes"]["files"][name]["cosine"] > 0.98
+
+
+@pytest.fixture(scope="module")
+def for_trackers(saved_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trackers") / "files"
+    return export_runtimes(saved_model, out, HERE, form=("normalized", "unit"))
+
+
+def as_trackers(path: Path, images: np.ndarray) -> np.ndarray:
+    """Run a file as trackers do: float32 NCHW by the runtime itself."""
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path))
+        (given,), (answer,) = session.get_inputs(), session.get_outputs()
+        assert (given.name, given.type, given.shape) == (
+            "images",
+            "tensor(float)",
+            ["batch", 3, *SERVED_SIZE],
+        )
+        assert (answer.name, answer.type, answer.shape) == ("embedding", "tensor(float)", ["batch", 24])
+        return session.run(["embedding"], {"images": images})[0]
+    if path.suffix == ".xml":
+        import openvino
+
+        model = openvino.Core().read_model(str(path))
+        assert model.get_parameters()[0].get_layout() == openvino.Layout("NCHW")
+        hint = {"INFERENCE_PRECISION_HINT": "f32"}
+        return np.array(openvino.Core().compile_model(model, "CPU", hint)(images)[0])
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(model_path=str(path))
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
+    assert list(source["shape_signature"]) == [-1, 3, *SERVED_SIZE] and source["dtype"] == np.float32
+    interpreter.resize_tensor_input(source["index"], images.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(source["index"], images)
+    interpreter.invoke()
+    return interpreter.get_tensor(target["index"])
+
+
+@pytest.mark.parametrize("runtime", ALL)
+def test_files_for_trackers_take_their_pixels(for_trackers: Path, served, runtime: str) -> None:
+    files = {form: for_trackers / f"encoder.{form}{SUFFIXES[runtime]}" for form in ("normalized", "unit")}
+    people = smooth_images(5)
+    # The published mean and standard deviation of ImageNet, RGB.
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    unit = people / 255
+    feeds = {"unit": unit, "normalized": (unit - mean) / std}
+    for form, file in files.items():
+        fed = np.ascontiguousarray(feeds[form].transpose(0, 3, 1, 2), np.float32)
+        for number in (5, 1):
+            np.testing.assert_allclose(as_trackers(file, fed[:number]), served(people[:number]), atol=1e-4)
+        # Sessions take the images that they take of every other file.
+        session = open_session(file, threads=1)
+        assert (session.image_size, session.dimensions) == (SERVED_SIZE, 24)
+        for number, size in ((1, SERVED_SIZE), (5, (50, 21)), (2, (9, 33)), (1, (1, 1))):
+            images = smooth_images(number, size, seed=number)
+            np.testing.assert_allclose(session(images), served(images), atol=1e-4)
+        assert session([]).shape == (0, 24)
+        crops = [smooth_images(1, size)[0] for size in ((50, 21), (9, 33))]
+        wanted = np.concatenate([served(crop[None]) for crop in crops])
+        np.testing.assert_allclose(session.embed_crops(crops), wanted, atol=1e-4)
+    # The tolerance tells the scales apart.
+    exchanged = as_trackers(files["normalized"], np.float32(unit).transpose(0, 3, 1, 2).copy())
+    assert np.abs(exchanged - served(people)).max() > 1e-2
+
+
+def test_files_for_trackers_say_what_they_take(for_trackers: Path) -> None:
+    notes = json.loads((for_trackers / NOTES_FILE).read_text())["runtimes"]["files"]
+    assert set(notes) == {f"encoder.{form}{SUFFIXES[r]}" for r in HERE for form in ("normalized", "unit")}
+    for name, row in notes.items():
+        scaled = row["form"] == "normalized"
+        assert row["input"] == {
+            "form": row["form"], "dtype": "float32", "layout": "NCHW", "size": [*SERVED_SIZE],
+            "channel_order": "RGB", "scale": "(pixel / 255 - mean) / std",
+            "mean": [0.485, 0.456, 0.406] if scaled else [0, 0, 0],
+            "std": [0.229, 0.224, 0.225] if scaled else [1, 1, 1],
+        }  # fmt: skip
+        assert f".{row['form']}." in name
+        # Where BoxMOT looks for the size; it stops at what it does not know.
+        beside = json.loads((for_trackers / f"{name}.metadata.json").read_text())["model_kwargs"]
+        assert beside == {"img_size": [*SERVED_SIZE]} if scaled else "--form normalized" in str(beside)
+        if name.endswith(".onnx"):
+            import onnx
+
+            own = {each.key: each.value for each in onnx.load(for_trackers / name).metadata_props}
+            assert json.loads(own["san_tf"])["input"] == row["input"]
+            # For Ultralytics: it takes a whole frame at once, or stops where it expects a number.
+            assert "--form unit" in own["channels"] if scaled else own["args"] == "{'dynamic': True}"
+
+
+@pytest.mark.skipif("onnx" not in HERE, reason="ONNX is not installed")
+def test_a_file_that_does_not_say_its_scale_is_refused(for_trackers: Path, tmp_path: Path) -> None:
+    import onnx
+
+    def changed(**values: object) -> Path:
+        model = onnx.load(for_trackers / "encoder.unit.onnx")
+        own = {each.key: each.value for each in model.metadata_props}
+        del model.metadata_props[:]
+        if values:
+            notes = json.loads(own["san_tf"])
+            notes["input"] = {**notes["input"], **values}
+            model.metadata_props.add(key="san_tf", value=json.dumps(notes))
+        onnx.save(model, tmp_path / "encoder.unit.onnx")
+        return tmp_path / "encoder.unit.onnx"
+
+    open_session(changed(form="unit"))
+    for values in (
+        {}, {"mean": None}, {"mean": [0, 0]}, {"std": [1, 0, 1]}, {"std": "abc"}, {"size": [16, 32]},
+        {"size": 32}, {"layout": "NHWC"}, {"channel_order": "BGR"}, {"dtype": "uint8"},
+    ):  # fmt: skip
+        with pytest.raises(UserError) as told:
+            open_session(changed(**values))
+        assert str(told.value) == (
+            f"{tmp_path}/encoder.unit.onnx takes float32 of ('batch', 3, 32, 16), and its notes do not say "
+            "how pixels are scaled; open encoder.onnx of its export, or write the file again with san-tf "
+            "export-runtime."
+        )
+
+
+def test_exports_that_do_not_resize_have_no_form_for_trackers(saved_model: Path) -> None:
+    @tf.function(input_signature=[tf.TensorSpec((None, 32, 16, 3), tf.uint8, "images")])
+    def embed(images):
+        return {"embedding": tf.reduce_mean(tf.cast(images, tf.float32), (1, 2))}
+
+    strange = runtimes.Source(embed, fold(embed.get_concrete_function()), {"image_size": [32, 16]})
+    with pytest.raises(UserError, match='its files can only have the form "images"; export it again'):
+        strange.function("unit")
+
+
+@pytest.mark.skipif("onnx" not in HERE, reason="ONNX is not installed")
+def test_half_weights_are_kernels_only() -> None:
+    import onnx
+
+    shapes = {"kernel": (4, 3, 3, 3), "depthwise": (4, 1, 3, 3), "factor": (1, 3, 1, 1), "bias": (4,)}
+    tensors = [onnx.numpy_helper.from_array(np.ones(shape, np.float32), n) for n, shape in shapes.items()]
+    model = onnx.helper.make_model(onnx.helper.make_graph([], "g", [], [], tensors))
+    runtimes.half_weights(model)
+    assert [node.output[0] for node in model.graph.node] == ["kernel", "depthwise"]
+
+
+def test_choices_are_looked_at(saved_model: Path, tmp_path: Path) -> None:
+    for wrong, sentence in (
+        ({"form": "nchw"}, "'nchw' is not a valid form; choose from images, normalized, unit"),
+        ({"form": ["unit", 3]}, "3 is not a valid form"),
+        ({"form": []}, "nothing to write without a form; choose from images"),
+        ({"runtimes": "tensorrt"}, "'tensorrt' is not a valid runtime"),
+        ({"runtimes": ()}, "nothing to write without a runtime"),
+        ({"weights": ()}, "nothing to write without a kind of weights"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            export_runtimes(saved_model, tmp_path / "out", **wrong)
+    assert not list(tmp_path.iterdir())
 
 
 def test_notes_tell_what_was_found(written: Path) -> None:
@@ -286,6 +444,7 @@ def test_mistakes_are_one_sentence(
         ((saved_model, "--out", out, "--weights", "int8", "--calibration", tmp_path / "x"), "does not exist"),
         ((saved_model, "--out", out, "--weights", "int8", "--calibration", broken), "cannot be decoded"),
         ((saved_model, "--out", out, "--to", "tensorrt"), "invalid choice"),
+        ((saved_model, "--out", out, "--form", "nchw"), "invalid choice"),
         ((saved_model, "--out", out, "--calibrate_on", "0"), "give a number from 1"),
     ]
     for arguments, sentence in cases:
