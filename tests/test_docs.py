@@ -18,13 +18,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-<<<<<<< HEAD
-from san_tf import load_encoder, open_gallery, registry
-from san_tf.__main__ import main
-=======
-from san_tf import FrameEncoder, load_encoder, registry
-from san_tf.__main__ import COMMANDS
->>>>>>> 8424990d6a1ab4fc309fe05ee34df62ea8ff7e21
+from san_tf import FrameEncoder, load_encoder, open_gallery, registry
+from san_tf.__main__ import COMMANDS, main
 from san_tf.archives.files import FolderFiles
 from san_tf.embedding import exported_encoder
 from san_tf.models.layer_factory import LayerFactory
@@ -96,7 +91,6 @@ def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
         assert inspect.getdoc(getattr(room["encode"], name)), name
 
 
-<<<<<<< HEAD
 def _crop(path: Path, seed: int) -> None:
     """A crop in two colours of its own, coarsely patterned."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,7 +152,8 @@ def test_the_commands_of_a_gallery(tmp_path, monkeypatch, capsys):
             "0001_c2s1_000000_00.jpg", "0003_c1s1_000000_00.jpg", "0003_c2s1_000000_00.jpg",
             "2026-01-31/0004_c1s1_000000_00.jpg", "more/0001.jpg",
         ]  # fmt: skip
-=======
+
+
 def test_the_example_of_files_that_trackers_load(tmp_path, monkeypatch):
     pytest.importorskip("tf2onnx")
     pytest.importorskip("onnxruntime")
@@ -179,7 +174,6 @@ def test_the_example_of_files_that_trackers_load(tmp_path, monkeypatch):
     for file in files:
         found = FrameEncoder(file)(frame, [[150, 30, 214, 158]])
         np.testing.assert_allclose(found.embeddings, wanted, atol=1e-4)
->>>>>>> 8424990d6a1ab4fc309fe05ee34df62ea8ff7e21
 
 
 def test_the_template_of_a_loss():

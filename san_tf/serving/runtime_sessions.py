@@ -34,7 +34,9 @@ class PixelScale(NamedTuple):
 
     def prepared(self, images: np.ndarray) -> np.ndarray:
         """Return images `(N, h, w, 3)` from 0 to 255 as `(N, 3, h, w)` float32 of this scale."""
-        values = (images.astype(np.float32) / 255 - np.float32(self.mean)) / np.float32(self.std)
+        values = (images.astype(np.float32) / 255 - np.asarray(self.mean, np.float32)) / np.asarray(
+            self.std, np.float32
+        )
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2), dtype=np.float32)
 
 
@@ -389,7 +391,7 @@ def _for_trackers(path: Path, runtime: _Runtime, shape: Sequence[Any]) -> _Runti
     Raises:
         UserError: the file does not say how pixels are scaled, or has another input than it says.
     """
-    given = runtime.notes.get(INPUT_KEY)
+    given: Any = runtime.notes.get(INPUT_KEY)
     try:
         height, width = (int(side) for side in given["size"])
         scale = PixelScale(*(tuple(float(value) for value in given[name]) for name in PixelScale._fields))

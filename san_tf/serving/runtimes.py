@@ -75,7 +75,9 @@ class Source(NamedTuple):
             if scale is not None:
                 # Back to pixels, because the graph normalises them itself, whichever version exported it.
                 pixels = tf.transpose(images, (0, 2, 3, 1))
-                images = pixels * (255.0 * np.float32(scale.std)) + 255.0 * np.float32(scale.mean)
+                images = pixels * (255.0 * np.asarray(scale.std, np.float32)) + 255.0 * np.asarray(
+                    scale.mean, np.float32
+                )
             return graph.part(images)
 
         return tf.function(embed, input_signature=[self.spec(form)], autograph=False)
