@@ -65,7 +65,7 @@ def unescaped(path: Path) -> Iterator[int]:
 
 
 # What these print is of this package: names of its commands and stages, numbers.
-OWN = {"__main__.py", "training/callbacks/progress_line.py"}
+OWN = {"__main__.py", "training/callbacks/reports.py"}
 
 
 def test_every_command_escapes_what_it_prints():

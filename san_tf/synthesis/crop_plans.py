@@ -138,18 +138,18 @@ class ReidConfig:
                 f"Configuration {self.name!r} needs `appearances` of 2 or more and `lookalikes` of 1 or "
                 f"more. Received: appearances={self.appearances}, lookalikes={self.lookalikes}."
             )
-        fewest, most = 2 * self.test_identities, (self.test_cameras or self.cameras) * self.test_identities
+        most = (self.test_cameras or self.cameras) * self.test_identities
         for name, low, high in (
             ("train_images", 2 * self.train_identities, math.inf),
-            ("queries", fewest, most),
+            ("queries", self.test_identities, most),
             ("gallery_images", self.queries, math.inf),
         ):
             if not low <= getattr(self, name) <= high:
                 bounds = f"at least {low:,}" if high == math.inf else f"{low:,} to {high:,}"
                 raise UserError(
-                    f"Configuration {self.name!r} needs {bounds} in `{name}`: two cameras see each person, a "
-                    "query is one of a person and a camera, and each has a gallery image. Received: "
-                    f"{name}={getattr(self, name)}."
+                    f"Configuration {self.name!r} needs {bounds} in `{name}`: two cameras see each training "
+                    "person, a test person has a query or several by different cameras, and each query has "
+                    f"a gallery image. Received: {name}={getattr(self, name)}."
                 )
 
 

@@ -229,8 +229,8 @@ def test_groups_of_three_share_an_outfit_and_all_pictures_of_a_person_agree() ->
         ({"appearances": 1.0}, "appearances=1.0"),
         ({"lookalikes": 0}, "lookalikes=0"),
         ({"train_images": 5}, r"at least 6 in `train_images`.*train_images=5"),
-        ({"queries": 5}, r"6 to 18 in `queries`.*queries=5"),
-        ({"queries": 19, "gallery_images": 30}, r"6 to 18 in `queries`"),
+        ({"queries": 2}, r"3 to 18 in `queries`.*queries=2"),
+        ({"queries": 19, "gallery_images": 30}, r"3 to 18 in `queries`"),
         ({"gallery_images": 6}, r"at least 7 in `gallery_images`"),
     ],
 )

@@ -46,7 +46,7 @@ def shown(axes) -> np.ndarray:
 def test_nothing_touches_pyplot():
     code = """
 import sys, numpy as np
-from san_tf.evaluation import assessment_figures
+from san_tf.evaluation import assessment_report
 from san_tf.experiments.ablation import figures
 from san_tf.visualization import camera_matrix, contact_sheet, curves, embedding_map, ranked_list_sheet
 from san_tf.visualization import reposed, texture_panels, verification_curves
