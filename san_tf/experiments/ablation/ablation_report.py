@@ -21,7 +21,7 @@ from san_tf.evaluation.significance import Difference, compare
 from san_tf.experiments.ablation.figures import Bar, cell_label_pictures, difference_chart, runs_chart
 from san_tf.experiments.ablation.probe import predictions_path
 from san_tf.experiments.ablation.row_runs import RunResult, run_path
-from san_tf.experiments.ablation.rows import BASELINE, Row, differing_values, is_rendered
+from san_tf.experiments.ablation.rows import BASELINE, HISTOGRAM, Row, differing_values, is_rendered
 from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.stages.surface_labels import labels_path, load_labels
@@ -144,10 +144,10 @@ def _measure(
     low, high = np.nan, np.nan
     shared = [seed for seed in values if seed in base]
     differences = np.array([values[seed] - base[seed] for seed in shared])
-    # A row without training has one run, which is compared with the baseline's mean.
-    mean = float(numbers.mean() - np.mean(list(base.values())))
+    # A row without training, or without a common seed, is compared with the baseline's mean.
+    paired = row != HISTOGRAM and len(shared) > 0
+    mean = float(differences.mean() if paired else numbers.mean() - np.mean(list(base.values())))
     if len(shared) > 1:
-        mean = float(differences.mean())
         reach = stats.t.ppf((1 + _LEVEL) / 2, len(shared) - 1) * differences.std(ddof=1) / len(shared) ** 0.5
         low, high = mean - float(reach), mean + float(reach)
     return Measure(
@@ -161,9 +161,10 @@ def _over_people(
 ) -> dict[str, Difference]:
     """Compare the scores of each query, averaged over the common seeds."""
     shared = [seed for seed in runs if seed in baseline]
+    trained = next(iter(runs.values())).trained
     pair = []
     for side in (runs, baseline):
-        seeds = shared if len(shared) > 1 else list(side)
+        seeds = shared if shared and trained else list(side)
         scores = [side[seed].scores[condition] for seed in seeds]
         columns = (np.mean([getattr(one, item.name) for one in scores], 0) for item in fields(QueryScores))
         pair.append(QueryScores(*columns))

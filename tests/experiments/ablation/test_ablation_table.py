@@ -105,6 +105,17 @@ def test_the_interval_over_people_is_of_the_scores_averaged_over_shared_seeds(fo
     assert measure.p_value == expected.p_value == pytest.approx(4 / 16)
 
 
+def test_a_single_run_is_compared_with_the_baseline_of_its_seed_and_an_untrained_row_with_the_mean(found):
+    alone = {**found, "san": {1: found["san"][1]}}
+    measures = {(one.row, one.measure): one for one in summarize(alone)}
+    run, base = found["san"][1], found["baseline"]
+    wanted = run.scores[""].mAP.mean() - base[1].scores[""].mAP.mean()
+    assert measures["san", "mAP"].difference == pytest.approx(wanted)
+    assert measures["san", "mAP"].people_low < wanted < measures["san", "mAP"].people_high
+    # The baseline's seeds are 0, 0.01 and 0.02 above the first, which is 0.15 above the histogram.
+    assert measures["histogram", "mAP"].difference == pytest.approx(-0.16)
+
+
 def test_the_csv_has_a_line_a_run_and_the_values_that_differ(found, tmp_path: Path):
     write_results(found, tmp_path / "results.csv")
     with (tmp_path / "results.csv").open() as file:
