@@ -137,7 +137,7 @@ def _serve(service: PageService, server: socket.socket, host: str, browser: bool
         print(printable(f"{address}  ·  {what}  ·  stop with Ctrl-C"), flush=True)
         if others:
             print(
-                "Warning: there is no login; anyone who reaches this address sees the gallery.",
+                "Warning: the page has no login; anyone who reaches this address sees the gallery.",
                 file=sys.stderr,
                 flush=True,
             )

@@ -221,7 +221,7 @@ class PageService:
         """Return the texture of an entry, as PNG.
 
         Raises:
-            RefusedError: there is no picture, or the encoder paints no textures.
+            RefusedError: the entry has no picture, or the encoder paints no textures.
             NoPictureError: as `picture`.
         """
         return self._texture(self._content(key))

@@ -122,7 +122,7 @@ def add_photographs(
 
     Raises:
         NothingEmbeddedError: no photograph can be used, and none is in the gallery.
-        UserError: there are no photographs, or the gallery refuses.
+        UserError: the places hold no photographs, or the gallery refuses.
     """
     others = Counter() if others is None else others
     table = _Table(gallery, reader, replace, since)

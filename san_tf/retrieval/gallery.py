@@ -52,7 +52,7 @@ class GalleryInfo:
         size: dimensions of an embedding.
         model: folder of the encoder's export, such as `saved_models/market/1`; "" where unknown.
         fingerprint: of the encoder's weights and preprocessing (`serving.fingerprint`); "" where unknown.
-        images: folder of the entries' images; None where there are no photographs.
+        images: folder of the entries' images; None if the entries have no photographs.
         folders: more folders, as pairs of the name that begins the keys of their photographs, and the path.
         cameras: names of cameras; the first has the number `FIRST_NAMED`, and so on.
     """

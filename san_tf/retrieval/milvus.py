@@ -227,7 +227,7 @@ def _place(address: str) -> tuple[str, str]:
 
 
 def _read_info(client: Any, collection: str) -> GalleryInfo | None:
-    """Read the gallery's record from its collection of a single row; None if there is no gallery."""
+    """Read the gallery's record from its collection of a single row; None if it is missing."""
     name = f"{collection}_info"
     if not client.has_collection(name):
         return None

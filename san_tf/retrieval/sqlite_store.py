@@ -120,7 +120,7 @@ class SqliteStore:
     Args:
         path: path of the SQLite file.
         read_only: refuse changes; the folder need not be writable.
-        mend: if the record of the index is damaged, record that there is no index.
+        mend: replace a damaged record of the index by one that says that the index is missing.
 
     Attributes:
         was_mended: whether that record was damaged.
