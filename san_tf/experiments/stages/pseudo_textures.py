@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -24,13 +25,11 @@ from san_tf.experiments.data_records import reid_records
 from san_tf.experiments.experiment import Experiment
 from san_tf.experiments.painting import load_texture_generator, paint
 from san_tf.experiments.ready_generator import input_size
+from san_tf.experiments.rendered_back import COMPARED, rendered_back
 from san_tf.experiments.stages.texture_generator import NO_TEXTURES
 from san_tf.synthesis.texels import texel_map
 from san_tf.visualization.reposed import reposed
 from san_tf.visualization.style import save_figure
-
-# Side of the textures that are compared: an image's noise averages out, garments stay apart.
-_COMPARED = 32
 
 
 class Agreement(NamedTuple):
@@ -96,8 +95,15 @@ def texture_descriptor(texture: np.ndarray) -> np.ndarray:
         `(D,)` float32. The Euclidean distance of two descriptors is the root mean square over texels of their
         distance in CIELAB.
     """
-    small = cv2.resize(texture, (_COMPARED, _COMPARED), interpolation=cv2.INTER_AREA)
-    colors = lab_colors(small[texel_map(_COMPARED).inside].astype(np.float32))
+    return _on_body(_small(texture))
+
+
+def _small(texture: np.ndarray) -> np.ndarray:
+    return cv2.resize(texture, (COMPARED, COMPARED), interpolation=cv2.INTER_AREA)
+
+
+def _on_body(small: np.ndarray) -> np.ndarray:
+    colors = lab_colors(small[texel_map(COMPARED).inside].astype(np.float32))
     return (colors / np.sqrt(len(colors))).ravel()
 
 
@@ -136,36 +142,60 @@ def _paint(experiment: Experiment, records: Records, folder: Path, by_identity: 
     generator = load_texture_generator(experiment)
     textures = paint(generator, records, input_size(generator), "  painting")
     own_layout = experiment.recipe.generator.texture_layout == "san_tf"
-    descriptors: list[np.ndarray] = []
+    small: list[np.ndarray] = []
     if own_layout:
-        textures = _described(textures, descriptors)
+        textures = _with_small(textures, small)
     if by_identity:
         textures = identity_means(textures, records.pids)
     write_textures(folder, records.filenames, textures)
     experiment.say(f"{len(records):,} textures in {folder}")
     if own_layout and folder == folder_of(experiment):
-        _say_agreement(experiment, np.stack(descriptors), records)
+        _say_scores(experiment, np.stack(small), records)
 
 
-def _described(textures: Iterable[np.ndarray], descriptors: list[np.ndarray]) -> Iterator[np.ndarray]:
+def _with_small(textures: Iterable[np.ndarray], small: list[np.ndarray]) -> Iterator[np.ndarray]:
     for texture in textures:
-        descriptors.append(texture_descriptor(texture))
+        small.append(_small(texture))
         yield texture
 
 
-def _say_agreement(experiment: Experiment, descriptors: np.ndarray, records: Records) -> None:
-    """Measure the agreement of the training images' textures and write it to `pseudo_textures.json`."""
+def _say_scores(experiment: Experiment, small: np.ndarray, records: Records) -> None:
+    """Measure the training images' textures without true ones; write it to `pseudo_textures.json`.
+
+    Args:
+        experiment: the experiment.
+        small: `(N, 32, 32, 3)` uint8 textures.
+        records: the N images.
+    """
     try:
-        agreement = texture_agreement(descriptors, records.pids, records.camids)
+        agreement = texture_agreement(np.stack([*map(_on_body, small)]), records.pids, records.camids)
+        images = [functools.partial(_decoded, image) for image in records.images]
+        colors = lab_colors(small.astype(np.float32))
+        back = rendered_back(images, colors, records.pids, records.camids)
     except UserError as error:
-        experiment.say(f"agreement of textures across cameras was not measured: {error}")
+        experiment.say(f"textures were not compared across cameras: {error}")
         return
     with atomic_file(experiment.run.path / "pseudo_textures.json") as temporary:
-        temporary.write_text(json.dumps(agreement._asdict(), indent=2) + "\n")
+        found = {**agreement._asdict(), "rendered_back": back._asdict()}
+        temporary.write_text(json.dumps(found, indent=2) + "\n")
     experiment.say(
         f"across cameras one person's textures are {agreement.same:.1f} apart in CIELAB, two people's"
         f" {agreement.different:.1f}; the first are the closer ones in {agreement.auc:.1%} of cases"
     )
+    experiment.say(
+        f"drawn back onto {back.images:,} images, textures are {back.own:.1f} off in CIELAB, those of one"
+        f" person's other camera {back.partner:.1f}, another person's {back.other:.1f}, the mean texture"
+        f" {back.mean:.1f}"
+    )
+    experiment.say(
+        f"across cameras one person's textures are {agreement.same:.1f} apart in CIELAB, two people's"
+        f" {agreement.different:.1f}; the first are the closer ones in {agreement.auc:.1%} of cases"
+    )
+
+
+def _decoded(image: bytes) -> np.ndarray:
+    pixels: np.ndarray = decode_image(image).numpy()
+    return pixels
 
 
 def identity_means(textures: Iterable[np.ndarray], pids: np.ndarray) -> Iterator[np.ndarray]:
