@@ -25,10 +25,13 @@ _PACKAGE = Path(__file__).resolve().parent
 _PACKAGED = _PACKAGE / "saved_models"
 # Folder of the exports that come along: inside the package in a wheel, beside it in a checkout.
 SHIPPED_MODELS = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "saved_models"
-# The sample encoder: its folder, its fingerprint (`serving.fingerprint`) and its digest.
-_SHIPPED = SHIPPED_MODELS / "synthetic" / "1"
-SHIPPED_FINGERPRINT = "d76c1f6e3bba7972"
-SHIPPED_DIGEST = "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c"
+# The encoders that come along: fingerprint (`serving.fingerprint`), then folder and digest.
+SHIPPED_EXPORTS = {
+    "d76c1f6e3bba7972": (
+        SHIPPED_MODELS / "synthetic" / "1",
+        "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c",
+    ),
+}
 # Files of an export that TensorFlow and `ExportedEncoder` read.
 _READ = ("saved_model.pb", "saved_model.pbtxt", "variables/*", "assets/*", "assets.extra/san_tf.json")
 
@@ -66,7 +69,7 @@ def remember_export(folder: str | os.PathLike[str], fingerprint: str) -> None:
 def known_export(fingerprint: str, named: str = "") -> Path | None:
     """Return an unchanged export with a fingerprint that the user has named before; else None.
 
-    The export in the repository is known too.
+    The exports in the repository are known too.
 
     Args:
         fingerprint: fingerprint from a gallery.
@@ -81,8 +84,9 @@ def known_export(fingerprint: str, named: str = "") -> Path | None:
         if isinstance(facts, dict) and facts.get("fingerprint") == fingerprint
     ]
     known.sort(key=lambda pair: pair[0] != os.path.realpath(named) if named else False)
-    if fingerprint == SHIPPED_FINGERPRINT:
-        known.append((str(_SHIPPED), SHIPPED_DIGEST))
+    if fingerprint in SHIPPED_EXPORTS:
+        shipped, own = SHIPPED_EXPORTS[fingerprint]
+        known.append((str(shipped), own))
     for path, digest in known:
         with contextlib.suppress(OSError):
             if os.path.isdir(path) and export_digest(path) == digest:

@@ -54,6 +54,8 @@ class Options:
     """With `--stage prepare`: also write the data set to this folder in the Market-1501 layout."""
     export_texture: bool = False
     """Also export the decoder, as the signature `texture`, which shows what the network sees of a person."""
+    export_weights: Literal["float32", "float16"] = "float32"
+    """Precision of the exported kernels: `float16` halves the file; the arithmetic stays float32."""
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
     imports: list[str] = field(default_factory=list)

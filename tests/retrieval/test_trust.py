@@ -150,14 +150,21 @@ def test_another_encoder_that_was_named_is_not_taken(tmp_path, export):
             open_to_search(path)
 
 
-def test_the_shipped_export_is_known_by_its_digest(tmp_path, monkeypatch):
-    assert trusted.export_digest(SHIPPED) == trusted.SHIPPED_DIGEST
-    assert fingerprint(SHIPPED, read_metadata(SHIPPED)) == trusted.SHIPPED_FINGERPRINT
-    assert trusted.known_export(trusted.SHIPPED_FINGERPRINT) == SHIPPED
-    changed = shutil.copytree(SHIPPED, tmp_path / "1")
+@pytest.mark.parametrize("known", trusted.SHIPPED_EXPORTS)
+def test_shipped_exports_are_known_by_their_digests(tmp_path, monkeypatch, known):
+    folder, digest = trusted.SHIPPED_EXPORTS[known]
+    assert trusted.export_digest(folder) == digest
+    assert fingerprint(folder, read_metadata(folder)) == known
+    assert trusted.known_export(known) == folder
+    changed = shutil.copytree(folder, tmp_path / "1")
     (changed / "saved_model.pb").write_bytes((changed / "saved_model.pb").read_bytes() + b"\x12\x00")
-    monkeypatch.setattr(trusted, "_SHIPPED", changed)
-    assert trusted.known_export(trusted.SHIPPED_FINGERPRINT) is None
+    monkeypatch.setitem(trusted.SHIPPED_EXPORTS, known, (changed, digest))
+    assert trusted.known_export(known) is None
+
+
+def test_every_export_that_comes_along_is_known():
+    folders = {str(path.parent) for path in trusted.SHIPPED_MODELS.glob("*/*/saved_model.pb")}
+    assert {str(folder) for folder, _ in trusted.SHIPPED_EXPORTS.values()} <= folders
 
 
 @pytest.mark.parametrize("harm", ["not JSON", "a list", "open to others", "a pipe", "no home"])

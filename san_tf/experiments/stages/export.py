@@ -61,6 +61,7 @@ def run(experiment: Experiment) -> None:
             "trained_with": experiment.run.environments("train"),
         },
         decoder=decoder,
+        weights=experiment.options.export_weights,
         training_data=recipe.training_sets,
         calibration=calibration,
         version=version,
