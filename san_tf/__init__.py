@@ -3,7 +3,8 @@
 The names below are the public interface, which the README, the guides and the version numbers refer to. It
 also includes the names that these folders list: `san_tf.models`, `san_tf.losses`, `san_tf.data`,
 `san_tf.training`, `san_tf.evaluation`, `san_tf.retrieval`, `san_tf.serving`, `san_tf.visualization`,
-`san_tf.synthesis` and `san_tf.convert`. Everything else is internal and may change without notice.
+`san_tf.synthesis`, `san_tf.adaptation` and `san_tf.convert`. Everything else is internal and may change
+without notice.
 
 Names are imported on first use, so `import san_tf` is quick and does not import TensorFlow.
 """

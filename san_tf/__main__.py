@@ -14,6 +14,7 @@ from san_tf.version import __version__
 # Each command's module has its own `--help` and imports what it needs when it runs.
 COMMANDS = {
     "embed": ("san_tf.embedding.embed_command", "photographs to a table of embeddings"),
+    "adapt": ("san_tf.adaptation.adapt_command", "an encoder adapted to your cameras, without identities"),
     "evaluate": ("san_tf.evaluation.evaluate_command", "features of any toolkit to CMC and mAP, thresholds"),
     "gallery": ("san_tf.retrieval.gallery_command", "photographs or embeddings kept to be searched"),
     "search": ("san_tf.retrieval.search_command", "a person's other photographs in a gallery"),

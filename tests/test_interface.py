@@ -45,8 +45,8 @@ def test_every_public_function_has_a_docstring_with_an_example_and_types():
 
 
 FOLDERS = [
-    "convert", "data", "evaluation", "losses", "models", "retrieval", "serving", "synthesis", "training",
-    "visualization",
+    "adaptation", "convert", "data", "evaluation", "losses", "models", "retrieval", "serving", "synthesis",
+    "training", "visualization",
 ]  # fmt: skip
 
 

@@ -378,7 +378,7 @@ def train_dataset(
             augmentation, erasing=0.0, grayscale=0.0, auto_augment=0.0, amplitude_mix=0.0
         )
         parts.append(pair_part(pit, pit_per_batch, steps, pairs, seed))
-    return _planned_dataset(
+    return planned_dataset(
         parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard
     )
 
@@ -421,7 +421,7 @@ def pit_dataset(
         raise UserError("There are no image-texture pairs to train the texture generator on.")
     steps = max(1, len(pit) // batch_size)
     parts = [pair_part(pit, batch_size, steps, augmentation or Augmentation.for_transfer(), seed)]
-    return _planned_dataset(
+    return planned_dataset(
         parts, steps, image_size, texture_size, mirror_map, seed, start_step, epochs, parallel_calls, shard
     )
 
@@ -454,7 +454,7 @@ def inference_dataset(
     return dataset.prefetch(2)
 
 
-def _planned_dataset(
+def planned_dataset(
     parts: list[Part],
     steps: int,
     image_size: tuple[int, int],
@@ -466,7 +466,20 @@ def _planned_dataset(
     parallel_calls: int,
     shard: Shard | None,
 ) -> tf.data.Dataset:
-    """Chain the stages; every batch has the rows of the parts one after the other."""
+    """Make batches that have the rows of some parts one after the other; other arguments as `train_dataset`.
+
+    Args:
+        parts: the parts of every batch.
+        steps: batches per epoch.
+        image_size: height and width in pixels.
+        texture_size: T; None leaves textures out of the batches.
+        mirror_map: see `train_dataset`.
+        seed: seed of the run.
+        start_step: first step to yield, from 0.
+        epochs: last epoch; None repeats without end.
+        parallel_calls: threads for decoding.
+        shard: see `train_dataset`.
+    """
     close_at_exit()
     image_size = (int(image_size[0]), int(image_size[1]))
     images = [image for part in parts for image in part.records.images]

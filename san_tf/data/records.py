@@ -45,7 +45,7 @@ def first_problem(encoded: np.ndarray, names: np.ndarray, kind: str) -> str | No
                 "but must be a square RGB image"
             )
     if not problems:
-        problems = dict.fromkeys(_undecodable(encoded), "is damaged: it cannot be decoded")
+        problems = dict.fromkeys(undecodable(encoded), "is damaged: it cannot be decoded")
     if not problems:
         return None
     index = min(problems)
@@ -53,8 +53,8 @@ def first_problem(encoded: np.ndarray, names: np.ndarray, kind: str) -> str | No
     return f"The {kind} {names[index]} {problems[index]}{others}; delete it or copy it again."
 
 
-def _undecodable(encoded: np.ndarray) -> list[int]:
-    """Indices of the files that TensorFlow cannot decode."""
+def undecodable(encoded: np.ndarray) -> list[int]:
+    """Return the indices of the files that TensorFlow cannot decode."""
     if not len(encoded):
         return []
     contents = tf.constant(list(encoded), tf.string)

@@ -834,6 +834,58 @@ def blend_distances(
 
 
 @compiled
+def jaccard_rows(
+    rows: SparseRows, lists: SparseRows, start: int, stop: int, largest: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """List the images within a Jaccard distance of some images; see `blend_distances`.
+
+    Args:
+        rows: rows of N images, each with weights that sum to 1.
+        lists: result of `invert_rows` without queries.
+        start: first image whose neighbours are listed.
+        stop: one after the last image.
+        largest: largest distance, below 1: images that share nothing have the distance 1.
+
+    Returns:
+        `(stop - start,)` lengths of the lists, and their joined images (int32, ascending) and distances
+        (float32). Every list holds the image itself, at distance 0.
+    """
+    bounds, images, weights = rows.bounds, rows.images, rows.weights
+    number = len(bounds) - 1
+    lengths = np.zeros(stop - start, np.int64)
+    out_images = np.empty((stop - start) * 64, np.int32)
+    out_distances = np.empty(len(out_images), np.float32)
+    shared = np.zeros(number, np.float64)
+    met = np.empty(number, np.int32)
+    total = 0
+    for image in range(start, stop):
+        found = 0
+        for m in range(bounds[image], bounds[image + 1]):
+            weight = weights[m]
+            for n in range(lists.bounds[images[m]], lists.bounds[images[m] + 1]):
+                other = lists.images[n]
+                if shared[other] == 0.0:
+                    met[found] = other
+                    found += 1
+                shared[other] += min(weight, lists.weights[n])
+        if total + found > len(out_images):
+            out_images = np.concatenate((out_images, np.empty(len(out_images) + found, np.int32)))
+            out_distances = np.concatenate((out_distances, np.empty(len(out_distances) + found, np.float32)))
+        first = total
+        for other in np.sort(met[:found]):
+            # Rounded weights may sum to a little more than 1.
+            distance = max(1.0 - shared[other] / (2.0 - shared[other]), 0.0)
+            shared[other] = 0.0
+            if other == image:
+                distance = 0.0
+            if distance <= largest:
+                out_images[total], out_distances[total] = other, distance
+                total += 1
+        lengths[image - start] = total - first
+    return lengths, out_images[:total].copy(), out_distances[:total].copy()
+
+
+@compiled
 def count_others(
     block: np.ndarray, ids: PairIds, cells: ThresholdCells, up_to: np.ndarray, below: np.ndarray
 ) -> int:

@@ -191,22 +191,7 @@ class Reranking:
         if not 0.0 <= lambda_value <= 1.0:
             raise UserError(f"Lambda weights the original distance, so give 0 to 1, not {lambda_value}.")
         found = nearest_neighbours(query_features, gallery_features, max(k1 + 1, k2), metric)
-        nearest, queries = found.nearest, len(found.query)
-        width = nearest.shape[1]
-        # Half of k1 as in the published code: Python rounds 2.5 to 2.
-        first, half = min(k1 + 1, width), min(round(k1 / 2) + 1, width)
-        rows = _joined(
-            len(nearest),
-            lambda start, stop: kernels.encode_reciprocal(
-                found.query, found.gallery, nearest, found.largest, start, stop, first, half
-            ),
-        )
-        if k2 > 1:
-            raw = rows
-            rows = _joined(
-                len(nearest),
-                lambda start, stop: kernels.expand_rows(raw, nearest, start, stop, min(k2, width)),
-            )
+        rows, queries = described(found, k1, k2), len(found.query)
         lists = SparseRows(*kernels.invert_rows(rows, queries))
         end = rows.bounds[queries]
         kept = SparseRows(
@@ -264,6 +249,80 @@ def rerank(
 ) -> np.ndarray:
     """Return re-ranked distances, `(Q, G)`; args and errors as `Reranking.of`, which saves the matrix."""
     return Reranking.of(query_features, gallery_features, k1, k2, lambda_value, metric).matrix()
+
+
+def described(found: Neighbours, k1: int, k2: int) -> SparseRows:
+    """Describe each of N images by its k-reciprocal neighbours, and average over the k2 nearest.
+
+    Args:
+        found: at least `max(k1 + 1, k2)` neighbours of each image.
+        k1: see `Reranking.of`.
+        k2: likewise.
+
+    Returns:
+        `(N, N)` sparse rows, each with weights that sum to 1.
+    """
+    nearest = found.nearest
+    width = nearest.shape[1]
+    # Half of k1 as in the published code: Python rounds 2.5 to 2.
+    first, half = min(k1 + 1, width), min(round(k1 / 2) + 1, width)
+    rows = _joined(
+        len(nearest),
+        lambda start, stop: kernels.encode_reciprocal(
+            found.query, found.gallery, nearest, found.largest, start, stop, first, half
+        ),
+    )
+    if k2 == 1:
+        return rows
+    return _joined(
+        len(nearest), lambda start, stop: kernels.expand_rows(rows, nearest, start, stop, min(k2, width))
+    )
+
+
+def jaccard_graph(
+    features: np.ndarray,
+    k1: int = 20,
+    k2: int = 6,
+    largest: float = 0.8,
+    description: str | None = "Comparing all pairs",
+) -> SparseRows:
+    """Return the Jaccard distances between N images that are at most `largest`, as a sparse graph.
+
+    It is the distance of re-ranking with lambda 0. Memory grows with N, not with its square: an image has few
+    neighbours that share a description with it, and all other pairs have the distance 1.
+
+    Args:
+        features: `(N, D)` numbers.
+        k1: neighbours that describe an image, before the additions.
+        k2: neighbours to average over, the image itself included; 1 for no averaging.
+        largest: largest distance that is kept, in [0, 1).
+        description: of the progress bar; None for no bar.
+
+    Returns:
+        N sparse rows: near images, the image itself included, and their distances; symmetric.
+
+    Raises:
+        UserError: k1, k2 or `largest` out of range, fewer than two images, or features that are not finite.
+
+    Example:
+        >>> bounds, images, distances = jaccard_graph(features)
+        >>> images[bounds[7] : bounds[8]]  # near image 7
+        array([  7,  12, 512], dtype=int32)
+    """
+    if k1 < 1 or k2 < 1:
+        raise UserError(f"k1 and k2 of Jaccard distances must be at least 1, not {k1} and {k2}.")
+    if not 0.0 <= largest < 1.0:
+        raise UserError(f"The largest Jaccard distance to keep lies in [0, 1); received {largest}.")
+    if len(features) < 2:
+        raise UserError(f"Jaccard distances need at least two images; received {len(features)}.")
+    found = nearest_neighbours(
+        features[:1], features[1:], max(k1 + 1, k2), "euclidean", description=description
+    )
+    rows = described(found, k1, k2)
+    lists = SparseRows(*kernels.invert_rows(rows, 0))
+    return _joined(
+        len(features), lambda start, stop: kernels.jaccard_rows(rows, lists, start, stop, largest)
+    )
 
 
 def _joined(number: int, rows: Callable[[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]) -> SparseRows:

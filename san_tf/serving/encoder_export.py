@@ -193,6 +193,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 # TensorFlow Serving reserves `assets.extra` for files of the exporter.
 METADATA_FILE = Path("assets.extra") / "san_tf.json"
 CALIBRATION_FILE = Path("assets.extra") / "calibration.json"
+# The encoder as a preset, in an export that can be trained further.
+PRESET_FOLDER = Path("assets.extra") / "preset"
 
 
 def export_encoder(
@@ -209,6 +211,7 @@ def export_encoder(
     calibration: Calibration | None = None,
     warmup_batches: Sequence[int] = (1, 32),
     fold_norms: bool = True,
+    trainable: bool = False,
     version: int = 1,
     overwrite: bool = False,
 ) -> Path:
@@ -243,6 +246,8 @@ def export_encoder(
             that users do not wait for the first ones; empty for none. See `serving.warmup`.
         fold_norms: fold batch norms into the convolutions before them. This gives fewer and larger
             operations; the export checks that embeddings stay equal to 1e-4.
+        trainable: also store the encoder as a preset in `assets.extra/preset`, so that `san-tf adapt` can
+            train it further; the export is then twice as large. Model servers do not read it.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -311,6 +316,12 @@ def export_encoder(
         (temporary / METADATA_FILE).write_text(json.dumps(notes, indent=2) + "\n")
         if calibration:
             calibration.save(temporary / CALIBRATION_FILE)
+        if trainable:
+            from san_tf.models.preset_folder import save_to_preset
+            from san_tf.models.san import SAN  # noqa: F401  # what a preset may hold
+
+            # The preset's weights have digests of their own.
+            save_to_preset(encoder, temporary / PRESET_FOLDER, {"description": "The encoder of this export."})
     return folder
 
 

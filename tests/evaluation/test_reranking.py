@@ -9,12 +9,11 @@ from san_tf.errors import UserError
 from san_tf.evaluation import reranking as neighbours
 from san_tf.evaluation import threads
 from san_tf.evaluation.ranking import evaluate_distances, top_of_distances
-from san_tf.evaluation.reranking import Reranking, nearest_neighbours, rerank
+from san_tf.evaluation.reranking import Reranking, jaccard_graph, nearest_neighbours, rerank
 
 
-def dense(query, gallery, k1, k2, share):
-    """The paper with sets and whole matrices, one pair at a time."""
-    features = np.concatenate([query, gallery]).astype(np.float64)
+def descriptions(features, k1, k2):
+    """The paper's descriptions with sets and whole matrices; squared distances as shares of the largest."""
     images = range(len(features))
     distance = ((features[:, None] - features[None]) ** 2).sum(axis=2)
     largest = np.maximum(distance.max(axis=1), 1e-300)
@@ -35,13 +34,19 @@ def dense(query, gallery, k1, k2, share):
             described[i, j] = np.exp(-distance[i, j] / largest[i])
         described[i] /= described[i].sum()
     described = np.array([described[order[i][:k2]].mean(axis=0) for i in images])
+    return described, distance / largest[:, None]
+
+
+def dense(query, gallery, k1, k2, share):
+    """The paper, one pair at a time."""
+    described, original = descriptions(np.concatenate([query, gallery]).astype(np.float64), k1, k2)
     result = np.empty((len(query), len(gallery)))
     for i in range(len(query)):
         for j in range(len(gallery)):
             other = len(query) + j
             smaller = np.minimum(described[i], described[other]).sum()
             larger = np.maximum(described[i], described[other]).sum()
-            result[i, j] = (1 - share) * (1 - smaller / larger) + share * distance[i, other] / largest[i]
+            result[i, j] = (1 - share) * (1 - smaller / larger) + share * original[i, other]
     return result
 
 
@@ -202,3 +207,63 @@ def test_mistakes_are_named():
         rerank(good, bad)
     with pytest.raises(UserError, match="query features are empty"):
         rerank(good[:0], good)
+
+
+def whole(graph, images, absent=1.0):
+    bounds, columns, distances = graph
+    matrix = np.full((images, images), absent)
+    for image in range(images):
+        span = slice(bounds[image], bounds[image + 1])
+        matrix[image, columns[span]] = distances[span]
+    return matrix
+
+
+@pytest.mark.parametrize(("k1", "k2", "largest"), [(20, 6, 0.95), (5, 1, 0.6), (8, 3, 0.0)])
+def test_the_jaccard_graph_is_the_dense_definition_with_lambda_0(k1, k2, largest):
+    q, g, _, _ = clustered(6, 10, 140, 12)
+    features = np.concatenate([q, g])
+    features[60:64] = features[:4]  # some are there twice
+    described, _ = descriptions(features.astype(np.float64), k1, k2)
+    smaller = np.minimum(described[:, None], described[None]).sum(axis=2)
+    exact = 1 - smaller / np.maximum(described[:, None], described[None]).sum(axis=2)
+    graph = jaccard_graph(features, k1, k2, largest, description=None)
+    found = whole(graph, 150)
+    np.testing.assert_allclose(found[exact <= largest - 1e-5], exact[exact <= largest - 1e-5], atol=1e-5)
+    assert (found[exact > largest + 1e-5] == 1.0).all()
+    np.testing.assert_array_equal(found, found.T)
+    assert (np.diag(found) == 0).all()
+
+
+def test_a_jaccard_distance_by_hand():
+    # Two pairs far apart on a line. With k1 = 1 an image is described by itself and its twin.
+    features = np.array([[0.0], [1.0], [100.0], [102.0]])
+    graph = jaccard_graph(features, k1=1, k2=1, largest=0.9, description=None)
+    a, b = 1.0, np.exp(-1 / 102**2)  # image 0: itself, and image 1 as a share of the farthest, image 3
+    first = np.array([a, b]) / (a + b)
+    a, b = np.exp(-1 / 101**2), 1.0
+    second = np.array([a, b]) / (a + b)
+    smaller, larger = np.minimum(first, second).sum(), np.maximum(first, second).sum()
+    matrix = whole(graph, 4)
+    assert matrix[0, 1] == pytest.approx(1 - smaller / larger, abs=1e-6)
+    assert (matrix[:2, 2:] == 1).all()
+
+
+def test_memory_of_the_jaccard_graph_grows_with_the_images(monkeypatch):
+    monkeypatch.setattr(neighbours, "_TILE", 128)
+
+    def entries(images):
+        features = np.concatenate(clustered(5, 1, images - 1, images // 10, dimensions=8)[:2])
+        return len(jaccard_graph(features, description=None).images)
+
+    assert 2.0 < entries(3000) / entries(1000) < 4.5  # three times the images; nine times the pairs
+
+
+def test_mistakes_of_the_jaccard_graph_are_named():
+    with pytest.raises(UserError, match="k1 and k2 of Jaccard distances must be at least 1, not 0 and 6"):
+        jaccard_graph(np.ones((3, 4)), k1=0)
+    with pytest.raises(UserError, match=r"lies in \[0, 1\); received 1"):
+        jaccard_graph(np.ones((3, 4)), largest=1.0)
+    with pytest.raises(UserError, match="at least two images; received 1"):
+        jaccard_graph(np.ones((1, 4)))
+    with pytest.raises(UserError, match="NaN or infinity"):
+        jaccard_graph(np.full((4, 4), np.nan))

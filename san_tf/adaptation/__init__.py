@@ -1,0 +1,44 @@
+"""Adaptation: an encoder learns from crops of one's own cameras, without identities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from san_tf.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from san_tf.adaptation.clustering import Clustering, ClusterSettings, camera_centred, cluster
+    from san_tf.adaptation.contrast import ClusterContrast, cluster_batches, cluster_loss
+    from san_tf.adaptation.rounds import AdaptationResult, AdaptationSettings, adapt
+    from san_tf.adaptation.start_encoder import trainable_encoder
+
+__all__ = [
+    "AdaptationResult",
+    "AdaptationSettings",
+    "ClusterContrast",
+    "ClusterSettings",
+    "Clustering",
+    "adapt",
+    "camera_centred",
+    "cluster",
+    "cluster_batches",
+    "cluster_loss",
+    "trainable_encoder",
+]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "AdaptationResult": "rounds",
+        "AdaptationSettings": "rounds",
+        "ClusterContrast": "contrast",
+        "ClusterSettings": "clustering",
+        "Clustering": "clustering",
+        "adapt": "rounds",
+        "camera_centred": "clustering",
+        "cluster": "clustering",
+        "cluster_batches": "contrast",
+        "cluster_loss": "contrast",
+        "trainable_encoder": "start_encoder",
+    },
+)
