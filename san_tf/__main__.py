@@ -16,6 +16,7 @@ COMMANDS = {
     "embed": ("san_tf.embedding.embed_command", "photographs to a table of embeddings"),
     "adapt": ("san_tf.adaptation.adapt_command", "an encoder adapted to your cameras, without identities"),
     "evaluate": ("san_tf.evaluation.evaluate_command", "features of any toolkit to CMC and mAP, thresholds"),
+    "calibrate": ("san_tf.evaluation.calibrate_command", "scores to probabilities, and thresholds to trust"),
     "gallery": ("san_tf.retrieval.gallery_command", "photographs or embeddings kept to be searched"),
     "search": ("san_tf.retrieval.search_command", "a person's other photographs in a gallery"),
     "serve-ui": ("san_tf.page.page_command", "a local web page for a gallery"),

@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from san_tf.command_line import Parser, Terminal, run_as_command
 from san_tf.errors import UserError
 from san_tf.progress import with_bar
 from san_tf.resources import core_count
-from san_tf.retrieval.filter_flags import whole_number
+from san_tf.retrieval.filter_flags import print_table, whole_number
 from san_tf.retrieval.gallery import FIRST_NAMED
 from san_tf.retrieval.name_reader import MARKET, NameReader
 from san_tf.start import import_tensorflow
@@ -316,10 +317,10 @@ def _line(entry: dict[str, Any]) -> str:
 
 def _table(console: Terminal, states: Sequence[dict[str, Any]]) -> None:
     columns = [*_COLUMNS, *(name for name in _KNOWN if name in states[0])]
-    table = Table(*columns)
+    table = Table(*columns, box=box.SIMPLE_HEAD)
     for entry in states:
         table.add_row(*(_shown(entry[name]) for name in columns))
-    console.print(table)
+    print_table(console, table)
 
 
 def _write(encoder: keras.Model, out: Path, result: AdaptationResult, options: argparse.Namespace) -> None:

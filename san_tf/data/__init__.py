@@ -10,13 +10,16 @@ if TYPE_CHECKING:
     from san_tf.data.augmentation import Augmentation
     from san_tf.data.dataset_loading import load_dataset
     from san_tf.data.pipeline import inference_dataset, train_dataset
+    from san_tf.data.quality import CropQuality, crop_quality
     from san_tf.data.records import Records
     from san_tf.data.textures import attach_textures, write_textures
 
 __all__ = [
     "Augmentation",
+    "CropQuality",
     "Records",
     "attach_textures",
+    "crop_quality",
     "inference_dataset",
     "load_dataset",
     "train_dataset",
@@ -27,8 +30,10 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "Augmentation": "augmentation",
+        "CropQuality": "quality",
         "Records": "records",
         "attach_textures": "textures",
+        "crop_quality": "quality",
         "inference_dataset": "pipeline",
         "load_dataset": "dataset_loading",
         "train_dataset": "pipeline",

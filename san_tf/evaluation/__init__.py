@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from san_tf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
+    from san_tf.evaluation.calibration import Calibration
+    from san_tf.evaluation.calibration_fit import fit_pairs
     from san_tf.evaluation.feature_files import read_features
     from san_tf.evaluation.feature_set import FeatureSet
     from san_tf.evaluation.protocols import PROTOCOLS, ProtocolResult, evaluate_protocol
@@ -16,11 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PROTOCOLS",
+    "Calibration",
     "FeatureSet",
     "ProtocolResult",
     "compare",
     "confidence_intervals",
     "evaluate_protocol",
+    "fit_pairs",
     "read_features",
     "rerank",
     "roc_curve",
@@ -30,11 +34,13 @@ __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "PROTOCOLS": "protocols",
+        "Calibration": "calibration",
         "FeatureSet": "feature_set",
         "ProtocolResult": "protocols",
         "compare": "significance",
         "confidence_intervals": "significance",
         "evaluate_protocol": "protocols",
+        "fit_pairs": "calibration_fit",
         "read_features": "feature_files",
         "rerank": "reranking",
         "roc_curve": "roc",

@@ -81,6 +81,30 @@ class Calibration:
         logit = self.log_ratio(distances) + np.log(prior) - np.log1p(-prior)
         return 0.5 * (1.0 + np.tanh(0.5 * logit))  # the logistic function, without overflow
 
+    def of_scores(self, scores: np.ndarray, prior: float | None = None) -> np.ndarray:
+        """Probability of "same person" for cosine similarities, such as those of a gallery's hits.
+
+        Args:
+            scores: of any shape, in [-1, 1].
+            prior: as in `probability`; for a search, one over the number of entries.
+
+        Raises:
+            UserError: the calibration is of embeddings that are not scaled to length 1.
+
+        Example:
+            >>> calibration.of_scores([hit.score for hit in hits], prior=1 / len(gallery))
+            array([0.81, 0.02])
+        """
+        scores = np.asarray(scores, np.float64)
+        if self.metric == "cosine":
+            return self.probability(1.0 - scores, prior)
+        if not self.normalized:
+            raise UserError(
+                "This calibration is of distances between embeddings that are not scaled to length 1, which "
+                "scores do not tell; make one with `san-tf calibrate`."
+            )
+        return self.probability(2.0 - 2.0 * scores, prior)
+
     def same_person(self, first: np.ndarray, second: np.ndarray, prior: float | None = None) -> np.ndarray:
         """Probability that each pair of embeddings shows the same person.
 

@@ -12,7 +12,7 @@ from san_tf.errors import UserError
 from san_tf.evaluation.calibration import METHODS, Calibration, check_prior
 from san_tf.evaluation.counted_pairs import labelled_blocks
 from san_tf.evaluation.feature_set import Distances, FeatureSet
-from san_tf.evaluation.operating_points import WISHED, operating_point
+from san_tf.evaluation.operating_points import WISHED, OperatingPoint, far_upper_bound, operating_point
 from san_tf.evaluation.roc import roc_curve
 from san_tf.short_repr import ShortRepr
 
@@ -177,6 +177,141 @@ def fit_calibration(
         num_different=curve.num_different,
         operating_points=tuple(operating_point(curve, far) for far in wished),
     )
+
+
+# With fewer pairs of a kind not even a curve can be fitted.
+FEWEST_PAIRS = 20
+# The spread of false accepts over people is measured where at least so many are accepted.
+_ACCEPTED = 10
+
+
+def fit_pairs(
+    distances: np.ndarray,
+    same: np.ndarray,
+    people: np.ndarray,
+    metric: str = "cosine",
+    normalized: bool = True,
+    prior: float = 0.5,
+    wished: Sequence[float] = WISHED,
+    confidence: float = 0.95,
+) -> Calibration:
+    """Fit a calibration to chosen pairs, such as those that a person answered, or crops of tracks.
+
+    Thresholds hold with the stated confidence for *other people*: pairs that share a person are not
+    independent, so the number of pairs is divided by the design effect of false accepts over people
+    (`design_effect`).
+
+    Args:
+        distances: `(M,)` distances of the pairs.
+        same: `(M,)` bool, whether a pair shows one person.
+        people: `(M, 2)` int, who is on each side: an identity or a track.
+        metric: "euclidean" or "cosine"; stored in the calibration.
+        normalized: whether the embeddings have length 1; stored likewise.
+        prior: share of same-person pairs in (0, 1), stored as the default of `Calibration.probability`.
+        wished: false accept rates to find thresholds for.
+        confidence: confidence that the true rate is at most the wished one; in (0, 1).
+
+    Raises:
+        UserError: fewer than 20 pairs of a kind, or same-person pairs that are not nearer than the others.
+
+    Example:
+        >>> fit_pairs(distances, same, people, prior=0.001).save("calibration.json")
+    """
+    check_prior(prior)
+    distances, same, people = np.asarray(distances, np.float64), np.asarray(same, bool), np.asarray(people)
+    numbers = {"same": int(same.sum()), "different": int((~same).sum())}
+    for kind, number in numbers.items():
+        if number < FEWEST_PAIRS:
+            raise UserError(
+                f"A calibration needs at least {FEWEST_PAIRS} pairs of each kind, and {number} show "
+                f"{'one person' if kind == 'same' else 'two people'}; label more pairs."
+            )
+    intercept, slope = platt(distances[same], distances[~same], prior)
+    if slope >= 0:
+        raise UserError(
+            "Same-person pairs are not nearer than others in these features, so there is nothing to "
+            "calibrate; check features and labels."
+        )
+    points = [_point(distances[same], distances[~same], people[~same], far, confidence) for far in wished]
+    return Calibration(
+        "platt",
+        metric,
+        normalized,
+        intercept - _logit(prior),
+        slope,
+        prior=prior,
+        num_same=numbers["same"],
+        num_different=numbers["different"],
+        operating_points=tuple(points),
+    )
+
+
+def design_effect(accepted: np.ndarray, people: np.ndarray) -> float:
+    """How many times the variance of a rate over pairs exceeds that of as many independent pairs.
+
+    The variance is that of dyadic data (Aronow, Samii and Assenova, "Cluster-Robust Variance Estimation for
+    Dyadic Data", Political Analysis 2015): residuals of pairs that share a person are correlated.
+
+    Args:
+        accepted: `(M,)` bool.
+        people: `(M, 2)` int, who is on each side.
+
+    Returns:
+        At least 1.
+    """
+    rate = accepted.mean()
+    if not 0 < rate < 1:
+        return 1.0
+    residual = accepted - rate
+    _, place = np.unique(people, return_inverse=True)
+    place = place.reshape(people.shape)
+    sums = np.bincount(place[:, 0], residual, place.max() + 1)
+    sums += np.bincount(place[:, 1], residual, place.max() + 1)
+    # What two pairs of the same two people share is in the sums of both.
+    low, high = place.min(axis=1).astype(np.int64), place.max(axis=1).astype(np.int64)
+    _, dyad = np.unique(low * (place.max() + 1) + high, return_inverse=True)
+    twice = np.bincount(dyad.ravel(), residual)
+    variance = (np.sum(sums**2) - np.sum(twice**2)) / len(accepted) ** 2
+    return max(float(variance / (rate * (1 - rate) / len(accepted))), 1.0)
+
+
+def _point(
+    same: np.ndarray, different: np.ndarray, people: np.ndarray, far: float, confidence: float
+) -> OperatingPoint:
+    """The threshold that accepts most same-person pairs, with false accepts bounded for other people."""
+    ordered = np.sort(different)
+    number = len(different)
+
+    def bound(accepts: int) -> float:
+        limit = ordered[min(max(accepts, _ACCEPTED), number) - 1]
+        effect = design_effect(different <= limit, people)
+        return far_upper_bound(accepts / effect, number / effect, confidence)
+
+    least = bound(0)
+    if least > far:
+        note = (
+            f"{number} different-person pairs cannot support a false accept rate of {far:g}: even without a "
+            f"single false accept it could be {least:.2g} for other people; add pairs of more people."
+        )
+        return OperatingPoint(far, None, 0.0, 0, number, least, confidence, False, note)
+    low, high = 0, number
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if bound(middle) <= far else (low, middle)
+    # Just below the first false accept that would be one too many.
+    kept = same[same < ordered[low]]
+    if not len(kept):
+        note = f"No threshold keeps a false accept rate of {far:g}: no same-person pair is near enough."
+        return OperatingPoint(far, None, 0.0, 0, number, least, confidence, True, note)
+    threshold = float(kept.max())
+    accepts = int(np.count_nonzero(different <= threshold))
+    tar, highest = len(kept) / len(same), bound(accepts)
+    note = (
+        f"Accepting up to {threshold:.4g} lets in {100 * tar:.1f} % of the same-person pairs and {accepts} "
+        f"of {number} others: for other people a rate of at most {highest:.2g} with {100 * confidence:g} % "
+        "confidence."
+    )
+    return OperatingPoint(far, threshold, tar, accepts, number, highest, confidence, True, note)
 
 
 def platt(same: np.ndarray, different: np.ndarray, prior: float) -> tuple[float, float]:

@@ -39,7 +39,7 @@ class OperatingPoint:
     note: str
 
 
-def far_upper_bound(false_accepts: int, num_different: int, confidence: float = 0.95) -> float:
+def far_upper_bound(false_accepts: float, num_different: float, confidence: float = 0.95) -> float:
     """Return the one-sided upper confidence bound of a false accept rate.
 
     This is the exact bound of Clopper and Pearson (1934). Without any false accept it is the rule of three:
@@ -48,8 +48,9 @@ def far_upper_bound(false_accepts: int, num_different: int, confidence: float = 
     important threshold again on other people.
 
     Args:
-        false_accepts: number of different-person pairs accepted.
-        num_different: number of different-person pairs.
+        false_accepts: number of different-person pairs accepted; a fraction of them for pairs that are not
+            independent.
+        num_different: number of different-person pairs, likewise.
         confidence: in (0, 1).
 
     Example:

@@ -320,9 +320,7 @@ def jaccard_graph(
     )
     rows = described(found, k1, k2)
     lists = SparseRows(*kernels.invert_rows(rows, 0))
-    return _joined(
-        len(features), lambda start, stop: kernels.jaccard_rows(rows, lists, start, stop, largest)
-    )
+    return _joined(len(features), lambda start, stop: kernels.jaccard_rows(rows, lists, start, stop, largest))
 
 
 def _joined(number: int, rows: Callable[[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]) -> SparseRows:

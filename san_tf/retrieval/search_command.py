@@ -7,12 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from san_tf.command_line import Parser, Terminal, printable, run_as_command
+from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.errors import UserError
+from san_tf.evaluation.calibration import Calibration, check_prior
 from san_tf.image_formats import read_regular
 from san_tf.retrieval.embedded import EmbeddedGallery
 from san_tf.retrieval.entries import Entry, Hit
@@ -63,6 +65,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="re-rank the first N entries by their neighbours, for example 100",
     )
     add_filter_flags(parser)
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="a file of `san-tf calibrate`, which turns scores into probabilities; default: the export's",
+    )
+    parser.add_argument(
+        "--prior",
+        type=float,
+        metavar="X",
+        help="probability that an entry shows the person, before looking; default: one over the entries",
+    )
     parser.add_argument("--figure", metavar="FILE", help="draw the ranked lists, .png or .pdf")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options: argparse.Namespace = parser.parse_args(argv)
@@ -77,6 +90,9 @@ def _run(options: argparse.Namespace) -> None:
     # Report mistakes before TensorFlow starts, which takes seconds.
     filter_of(options)
     contents = [query_content(path) for path in options.query]
+    calibration = Calibration.load(options.calibration) if options.calibration else None
+    if options.prior is not None:
+        check_prior(options.prior)
     gallery, model, withheld = open_to_search(options.gallery, options.model, options.images)
     with gallery:
         where = filter_of(options, gallery.info)
@@ -89,7 +105,10 @@ def _run(options: argparse.Namespace) -> None:
         if options.rerank:
             found = [rerank(gallery, *pair) for pair in zip(queries, found, strict=True)]
         found = [hits[: options.top] for hits in found]
-        _tell(options, found, gallery.info)
+        calibration = calibration or _of_export(model)
+        prior = options.prior or min(1.0 / max(len(gallery), 2), 0.5)
+        verdicts = [_verdict(*pair, calibration, prior) for pair in zip(contents, found, strict=True)]
+        _tell(options, found, gallery.info, verdicts)
         if isinstance(gallery, EmbeddedGallery) and gallery.unlogged:
             print(printable(f"Note: {gallery.unlogged}"), file=sys.stderr)
         if options.figure:
@@ -142,26 +161,93 @@ def embedded_queries(paths: Sequence[str], contents: list[bytes], model: str, ga
     return np.stack([embedding for embedding in embeddings if embedding is not None])
 
 
-def _tell(options: argparse.Namespace, found: Sequence[Sequence[Hit]], info: GalleryInfo) -> None:
+class Verdict(NamedTuple):
+    """What the hits of a query are worth.
+
+    Attributes:
+        quality: of the query.
+        probabilities: that each hit shows the query's person; None without a calibration.
+    """
+
+    quality: CropQuality
+    probabilities: np.ndarray | None
+
+    @property
+    def nobody(self) -> bool | None:
+        """Whether probably no hit shows the person, or the query shows nobody; None if unknown."""
+        if self.quality.problem:
+            return True
+        if self.probabilities is None:
+            return None
+        return bool(self.probabilities.max(initial=0.0) < 0.5)
+
+
+def _of_export(model: str) -> Calibration | None:
+    from san_tf.serving.encoder_export import read_calibration
+    from san_tf.serving.servable import find_versions
+
+    folder = Path(model)
+    if not (folder / "saved_model.pb").is_file():
+        folder /= str(find_versions(folder)[-1])
+    found = read_calibration(folder)
+    # Scores of a gallery are cosines, which tell no other distances.
+    return found if found is None or found.metric == "cosine" or found.normalized else None
+
+
+def _verdict(content: bytes, hits: Sequence[Hit], calibration: Calibration | None, prior: float) -> Verdict:
+    try:
+        quality = crop_quality(_picture(content))
+    except ValueError:
+        quality = CropQuality(0.0, "cannot be decoded")
+    if calibration is None:
+        return Verdict(quality, None)
+    return Verdict(quality, calibration.of_scores(np.array([hit.score for hit in hits]), prior))
+
+
+def _tell(
+    options: argparse.Namespace,
+    found: Sequence[Sequence[Hit]],
+    info: GalleryInfo,
+    verdicts: Sequence[Verdict],
+) -> None:
     if options.json:
-        answers = [_answer(info, *pair) for pair in zip(options.query, found, strict=True)]
+        answers = [_answer(info, *one) for one in zip(options.query, found, verdicts, strict=True)]
         print(json.dumps(answers, indent=2))
         return
     console = Terminal()
-    for path, hits in zip(options.query, found, strict=True):
+    for path, hits, verdict in zip(options.query, found, verdicts, strict=True):
         reranked = f", the first {options.rerank} re-ranked" if options.rerank else ""
-        console.print(f"{path}: {len(hits)} found{reranked}", markup=False, soft_wrap=True)
+        told = _in_words(verdict) if hits else ""
+        console.print(f"{path}: {len(hits)} found{reranked}{told}", markup=False, soft_wrap=True)
         if hits:
             scores = [hit.score for hit in hits]
             print_table(console, entry_table(info, [hit.entry for hit in hits], scores))
 
 
-def _answer(info: GalleryInfo, path: str, hits: Sequence[Hit]) -> dict[str, Any]:
+def _in_words(verdict: Verdict) -> str:
+    if verdict.quality.problem:
+        return f"; nobody here: the query {verdict.quality.problem}, so its hits mean nothing"
+    if verdict.probabilities is None:
+        return ""
+    best = f"{100 * verdict.probabilities.max():.2g} %"
+    if verdict.nobody:
+        return f"; nobody here: the best hit shows the person with a probability of {best}"
+    return f"; the best hit shows the person with a probability of {best}"
+
+
+def _answer(info: GalleryInfo, path: str, hits: Sequence[Hit], verdict: Verdict) -> dict[str, Any]:
+    chances = verdict.probabilities
     ranked = [
-        {"rank": rank, "score": round(hit.score, 6), **as_json(info, hit.entry)}
+        {
+            "rank": rank,
+            "score": round(hit.score, 6),
+            **({} if chances is None else {"probability": float(f"{chances[rank - 1]:.6g}")}),
+            **as_json(info, hit.entry),
+        }
         for rank, hit in enumerate(hits, 1)
     ]
-    return {"query": path, "hits": ranked}
+    quality = {"score": round(verdict.quality.score, 3), "problem": verdict.quality.problem}
+    return {"query": path, "quality": quality, "nobody_here": verdict.nobody, "hits": ranked}
 
 
 def _draw(

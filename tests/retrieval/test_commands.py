@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from san_tf.__main__ import main
+from san_tf.evaluation.calibration import Calibration
 from san_tf.retrieval.entries import Entry, Filter
 from san_tf.retrieval.gallery import GalleryInfo
 from san_tf.retrieval.opening import open_gallery
@@ -103,6 +104,41 @@ def test_photographs_are_found_again(people, crops, tmp_path, capsys):
         assert scores == sorted(scores, reverse=True) and scores[0] > 0.99
         assert (crops / "gallery" / answer["hits"][0]["image"]).is_file()
     assert Image.open(figure).width > 300
+
+
+def test_a_calibration_tells_when_nobody_is_here(people, tmp_path, capsys):
+    rng = np.random.default_rng(3)
+    query, black = tmp_path / "query.png", tmp_path / "black.png"
+    blocks = rng.integers(0, 256, (8, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+    Image.fromarray(blocks).save(query)
+    Image.fromarray(np.zeros((128, 64, 3), np.uint8)).save(black)
+    asked = ("search", "--gallery", people, "--query", query, black, "--top", "3")
+    assert _run(*asked, "--json") == 0
+    known, blank = json.loads(capsys.readouterr().out)
+    assert known["nobody_here"] is None and known["quality"] == {"score": 1.0, "problem": ""}
+    assert "probability" not in known["hits"][0]
+    assert blank["nobody_here"] is True and blank["quality"] == {"score": 0.0, "problem": "is nearly blank"}
+    best = known["hits"][0]["score"]
+    for intercept, nobody in ((9.0, False), (-1.0, True)):
+        Calibration("platt", "cosine", True, intercept=intercept, slope=-3.0).save(tmp_path / "c.json")
+        assert _run(*asked, "--json", "--calibration", tmp_path / "c.json") == 0
+        answer = json.loads(capsys.readouterr().out)[0]
+        # Twelve entries: one of them shows the person, at equal odds.
+        odds = np.exp(intercept - 3.0 * (1 - best)) / 11
+        assert answer["hits"][0]["probability"] == pytest.approx(odds / (1 + odds), rel=1e-4)
+        assert answer["nobody_here"] is nobody
+        assert _run(*asked, "--calibration", tmp_path / "c.json") == 0
+        first, second = [line for line in capsys.readouterr().out.splitlines() if "3 found" in line]
+        assert ("nobody here" in first) is nobody and "with a probability of" in first
+        assert "nobody here: the query is nearly blank" in second
+    prior = ("--calibration", tmp_path / "c.json", "--prior")
+    assert _run(*asked, "--json", *prior, "0.9") == 0
+    odds = np.exp(-1.0 - 3.0 * (1 - best)) * 9
+    answer = json.loads(capsys.readouterr().out)[0]
+    assert answer["hits"][0]["probability"] == pytest.approx(odds / (1 + odds), rel=1e-4)
+    assert _run(*asked, *prior, "2") == 2
+    assert "prior is 2.0" in capsys.readouterr().err
+    assert _run(*asked, "--calibration", tmp_path / "none.json") == 2
 
 
 def test_the_table_and_the_filters(people, crops, capsys):
