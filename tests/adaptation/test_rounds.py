@@ -1,10 +1,13 @@
 """Rounds of clustering and training: they help, are seen when they do not, and resume to the same weights."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import san_tf.adaptation
 from san_tf import UserError
 from san_tf.adaptation import rounds
 from san_tf.adaptation.clustering import ClusterSettings
@@ -127,3 +130,24 @@ def test_crops_that_cannot_be_learnt_from_are_told(records, small_encoder, tmp_p
 def test_impossible_settings_are_told(values, sentence):
     with pytest.raises(UserError, match=sentence):
         AdaptationSettings(**values)
+
+
+def test_the_example_of_the_guide(records, small_encoder, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text()
+    (example,) = (
+        block
+        for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+        if "san_tf.adaptation" in block
+    )
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "crops").mkdir()
+    for number, (content, camera) in enumerate(zip(records.images, records.camids, strict=True)):
+        name = f"{records.pids[number]:04d}_c{camera + 1}s1_{number:06d}_00.png"
+        (tmp_path / "crops" / name).write_bytes(content)
+    # A preset of a small network would take a minute to train.
+    monkeypatch.setattr(san_tf.adaptation, "trainable_encoder", lambda preset: small_encoder())
+    room: dict = {}
+    exec(example, room)
+    kept, scores = capsys.readouterr().out.splitlines()[-1].split(" ", 1)
+    assert int(kept) == room["result"].kept and len(json.loads(scores)) == 3
+    assert (tmp_path / "adapted" / "run" / "adaptation.json").is_file()
