@@ -82,7 +82,6 @@ def test_an_encoder_learns_a_street_that_it_has_not_seen(crops, preset, tmp_path
     records = Records.from_folder(crops)
     before, after = (across_cameras(load_encoder(str(path)), records) for path in (preset, out / "preset"))
     purity = [state["purity"] * state["gathered"] for state in states]
-    print(before, after, states)
     assert kept > 0 and after > before + 0.02, (before, after, states)
     assert purity[kept] > purity[0], states
     # The export is the same encoder, with its mirror image.
