@@ -9,6 +9,7 @@ from san_tf.lazy_names import lazy_names
 if TYPE_CHECKING:
     from san_tf.evaluation.feature_files import read_features
     from san_tf.evaluation.feature_set import FeatureSet
+    from san_tf.evaluation.identity_f1 import identity_scores
     from san_tf.evaluation.protocols import PROTOCOLS, ProtocolResult, evaluate_protocol
     from san_tf.evaluation.reranking import rerank
     from san_tf.evaluation.roc import roc_curve
@@ -21,6 +22,7 @@ __all__ = [
     "compare",
     "confidence_intervals",
     "evaluate_protocol",
+    "identity_scores",
     "read_features",
     "rerank",
     "roc_curve",
@@ -29,6 +31,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "identity_scores": "identity_f1",
         "PROTOCOLS": "protocols",
         "FeatureSet": "feature_set",
         "ProtocolResult": "protocols",

@@ -18,7 +18,7 @@ from san_tf.progress import with_bar
 from san_tf.synthesis.camera import Camera, Window
 from san_tf.synthesis.crop_plans import Wearer, identity_seed
 from san_tf.synthesis.occluders import Thing, draw_thing
-from san_tf.synthesis.people import Figure, cast_shadow, dressed_person, draw_figure, posed_figure
+from san_tf.synthesis.people import Figure, cast_shadow, draw_figure, dressed_person, posed_figure
 from san_tf.synthesis.places import is_free
 from san_tf.synthesis.pose import walking
 from san_tf.synthesis.scene import Station, render_place, station
