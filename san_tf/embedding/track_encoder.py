@@ -31,7 +31,10 @@ _LEAST = 1e-3
 # Pixels in memory until they are embedded.
 _PENDING_BYTES = 64 * 2**20
 _KEY = re.compile(r"(.*)#([0-9]+)@(-?[0-9]+\.[0-9]{3})\+([0-9]+\.[0-9]{3})", re.DOTALL)
-_COLUMNS = ("camera", "track", "first", "last", "boxes", "crops", "quality")
+_COLUMNS: dict[str, type] = {
+    "camera": str, "track": np.int64, "first": np.float64, "last": np.float64, "boxes": np.int64,
+    "crops": np.int64, "quality": np.float64,
+}  # fmt: skip
 _FORMAT = "san_tf tracks 1"
 _MOST_LISTED = 1000
 
@@ -456,7 +459,8 @@ def save_tracks(
                 csv.writer(file).writerows([("key", *_COLUMNS), *facts])
             return
         columns: dict[str, Any] = {
-            name: np.array([track[place] for track in tracks]) for place, name in enumerate(_COLUMNS)
+            name: np.array([track[place] for track in tracks], kind)
+            for place, (name, kind) in enumerate(_COLUMNS.items())
         }
         described = json.dumps({"format": _FORMAT, **(notes or {})})
         features = np.stack([track.embedding for track in tracks]).astype(np.float32)
@@ -487,8 +491,8 @@ def load_tracks(path: str | os.PathLike[str]) -> tuple[list[Track], dict[str, An
                 raise ValueError("its format is another one")
             features = stored["features"]
             columns = [stored[name] for name in _COLUMNS]
-        kinds = ["U", "i", "f", "f", "i", "i", "f"]
         lengths = {len(column) for column in columns} | {len(features)}
+        kinds = [np.dtype(kind).kind for kind in _COLUMNS.values()]
         if [column.dtype.kind for column in columns] != kinds or len(lengths) != 1:
             raise ValueError("its columns do not fit together")
         if features.dtype != np.float32 or features.ndim != 2 or not np.isfinite(features).all():
