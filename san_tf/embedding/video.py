@@ -48,14 +48,15 @@ class VideoFrame(NamedTuple):
 
 
 def is_stream(source: str | os.PathLike[str]) -> bool:
-    """Return whether a source is an address, such as `rtsp://camera/1`, instead of a file or folder."""
-    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", os.fspath(source)) is not None
+    """Return whether a source is live: an address such as `rtsp://camera/1`, or a camera `/dev/video0`."""
+    text = os.fspath(source)
+    return re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://|/dev/video", text) is not None
 
 
 def shown_source(source: str | os.PathLike[str]) -> str:
     """Return a source for messages: an address without user and password."""
     text = one_line(os.fspath(source))
-    if not is_stream(source):
+    if "://" not in text:
         return text
     scheme, _, rest = text.partition("://")
     host = re.split("[/?#]", rest, maxsplit=1)[0]
@@ -76,7 +77,9 @@ def video_frames(
     at most 32 wait. After a lost connection it is opened again after 1, 2, 4 ... at most 30 seconds.
 
     Args:
-        source: a video file, a folder with one image per frame, or an address such as `rtsp://camera/1`.
+        source: a video file, a folder with one image per frame, an address such as `rtsp://camera/1`, or a
+            camera such as `/dev/video0`. A video of a known length that has an address ends with its last
+            frame.
         fps: frames in a second; None for what a file says, and 25 for folders.
         start: time of the first frame of a file or folder, in seconds.
         patience: seconds without any frame after which a stream is given up.
@@ -99,6 +102,8 @@ def video_frames(
         raise UserError(f"The frames in a second must be a number above 0; received {fps}.")
     if not math.isfinite(start):
         raise UserError(f"The time of the first frame must be finite; received {start}.")
+    if os.fspath(source).startswith("file://"):
+        raise UserError(f"{shown_source(source)} is the address of a file; give its path.")
     if is_stream(source):
         yield from _stream(os.fspath(source), patience, tell or (lambda told: None), open_capture or _open)
     elif Path(source).is_dir():
@@ -161,6 +166,8 @@ def _file(video: Path, fps: float | None, start: float) -> Iterator[VideoFrame]:
 
 
 def _open(address: str) -> Any:
+    if "://" not in address:
+        return cv2.VideoCapture(address)
     milliseconds = int(1000 * _SILENCE)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds, cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds]
     return cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)
@@ -175,13 +182,14 @@ class _Reader:
         self._news = threading.Condition()
         self._stopped = threading.Event()
         self._failed: BaseException | None = None
+        self.ended = False
         # A daemon, because a capture that hangs must not keep the process.
         threading.Thread(target=self._run, daemon=True).start()
 
     def next(self, seconds: float) -> VideoFrame | None:
-        """Return the oldest frame that waits; None if none came in so many seconds."""
+        """Return the oldest frame that waits; None at the end, or if none came in so many seconds."""
         with self._news:
-            self._news.wait_for(lambda: self._frames or self._failed, seconds)
+            self._news.wait_for(lambda: self._frames or self._failed or self.ended, seconds)
             if self._frames:
                 return self._frames.popleft()
             if self._failed:
@@ -203,6 +211,7 @@ class _Reader:
         number, wait, lost = 0, _FIRST_WAIT, False
         while not self._stopped.is_set():
             capture = self._open(self._address)
+            before = number
             try:
                 while capture.isOpened() and not self._stopped.is_set() and capture.grab():
                     fine, pixels = capture.retrieve()
@@ -218,6 +227,13 @@ class _Reader:
                     with self._news:
                         self._frames.append(frame)
                         self._news.notify()
+                promised = capture.get(cv2.CAP_PROP_FRAME_COUNT) if number > before else 0
+                # Live streams promise no number. Opened again, a file would begin anew.
+                if 0 < promised < 2**31 and number - before >= promised - max(2, promised // 50):
+                    with self._news:
+                        self.ended = True
+                        self._news.notify()
+                    return
             finally:
                 capture.release()
             if self._stopped.is_set():
@@ -237,6 +253,8 @@ def _stream(
         last = time.monotonic()
         while True:
             frame = reader.next(max(0.0, last + patience - time.monotonic()))
+            if frame is None and reader.ended:
+                return
             if frame is None:
                 raise UserError(
                     f"{shown_source(address)} gave no frame for {patience:g} s; check the address, the "

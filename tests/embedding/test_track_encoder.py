@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -212,10 +215,13 @@ def test_a_tracker_of_ones_own(encode, videos):
 
 
 class Capture:
-    """A stream that ends after some frames; one of them cannot be decoded."""
+    """A stream that ends after some frames; one of them cannot be decoded. Live ones promise no number."""
 
-    def __init__(self, frames: list) -> None:
-        self.frames, self.released = frames, False
+    def __init__(self, frames: list, promised: float = -1.0) -> None:
+        self.frames, self.promised, self.released = frames, promised, False
+
+    def get(self, name: int) -> float:
+        return self.promised if name == cv2.CAP_PROP_FRAME_COUNT else 0.0
 
     def isOpened(self) -> bool:
         return bool(self.frames)
@@ -261,16 +267,36 @@ def test_a_stream_stays_live_if_frames_come_faster_than_they_are_taken(monkeypat
     monkeypatch.setattr("san_tf.embedding.video._FIRST_WAIT", 10.0)
     capture = Capture([frame(number) for number in range(100)])
     frames = video_frames("rtsp://camera/1", patience=0.2, open_capture=lambda address: capture)
-    assert next(frames).number >= 1
+    first = next(frames).number
     while not capture.released:
         time.sleep(0.01)
     rest: list[VideoFrame] = []
     with pytest.raises(UserError):
         rest.extend(frames)
-    assert [one.number for one in rest] == list(range(69, 101))  # the newest 32
+    assert [one.number for one in rest] == list(range(max(69, first + 1), 101))  # the newest 32
     frames = video_frames("rtsp://c/1", patience=0.2, open_capture=lambda address: Capture([frame(0)]))
     assert isinstance(next(frames), VideoFrame)
     frames.close()
+
+
+def test_a_video_at_an_address_ends_with_its_last_frame():
+    frames = video_frames(
+        "https://there/door.mp4", patience=9, open_capture=lambda address: Capture([frame(1)] * 5, 5.0)
+    )
+    assert [one.number for one in frames] == [1, 2, 3, 4, 5]
+
+
+def test_opencv_opens_an_address(encode, videos):
+    """A real server: the calls that the tests above replace."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(videos[1].parent))
+    handler.log_message = lambda *told: None  # type: ignore[attr-defined]
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/door.avi"
+        found = list(TrackEncoder(encode, "door").follow(address, track_both, patience=20))
+        server.shutdown()
+    assert [(one.track, one.boxes) for one in found] == [(1, 12), (2, 12)]
+    assert abs(time.time() - found[0].first) < 60
 
 
 def test_addresses_are_shown_without_passwords():
@@ -284,6 +310,7 @@ def test_addresses_are_shown_without_passwords():
     [
         ("missing.mp4", {}, "does not exist"),
         (__file__, {}, "not a video that OpenCV can read"),
+        ("file:///door.mp4", {}, "is the address of a file; give its path"),
         ("door.mp4", {"fps": 0}, "must be a number above 0"),
         ("door.mp4", {"start": float("inf")}, "must be finite"),
     ],
