@@ -128,10 +128,12 @@ def _folder(folder: Path, fps: float, start: float) -> Iterator[VideoFrame]:
                 pixels = np.asarray(eight_bits(image))[..., ::-1]
         except PhotographError as error:
             yield VideoFrame(number, moment, None, str(error))
-        except (OSError, ValueError) as error:
+        except OSError as error:
             # Pillow's own errors have no number; those of the system do.
-            reason = f"cannot be read ({error.strerror})" if getattr(error, "strerror", None) else UNDECODABLE
-            yield VideoFrame(number, moment, None, reason)
+            problem = f"cannot be read ({error.strerror})" if error.strerror else UNDECODABLE
+            yield VideoFrame(number, moment, None, problem)
+        except ValueError as error:
+            yield VideoFrame(number, moment, None, f"cannot be read ({one_line(error, 80)})")
         except (SyntaxError, EOFError, Image.DecompressionBombError):
             yield VideoFrame(number, moment, None, UNDECODABLE)
         else:
