@@ -44,7 +44,7 @@ def test_its_files_and_their_truth(video):
                 right, bottom = round(box.left + box.width), round(box.top + box.height)
                 changed = np.abs(frames[box.frame - 1].pixels - empty).max(axis=2)
                 inside = changed[top:bottom, left:right]
-                assert inside.size and np.median(inside) > 2 * np.median(changed)
+                assert inside.size and np.percentile(inside, 75) > 2 * np.percentile(changed, 75)
     assert seen >= 4
 
 
@@ -66,7 +66,7 @@ def test_nobody_is_at_two_places_and_travel_takes_its_time(name):
         several += len(own) > 1
         for former, later in itertools.pairwise(own):
             assert config.travel[0] <= later.start - former.stop <= config.travel[1]
-    assert several >= 0.7 * config.people
+    assert several >= 0.6 * config.people
 
 
 @pytest.mark.parametrize(
