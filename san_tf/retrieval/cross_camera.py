@@ -217,7 +217,7 @@ class CrossCamera:
         np.fill_diagonal(similarity, -np.inf)
         similarity[:known, :known] = -np.inf
         for one in range(count):
-            for other in np.flatnonzero(similarity[one, :one] >= self.threshold):
+            for other in np.flatnonzero(similarity[one, :one] >= self.threshold).tolist():
                 if self._impossible(people[one], people[other]):
                     similarity[one, other] = similarity[other, one] = -np.inf
         while True:

@@ -296,7 +296,7 @@ def _identify(options: argparse.Namespace) -> None:
     if options.out and Path(options.out).suffix.lower() != ".csv":
         raise UserError(f"{options.out} is not the name of a .csv; let it end in .csv.")
     threshold = _threshold(options)
-    travel, overlapping = _travel(options.travel), [_names(text, 2)[:2] for text in options.overlapping]
+    travel, overlapping = _travel(options.travel), [_names(text) for text in options.overlapping]
     tracks: list[Any] = []
     first: tuple[str, dict[str, Any]] | None = None
     for path in options.tracks:
@@ -360,18 +360,19 @@ def _threshold(options: argparse.Namespace) -> float:
     return similarity_threshold(Calibration.load(place), options.false_accepts)
 
 
-def _names(text: str, count: int) -> tuple[str, ...]:
-    parts = tuple(text.split(":"))
-    if len(parts) != count or not all(parts):
-        shape = "A:B:S, such as door:hall:5" if count == 3 else "A:B, such as door:hall"
-        raise UserError(f"{one_line(text)!r} is not {shape}.")
-    return parts
+def _names(text: str) -> tuple[str, str]:
+    one, _, other = text.partition(":")
+    if not one or not other or ":" in other:
+        raise UserError(f"{one_line(text)!r} is not A:B, such as door:hall.")
+    return one, other
 
 
 def _travel(given: Sequence[str]) -> dict[tuple[str, str], float]:
     times = {}
     for text in given:
-        one, other, seconds = _names(text, 3)
+        if text.count(":") != 2 or not all(text.split(":")):
+            raise UserError(f"{one_line(text)!r} is not A:B:S, such as door:hall:5.")
+        one, other, seconds = text.split(":")
         try:
             times[one, other] = float(seconds)
         except ValueError:
