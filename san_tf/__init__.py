@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from san_tf.data.dataset_loading import load_dataset
     from san_tf.embedding.encoder_loading import LoadedEncoder, load_encoder
     from san_tf.embedding.frames import FrameEncoder
+    from san_tf.embedding.track_encoder import Track, TrackEncoder
     from san_tf.errors import UserError
     from san_tf.evaluation.embedding import evaluate
     from san_tf.models.decoder import build_decoder
@@ -43,6 +44,8 @@ _HOMES = {
     "build_decoder": "san_tf.models.decoder",
     "load_encoder": "san_tf.embedding.encoder_loading",
     "FrameEncoder": "san_tf.embedding.frames",
+    "Track": "san_tf.embedding.track_encoder",
+    "TrackEncoder": "san_tf.embedding.track_encoder",
     "LoadedEncoder": "san_tf.embedding.encoder_loading",
     "load_dataset": "san_tf.data.dataset_loading",
     "train": "san_tf.training.fitting",
@@ -61,6 +64,8 @@ __all__ = [
     "Gallery",
     "LoadedEncoder",
     "LossWeights",
+    "Track",
+    "TrackEncoder",
     "UserError",
     "__version__",
     "build_decoder",

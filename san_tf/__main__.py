@@ -19,6 +19,7 @@ COMMANDS = {
     "calibrate": ("san_tf.evaluation.calibrate_command", "scores to probabilities, and thresholds to trust"),
     "gallery": ("san_tf.retrieval.gallery_command", "photographs or embeddings kept to be searched"),
     "search": ("san_tf.retrieval.search_command", "a person's other photographs in a gallery"),
+    "tracks": ("san_tf.retrieval.tracks_command", "people in videos, and the same person across cameras"),
     "serve-ui": ("san_tf.page.page_command", "a local web page for a gallery"),
     "convert": ("san_tf.convert.__main__", "PyTorch checkpoints of the field to Keras weights, and back"),
     "kit": ("san_tf.serving.kit", "what TensorFlow Serving needs around an export"),

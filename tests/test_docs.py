@@ -22,8 +22,10 @@ from san_tf import FrameEncoder, load_encoder, open_gallery, registry
 from san_tf.__main__ import COMMANDS, main
 from san_tf.archives.files import FolderFiles
 from san_tf.embedding import exported_encoder
+from san_tf.embedding.tracks import read_tracks
 from san_tf.models.layer_factory import LayerFactory
 from san_tf.serving.encoder_export import export_encoder
+from san_tf.synthesis import VideoConfig, video
 from san_tf.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,6 +91,49 @@ def test_the_example_of_frames_and_boxes(tmp_path, monkeypatch, capsys):
     # The names of the adapters, whose calls are tested in tests/embedding/test_tracker_adapters.py.
     for name in re.findall(r"encode\.(\w+)", (ROOT / "docs" / "deploy.md").read_text()):
         assert inspect.getdoc(getattr(room["encode"], name)), name
+
+
+def test_the_example_of_people_in_videos(tmp_path, monkeypatch, capsys):
+    """From a rendered video to people, with the commands of the guide; the video is shorter than theirs."""
+    pytest.importorskip("faiss", reason="san-tf[gallery] is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "saved_models").symlink_to(ROOT / "saved_models")
+    short = VideoConfig("smoke", 2, people=1, strangers=1, seconds=14.0, fps=1, travel=(1.0, 2.0))
+    monkeypatch.setattr(video, "VIDEOS", {"smoke": short})
+    exec(named("deploy.md", "from san_tf.synthesis import synthetic_video"), {})
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    part = text[text.index("\n## People in videos\n") : text.index("\n## A gallery\n")]
+    lines = "".join(re.findall(r"^```sh\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)).replace("\\\n", " ")
+    told = []
+    for line in lines.replace("--fps 3", "--fps 1").splitlines():
+        command = shlex.split(line, comments=True)
+        if command:
+            with pytest.raises(SystemExit) as left:
+                main(command[1:])
+            printed = capsys.readouterr()
+            assert left.value.code == 0, printed.err
+            told.append(printed.out)
+    embedded, identified, listed, deleted = told
+    assert "embeddings of" in embedded and "people.gallery:" in identified
+    assert "camera" in listed and "deleted" in deleted.lower()
+    assert Path("people.csv").read_text().startswith("key,camera,track,first,last,pid,known,similarity")
+    # The live example, with a folder in place of the camera.
+    boxes = read_tracks("video/camera1/gt/gt.txt")
+    number = iter(range(1, 1000))
+
+    def tracker(frame):
+        now = next(number)
+        here = [(one, box) for one, own in boxes.items() for box in own if box.frame == now]
+        return (
+            [(box.left, box.top, box.left + box.width, box.top + box.height) for _, box in here],
+            [one for one, _ in here],
+        )
+
+    live = named("deploy.md", "from san_tf import FrameEncoder, TrackEncoder")
+    live = live.replace("rtsp://camera/1", "video/camera1/img1").replace("encoder.onnx", "synthetic")
+    exec(live, {"tracker": tracker})
+    assert re.search(r"^door#\d+@\d+\.\d{3}\+\d+\.\d{3} 0 new$", capsys.readouterr().out, re.MULTILINE)
 
 
 def _crop(path: Path, seed: int) -> None:

@@ -70,7 +70,7 @@ def upright(content: bytes) -> bytes:
     try:
         with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
             # Low compression, because the result is decoded again right away.
-            _eight_bits(image).transpose(_TURNS[orientation]).save(stored, "PNG", compress_level=1)
+            eight_bits(image).transpose(_TURNS[orientation]).save(stored, "PNG", compress_level=1)
     except MemoryError:
         raise
     except Exception as error:  # Pillow raises many kinds of errors for damaged bytes
@@ -78,7 +78,7 @@ def upright(content: bytes) -> bytes:
     return stored.getvalue()
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """Convert to 8-bit RGB; Pillow itself would clip 16 bits at 255 instead of dividing."""
     image.load()
     if image.mode.startswith("I"):

@@ -160,26 +160,49 @@ class FrameEncoder:
             >>> found.refused, found.reasons
             (array([False,  True]), ('', 'lies outside the frame'))
         """
+        crops = self.crops(frame, boxes, format, color)
+        reasons = [crop if isinstance(crop, str) else "" for crop in crops]
+        refused = np.array([bool(reason) for reason in reasons], bool)
+        embeddings = np.zeros((len(crops), self.dimensions), np.float32)
+        usable = [crop for crop in crops if not isinstance(crop, str)]
+        if usable:
+            embeddings[~refused] = self.embed_crops(usable)
+        return FrameEmbeddings(embeddings, refused, reasons)
+
+    def crops(
+        self, frame: np.ndarray, boxes: Any, format: BoxFormat = "xyxy", color: ColorOrder = "bgr"
+    ) -> list[np.ndarray | str]:
+        """Return the pixels of each box, `(H, W, 3)` uint8 RGB, or the reason why it gives no embedding.
+
+        Args:
+            frame: `(H, W, 3)` uint8; the answer's pixels are views of it.
+            boxes: as for a call.
+            format: as for a call.
+            color: as for a call.
+
+        Raises:
+            UserError: the frame or the boxes have the wrong type or shape.
+        """
         frame = _checked_frame(frame)
         _check_choice("color", color, get_args(ColorOrder))
-        edges = _edges(boxes, format)
-        crops, reasons = [], []
-        for box in edges:
-            found = self._crop(frame, box, format)
-            reasons.append(found if isinstance(found, str) else "")
-            if not isinstance(found, str):
-                crops.append(found[..., ::-1] if color == "bgr" else found)
-        refused = np.array([bool(reason) for reason in reasons], bool)
-        embeddings = np.zeros((len(edges), self.dimensions), np.float32)
-        if crops:
-            rows = self._embed(crops)
-            if rows.shape != (len(crops), self.dimensions) or not np.isfinite(rows).all():
-                raise UserError(
-                    f"The encoder gave {rows.shape} for {len(crops)} crops, or NaN, instead of finite "
-                    f"({len(crops)}, {self.dimensions}); export it again."
-                )
-            embeddings[~refused] = rows
-        return FrameEmbeddings(embeddings, refused, reasons)
+        found = [self._crop(frame, box, format) for box in _edges(boxes, format)]
+        if color == "rgb":
+            return found
+        return [crop if isinstance(crop, str) else crop[..., ::-1] for crop in found]
+
+    def embed_crops(self, crops: list[np.ndarray]) -> np.ndarray:
+        """Embed crops, `(H, W, 3)` uint8 RGB each, in one batch: `(N, D)` float32 of length 1.
+
+        Raises:
+            UserError: the encoder fails.
+        """
+        rows = self._embed(crops)
+        if rows.shape != (len(crops), self.dimensions) or not np.isfinite(rows).all():
+            raise UserError(
+                f"The encoder gave {rows.shape} for {len(crops)} crops, or NaN, instead of finite "
+                f"({len(crops)}, {self.dimensions}); export it again."
+            )
+        return rows
 
     def _crop(self, frame: np.ndarray, box: np.ndarray, format: str) -> np.ndarray | str:
         """Return the pixels of a box, or the reason for refusing it."""

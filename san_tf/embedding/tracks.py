@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 import math
 import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
-import tensorflow as tf
 
-from san_tf.archives.files import is_litter
-from san_tf.data.images import decode_image
-from san_tf.data.upright import PhotographError, upright
-from san_tf.embedding.bulk import UNDECODABLE, Encoder, Progress, shown
+from san_tf.embedding.bulk import Encoder, Progress, shown
 from san_tf.embedding.feature_table import Embedded, FeatureTable
 from san_tf.embedding.frames import pixels_inside
+from san_tf.embedding.video import MAX_FRAME_BYTES, check_end, video_frames
 from san_tf.errors import UserError
-from san_tf.image_formats import is_image_name, read_regular, stamp_of
+from san_tf.image_formats import read_regular, stamp_of
 from san_tf.serving.runtime_sessions import png_file
 
 BoxForm = Literal["sizes", "corners"]
@@ -46,9 +41,7 @@ _CORNER_TITLES = frozenset(
 _ENOUGH = 8
 # Range of height divided by width of people who stand or walk.
 _SLENDER = (1.75, 4.0)
-_DIGITS = re.compile(r"([0-9]+)")
 _OUTSIDE = "lies outside the picture"
-_MAX_FRAME_BYTES = 256 * 2**20
 
 
 class Box(NamedTuple):
@@ -163,7 +156,7 @@ class _FrameZeroError(ValueError):
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
     """Return lines with cells, with their numbers; a first line of column names is skipped."""
     try:
-        text = read_regular(path, _MAX_FRAME_BYTES).decode("utf-8-sig")
+        text = read_regular(path, MAX_FRAME_BYTES).decode("utf-8-sig")
         rows = [
             (number, row)
             for number, row in enumerate(csv.reader(text.splitlines()), 1)
@@ -369,23 +362,19 @@ def embed_tracks(
     chosen = _chosen(tracks, per_track)
     last, number = max(chosen), 0
     lost: set[int] = set()
-    for number, frame in enumerate(_frames(Path(video)), 1):
-        if isinstance(frame, str):
+    for number, _, pixels, problem in video_frames(video):
+        if pixels is None:
             if number in chosen:
                 lost.add(number)
-                left_out[f"{video}, frame {number}"] = frame
+                left_out[f"{video}, frame {number}"] = problem
         else:
             for track, box in chosen.get(number, ()):
-                crop = _crop(frame, box)
+                crop = _crop(pixels, box)
                 if crop is not None:
                     pool.add(track, crop, batch_size)
         if number == last:
             break
-    beyond = last - number
-    if beyond > max(2, number // 50):
-        raise UserError(
-            f"{video} has {number} frames, and its tracks go to frame {last}; give the tracks of this video."
-        )
+    check_end(video, number, last)
     for missing in range(number + 1, last + 1):
         if missing in chosen:
             lost.add(missing)
@@ -442,102 +431,6 @@ class _Pool:
                 self._sums[track] = self._sums.get(track, 0.0) + embedding.astype(np.float64)
                 self._counts[track] = self._counts.get(track, 0) + 1
         self._waiting.clear()
-
-
-def _frames(video: Path) -> Iterator[np.ndarray | str]:
-    """Yield frames, `(H, W, 3)` uint8 BGR; half a sentence for a damaged one."""
-    if video.is_dir():
-        for path in frames_in_order(video):
-            try:
-                content = upright(read_regular(path, _MAX_FRAME_BYTES))
-                # Not OpenCV, which fills the missing part of a truncated file with grey.
-                with tf.device("CPU"):
-                    frame = decode_image(tf.constant(content)).numpy()[..., ::-1]
-            except tf.errors.InvalidArgumentError:
-                yield UNDECODABLE
-            except PhotographError as error:
-                yield str(error)
-            except (OSError, ValueError) as error:
-                yield f"cannot be read ({getattr(error, 'strerror', None) or error})"
-            else:
-                yield frame
-        return
-    if not video.is_file():
-        raise UserError(f"The video {video} does not exist; name a video file or a folder of frames.")
-    capture = cv2.VideoCapture(str(video))
-    try:
-        if not capture.isOpened():
-            raise UserError(f"{video} is not a video that OpenCV can read; convert it to MP4 (H.264).")
-        while True:
-            fine, frame = capture.read()
-            if not fine:
-                return
-            yield frame
-    finally:
-        capture.release()
-
-
-def frames_in_order(folder: Path) -> list[Path]:
-    """Return the frames of a folder, ordered by the numbers in their names.
-
-    Args:
-        folder: folder with one image per frame, such as `000001.jpg` (MOT Challenge) or `12.png`
-            (`ffmpeg %d.png`).
-
-    Raises:
-        UserError: the order is unclear: names differ in more than numbers, two have the same number, several
-            numbers give another order than letters do, or numbers are missing, so that the tracks may count
-            frames by number or by place.
-    """
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except OSError as error:
-        raise UserError(
-            f"The folder {folder} cannot be read ({error.strerror}); check its permissions."
-        ) from error
-    names = sorted(name for name in names if is_image_name(name) and not is_litter(name))
-    if not names:
-        raise UserError(f"{folder} holds no frame; name a video file or a folder with one image per frame.")
-    parts = {name: _DIGITS.split(os.path.splitext(name)[0]) for name in names}
-    first = parts[names[0]]
-    advice = "name the frames 1, 2, 3 ... in their order"
-    for name in names[1:]:
-        if parts[name][::2] != first[::2]:
-            raise UserError(
-                f"The order of the frames of {folder} is unclear: {names[0]} and {name} differ in more than "
-                f"a number; {advice}."
-            )
-    numbers = {name: tuple(map(int, found[1::2])) for name, found in parts.items()}
-    ordered = sorted(names, key=numbers.__getitem__)
-    for former, name in itertools.pairwise(ordered):
-        if numbers[former] == numbers[name]:
-            raise UserError(
-                f"The order of the frames of {folder} is unclear: {former} and {name} have the same number; "
-                f"{advice}."
-            )
-    varying = [
-        place for place, values in enumerate(zip(*numbers.values(), strict=True)) if len(set(values)) > 1
-    ]
-    # 1.5 may be a decimal number, which comes after 1.25.
-    decimal = any(place > 0 and first[2 * place] == "." for place in varying)
-    if len(varying) > 1 or decimal:
-        if ordered != names:
-            one, other = next(pair for pair in zip(names, ordered, strict=True) if pair[0] != pair[1])
-            raise UserError(
-                f"The order of the frames of {folder} is unclear: by letters {one} comes before {other}, by "
-                f"numbers after it; {advice}."
-            )
-    elif varying:
-        counted = [numbers[name][varying[0]] for name in ordered]
-        gaps = [place for place in range(1, len(counted)) if counted[place] != counted[place - 1] + 1]
-        # The tracks cannot count by numbers larger than the count of frames, such as times.
-        if gaps and counted[0] <= len(counted):
-            former, name = ordered[gaps[0] - 1], ordered[gaps[0]]
-            raise UserError(
-                f"{folder} has no frames between {former} and {name}, so the number of {name} in the tracks "
-                f"is unclear; add them, or {advice}."
-            )
-    return [folder / name for name in ordered]
 
 
 def _crop(frame: np.ndarray, box: Box) -> bytes | None:

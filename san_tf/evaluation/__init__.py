@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from san_tf.evaluation.calibration_fit import fit_pairs
     from san_tf.evaluation.feature_files import read_features
     from san_tf.evaluation.feature_set import FeatureSet
+    from san_tf.evaluation.identity_f1 import identity_scores
     from san_tf.evaluation.protocols import PROTOCOLS, ProtocolResult, evaluate_protocol
     from san_tf.evaluation.reranking import rerank
     from san_tf.evaluation.roc import roc_curve
@@ -25,6 +26,7 @@ __all__ = [
     "confidence_intervals",
     "evaluate_protocol",
     "fit_pairs",
+    "identity_scores",
     "read_features",
     "rerank",
     "roc_curve",
@@ -33,6 +35,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "identity_scores": "identity_f1",
         "PROTOCOLS": "protocols",
         "Calibration": "calibration",
         "FeatureSet": "feature_set",

@@ -13,6 +13,7 @@ from san_tf.lazy_names import lazy_names
 if TYPE_CHECKING:
     from san_tf.synthesis.crop_plans import PitConfig, ReidConfig, Variety
     from san_tf.synthesis.generator import PIT, SYNTHETIC_REID, export_market, identity_texture
+    from san_tf.synthesis.video import VideoConfig, synthetic_video
 
 __all__ = [
     "PIT",
@@ -20,13 +21,17 @@ __all__ = [
     "PitConfig",
     "ReidConfig",
     "Variety",
+    "VideoConfig",
     "export_market",
     "identity_texture",
+    "synthetic_video",
 ]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
+        "VideoConfig": "video",
+        "synthetic_video": "video",
         "PIT": "generator",
         "SYNTHETIC_REID": "generator",
         "PitConfig": "crop_plans",

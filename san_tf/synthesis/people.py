@@ -17,7 +17,7 @@ from san_tf.synthesis.mesh import Mesh, vertex_normals
 from san_tf.synthesis.occluders import soften_ground
 from san_tf.synthesis.pose import sample_pose
 from san_tf.synthesis.rasterizer import View, to_linear
-from san_tf.synthesis.skeleton import bone_transforms, skin
+from san_tf.synthesis.skeleton import Pose, bone_transforms, skin
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +133,24 @@ def place_figure(
     Returns:
         A `Figure`.
     """
-    transforms = bone_transforms(person.shape, sample_pose(rng, action))
+    return posed_figure(person, sample_pose(rng, action), x, z, np.arctan2(-x, -z) - np.deg2rad(yaw))
+
+
+def posed_figure(person: Person, pose: Pose, x: float, z: float, turn: float) -> Figure:
+    """Put a person in a given pose on the street.
+
+    Args:
+        person: from `dressed_person`.
+        pose: rotations of the bones.
+        x: metres to the right.
+        z: metres towards the camera, negative.
+        turn: direction that the person faces, in radians: 0 is along z, pi / 2 along x.
+
+    Returns:
+        A `Figure`.
+    """
+    transforms = bone_transforms(person.shape, pose)
     # Turn and position are part of the bones' transforms, so every mesh is moved only once.
-    turn = np.arctan2(-x, -z) - np.deg2rad(yaw)
     cos, sin = np.cos(turn), np.sin(turn)
     transforms = np.array([[cos, 0.0, sin], [0.0, 1.0, 0.0], [-sin, 0.0, cos]]) @ transforms
     transforms[:, :, 3] += np.array([x, 0.0, z])

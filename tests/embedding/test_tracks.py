@@ -10,7 +10,8 @@ import pytest
 
 from san_tf.embedding.bulk import Progress
 from san_tf.embedding.feature_table import FeatureTable
-from san_tf.embedding.tracks import Box, embed_tracks, embed_videos, frames_in_order, read_tracks
+from san_tf.embedding.tracks import Box, embed_tracks, embed_videos, read_tracks
+from san_tf.embedding.video import frames_in_order
 from san_tf.errors import UserError
 
 parquet = pytest.importorskip("pyarrow.parquet")
