@@ -7,8 +7,8 @@ embeddings. Each client is a thread with a connection that is kept open, and ask
 answered. Two requests are measured: a search by key, and a search by a picture of 64x128 pixels, which the
 encoder embeds first. At last searches by key go on until `--requests` of them were answered; the server
 tells its memory by `/metrics` before and after. Clients share the machine with the server. The script needs
-`pip install "san-tf[page,gallery]"`, prints a table and writes `results/api.json`, with the load average of the
-machine before the start.
+`pip install "san-tf[page,gallery]"`, prints a table and writes `results/api.json`, with the load average of
+the machine before the start.
 """
 
 from __future__ import annotations

@@ -359,7 +359,8 @@ def refusing() -> Iterator[None]:
 
 
 def _seconds(moment: float | str) -> float:
-    return parse_time(moment) if isinstance(moment, str) else float(moment)
+    # As text, so that milliseconds are recognised in numbers, too.
+    return parse_time(moment if isinstance(moment, str) else repr(moment))
 
 
 def _camera_number(gallery: Gallery, camera: int | str) -> int:
