@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
@@ -900,9 +901,10 @@ def api_page(schema: Mapping[str, Any]) -> str:
         )
         return f"<table>{rows}</table>" if rows else ""
 
-    def fields_of(part: Mapping[str, Any]) -> str:
+    def fields_of(part: Mapping[str, Any], given: bool = False) -> str:
         model = resolved(part)
-        needed = model.get("required", ())
+        # An answer has all of its fields.
+        needed = model.get("required", ()) if given else ()
         return table([(name, each, name in needed) for name, each in model.get("properties", {}).items()])
 
     sections = []
@@ -922,7 +924,7 @@ def api_page(schema: Mapping[str, Any]) -> str:
                     given.append((each["name"], field, each.get("required", False)))
                 parts.append(f"<h3>Query</h3>{table(given)}")
             for media, body in operation.get("requestBody", {}).get("content", {}).items():
-                parts.append(f"<h3>Body: {html.escape(media)}</h3>{fields_of(body['schema'])}")
+                parts.append(f"<h3>Body: {html.escape(media)}</h3>{fields_of(body['schema'], given=True)}")
             for status, answer in operation["responses"].items():
                 for media, body in answer.get("content", {}).items():
                     if status == "200":
@@ -939,9 +941,12 @@ def api_page(schema: Mapping[str, Any]) -> str:
         about = html.escape(models[name].get("description", ""))
         sections.append(
             f'<section class="panel"><h2><code>{name}</code></h2><p>{about}</p>'
-            f"{fields_of(models[name])}</section>"
+            f"{fields_of(models[name], given=name.startswith('New'))}</section>"
         )
-    info = {name: html.escape(text) for name, text in schema["info"].items()}
+    info = {
+        name: re.sub("`(.*?)`", r"<code>\1</code>", html.escape(text))
+        for name, text in schema["info"].items()
+    }
     return f"""<!doctype html>
 <html lang="en">
 <head>
