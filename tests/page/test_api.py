@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from san_tf.evaluation.operating_points import OperatingPoint
 from san_tf.page import guard as guarding
 from san_tf.page.app import build_app
 from san_tf.page.guard import API, Access, Tokens, scope_of
-from san_tf.page.page_command import main
+from san_tf.page.page_command import PORT, _parse, main
 from san_tf.page.server import build_server, listen
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
@@ -494,6 +495,21 @@ def _examples(language: str) -> list[str]:
     text = (ROOT / "docs" / "deploy.md").read_text()
     section = text[text.index("\n## An API\n") : text.index("\n### TLS by a proxy\n")]
     return re.findall(rf"```{language}\n(.*?)```", section, re.S)
+
+
+def test_the_guides_commands_and_its_file_of_tokens(tmp_path):
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    commands = re.findall(r"^san-tf serve-ui (.*)$", text, re.M)
+    assert len(commands) == 6
+    assert {_parse(shlex.split(command, comments=True)).port for command in commands} == {PORT}
+    (block,) = (block for block in _examples("sh") if "umask" in block)
+    made = "".join(line for line in block.splitlines(True) if not line.startswith("san-tf"))
+    subprocess.run(["bash", "-ec", made], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "people.tokens").stat().st_mode & 0o077 == 0
+    tokens = Tokens.from_file(tmp_path / "people.tokens")
+    for line in (tmp_path / "people.tokens").read_text().splitlines():
+        name, scopes, token = line.split()
+        assert tokens.holder_of(f"Bearer {token}") == (name, frozenset(scopes.split(",")))
 
 
 def test_the_guides_examples_on_a_live_server(people, folder, tmp_path):
