@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
 import mimetypes
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from anyio import CapacityLimiter, to_thread
 from fastapi import FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -26,28 +22,30 @@ from starlette.exceptions import HTTPException
 
 from san_tf.command_line import printable
 from san_tf.errors import UserError
-from san_tf.page.guard import HELD_BYTES, PATIENCE, UPLOADS, Guard, Patience
+from san_tf.evaluation.calibration import Calibration
+from san_tf.page.api import (
+    BusyError,
+    GalleryApi,
+    Lanes,
+    Metrics,
+    TakenError,
+    Turns,
+    add_api,
+    as_bytes,
+    as_text,
+    entry_facts,
+    json_answer,
+    time_of,
+    written_time,
+)
+from san_tf.page.guard import ASSETS, HELD_BYTES, METRICS, PATIENCE, UPLOADS, Access, Guard, Patience
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import Found, GoneError, PageService
-from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.image_files import NoPictureError
 from san_tf.visualization import style
 
 _COLUMNS = ("rank", "key", "score", "camera", "time", "pid", "tags", "right")
 _FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def entry_facts(entry: Entry) -> dict[str, Any]:
-    """Return an entry as JSON values for the page, without its path."""
-    return {
-        "key": entry.key,
-        "camera": None if entry.camera < 0 else entry.camera,
-        "time": time_of(entry),
-        "pid": entry.pid,
-        "tags": list(entry.tags),
-        "picture": bool(entry.image),
-    }
 
 
 def is_right(query: int | None, hit: int | None) -> bool | None:
@@ -109,26 +107,6 @@ def answer_csv(found: Found, name_camera: Callable[[int], str] = str) -> str:
     return target.getvalue()
 
 
-def written_time(seconds: float) -> str:
-    """Return a time (seconds since 1970) in ISO 8601, UTC; the number itself outside the calendar.
-
-    Example:
-        >>> written_time(1767225600.0)
-        '2026-01-01T00:00:00Z'
-    """
-    try:
-        moment = _EPOCH + timedelta(seconds=seconds)
-    except OverflowError:
-        return f"{seconds:g}"
-    text = moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds")
-    return text.replace("+00:00", "Z")
-
-
-def time_of(entry: Entry) -> float | None:
-    """Return the entry's time; None where it is unknown or not finite."""
-    return entry.time if entry.time is not None and math.isfinite(entry.time) else None
-
-
 def _as_text(text: str) -> str:
     # Spreadsheets skip white space and control characters, and some accept full-width signs.
     first = next((letter for letter in text if not letter.isspace() and letter.isprintable()), "")
@@ -140,9 +118,8 @@ UPLOAD_BYTES = 16 * 2**20
 _SHEET = 50
 # Requests of each kind that run in parallel; others wait without a thread or memory for pixels. A search with
 # re-ranking takes some 20 MB, and so does a crop. The encoder works on one picture while the next is read.
-_QUESTIONS, _PICTURES, _ENCODED, _SHEETS = 8, 4, 2, 1
-_WAITING_SHEETS = 4
-Answer = TypeVar("Answer")
+_QUESTIONS, _PICTURES, _ENCODED, _CHANGES, _SHEETS = 8, 4, 2, 1, 1
+_WAITING, _WAITING_SHEETS = 256, 4
 _PAGE = "index.html"
 
 
@@ -153,6 +130,8 @@ def build_app(
     upload_bytes: int = UPLOAD_BYTES,
     patience: Patience = PATIENCE,
     held_bytes: int = HELD_BYTES,
+    access: Access | None = None,
+    calibration: Calibration | None = None,
 ) -> Guard:
     """Make the ASGI application.
 
@@ -163,22 +142,46 @@ def build_app(
         upload_bytes: largest size of an uploaded picture.
         patience: see `Guard`.
         held_bytes: see `Guard`.
+        access: who may ask for what; None needs no token, and allows no changes.
+        calibration: of the encoder; None for no probabilities.
 
     Example:
         >>> application = build_app(PageService(gallery, network, "people"))
     """
     # FastAPI's documentation pages would load scripts from other sites.
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    access = access or Access()
+    lanes = Lanes(
+        Turns(_QUESTIONS, _WAITING), Turns(_PICTURES), Turns(_ENCODED, _WAITING), Turns(_CHANGES, _WAITING)
+    )
     _add_page(app)
-    _add_questions(app, service, upload_bytes)
-    _add_exports(app, service)
-    for kind, status in ((RefusedError, 400), (GoneError, 404), (NoPictureError, 404), (_BusyError, 503)):
+    _add_questions(app, service, upload_bytes, lanes)
+    _add_exports(app, service, lanes)
+    api = GalleryApi(service, calibration, upload_bytes)
+    paths = add_api(app, api, service, lanes, access.changes)
+    metrics = Metrics(api.count, [*paths, "/", *(path for path in _paths(app) if path.startswith("/api/"))])
+
+    @app.get(METRICS)
+    async def measured(request: Request) -> Response:
+        text = await lanes.questions.take(request, metrics.text)
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    refusals = (
+        (RefusedError, 400), (GoneError, 404), (NoPictureError, 404), (TakenError, 409), (BusyError, 503),
+    )  # fmt: skip
+    for kind, status in refusals:
         app.exception_handler(kind)(_sentence(status))
     app.exception_handler(UserError)(_for_the_terminal)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(HTTPException)(_unknown)
     app.exception_handler(Exception)(_unexpected)
-    return Guard(app, names, addresses, upload_bytes, patience, held_bytes)
+    return Guard(
+        app, names, addresses, upload_bytes, patience, held_bytes, access=access, observe=metrics.observe
+    )
+
+
+def _paths(app: FastAPI) -> list[str]:
+    return [path for route in app.routes if isinstance(path := getattr(route, "path", None), str)]
 
 
 def page_files() -> dict[str, bytes]:
@@ -195,7 +198,7 @@ def _add_page(app: FastAPI) -> None:
     async def page() -> Response:
         return Response(files[_PAGE], media_type="text/html; charset=utf-8")
 
-    @app.get("/assets/{name}")
+    @app.get(f"{ASSETS}{{name}}")
     async def asset(name: str) -> Response:
         if name not in files or name == _PAGE:
             raise GoneError("There is no such file.")
@@ -203,51 +206,26 @@ def _add_page(app: FastAPI) -> None:
         return Response(files[name], media_type=kind)
 
 
-class _BusyError(RefusedError):
-    """Too many requests wait already; the message is a sentence for the page."""
-
-
-class _Turns:
-    """Runs a limited number of requests in threads, in order of arrival."""
-
-    def __init__(self, number: int, waiting: float = float("inf")) -> None:
-        self._limiter = CapacityLimiter(number)
-        self._number, self._waiting, self._here = number, waiting, 0
-
-    async def take(self, request: Request, work: Callable[..., Answer], *values: Any) -> Answer:
-        if self._here >= self._number + self._waiting:
-            raise _BusyError("Too many requests are waiting already; try again in a moment.")
-        self._here += 1
-        try:
-            async with self._limiter:
-                # A page that was scrolled on or closed no longer waits for its pictures.
-                if await request.is_disconnected():
-                    raise RefusedError("The browser closed the connection.")
-                return await to_thread.run_sync(work, *values)
-        finally:
-            self._here -= 1
-
-
-def _add_questions(app: FastAPI, service: PageService, upload_bytes: int) -> None:
-    questions, pictures, encoded = _Turns(_QUESTIONS), _Turns(_PICTURES), _Turns(_ENCODED)
+def _add_questions(app: FastAPI, service: PageService, upload_bytes: int, lanes: Lanes) -> None:
+    questions, pictures, encoded, _ = lanes
 
     @app.get("/api/gallery")
     async def gallery(request: Request) -> Response:
-        return _json({**await questions.take(request, service.facts), "upload_bytes": upload_bytes})
+        return json_answer({**await questions.take(request, service.facts), "upload_bytes": upload_bytes})
 
     @app.post("/api/entries")
     async def entries(request: Request, wanted: Listing) -> Response:
         found = await questions.take(request, service.listing, wanted)
-        return _json({"entries": [entry_facts(entry) for entry in found]})
+        return json_answer({"entries": [entry_facts(entry) for entry in found]})
 
     @app.post(UPLOADS)
     async def upload(request: Request) -> Response:
         content = await request.body()
-        return _json({"upload": await encoded.take(request, service.upload, content)})
+        return json_answer({"upload": await encoded.take(request, service.upload, content)})
 
     @app.post("/api/search")
     async def search(request: Request, wanted: Search) -> Response:
-        return _json(answer_facts(await questions.take(request, service.search, wanted)))
+        return json_answer(answer_facts(await questions.take(request, service.search, wanted)))
 
     @app.get("/api/picture")
     async def picture(request: Request, key: str = Query(max_length=4096)) -> Response:
@@ -263,14 +241,14 @@ def _add_questions(app: FastAPI, service: PageService, upload_bytes: int) -> Non
         return Response(await encoded.take(request, service.upload_texture, upload), media_type="image/png")
 
 
-def _add_exports(app: FastAPI, service: PageService) -> None:
-    questions, sheets = _Turns(_QUESTIONS), _Turns(_SHEETS, _WAITING_SHEETS)
+def _add_exports(app: FastAPI, service: PageService, lanes: Lanes) -> None:
+    questions, sheets = lanes.questions, Turns(_SHEETS, _WAITING_SHEETS)
 
     @app.post("/api/export/json")
-    async def as_json(request: Request, wanted: Search) -> Response:
+    async def asjson_answer(request: Request, wanted: Search) -> Response:
         found = answer_facts(await questions.take(request, service.search, wanted))
         facts = {**wanted.model_dump(exclude={"upload"}), **found, "model": service.model}
-        return _file(_text(facts, indent=1), "application/json", "ranked.json")
+        return _file(as_text(facts, indent=1), "application/json", "ranked.json")
 
     @app.post("/api/export/csv")
     async def as_csv(request: Request, wanted: Search) -> Response:
@@ -315,22 +293,9 @@ def _title(facts: dict[str, Any], wanted: Search, count: int) -> str:
     return f"{facts['name']}: the {count} nearest by {facts['model']}{reranked}"
 
 
-def _text(facts: dict[str, Any], indent: int | None = None) -> str:
-    return json.dumps(facts, indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _bytes(text: str) -> bytes:
-    # A lone surrogate, which UTF-8 cannot encode, becomes an escape that JSON reads back.
-    return text.encode("utf-8", "backslashreplace")
-
-
-def _json(facts: dict[str, Any]) -> Response:
-    return Response(_bytes(_text(facts)), media_type="application/json")
-
-
 def _file(content: str | bytes, kind: str, name: str) -> Response:
     if isinstance(content, str):
-        content = _bytes(content)
+        content = as_bytes(content)
     return Response(
         content, media_type=kind, headers={"content-disposition": f'attachment; filename="{name}"'}
     )
@@ -344,7 +309,7 @@ def _sentence(status: int) -> Callable[[Request, Exception], Awaitable[Response]
 
 
 def _told(sentence: str, status: int, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(_bytes(_text({"error": sentence})), status, headers, media_type="application/json")
+    return json_answer({"error": sentence}, status, headers)
 
 
 async def _for_the_terminal(_: Request, error: Exception) -> Response:

@@ -1,20 +1,23 @@
-"""A web page for a gallery: `san-tf serve-ui --gallery people.gallery --model saved_models/market/1`.
+"""A web page and an API for a gallery: `san-tf serve-ui --gallery people.gallery --model EXPORT`.
 
 Drop a crop, or choose one of the gallery, and see the nearest entries with camera, time and score. Below each
 is the texture that the encoder's decoder paints: what the network sees. `san-tf serve-ui --demo` renders
-a gallery of people who do not exist, to try the page.
+a gallery of people who do not exist, to try the page. Other programs ask `/api/v1`, described at
+`/api/v1/docs`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
+import re
 import socket
 import sys
 import tempfile
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +27,12 @@ from san_tf.start import import_tensorflow
 from san_tf.trusted import SHIPPED_MODELS
 
 if TYPE_CHECKING:
+    from san_tf.page.guard import Access, Tokens
     from san_tf.page.service import PageService
+    from san_tf.retrieval.gallery import Gallery
 
 PORT = 8642
+TOKENS = "SAN_TF_TOKENS"
 _ENCODER = SHIPPED_MODELS / "synthetic"
 
 
@@ -47,9 +53,34 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--demo", action="store_true", help="render a demo gallery to try the page")
     parser.add_argument(
-        "--host", metavar="ADDRESS", help="address to listen on for other machines; the page has no login"
+        "--host", metavar="ADDRESS", help="address to listen on for other machines; it needs --tokens"
     )
     parser.add_argument("--port", type=int, metavar="N", default=PORT, help="port; 0 for a free one")
+    parser.add_argument(
+        "--tokens",
+        metavar="FILE",
+        help="who may ask for what: a line per token with a name, scopes (read,write,delete,metrics) and the "
+        f"token; or the same lines in the environment variable {TOKENS}",
+    )
+    parser.add_argument(
+        "--writable",
+        action="store_true",
+        help="let programs on this machine add and delete entries; with tokens, their scopes say who may",
+    )
+    parser.add_argument(
+        "--public_name",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="names under which a proxy with TLS is reached, such as people.example.org",
+    )
+    parser.add_argument(
+        "--rate", type=float, default=50.0, metavar="N",
+        help="most requests to the API a second, for each token; 0 for no limit (default: %(default)g)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max_upload", type=int, default=16, metavar="MB", help="largest picture (default: %(default)s)"
+    )
     parser.add_argument(
         "--browser",
         action=argparse.BooleanOptionalAction,
@@ -68,6 +99,16 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         options.model = str(_ENCODER)
     if not 0 <= options.port <= 65535:
         raise UserError(f"--port is {options.port}; give a number from 1 to 65535, or 0 for a free one.")
+    if not 0 <= options.rate <= 1e6:
+        raise UserError(f"--rate is {options.rate:g}; give requests a second, or 0 for no limit.")
+    if not 1 <= options.max_upload <= 64:
+        raise UserError(f"--max_upload is {options.max_upload}; give 1 to 64 MB.")
+    for name in options.public_name:
+        if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", name):
+            raise UserError(
+                f"--public_name {name[:80]!a} is not the name of a machine; write it as people.example.org, "
+                "without https:// and port."
+            )
     return options
 
 
@@ -79,29 +120,58 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _run(options: argparse.Namespace) -> None:
     try:
         import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise UserError("The page needs FastAPI and uvicorn: pip install 'san-tf[page]'.") from error
-    from san_tf.page.server import LOOPBACK, listen
+        raise UserError(
+            "The page needs FastAPI, uvicorn and prometheus-client: pip install 'san-tf[page]'."
+        ) from error
+    from san_tf.page.guard import Access
+    from san_tf.page.server import LOOPBACK, is_open_to_others, listen
 
     host = options.host or LOOPBACK
+    access = Access(_tokens(options), options.writable, tuple(options.public_name), options.rate)
     # Listen first: a port in use is reported before TensorFlow starts, which takes seconds.
-    with contextlib.closing(listen(host, options.port)) as server, _service(options) as service:
-        browser = options.demo if options.browser is None else options.browser
-        _serve(service, server, host, browser)
+    with contextlib.closing(listen(host, options.port)) as server:
+        if access.tokens is None and is_open_to_others(server):
+            raise UserError(
+                f"Without tokens, anybody who reaches {host} would see the gallery; give --tokens or "
+                f"{TOKENS}, or leave --host out and put a proxy with a login before it."
+            )
+        with _service(options, access.changes) as service:
+            browser = options.demo if options.browser is None else options.browser
+            _serve(service, server, host, browser, access, options.max_upload * 2**20)
     print("\nThe page is closed.")
 
 
+def _tokens(options: argparse.Namespace) -> Tokens | None:
+    """Return the tokens of the command line or the environment; None without any."""
+    from san_tf.page.guard import Tokens
+
+    if options.tokens:
+        return Tokens.from_file(options.tokens)
+    # An empty variable is more likely a mistake than a wish to have no tokens.
+    text = os.environ.get(TOKENS)
+    return None if text is None else Tokens(text, f"the variable {TOKENS}")
+
+
 @contextlib.contextmanager
-def _service(options: argparse.Namespace) -> Iterator[PageService]:
-    """Open the gallery and its encoder."""
+def _service(options: argparse.Namespace, changes: bool) -> Iterator[PageService]:
+    """Open the gallery and its encoder; `changes` says whether entries may be added or deleted."""
     with contextlib.ExitStack() as stack:
         model, name = options.model, options.gallery
+        change: Callable[[], contextlib.AbstractContextManager[Gallery]] | None = None
         if not options.demo:
             from san_tf.retrieval.opening import open_to_search
 
             opened = open_to_search(name, model, options.images)
             gallery, model = stack.enter_context(opened.gallery), opened.model
+            if changes:
+                from san_tf.retrieval.opening import open_gallery
+
+                # Opened once now, so that a volume that cannot be written to is told at once.
+                open_gallery(name).close()
+                change = functools.partial(open_gallery, name)
             if opened.withheld:
                 print(printable(f"Note: {opened.withheld}"), file=sys.stderr, flush=True)
         import_tensorflow()
@@ -115,8 +185,10 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="san_tf_demo_")))
             gallery = stack.enter_context(demo_gallery(folder, network))
             name = "rendered people"
+            if changes:
+                change = functools.partial(_kept_open, gallery)
             print(printable(f"Crops to drop on the page: {folder / 'to_drop'}"), flush=True)
-        service = PageService(gallery, network, Path(name).name or name)
+        service = PageService(gallery, network, Path(name).name or name, change)
         if options.model and not options.demo:
             from san_tf.trusted import remember_export
 
@@ -125,9 +197,17 @@ def _service(options: argparse.Namespace) -> Iterator[PageService]:
         yield service
 
 
-def _serve(service: PageService, server: socket.socket, host: str, browser: bool) -> None:
+@contextlib.contextmanager
+def _kept_open(gallery: Gallery) -> Iterator[Gallery]:
+    yield gallery
+
+
+def _serve(
+    service: PageService, server: socket.socket, host: str, browser: bool, access: Access, upload_bytes: int
+) -> None:
     from san_tf.page.app import build_app
     from san_tf.page.server import address_of, is_open_to_others, own_names, serve
+    from san_tf.serving import read_calibration
 
     address, others = address_of(server, host), is_open_to_others(server)
 
@@ -137,7 +217,8 @@ def _serve(service: PageService, server: socket.socket, host: str, browser: bool
         print(printable(f"{address}  ·  {what}  ·  stop with Ctrl-C"), flush=True)
         if others:
             print(
-                "Warning: the page has no login; anyone who reaches this address sees the gallery.",
+                "Warning: tokens and pictures cross the network unencrypted; put a proxy with TLS before "
+                "this address.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -146,4 +227,9 @@ def _serve(service: PageService, server: socket.socket, host: str, browser: bool
         ):
             webbrowser.open(address)
 
-    serve(build_app(service, own_names(server, host), others), server, ready)
+    encoder = getattr(service.network, "encoder", None)
+    calibration = None if encoder is None else read_calibration(encoder.folder)
+    application = build_app(
+        service, own_names(server, host), others, upload_bytes, access=access, calibration=calibration
+    )
+    serve(application, server, ready)

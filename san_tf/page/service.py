@@ -11,6 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -122,17 +123,25 @@ class PageService:
         gallery: the gallery to search.
         network: encoder of the gallery's embeddings.
         name: name of the gallery to show.
+        open_to_change: opens the gallery for changes; None if entries are neither added nor deleted.
 
     Raises:
         UserError: the gallery was made with another encoder.
     """
 
-    def __init__(self, gallery: Gallery, network: Network, name: str) -> None:
+    def __init__(
+        self,
+        gallery: Gallery,
+        network: Network,
+        name: str,
+        open_to_change: Callable[[], AbstractContextManager[Gallery]] | None = None,
+    ) -> None:
         own = GalleryInfo(network.size, network.name, network.fingerprint)
         gallery.info.check_encoder(gallery.name, own)
         self._gallery, self._network, self._name = gallery, network, name
         self._images = gallery_pictures(gallery.info)
         self._place = _file_of(gallery.name)
+        self._open_to_change = open_to_change
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
@@ -166,6 +175,38 @@ class PageService:
     def model(self) -> str:
         """Name of the encoder to show."""
         return self._network.name
+
+    @property
+    def name(self) -> str:
+        """Name of the gallery to show."""
+        return self._name
+
+    @property
+    def network(self) -> Network:
+        """The gallery's encoder."""
+        return self._network
+
+    @property
+    def gallery(self) -> Gallery:
+        """The gallery to search.
+
+        Raises:
+            GoneError: it was removed or replaced.
+        """
+        self._check_place()
+        return self._gallery
+
+    def open_to_change(self) -> AbstractContextManager[Gallery]:
+        """Open the gallery to add or delete entries.
+
+        Raises:
+            GoneError: as `gallery`.
+            RefusedError: the server was started for reading only.
+        """
+        self._check_place()
+        if self._open_to_change is None:
+            raise RefusedError("The gallery is open for reading only; start the server with --writable.")
+        return self._open_to_change()
 
     def camera_name(self, camera: int) -> str:
         """Return the name of a camera, or its number; "" where it is unknown."""

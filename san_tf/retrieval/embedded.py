@@ -26,7 +26,7 @@ import numpy as np
 from san_tf.atomic import atomic_file, atomic_folder
 from san_tf.errors import UserError
 from san_tf.file_lock import file_lock
-from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
+from san_tf.retrieval.entries import ASKING, EVERYTHING, Entry, Filter
 from san_tf.retrieval.gallery import (
     Candidate,
     Deleted,
@@ -556,6 +556,7 @@ class EmbeddedGallery(Gallery):
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "user": _user(),
+            **({"token": asking} if (asking := ASKING.get()) else {}),
             "action": action,
             "entries": len(keys),
             "keys": names,

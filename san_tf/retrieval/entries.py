@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from san_tf.errors import UserError
+
+# Name of the one for whom a server asks, for the audit log; "" for the user of this process.
+ASKING: ContextVar[str] = ContextVar("ASKING", default="")
 
 
 @dataclass(frozen=True)

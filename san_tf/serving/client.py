@@ -22,7 +22,7 @@ from san_tf.data.upright import MAX_PIXELS, PhotographError, upright
 from san_tf.errors import UserError, one_line
 from san_tf.image_formats import read_regular
 from san_tf.progress import with_bar
-from san_tf.serving.retries import Backoff, GaveUpError, ask
+from san_tf.serving.retries import Backoff, BrokenOffError, GaveUpError, TransientError, ask
 from san_tf.serving.transport import (
     MOST_NUMBERS,
     GoneError,
@@ -57,10 +57,14 @@ def checked_images(images: Any) -> Iterable[Image]:
         UserError: they are a single image, or have no order.
     """
     single = isinstance(images, (str, bytes, bytearray, memoryview, os.PathLike, PIL.Image.Image))
-    shape = tuple(getattr(images, "shape", ()))
-    if single or (len(shape) in (2, 3) and shape[-1:] != ()):
-        kind = "path" if isinstance(images, (str, os.PathLike)) else "image"
+    # NumPy arrays, and tensors of other packages. One without dimensions is a path or the contents of a file.
+    shape = tuple(images.shape) if hasattr(images, "shape") and not single else (1,)
+    if single or len(shape) in (0, 2, 3):
+        path = isinstance(images, (str, os.PathLike)) or not shape
+        kind = "path" if path else "image"
         raise UserError(f"The images are a single {kind}; put it into a list: [{kind}].")
+    if hasattr(images, "read"):
+        raise UserError("The images are an open file; put its path, or what it reads, into a list: [path].")
     if isinstance(images, (Mapping, set, frozenset)) or not hasattr(images, "__iter__"):
         raise UserError(
             f"The images are a {type(images).__name__}; give a list, so that their embeddings have an order."
@@ -159,6 +163,8 @@ _ROUNDS = 4
 # Largest relative distance of two embeddings of one image by the same model: rounding differs with batch size
 # and float16. Those of two models differ by tenths.
 _SAME = 1e-2
+# Bytes of a request from which its size may be why the server closes the connection.
+_LARGE = 2**19
 # Seconds to wait for a request after the deadline.
 _GRACE = 0.5
 
@@ -450,13 +456,30 @@ class Client:
     def _ask(self, items: Sequence[OutgoingImage], call: _Call) -> Prediction:
         """Request one batch, with retries, and check the answer."""
         files = [item.contents for item in items]
+        broken_off = 0
+
+        def predict(left: float) -> Prediction:
+            nonlocal broken_off
+            try:
+                return self._transport.predict(files, left, version)
+            except BrokenOffError as error:
+                # Some servers and proxies close the connection instead of saying that a request is too large.
+                broken_off += 1
+                if broken_off == 2 and len(files) > 1 and sum(map(len, files)) > _LARGE:
+                    raise TooLargeError(f"{error}, twice") from error
+                raise
+            except TooLargeError as error:
+                if error.memory and len(files) == 1:  # cannot be divided, and others may need less soon
+                    raise TransientError(str(error)) from error
+                raise
+
         try:
             version = self._pinned(call)
             try:
-                answer = self._insist(lambda left: self._transport.predict(files, left, version), call)
+                answer = self._insist(predict, call)
             except GoneError:
                 version = self._pinned(call, instead_of=version)
-                answer = self._insist(lambda left: self._transport.predict(files, left, version), call)
+                answer = self._insist(predict, call)
             _check(answer, len(items))
         except GaveUpError as error:
             raise self._gave_up(str(error)) from error

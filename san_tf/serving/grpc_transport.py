@@ -17,7 +17,7 @@ from san_tf.serving.transport import (
     SIGNATURE,
     Model,
     Prediction,
-    RefusedError,
+    TooLargeError,
     WrongAnswerError,
     check_shape,
     refusal,
@@ -128,13 +128,19 @@ class GrpcTransport:
         if code == "DEADLINE_EXCEEDED":
             return TransientError("no answer in time")
         message = f"{code}: {details}"
-        if code in _REFUSED or code == "RESOURCE_EXHAUSTED":
-            found = refusal(self.address, self.model, message)
-            # "NOT_FOUND" and similar codes do not depend on the image.
-            if not isinstance(found, RefusedError) or code in ("INVALID_ARGUMENT", "OUT_OF_RANGE"):
-                return found
+        found = refusal(self.address, self.model, message)
+        # Codes of proxies vary, so the words decide about the size.
+        if isinstance(found, TooLargeError):
+            return found
+        # "NOT_FOUND" and similar codes do not depend on the image.
+        if code in _REFUSED and (
+            isinstance(found, UserError) or code in ("INVALID_ARGUMENT", "OUT_OF_RANGE")
+        ):
+            return found
         if code in _TRANSIENT:
             return TransientError(message)
+        if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+            return UserError(f"{self.address} needs a permission that the client does not have ({message}).")
         return UserError(f"{self.address} cannot be asked for {self.model} ({message}); see what it serves.")
 
 

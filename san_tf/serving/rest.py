@@ -17,7 +17,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 
 from san_tf.errors import UserError, one_line
-from san_tf.serving.retries import TransientError
+from san_tf.serving.retries import BrokenOffError, TransientError
 from san_tf.serving.transport import (
     INPUT,
     MOST_NUMBERS,
@@ -144,6 +144,8 @@ class RestTransport:
                     f"{self.address} cannot be asked by TLS ({one_line(error)}); see its certificate, or "
                     "write http:// if it has none."
                 ) from error
+            if isinstance(error, (ConnectionError, http.client.RemoteDisconnected)) and connection.was_open:
+                raise BrokenOffError(_reason(error)) from error
             if isinstance(error, (OSError, http.client.HTTPException)):
                 raise TransientError(_reason(error)) from error
             raise
@@ -211,6 +213,7 @@ class _Connection(http.client.HTTPConnection):
         self._context = context
         self.default_port = 80 if context is None else 443
         self.until = 0.0
+        self.was_open = False
 
     def connect(self) -> None:
         sock = socket.create_connection((self.host, self.port), self.left())
@@ -223,6 +226,7 @@ class _Connection(http.client.HTTPConnection):
             sock.close()
             raise
         self.sock: Any = _TimedSocket(sock, self)
+        self.was_open = True
 
     def left(self) -> float:
         """Return the seconds until `until`.

@@ -18,6 +18,10 @@ class TransientError(Exception):
     """A failure that may be temporary: no connection, an overloaded server, no answer in time."""
 
 
+class BrokenOffError(TransientError):
+    """The connection broke off while a request was sent or answered."""
+
+
 class GaveUpError(Exception):
     """There were too many `TransientError`s, or the deadline passed."""
 

@@ -27,12 +27,18 @@ class RefusedError(Exception):
 
 
 class TooLargeError(Exception):
-    """The request is too large for the server: in bytes, or in images if `images` gives the limit."""
+    """The request is too large for the server.
+
+    Attributes:
+        images: most images that it takes, if it told so.
+        memory: whether it ran out of memory, which may also be due to other clients.
+    """
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
-        found = re.search(r"maximum batch size (\d+)", message, re.I)
+        found = re.search(r"maximum (?:input )?batch size (\d+)", message, re.I)
         self.images = int(found.group(1)) if found else None
+        self.memory = _NO_MEMORY.search(message) is not None
 
 
 class GoneError(Exception):
@@ -91,9 +97,13 @@ class Transport(Protocol):
 
 
 # Refusals that do not depend on the image, and what they mean. The texts are those of TensorFlow Serving
-# (server_core.cc, predict_util.cc, batching_session.cc, http_rest_api_handler.cc), gRPC and proxies.
+# (server_core.cc, predict_util.cc, json_tensor.cc, shared_batch_scheduler.h, http_rest_api_handler.cc), gRPC
+# and proxies. gRPC reports a proxy's status as "Received http2 header with status: 413".
+_NO_MEMORY = re.compile(r"\bOOM\b|out of memory|failed to allocate", re.I)
 _TOO_LARGE = re.compile(
-    r"larger than (the )?max|maximum batch size|(message|request|entity|body|payload).{0,20} too large", re.I
+    r"larger than (the )?max|maximum (input )?batch size|header with status: 413|"
+    r"(message|request|entity|body|payload|content).{0,20} too large",
+    re.I,
 )
 _MEANINGS = (
     (r"version label", "has no version with the label {label!r}; see the labels in its models.config"),
@@ -102,9 +112,15 @@ _MEANINGS = (
         "does not serve {model}; see the names, versions and labels in its models.config",
     ),
     (
-        r"signature (name|key|def)|in signature|tensor alias",
+        r"signature (name|key|def|method_name)|(in|match) signature|tensor alias|have named input|"
+        r"is not of expected type",
         f"serves another kind of model as {{model}}, without the signature {SIGNATURE} from {INPUT} to "
         f"{OUTPUT}; serve an export of this package",
+    ),
+    (
+        r"malformed request",
+        "does not know the path of the request for {model}; see the address and the model's name, which has "
+        "no ':' and no '/', and name a version if the server is too old for labels",
     ),
 )  # fmt: skip
 
@@ -117,7 +133,7 @@ def refusal(address: str, model: Model, message: str) -> Exception:
         model: the requested model.
         message: the server's message, on one line.
     """
-    if _TOO_LARGE.search(message):
+    if _TOO_LARGE.search(message) or _NO_MEMORY.search(message):
         return TooLargeError(message)
     for pattern, meaning in _MEANINGS:
         if re.search(pattern, message, re.I):

@@ -8,6 +8,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the page wants FastAPI: pip install 'san-tf[page]'")
 pytest.importorskip("httpx", reason="FastAPI's test client wants httpx")
+pytest.importorskip("prometheus_client", reason="the page wants it: pip install 'san-tf[page]'")
 
 from plain_people import CLOTHES, ORIGIN, StandIn, crop, make_gallery
 

@@ -56,7 +56,8 @@ def test_mistakes(capsys, tmp_path, monkeypatch, argv, sentence):
 
 def test_without_fastapi(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)  # what an import meets where it is not installed
-    assert "The page needs FastAPI and uvicorn: pip install 'san-tf[page]'" in _mistake(capsys, "--demo")
+    said = _mistake(capsys, "--demo")
+    assert "The page needs FastAPI, uvicorn and prometheus-client: pip install 'san-tf[page]'" in said
 
 
 def test_a_port_in_use(capsys):

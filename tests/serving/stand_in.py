@@ -58,6 +58,7 @@ class Models:
         self.connections = 0  # by REST
         self.tells_versions = True  # by REST
         self.unloaded: set[int] = set()
+        self.most_bytes = 2**62  # by REST: larger requests end without an answer
 
     def predict(
         self, name: str, files: list[bytes], version: int | None, label: str | None
@@ -148,6 +149,11 @@ def serve_rest(models: Models, port: int = 0) -> tuple[str, Callable[[], None]]:
             self.answer(status, body)
 
         def do_POST(self) -> None:
+            if int(self.headers["Content-Length"]) > models.most_bytes:
+                with models.lock:
+                    models.requests += 1
+                self.close_connection = True
+                return
             content = self.rfile.read(int(self.headers["Content-Length"]))
             try:
                 status, body = 200, models.raw or json.dumps({"predictions": self.rows(content)}).encode()

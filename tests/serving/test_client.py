@@ -456,12 +456,23 @@ def test_unknown_models_versions_and_labels(
          "to be in the set {images}.", "serves another kind of model", 1),
         ("INVALID_ARGUMENT", 400, "output tensor alias not found in signature: embedding Outputs expected to "
          "be in the set {y}.", "serves another kind of model", 1),
+        ("INVALID_ARGUMENT", 400, "input size does not match signature: 1!=2 len({image_bytes}) != "
+         "len({a,b}). Sent extra: {image_bytes}. Missing but required: {a,b}.",
+         "serves another kind of model", 1),
+        # json_tensor.cc
+        ("INVALID_ARGUMENT", 400, "JSON object: does not have named input: image_bytes",
+         "serves another kind of model", 1),
+        ("INVALID_ARGUMENT", 400, 'JSON Value: {"b64": "iVBO"} Type: Object is not of expected type: uint8',
+         "serves another kind of model", 1),
+        ("INVALID_ARGUMENT", 400, "Malformed request: POST /v1/models/market/labels/stable:predict",
+         "does not know the path of the request for the model 'market' .*; see the address", 1),
         # words that nobody foresaw: a grey picture shows that no picture would do, twice for strangers' sake
         ("INVALID_ARGUMENT", 400, "Expects arg[0] to be string but uint8 is provided",
          r"refuses a plain grey image as well \(.*Expects arg\[0\].*\); check that the model", 3),
         ("RESOURCE_EXHAUSTED", 413, "SERVER: Received message larger than max (90 vs. 10)",
          "finds a request of one small image too large .*; raise its limit, or that of the proxy", 2),
-        ("PERMISSION_DENIED", 403, "who are you?", "who are you", 1),
+        ("PERMISSION_DENIED", 403, "who are you?", "needs a permission that the client does not have", 1),
+        ("UNAUTHENTICATED", 401, "who are you?", "needs a permission that the client does not have", 1),
         ("UNIMPLEMENTED", 501, "unknown service", "unknown service", 1),
     ],
 )  # fmt: skip
@@ -486,6 +497,8 @@ def test_no_picture_is_blamed_for_the_server(
     ("code", "number", "told", "most"),
     [
         ("INVALID_ARGUMENT", 400, "Task size {} is larger than maximum batch size 3", 3),
+        ("INVALID_ARGUMENT", 400, "Task size {} is larger than maximum input batch size 3", 3),
+        ("RESOURCE_EXHAUSTED", 429, "OOM when allocating tensor with shape[{},64,128,3]", 5),
         ("RESOURCE_EXHAUSTED", 429, "SERVER: Received message larger than max ({}000000 vs. 4194304)", 5),
         ("RESOURCE_EXHAUSTED", 413, "Received message larger than max ({}000000 vs. 4194304)", 1),
     ],
@@ -507,6 +520,38 @@ def test_batches_that_are_too_large_are_divided(
     assert max(models.sizes) < 16
     if "batch size" in told:
         assert max(models.sizes) <= most
+
+
+def test_a_lack_of_memory_for_one_picture_is_waited_for(
+    client: Client, models: Models, photographs: list[bytes]
+) -> None:
+    def refuse(number: int) -> None:
+        if number < 3:
+            raise Fault("RESOURCE_EXHAUSTED", 429, "OOM when allocating tensor with shape[1,64,128,3]")
+
+    models.before = refuse
+    np.testing.assert_allclose(client.embed(photographs[:1]), models.expected(photographs[:1], 1), atol=1e-5)
+    assert models.requests == 4
+
+
+def test_a_server_that_hangs_up_on_large_requests(models: Models) -> None:
+    """A few servers and proxies close the connection instead of answering 413."""
+    rng = np.random.default_rng(2)
+    pictures = [rng.integers(0, 256, (200, 200, 3), dtype=np.uint8) for _ in range(8)]
+    address, stop = serve_rest(models)
+    models.most_bytes = 700_000
+    with Client(address, "market", batch_size=8, backoff=QUICK, deadline=20) as client:
+        found = client.embed(pictures)
+        np.testing.assert_allclose(found, client.embed(pictures), atol=1e-6)
+    assert max(models.sizes) == 4 and models.sizes[0] == 1  # the grey picture
+    # One that hangs up on everything is not there.
+    models.most_bytes = 0
+    with (
+        Client(address, "market", batch_size=8, backoff=QUICK, deadline=20) as client,
+        pytest.raises(UserError, match=r"did not answer: .*(closed|reset)"),
+    ):
+        client.embed(pictures)
+    stop()
 
 
 def test_a_single_picture_that_is_too_large(client: Client, models: Models, photographs: list[bytes]) -> None:
@@ -556,6 +601,10 @@ def test_what_is_no_list_of_images(client: Client, models: Models, tmp_path: Pat
         (PIL.Image.fromarray(array), "are a single image"),
         ({"a.jpg", "b.jpg"}, "are a set; give a list"),
         ({"a.jpg": 1}, "are a dict; give a list"),
+        (np.array("a.jpg"), "are a single path"),
+        (tf.constant(b"\xff\xd8"), "are a single path"),
+        (io.BytesIO(b"\xff\xd8"), "are an open file; put its path"),
+        ([io.BytesIO(b"\xff\xd8")], "Image 0 is a BytesIO; give the path or the contents"),
         (None, "are a NoneType; give a list"),
         (7, "are a int; give a list"),
         ([None], "Image 0 is a NoneType; give the path or the contents"),

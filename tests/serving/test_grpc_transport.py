@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from concurrent import futures
@@ -130,3 +132,45 @@ def test_all_ways_to_write_numbers(started: tuple[Service, str]) -> None:
     ):
         np.testing.assert_array_equal(tf.make_ndarray(written), rows)
         np.testing.assert_array_equal(ask(started, written, 2), rows)
+
+
+def test_a_proxy_that_finds_requests_too_large() -> None:
+    """nginx before gRPC answers 413 by HTTP/2, without gRPC's own status; here byte by byte (RFC 9113)."""
+    refused: list[int] = []
+
+    def frame(kind: int, flags: int, stream: int, body: bytes = b"") -> bytes:
+        return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body
+
+    def answer(connection: socket.socket) -> None:
+        file = connection.makefile("rb")
+        file.read(24)  # the preface
+        connection.sendall(frame(4, 0, 0) + frame(8, 0, 0, (2**30).to_bytes(4, "big")))
+        while head := file.read(9):
+            body, kind, stream = (
+                file.read(int.from_bytes(head[:3], "big")),
+                head[3],
+                int.from_bytes(head[5:], "big"),
+            )
+            if kind == 1:  # headers: answered by `:status: 413`, a literal with the name of the static table
+                refused.append(stream)
+                connection.sendall(frame(1, 5, stream, b"\x08\x03413"))
+            elif kind == 6 and not head[4]:
+                connection.sendall(frame(6, 1, 0, body))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        with (
+            Client(f"127.0.0.1:{server.getsockname()[1]}", "market", deadline=20) as client,
+            pytest.raises(UserError, match=r"one small image too large .*413.*raise its limit"),
+        ):
+            client.embed([PICTURE] * 4)
+    assert len(refused) == 2

@@ -1,0 +1,200 @@
+"""Load on the API of a gallery: requests a second and p99 at 1, 8 and 64 clients, and memory.
+
+    python benchmarks/api.py [--entries 10000] [--seconds 10] [--requests 20000]
+
+The server is `san-tf serve-ui` in a process of its own, with the shipped encoder and a gallery of random
+embeddings. Each client is a thread with a connection that is kept open, and asks again as soon as it is
+answered. Two requests are measured: a search by key, and a search by a picture of 64x128 pixels, which the
+encoder embeds first. At last searches by key go on until `--requests` of them were answered; the server
+tells its memory by `/metrics` before and after. Clients share the machine with the server. The script needs
+`pip install "san-tf[page,gallery]"`, prints a table and writes `results/api.json`, with the load average of
+the machine before the start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import io
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from san_tf.atomic import atomic_file
+
+CLIENTS = (1, 8, 64)
+RESULTS = Path(__file__).parent / "results" / "api.json"
+Request = tuple[str, bytes, str]
+
+
+def make_gallery(folder: Path, model: str, entries: int) -> None:
+    """Write a gallery of random embeddings for an export."""
+    from san_tf.retrieval.entries import Entry
+    from san_tf.retrieval.gallery import GalleryInfo
+    from san_tf.retrieval.opening import open_gallery
+    from san_tf.serving import read_metadata
+    from san_tf.serving.fingerprint import fingerprint
+
+    notes = read_metadata(model)
+    size, rng = int(notes["embedding_size"]), np.random.default_rng(0)
+    info = GalleryInfo(size, str(Path(model).resolve()), fingerprint(model, notes))
+    with open_gallery(folder, create=info) as gallery:
+        for start in range(0, entries, 5000):
+            count = min(5000, entries - start)
+            rows = rng.normal(size=(count, size)).astype(np.float32)
+            gallery.add(rows, [Entry(f"{n:07}.jpg", camera=n % 6) for n in range(start, start + count)])
+        gallery.optimize()
+
+
+@contextlib.contextmanager
+def served(gallery: Path, model: str) -> Iterator[tuple[str, int]]:
+    """Serve a gallery, and give host and port."""
+    command = [sys.executable, "-m", "san_tf", "serve-ui", "--gallery", str(gallery), "--model", model]
+    environment = {name: value for name, value in os.environ.items() if name != "SAN_TF_TOKENS"}
+    process = subprocess.Popen(
+        [*command, "--port", "0", "--rate", "0"], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        line = process.stdout.readline() if process.stdout else ""
+        if "http://" not in line:
+            raise SystemExit(f"The server did not start: {line}")
+        host, _, port = line.split("http://")[1].split("/")[0].rpartition(":")
+        yield host, int(port)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+
+
+def ask(connection: http.client.HTTPConnection, request: Request) -> None:
+    """Send a request, and read its answer whole."""
+    path, body, kind = request
+    connection.request("POST", path, body, {"Content-Type": kind})
+    answer = connection.getresponse()
+    content = answer.read()
+    if answer.status != 200:
+        raise SystemExit(f"{path} was answered {answer.status}: {content[:200]!r}")
+
+
+def load(
+    place: tuple[str, int], request: Request, clients: int, seconds: float, most: float = float("inf")
+) -> list[float]:
+    """Ask with so many clients at once, and return the seconds of each answer."""
+    times: list[float] = []
+    end, lock, left = time.perf_counter() + seconds, threading.Lock(), most
+
+    def run() -> None:
+        nonlocal left
+        connection = http.client.HTTPConnection(*place, timeout=120)
+        while time.perf_counter() < end:
+            with lock:
+                if left <= 0:
+                    break
+                left -= 1
+            began = time.perf_counter()
+            ask(connection, request)
+            times.append(time.perf_counter() - began)
+        connection.close()
+
+    threads = [threading.Thread(target=run) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return times
+
+
+def memory(place: tuple[str, int]) -> float:
+    """Return the server's resident memory, in MB, from its metrics."""
+    connection = http.client.HTTPConnection(*place, timeout=120)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    (line,) = (line for line in text.splitlines() if line.startswith("process_resident_memory_bytes "))
+    return float(line.split()[1]) / 2**20
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--entries", type=int, default=10_000, help="entries of the gallery")
+    parser.add_argument("--seconds", type=float, default=10.0, help="seconds for each number of clients")
+    parser.add_argument("--requests", type=int, default=20_000, help="requests of the memory measurement")
+    parser.add_argument("--model", default="saved_models/synthetic/1", help="the encoder's export")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the results")
+    options = parser.parse_args()
+    picture = io.BytesIO()
+    pixels = np.random.default_rng(1).integers(0, 256, (128, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(picture, "JPEG", quality=90)
+    by_key = json.dumps({"key": "0000001.jpg", "top": 20}).encode()
+    requests: dict[str, Request] = {
+        "search by key": ("/api/v1/search", by_key, "application/json"),
+        "search by picture": ("/api/v1/search/picture?top=20", picture.getvalue(), "image/jpeg"),
+    }
+    rows: list[dict[str, Any]] = []
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        gallery = Path(folder) / "people.gallery"
+        make_gallery(gallery, options.model, options.entries)
+        with served(gallery, options.model) as place:
+            for name, request in requests.items():
+                load(place, request, 8, 2.0)  # the first run compiles
+                for clients in CLIENTS:
+                    began = time.perf_counter()
+                    times = np.array(load(place, request, clients, options.seconds))
+                    rows.append(
+                        {
+                            "request": name,
+                            "clients": clients,
+                            "requests_per_second": round(len(times) / (time.perf_counter() - began), 1),
+                            "p50_ms": round(1000 * float(np.quantile(times, 0.5)), 1),
+                            "p99_ms": round(1000 * float(np.quantile(times, 0.99)), 1),
+                        }
+                    )
+            before = memory(place)
+            answered = len(load(place, requests["search by key"], 8, float("inf"), options.requests))
+            after = memory(place)
+    found = {
+        "machine": {
+            "cores": os.cpu_count(),
+            "processor": platform.processor() or platform.machine(),
+            "python": platform.python_version(),
+            "load_before": round(load_before, 2),
+        },
+        "entries": options.entries,
+        "rows": rows,
+        "memory": {"requests": answered, "before_mb": round(before, 1), "after_mb": round(after, 1)},
+    }
+    table = Table(box=box.SIMPLE_HEAD)
+    for heading in rows[0]:
+        table.add_column(heading, justify="left" if heading == "request" else "right")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{answered:,} requests: {before:.0f} MB before, {after:.0f} MB after; load {load_before:.1f}"
+    )
+    with atomic_file(options.out) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
