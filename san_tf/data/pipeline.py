@@ -12,7 +12,7 @@ import atexit
 import functools
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ from san_tf.data.headers import read_header
 from san_tf.data.images import decode_image, normalize_images, orientations, resize_image
 from san_tf.data.records import CAST, Records
 from san_tf.data.sampling import pk_batches, pk_steps, shuffled_stream
+from san_tf.data.textures import stored_textures
 from san_tf.errors import UserError
 
 
@@ -74,8 +75,7 @@ class Shard(NamedTuple):
         return np.concatenate(places, axis=1)
 
 
-# Decoding a 256x256 texture costs as much as the rest of the pipeline for its image. The 929 textures of the
-# paper's PIT data, and their mirror images, fit in.
+# The 929 textures of the paper's PIT data, and their mirror images, fit in.
 _CACHE_BYTES = 384 * 2**20
 
 
@@ -86,7 +86,9 @@ class TextureLoader:
         files: `(U,)` encoded textures.
         size: T, height and width of the result.
         mirror_map: `(T, T, 2)` as in `pipeline.train_dataset`; None takes that of this package's body.
-        cache_bytes: all textures and their mirror images are decoded once and kept, if they take fewer bytes.
+        cache_bytes: all textures and their mirror images are decoded once and kept in memory, if they take
+            fewer bytes. More textures are decoded once into a file and mapped, see
+            `textures.stored_textures`; without such a file they are decoded for each image.
 
     Raises:
         UserError: the mirror map has the wrong size.
@@ -112,12 +114,19 @@ class TextureLoader:
         self._contents = tf.constant(list(files), tf.string)
         self._as_stored = all(read_header(texture)[1:3] == (size, size) for texture in files)
         self._decoded: np.ndarray | None = None
-        if len(files) and 2 * len(files) * size * size * 3 <= cache_bytes:
-            decoded = tf.data.Dataset.range(len(files)).map(self._decode, num_parallel_calls=tf.data.AUTOTUNE)
-            straight = decoded.batch(len(files)).get_single_element().numpy()
+        self._mirrored = bool(len(files)) and 2 * len(files) * size * size * 3 <= cache_bytes
+        if self._mirrored:
+            straight = np.stack(list(self._all_decoded(len(files))))
             mirrored = straight[:, mirror_map[..., 0], mirror_map[..., 1]]
             # All textures, then all mirrored ones: copying rows is faster than gathering texels.
             self._decoded = np.concatenate([straight, mirrored])
+        else:
+            self._decoded = stored_textures(
+                files,
+                size,
+                lambda index: self._decode(tf.constant(index, tf.int64)).numpy(),
+                lambda: self._all_decoded(len(files)),
+            )
 
     def decode(self, index: tf.Tensor) -> tf.Tensor:
         """Do the first step, for one row: decode its texture.
@@ -126,7 +135,7 @@ class TextureLoader:
             index: scalar int64 index of the texture; -1 for none.
 
         Returns:
-            `(T, T, 3)` uint8; `(0,)` if all textures are kept decoded.
+            `(T, T, 3)` uint8; `(0,)` if all textures are kept decoded, in memory or in a file.
         """
         if self._decoded is not None:
             return tf.zeros((0,), tf.uint8)
@@ -148,9 +157,15 @@ class TextureLoader:
         if self._decoded is None:
             places = np.where(indices < 0, -1, np.arange(len(indices)))
             return transforms.vary_textures(rows, places, varied, self._mirror_map)
+        if not self._mirrored:
+            return transforms.vary_textures(self._decoded, indices, varied, self._mirror_map)
         places = np.where(indices < 0, -1, indices + varied.flip * (len(self._decoded) // 2))
         unflipped = varied._replace(flip=np.zeros_like(varied.flip))
         return transforms.vary_textures(self._decoded, places, unflipped, self._mirror_map)
+
+    def _all_decoded(self, number: int) -> Iterator[np.ndarray]:
+        indices = tf.data.Dataset.range(number)
+        return iter(indices.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator())
 
     def _decode(self, index: tf.Tensor) -> tf.Tensor:
         texture = decode_image(tf.gather(self._contents, index))

@@ -12,6 +12,7 @@ from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import TextureLoader, inference_dataset, pit_dataset, train_dataset
 from san_tf.data.records import Records
 from san_tf.data.sampling import pk_batches, pk_steps
+from san_tf.data.textures import STORE_VARIABLE
 from san_tf.data.upright import upright
 from san_tf.errors import UserError
 from san_tf.normalization import denormalize, normalize, texture_to_uint8
@@ -81,10 +82,17 @@ def test_batches_hold_the_planned_images_and_their_textures(records, picture):
         np.testing.assert_array_equal(texture_to_uint8(batch["texture"]), textures)
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_flipped_images_have_mirrored_textures(records, picture, monkeypatch, cached):
-    if not cached:
+@pytest.fixture(params=["in memory", "in a file", "each time"])
+def where_textures_are_decoded(request, monkeypatch, tmp_path):
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path) if request.param == "in a file" else "")
+    if request.param != "in memory":
         monkeypatch.setattr(TextureLoader.__init__, "__defaults__", (None, 0))
+    yield
+    assert bool(list(tmp_path.iterdir())) == (request.param == "in a file")
+
+
+@pytest.mark.usefixtures("where_textures_are_decoded")
+def test_flipped_images_have_mirrored_textures(records, picture):
     augmentation = Augmentation(translation=0.0, erasing=0.0)
     dataset = train_dataset(records, 3, 4, SIZE, T, ROTATED, augmentation, seed=1)
     flipped = []
@@ -165,10 +173,7 @@ def test_pit_passes_hold_every_pair_once(pit, picture):
         np.testing.assert_array_equal(texture_to_uint8(texture), picture(900 + index // 3, T, T, raw=True))
 
 
-@pytest.mark.parametrize("cached", [True, False])
-def test_textures_in_photographed_colours_follow_every_change_of_the_image(monkeypatch, cached):
-    if not cached:
-        monkeypatch.setattr(TextureLoader.__init__, "__defaults__", (None, 0))
+def test_textures_in_photographed_colours_follow_every_change_of_the_image(where_textures_are_decoded):
     rng = np.random.default_rng(0)
     colors = rng.integers(90, 160, (6, 3))
     cast = np.eye(3, 4) + rng.normal(0, 0.05, (6, 3, 4))

@@ -1,13 +1,22 @@
+import errno
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from san_tf.data import textures as textures_module
 from san_tf.data.headers import read_header
+from san_tf.data.images import decode_image
+from san_tf.data.pipeline import TextureLoader
 from san_tf.data.records import Records
-from san_tf.data.textures import attach_textures, texture_names, write_textures
+from san_tf.data.textures import STORE_VARIABLE, attach_textures, texture_names, write_textures
+from san_tf.data.transforms import resize_texture
 from san_tf.errors import UserError
 
+T = 16
+MIRROR = np.stack([*np.mgrid[:T, :T]], axis=-1)[:, ::-1]
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "real"
 
 
@@ -108,3 +117,97 @@ def test_textures_of_the_authors_of_the_paper_attach():
     attached = attach_textures(records, REAL / "official_textures")
     assert attached.has_texture.all()
     assert read_header(attached.textures[0])[1:] == (64, 64, 3)
+
+
+def test_decoded_textures_are_stored_once_and_read_again(tmp_path, monkeypatch, picture, caplog):
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
+    caplog.set_level("INFO")
+    files = np.array([picture(i, 2 * T, 2 * T) for i in range(5)], object)  # twice the size that is painted
+    decoded = []
+    original = TextureLoader._all_decoded
+    monkeypatch.setattr(
+        TextureLoader, "_all_decoded", lambda self, number: decoded.append(number) or original(self, number)
+    )
+
+    def load(size=T, files=files):
+        return TextureLoader(files, size, np.stack(np.mgrid[:size, :size], axis=-1), cache_bytes=0)._decoded
+
+    wanted = np.stack([resize_texture(decode_image(file), T).numpy() for file in files])
+    np.testing.assert_array_equal(load(), wanted)
+    (path,) = tmp_path.iterdir()  # and no temporary file
+    assert path.read_bytes() == wanted.tobytes()
+    assert f"{wanted.nbytes / 1e6:.0f} MB" in caplog.text and str(path) in caplog.text
+    np.testing.assert_array_equal(load(), wanted)
+    assert decoded == [5]  # the second loader found the file
+    load()[:] = 0
+    assert path.read_bytes() == wanted.tobytes()  # nobody can change it by mistake
+    # Other textures and another size have their own files.
+    np.testing.assert_array_equal(load(files=files[::-1]), wanted[::-1])
+    load(files=files[:4])
+    assert load(2 * T).shape == (5, 2 * T, 2 * T, 3)
+    assert decoded == [5, 5, 4, 5] and len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[:-1], lambda content: bytes(len(content)), lambda _: b""]
+)
+def test_a_damaged_file_of_textures_is_written_again(tmp_path, monkeypatch, picture, damage):
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
+    files = np.array([picture(i, T, T) for i in range(3)], object)
+    wanted = TextureLoader(files, T, MIRROR, cache_bytes=0)._decoded.copy()
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(damage(path.read_bytes()))
+    np.testing.assert_array_equal(TextureLoader(files, T, MIRROR, cache_bytes=0)._decoded, wanted)
+    assert path.read_bytes() == wanted.tobytes()
+
+
+def test_textures_are_decoded_each_time_where_they_cannot_be_stored(tmp_path, monkeypatch, picture, caplog):
+    caplog.set_level("INFO")
+    files = np.array([picture(i, T, T) for i in range(3)], object)
+
+    def load():
+        caplog.clear()
+        assert TextureLoader(files, T, MIRROR, cache_bytes=0)._decoded is None
+        return caplog.text
+
+    monkeypatch.setenv(STORE_VARIABLE, "")  # switched off
+    assert load() == ""
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    monkeypatch.setenv(STORE_VARIABLE, str(blocked / "folder"))
+    assert str(blocked) in load()
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path / "small"))
+    monkeypatch.setattr(textures_module.shutil, "disk_usage", lambda _: SimpleNamespace(free=3000))
+    assert "left" in load()
+    monkeypatch.setattr(textures_module, "STORE_LIMIT", 3 * T * T * 3 - 1)
+    assert "more than" in load()
+    assert not list((tmp_path / "small").iterdir())
+
+
+def test_a_full_disk_leaves_no_file_of_textures(tmp_path, monkeypatch, picture, caplog):
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
+
+    def breaks(self, number):
+        yield np.zeros((T, T, 3), np.uint8)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(TextureLoader, "_all_decoded", breaks)
+    files = np.array([picture(i, T, T) for i in range(3)], object)
+    assert TextureLoader(files, T, MIRROR, cache_bytes=0)._decoded is None
+    assert "disk is full" in caplog.text and not list(tmp_path.iterdir())
+
+
+def test_the_textures_used_longest_ago_make_room(tmp_path, monkeypatch, picture):
+    monkeypatch.setenv(STORE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(textures_module, "STORE_LIMIT", 2 * T * T * 3)  # two files of one texture
+    (tmp_path / ".killed.texels.12345678.tmp.texels").write_bytes(b"0")
+    (tmp_path / "of the user").write_bytes(b"0")
+    os.utime(tmp_path / ".killed.texels.12345678.tmp.texels", (0, 0))
+    paths = []
+    for number in (0, 1, 0, 2):  # so 1 was used longest ago
+        TextureLoader(np.array([picture(number, T, T)], object), T, MIRROR, cache_bytes=0)
+        paths.append(max(tmp_path.glob("*.texels"), key=lambda path: path.stat().st_mtime_ns))
+        for turn, path in enumerate(paths):
+            if path.exists():
+                os.utime(path, (1e9 + turn, 1e9 + turn))
+    assert set(tmp_path.iterdir()) == {paths[0], paths[3], tmp_path / "of the user"}
