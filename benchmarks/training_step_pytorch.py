@@ -139,9 +139,9 @@ def batch_hard(embedding: Tensor, label: Tensor) -> Tensor:
 def texture_triplets(maps: Iterable[Tensor], label: Tensor) -> Tensor:
     """Return L_TR: a random positive and negative for each image, in each block."""
     same = label[:, None] == label[None, :]
-    partner = same & ~torch.eye(len(label), dtype=torch.bool)
-    total = torch.zeros(())
-    for block in maps:
+    partner = same & ~torch.eye(len(label), dtype=torch.bool, device=label.device)
+    total = torch.zeros((), device=label.device)
+    for block in (block.float() for block in maps):
         positive = torch.multinomial(partner.float(), 1)[:, 0]
         negative = torch.multinomial((~same).float(), 1)[:, 0]
         near = (block - block[positive]).square().mean((1, 2, 3))
@@ -156,25 +156,45 @@ class PyTorchStep:
     Args:
         batch: `image` (B, H, W, 3), `label`, `texture` (B, T, T, 3), as from our data pipeline.
         classes: number of training identities.
-        threads: threads of PyTorch.
+        threads: threads of PyTorch; 0 for its default.
         joint: use one backward pass of the sum and one optimiser, the same arithmetic as ours.
         channels_last: store maps as (B, H, W, C), unlike the public code.
+        device: "cpu" or "cuda".
+        autocast: "bfloat16" or "float16" for the networks, float32 for the losses; None for float32.
+            float16 has loss scaling, and only with `joint`.
+        compiled: compile both networks with `torch.compile`.
     """
 
     def __init__(
-        self, batch: dict[str, np.ndarray], classes: int, threads: int, joint: bool, channels_last: bool
+        self,
+        batch: dict[str, np.ndarray],
+        classes: int,
+        threads: int,
+        joint: bool,
+        channels_last: bool,
+        device: str = "cpu",
+        autocast: str | None = None,
+        compiled: bool = False,
     ) -> None:
-        torch.set_num_threads(threads)
+        if autocast == "float16" and not joint:
+            raise ValueError("float16 needs loss scaling, which only the joint backward pass has.")
+        if threads:
+            torch.set_num_threads(threads)
         torch.manual_seed(0)
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.encoder = Encoder(classes).to(memory_format=layout)
-        self.decoder = Decoder().to(memory_format=layout)
+        self.encoder = Encoder(classes).to(device, memory_format=layout)
+        self.decoder = Decoder().to(device, memory_format=layout)
+        self._forward = [torch.compile(part) if compiled else part for part in (self.encoder, self.decoder)]
+        self._device, self._autocast = device, autocast
+        self._scaler = torch.amp.GradScaler(device, enabled=autocast == "float16")
+
+        def placed(maps: np.ndarray) -> Tensor:
+            return torch.from_numpy(maps).to(device).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+
         self.batch: Batch = {
-            "image": torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).contiguous(memory_format=layout),
-            "label": torch.from_numpy(batch["label"]).long(),
-            "texture": torch.from_numpy(batch["texture"])
-            .permute(0, 3, 1, 2)
-            .contiguous(memory_format=layout),
+            "image": placed(batch["image"]),
+            "label": torch.from_numpy(batch["label"]).long().to(device),
+            "texture": placed(batch["texture"]),
         }
         encoder, decoder = list(self.encoder.parameters()), list(self.decoder.parameters())
         main = {"lr": 8e-4, "weight_decay": 5e-4, "amsgrad": True}
@@ -198,10 +218,14 @@ class PyTorchStep:
     def __call__(self) -> float:
         """Run one step; return the sum of the losses before it."""
         label = self.batch["label"]
-        embedding, logits, stages = self.encoder(self.batch["image"])
-        texture, maps = self.decoder(stages)
-        reid = F.cross_entropy(logits, label, label_smoothing=0.1) + batch_hard(embedding, label)
-        painting = F.l1_loss(texture, self.batch["texture"]) + texture_triplets(maps, label)
+        encoder, decoder = self._forward
+        dtype = getattr(torch, self._autocast or "bfloat16")
+        with torch.autocast(self._device, dtype, enabled=self._autocast is not None):
+            embedding, logits, stages = encoder(self.batch["image"])
+            texture, maps = decoder(stages)
+        reid = F.cross_entropy(logits.float(), label, label_smoothing=0.1)
+        reid = reid + batch_hard(embedding.float(), label)
+        painting = F.l1_loss(texture.float(), self.batch["texture"]) + texture_triplets(maps, label)
         self._backward(reid, painting)
         return (reid + painting).item()
 
@@ -221,8 +245,9 @@ class PyTorchStep:
 
     def _jointly(self, reid: Tensor, painting: Tensor) -> None:
         self.optimizers[0].zero_grad()
-        (reid + painting).backward()
-        self.optimizers[0].step()
+        self._scaler.scale(reid + painting).backward()  # a scale of 1 but in float16
+        self._scaler.step(self.optimizers[0])
+        self._scaler.update()
 
     def _one_by_one(self, reid: Tensor, painting: Tensor) -> None:
         main, encoder, decoder = self.optimizers

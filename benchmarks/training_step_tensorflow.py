@@ -14,11 +14,15 @@ import tensorflow as tf
 
 from san_tf.models.decoder import build_decoder
 from san_tf.models.encoder import build_encoder
+from san_tf.models.presets import DECODERS
 from san_tf.models.san import SAN
 from san_tf.training.optimizers import build_optimizer
 from san_tf.training.ordered_sums import ordered_sums
 
 KINDS = {
+    "DepthwiseConv2dNativeBackpropFilter": "depthwise convolutions, gradient of the kernels",
+    "DepthwiseConv2dNativeBackpropInput": "depthwise convolutions, gradient of the maps",
+    "DepthwiseConv2dNative": "depthwise convolutions, forward",
     "Conv2DBackpropFilter": "convolutions, gradient of the kernels",
     "Conv2DBackpropInput": "convolutions, gradient of the maps (and the decoder's doublings)",
     "Conv2D": "convolutions, forward",
@@ -31,6 +35,8 @@ KINDS = {
     "MatMul": "matrix products",
     "Einsum": "kernels of the doublings",
     "MaxPool": "pooling",
+    "AvgPool": "pooling",
+    "Mul": "products of maps",
     "Pad": "padding",
     "Resize": "resizing",
 }
@@ -43,11 +49,13 @@ class TensorFlowStep:
     """The training step as in `fit`, to be repeated on one batch.
 
     Args:
-        batch: `image` (B, H, W, 3), `label`, `texture` (B, T, T, 3), `texture_weight`.
+        batch: `image` (B, H, W, 3), `label`, and for a decoder `texture` (B, T, T, 3) and `texture_weight`.
         classes: number of training identities.
         threads: threads inside an operation.
         threads_between: operations that run in parallel; 0 for TensorFlow's default.
         jit_compile: compile with XLA.
+        backbone: "resnet50" has the head fc512, strides on the 3x3 convolutions and a decoder of the paper's
+            widths with skips; others have the head bnneck and the light decoder.
     """
 
     def __init__(
@@ -57,14 +65,20 @@ class TensorFlowStep:
         threads: int,
         threads_between: int = 0,
         jit_compile: bool = False,
+        backbone: str = "resnet50",
     ) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads_between)
         shape = batch["image"].shape[1:]
+        large = backbone == "resnet50"
         encoder = build_encoder(
-            "resnet50", shape, classes, head="fc512", stride_on="3x3", weights=None, seed=0
-        )
-        decoder = build_decoder([stage.shape for stage in encoder.output["stages"]], skips=True, seed=0)
+            backbone, shape, classes, head="fc512" if large else "bnneck",
+            stride_on="3x3" if large else "1x1", weights=None, seed=0,
+        )  # fmt: skip
+        decoder = None
+        if "texture" in batch:
+            options = {"skips": True} if large else DECODERS["light"]
+            decoder = build_decoder([stage.shape for stage in encoder.output["stages"]], seed=0, **options)
         self.model = SAN(encoder, decoder, loss_weights=(1.0, 1.0, 1.0, 1.0))
         self.model.compile(optimizer=build_optimizer(), jit_compile=jit_compile)
         self.model.optimizer.build(self.model.trainable_variables)
@@ -86,6 +100,16 @@ class TensorFlowStep:
         """Run one step; return the running mean of the sum of the losses."""
         logs = self._step(self._batches)
         return float(logs["loss"])
+
+    def weights(self) -> dict[str, list[np.ndarray]]:
+        """Return the weights of each layer of the networks, by the layer's name."""
+        parts = [part for part in (self.model.encoder, self.model.decoder) if part is not None]
+        return {layer.name: layer.get_weights() for part in parts for layer in part.layers if layer.weights}
+
+    def outputs(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        """Return embedding and, with a decoder, texture of normalised images in inference."""
+        found = self.model(image, training=False)
+        return {name: found[name].numpy() for name in ("embedding", "texture") if name in found}
 
     def gflop(self) -> float:
         """Return the GFLOP of one step (multiplications and additions), from the graph's shapes."""
@@ -120,6 +144,11 @@ def _operations(node: Any) -> float:
     if node.type == "Conv2DBackpropFilter":  # map, sizes, gradient of the output
         kernel = node.outputs[0].shape
         return 2.0 * np.prod(node.inputs[2].shape) * np.prod(kernel[:3])
+    if node.type.startswith("DepthwiseConv2dNative"):  # each product belongs to one value of the output
+        forward = node.type == "DepthwiseConv2dNative"
+        kernel = node.outputs[0] if node.type.endswith("Filter") else node.inputs[1]
+        output = node.outputs[0] if forward else node.inputs[2]
+        return 2.0 * np.prod(output.shape) * np.prod(kernel.shape[:2])
     if node.type == "MatMul":
         axis = 0 if node.get_attr("transpose_a") else 1
         return 2.0 * np.prod(node.outputs[0].shape) * node.inputs[0].shape[axis]
