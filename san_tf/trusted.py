@@ -31,6 +31,10 @@ SHIPPED_EXPORTS = {
         SHIPPED_MODELS / "synthetic" / "1",
         "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c",
     ),
+    "7dfff2c182f09995": (
+        SHIPPED_MODELS / "people_scratch" / "1",
+        "4577cc6af5394634d18fab443822f654472533f9b93bcb1d430d1073662c799b",
+    ),
 }
 # Files of an export that TensorFlow and `ExportedEncoder` read.
 _READ = ("saved_model.pb", "saved_model.pbtxt", "variables/*", "assets/*", "assets.extra/san_tf.json")

@@ -1,4 +1,4 @@
-"""Loads an encoder by name and embeds images of any kind: `load_encoder("synthetic").embed(...)`."""
+"""Loads an encoder by name and embeds images of any kind: `load_encoder("people_scratch").embed(...)`."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class LoadedEncoder:
             UserError: a value is not an image, or a file is missing or damaged; the message names it.
 
         Example:
-            >>> encoder = load_encoder("synthetic")
+            >>> encoder = load_encoder("people_scratch")
             >>> first, second = encoder.embed(["0001_c1.jpg", "0001_c2.jpg"])
             >>> similarity = float(first @ second)
         """
@@ -117,7 +117,7 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
 
     Args:
         model: one of: the folder of an export, `saved_models/market/1`, or of its versions, for the newest;
-            the name of an export that comes with the repository, `synthetic`; a preset, by its name, folder
+            the name of one that comes along, `people_scratch` or `synthetic`; a preset, by its name, folder
             (from `save_to_preset`) or `hf://user/name`; an encoder from `build_encoder`.
 
     Returns:
@@ -127,8 +127,8 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
         UserError: the encoder does not exist, or its files are damaged.
 
     Example:
-        >>> load_encoder("synthetic").embed("crop.jpg").shape
-        (1, 512)
+        >>> load_encoder("people_scratch").embed("crop.jpg").shape
+        (1, 192)
     """
     if isinstance(model, keras.Model):
         return _of_model(model.name, getattr(model, "encoder", model))
