@@ -213,7 +213,7 @@ def stored_textures(
             _logger.info("Decoding %d textures once, into %s.", len(files), path)
             with atomic_file(path) as temporary, temporary.open("wb") as file:
                 for texture in decode_all():
-                    file.write(np.ascontiguousarray(texture))
+                    file.write(np.ascontiguousarray(texture).data)
             found = _mapped(path, shape)
     except (OSError, UserError, ValueError) as error:
         _logger.warning("Textures are decoded for each image, because %s cannot be used: %s", path, error)
