@@ -191,7 +191,7 @@ def stored_textures(
 
     Returns:
         `(U, T, T, 3)` uint8, mapped: pages that were read stay in the system's page cache as long as nobody
-        needs the memory. None if there is no folder, too little disk, or the file cannot be written; a log
+        needs the memory. None without a folder, with too little disk or if the file cannot be written; a log
         message says so, and training decodes as it goes.
     """
     folder, files = store_folder(), list(files)
