@@ -14,7 +14,7 @@ PYTHON_ADDONS ?= $(shell for p in python3.11 python3.10 python3; do \
 STAMP_ADDONS := $(VENV_ADDONS)/.installed
 # What can differ between the stacks: all that builds, trains, saves, feeds or exports a Keras model. The rest
 # (rendering, rankings, figures, files) knows no Keras; the killed process is about files too.
-TESTS_ADDONS := tests/models tests/losses tests/training tests/check tests/serving tests/data/test_pipeline.py \
+TESTS_ADDONS := tests/models tests/losses tests/training tests/adaptation tests/check tests/serving tests/data/test_pipeline.py \
 	tests/evaluation/test_embedding.py tests/experiments/test_synthetic.py \
 	--deselect tests/training/test_checkpoints.py::test_killed_while_saving
 # Two processes, some 3 GB each at most; a file's tests share what they set up, so they stay together.
