@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 SOURCE = "\n".join(path.read_text() for path in (ROOT / "san_tf").rglob("*.py"))
 # Of other programs.
-FOREIGN = {"--project-directory", "--no-deps"}
+FOREIGN = {"--project-directory", "--no-deps", "--wait", "--detach", "--data-binary", "--rm"}
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -7,14 +7,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from san_tf.command_line import Parser, Terminal, printable, run_as_command
 from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.errors import UserError
-from san_tf.evaluation.calibration import Calibration, check_prior
 from san_tf.image_formats import read_regular
 from san_tf.retrieval.embedded import EmbeddedGallery
 from san_tf.retrieval.entries import Entry, Hit
@@ -33,6 +32,9 @@ from san_tf.retrieval.name_reader import MARKET, NameReader
 from san_tf.retrieval.opening import open_to_search
 from san_tf.start import import_tensorflow
 from san_tf.trusted import remember_export
+
+if TYPE_CHECKING:
+    from san_tf.evaluation.calibration import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,6 +89,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> None:
+    # Its kernels take a second to import, which `--help` need not wait for.
+    from san_tf.evaluation.calibration import Calibration, check_prior
+
     # Report mistakes before TensorFlow starts, which takes seconds.
     filter_of(options)
     contents = [query_content(path) for path in options.query]

@@ -320,7 +320,7 @@ def test_a_damaged_or_foreign_model(model, tmp_path):
         ([], 0, "embed"),
         (["--help"], 0, "usage: san-tf COMMAND"),
         (["embd"], 2, "There is no command embd; did you mean embed?"),
-        (["xyz"], 2, "choose from embed, evaluate"),
+        (["xyz"], 2, "choose from embed, adapt, evaluate"),
     ],
 )
 def test_the_commands(capsys, argv, code, told):

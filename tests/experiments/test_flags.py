@@ -29,6 +29,12 @@ STAGES = ("prepare", "pseudo-textures", "train")
 BOMB = tuple(itertools.pairwise("abcdefghij"))
 
 
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in the folder of the checkout, `runs/synthetic`, would be taken for an interrupted one."""
+    monkeypatch.chdir(tmp_path)
+
+
 def parsed(*argv: str) -> Recipe:
     return parse("synthetic", "", Recipe(), STAGES, argv)[1]
 
@@ -290,7 +296,11 @@ def test_the_shipped_recipes_are_taken_by_name(capsys, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("bott", "did you mean bot"), ("bot.yaml", "did you mean bot"), ("xyzzy", "are baseline, bot, phot")],
+    [
+        ("bott", "did you mean bot"),
+        ("bot.yaml", "did you mean bot"),
+        ("xyzzy", "are baseline, bot, people, phot"),
+    ],
 )
 def test_an_unknown_recipe_name_is_told_the_nearest(name: str, told: str):
     with pytest.raises(UserError, match=told):
