@@ -57,7 +57,7 @@ def label_crops(specs: Iterable[CropSpec], grid: tuple[int, int]) -> SurfaceLabe
         Labels with one row per spec.
 
     Raises:
-        UserError: there are no specs, or the grid has more cells than the drawing has pixels.
+        UserError: the list of specs is empty, or the grid has more cells than the drawing has pixels.
 
     Example:
         >>> specs = synthetic_reid_index("smoke", "query")

@@ -31,7 +31,7 @@ class Crop:
         visibility: share of the person's silhouette that is inside the crop and not hidden, 0..1.
         texture: PNG bytes of the person's 256x256 texture without bags; empty unless the record is an
             image-texture pair.
-        cast: `(3, 4)` float32, see `color_cast.color_cast`; the identity map if there is no texture.
+        cast: `(3, 4)` float32, see `color_cast.color_cast`; the identity map without a texture.
     """
 
     image: bytes

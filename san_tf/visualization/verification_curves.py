@@ -36,7 +36,7 @@ def roc_curves(
         The figure with one axes.
 
     Raises:
-        UserError: If there is no curve, or a curve is not two rising arrays of equal length.
+        UserError: If no curve is given, or a curve is not two rising arrays of equal length.
 
     Example:
         >>> figure = roc_curves({"SAN": (np.array([0, 0.01, 1]), np.array([0, 0.9, 1]))}, {"SAN": 0.05})
