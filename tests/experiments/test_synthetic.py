@@ -15,6 +15,7 @@ import yaml
 from safetensors import safe_open
 from tiny_runs import small
 
+from san_tf.adaptation.start_encoder import trainable_encoder
 from san_tf.experiments import pit, synthetic
 from san_tf.experiments.recipe_checks import RANGES
 
@@ -109,10 +110,14 @@ def test_evaluation_flags_and_a_calibration_reach_results_and_export(
             [f"--query={features}", f"--gallery={features}", "--metric=cosine", f"--calibrate={calibration}"]
         )
     assert leaving.value.code == 0
-    assert run_synthetic(run, "--stage=export", *flags) == 0
+    assert run_synthetic(run, "--stage=export", "--export_trainable", *flags) == 0
     newest = max((run / "saved_model").iterdir(), key=lambda path: int(path.name))
     stored = read_calibration(newest)
     assert stored is not None and stored.metric == "cosine"
+    # The export holds the run's own encoder, unfolded, for `san-tf adapt`.
+    exported, trained = (trainable_encoder(path).get_weights() for path in (newest, run))
+    body = [index for index, kernel in enumerate(trained) if kernel.shape == exported[index].shape]
+    assert len(body) >= len(trained) - 1 and all(np.array_equal(exported[i], trained[i]) for i in body)
     calibration.write_text("[]")
     assert run_synthetic(run, "--stage=export", *flags) == 2
 

@@ -64,6 +64,7 @@ def run(experiment: Experiment) -> None:
         weights=experiment.options.export_weights,
         training_data=recipe.training_sets,
         calibration=calibration,
+        trainable=experiment.options.export_trainable,
         version=version,
         overwrite=True,
     )
