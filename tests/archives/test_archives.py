@@ -19,7 +19,7 @@ from archive_mutants import extended_header, good_tar, good_zip, mutants
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from san_tf.archives import archive_index
+from san_tf.archives import archive_types
 from san_tf.archives import archive_types as tar_files
 from san_tf.archives.archive_types import open_archive
 from san_tf.archives.files import DamagedFileError, FolderFiles
@@ -146,11 +146,11 @@ def test_bombs(tmp_path, monkeypatch):
     write_tar(tmp_path / "a.tgz", [tar_member("zeros.jpg", zeros)])
     with pytest.raises(UserError, match=r"a\.tgz swells to more than 1,048,576 bytes"):
         open_archive(tmp_path / "a.tgz")
-    monkeypatch.setattr(archive_index, "MAX_TOTAL_BYTES", 5000)
+    monkeypatch.setattr(archive_types, "MAX_TOTAL_BYTES", 5000)
     with pytest.raises(UserError, match="decompression bomb"):
         open_archive(write(tmp_path / "b.zip", CONTENTS))
     monkeypatch.undo()
-    monkeypatch.setattr(archive_index, "MAX_MEMBERS", 3)
+    monkeypatch.setattr(archive_types, "MAX_MEMBERS", 3)
     with pytest.raises(UserError, match="decompression bomb"):
         open_archive(write(tmp_path / "b.tar", CONTENTS))
 
@@ -244,7 +244,7 @@ def test_mutants_end_in_one_sentence(tmp_path):
             files = open_archive(path)
             for _, read in files.stream(files.paths()):
                 try:
-                    assert len(read()) <= len(content) * archive_index.MAX_RATIO
+                    assert len(read()) <= len(content) * archive_types.MAX_RATIO
                 except DamagedFileError as error:
                     assert str(error).isprintable()
             assert all(files.describe(name).isprintable() for name in files.paths())
@@ -303,5 +303,5 @@ def test_a_folder_reads_as_an_archive_does(tmp_path):
 
 def test_limits_are_above_every_benchmark():
     # 500,000 distractors of Market-1501, some 3 GB of MSMT17, the one file of CUHK03 of less than 2 GB.
-    assert archive_index.MAX_MEMBERS > 600_000 and archive_index.MAX_TOTAL_BYTES > 20e9
+    assert archive_types.MAX_MEMBERS > 600_000 and archive_types.MAX_TOTAL_BYTES > 20e9
     assert tar_files._MAX_READ > 2**20

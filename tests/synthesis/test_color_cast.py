@@ -9,7 +9,7 @@ import pytest
 
 from san_tf.evaluation.texture_scores import lab_distance
 from san_tf.synthesis import generator
-from san_tf.synthesis.color_cast import color_cast
+from san_tf.synthesis.crops import color_cast
 from san_tf.synthesis.people import dressed_person
 from san_tf.synthesis.scene import Shot, Surface, draw_shot
 from san_tf.synthesis.seen_garments import garments_in

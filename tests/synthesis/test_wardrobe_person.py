@@ -11,12 +11,10 @@ from san_tf.synthesis.body import PARTS
 from san_tf.synthesis.texels import texel_map
 from san_tf.synthesis.wardrobe import paint_texture, sample_identity
 from san_tf.synthesis.wardrobe.bags import BAG_KINDS
+from san_tf.synthesis.wardrobe.cloth import PATTERNS
 from san_tf.synthesis.wardrobe.colors import contrast
-from san_tf.synthesis.wardrobe.garments import LOWER_KINDS, UPPER_KINDS
+from san_tf.synthesis.wardrobe.garments import LOWER_KINDS, NECKWEAR_KINDS, SHOE_KINDS, UPPER_KINDS
 from san_tf.synthesis.wardrobe.hair import HAIR_STYLES, HEADWEAR
-from san_tf.synthesis.wardrobe.neckwear import NECKWEAR_KINDS
-from san_tf.synthesis.wardrobe.patterns import PATTERNS
-from san_tf.synthesis.wardrobe.shoes import SHOE_KINDS
 
 
 @pytest.fixture(scope="module")

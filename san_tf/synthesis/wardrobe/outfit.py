@@ -16,12 +16,19 @@ from san_tf.synthesis.wardrobe.cloth import paint_lower, paint_upper
 from san_tf.synthesis.wardrobe.coordinates import Array, BodyPoints, body_points, texel_points
 from san_tf.synthesis.wardrobe.extras import ExtraMesh
 from san_tf.synthesis.wardrobe.face import paint_face
-from san_tf.synthesis.wardrobe.garments import lower_cover, lower_offsets, upper_cover, upper_offsets
-from san_tf.synthesis.wardrobe.hair import hair_offsets, paint_hair
-from san_tf.synthesis.wardrobe.hair_meshes import hair_meshes
-from san_tf.synthesis.wardrobe.neckwear import neckwear_offsets, paint_neckwear
+from san_tf.synthesis.wardrobe.garments import (
+    lower_cover,
+    lower_offsets,
+    neckwear_offsets,
+    paint_neckwear,
+    paint_shoes,
+    paint_socks,
+    shoe_offsets,
+    upper_cover,
+    upper_offsets,
+)
+from san_tf.synthesis.wardrobe.hair import hair_meshes, hair_offsets, paint_hair
 from san_tf.synthesis.wardrobe.person import Identity
-from san_tf.synthesis.wardrobe.shoes import paint_shoes, paint_socks, shoe_offsets
 from san_tf.synthesis.wardrobe.skin import paint_skin
 from san_tf.synthesis.wardrobe.skirts import skirt_meshes
 
