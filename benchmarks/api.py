@@ -6,7 +6,8 @@ The server is `san-tf serve-ui` in a process of its own, with the shipped encode
 embeddings. Each client is a thread with a connection that is kept open, and asks again as soon as it is
 answered. Two requests are measured: a search by key, and a search by a picture of 64x128 pixels, which the
 encoder embeds first. At last searches by key go on until `--requests` of them were answered; the server
-tells its memory by `/metrics` before and after. Clients share the machine with the server. The script needs
+tells its memory by `/metrics` before and after. It also tells the CPU time of each answer, which says more
+than the rest if other programs run beside it. Clients share the machine with the server. The script needs
 `pip install "san-tf[page,gallery]"`, prints a table and writes `results/api.json`, with the load average of
 the machine before the start.
 """
@@ -119,14 +120,24 @@ def load(
     return times
 
 
-def memory(place: tuple[str, int]) -> float:
-    """Return the server's resident memory, in MB, from its metrics."""
+def measured(place: tuple[str, int], name: str) -> float:
+    """Return one of the server's metrics."""
     connection = http.client.HTTPConnection(*place, timeout=120)
     connection.request("GET", "/metrics")
     text = connection.getresponse().read().decode()
     connection.close()
-    (line,) = (line for line in text.splitlines() if line.startswith("process_resident_memory_bytes "))
-    return float(line.split()[1]) / 2**20
+    (line,) = (line for line in text.splitlines() if line.startswith(f"{name} "))
+    return float(line.split()[1])
+
+
+def memory(place: tuple[str, int]) -> float:
+    """Return the server's resident memory, in MB."""
+    return measured(place, "process_resident_memory_bytes") / 2**20
+
+
+def cpu_seconds(place: tuple[str, int]) -> float:
+    """Return the CPU seconds that the server has taken."""
+    return measured(place, "process_cpu_seconds_total")
 
 
 def main() -> None:
@@ -157,13 +168,15 @@ def main() -> None:
             for name, request in requests.items():
                 load(place, request, 8, 2.0)  # the first run compiles
                 for clients in CLIENTS:
-                    began = time.perf_counter()
+                    began, taken = time.perf_counter(), cpu_seconds(place)
                     times = np.array(load(place, request, clients, options.seconds))
+                    seconds, taken = time.perf_counter() - began, cpu_seconds(place) - taken
                     rows.append(
                         {
                             "request": name,
                             "clients": clients,
-                            "requests_per_second": round(len(times) / (time.perf_counter() - began), 1),
+                            "requests_per_second": round(len(times) / seconds, 1),
+                            "cpu_ms": round(1000 * taken / len(times), 1),
                             "p50_ms": round(1000 * float(np.quantile(times, 0.5)), 1),
                             "p99_ms": round(1000 * float(np.quantile(times, 0.99)), 1),
                         }

@@ -10,15 +10,16 @@ import html
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter, to_thread
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, exposition
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -29,7 +30,7 @@ from san_tf.page.questions import RefusedError
 from san_tf.page.service import GoneError, PageService
 from san_tf.retrieval.entries import Entry, Filter, Hit, checked_embeddings, checked_entry, checked_filter
 from san_tf.retrieval.filter_flags import unknown_values
-from san_tf.retrieval.gallery import FIRST_NAMED, Gallery, Source, rerank
+from san_tf.retrieval.gallery import FIRST_NAMED, Candidate, Gallery, Source, rerank
 from san_tf.retrieval.name_reader import parse_time
 from san_tf.version import __version__
 
@@ -137,6 +138,10 @@ class _Question(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+# For JSON, where `true` is not a number and "true" is not `true`. In a query string everything is text.
+_STRICT = ConfigDict(extra="forbid", strict=True)
+
+
 class Conditions(_Question):
     """Which entries count: those that meet all conditions; empty ones are ignored."""
 
@@ -195,6 +200,7 @@ _Embedding = Annotated[
 class Search(Ranking):
     """A search by an entry of the gallery, or by an embedding; give one of them."""
 
+    model_config = _STRICT
     key: Annotated[_Text | None, Field(description="key of the entry that is the query")] = None
     embedding: _Embedding | None = None
 
@@ -233,12 +239,14 @@ class NewPicture(NewEntry):
 class NewRow(NewEntry):
     """An entry to add by its embedding."""
 
+    model_config = _STRICT
     embedding: _Embedding
 
 
 class NewRows(_Question):
     """Entries to add by their embeddings, all or none."""
 
+    model_config = _STRICT
     entries: Annotated[list[NewRow], Field(min_length=1, max_length=1000)]
     replace: Annotated[bool, Field(description="replace entries of the same keys")] = False
 
@@ -246,6 +254,7 @@ class NewRows(_Question):
 class Deletion(Conditions):
     """What to delete: keys, the entries that meet conditions, or `everything`; give one of them."""
 
+    model_config = _STRICT
     keys: Annotated[list[_Text], Field(max_length=10_000)] = []
     everything: bool = False
     dry_run: Annotated[bool, Field(description="only tell what would be deleted")] = False
@@ -427,14 +436,13 @@ class GalleryApi:
     def entry(self, key: str) -> dict[str, Any]:
         """Return an entry by its key."""
         gallery = self._service.gallery
-        return self._facts(gallery, self._known(gallery, [key])[0])
+        return self._facts(gallery, self._known(gallery, [key])[0].entry)
 
     def search(self, wanted: Search) -> dict[str, Any]:
         """Return the hits of an entry or an embedding."""
         gallery = self._service.gallery
         if wanted.key is not None:
-            self._known(gallery, [wanted.key])
-            row = gallery.embeddings([wanted.key])[0]
+            row = self._known(gallery, [wanted.key])[0].embedding
         else:
             row = self._checked([wanted.embedding])[0]
         return self._hits(row, wanted, wanted.key)
@@ -508,7 +516,7 @@ class GalleryApi:
             "written_time": None if time is None else written_time(time),
         }
 
-    def _known(self, gallery: Gallery, keys: Sequence[str]) -> list[Entry]:
+    def _known(self, gallery: Gallery, keys: Sequence[str]) -> list[Candidate]:
         found = gallery.lookup(keys)
         unknown = [key for key in keys if key not in found]
         if unknown:
@@ -516,7 +524,7 @@ class GalleryApi:
             raise GoneError(
                 f"The gallery holds no entry {unknown[0][:200]!a}{more}; GET {API}/entries lists them."
             )
-        return [found[key].entry for key in keys]
+        return [found[key] for key in keys]
 
     def _checked(self, rows: Sequence[Sequence[float] | None]) -> np.ndarray:
         size = self._service.network.size
@@ -615,8 +623,10 @@ def _camera_of(camera: int | str | None) -> int | str:
         number = int(text) if len(text) < 20 else 2**62
         checked_filter(Filter(cameras=(number,)))
         return number
-    if not text.isprintable() or len(text) > 200:
-        raise RefusedError("The name of a camera is at most 200 printable letters; give another one.")
+    if not text.isprintable() or not 0 < len(text) <= 200 or text != text.strip():
+        raise RefusedError(
+            "The name of a camera is 1 to 200 printable letters without blanks around them; give another."
+        )
     return text
 
 
@@ -687,6 +697,35 @@ def _answers(model: type[BaseModel], *more: int) -> dict[int | str, dict[str, An
     }
 
 
+# Values that may be given more than once.
+_LISTS = frozenset({"cameras", "excluded_cameras", "tags", "pids"})
+
+
+class _JsonRequest(Request):
+    """A request whose JSON may name no value twice: the first would be overlooked."""
+
+    async def json(self) -> Any:
+        body = (await self.body()).decode(json.detect_encoding(await self.body()))
+
+        def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            found = dict(pairs)
+            if len(found) != len(pairs):
+                raise json.JSONDecodeError("a name is given twice", body, 0)
+            return found
+
+        return json.loads(body, object_pairs_hook=once)
+
+
+class _Route(APIRoute):
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            return await handler(_JsonRequest(request.scope, request.receive))
+
+        return answer
+
+
 class Lanes(NamedTuple):
     """Requests of each kind that run in parallel."""
 
@@ -706,7 +745,24 @@ def add_api(app: FastAPI, api: GalleryApi, service: PageService, lanes: Lanes, w
         lanes: see `Lanes`.
         writable: whether entries may be added or deleted, to tell.
     """
-    router = APIRouter(prefix=API)
+    described: dict[str, Any] = {}
+
+    async def nothing_is_overlooked(request: Request) -> None:
+        # A mistyped `dry_run` must not delete, and of two keys the first must not be left out.
+        method, path = request.method, request.url.path
+        operation = described.get(path, {}).get(method.lower(), {})
+        names = [each["name"] for each in operation.get("parameters", ())]
+        given = [name for name, _ in request.query_params.multi_items()]
+        for name in dict.fromkeys(given):
+            if name not in names:
+                has = f"it has {', '.join(names)}" if names else "it has none"
+                raise RefusedError(f"{method} {path} has no parameter {name[:80]!a}; {has}.")
+            if given.count(name) > 1 and name not in _LISTS:
+                raise RefusedError(f"The parameter {name} is given twice; give it once.")
+        if method != "POST" and await request.body():
+            raise RefusedError(f"{method} {path} takes no body; give its values in the address.")
+
+    router = APIRouter(prefix=API, route_class=_Route, dependencies=[Depends(nothing_is_overlooked)])
     questions, pictures, encoded, changes = lanes
 
     @router.get("/gallery", responses=_answers(About), tags=["gallery"])
@@ -812,6 +868,7 @@ def add_api(app: FastAPI, api: GalleryApi, service: PageService, lanes: Lanes, w
 
     app.include_router(router)
     schema = _described(router)
+    described |= schema["paths"]
     page = api_page(schema).encode()
 
     @app.get(OPENAPI)

@@ -41,6 +41,7 @@ from san_tf.page.api import (
 from san_tf.page.guard import ASSETS, HELD_BYTES, METRICS, PATIENCE, UPLOADS, Access, Guard, Patience
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import Found, GoneError, PageService
+from san_tf.resources import core_count
 from san_tf.retrieval.image_files import NoPictureError
 from san_tf.visualization import style
 
@@ -117,8 +118,9 @@ UPLOAD_BYTES = 16 * 2**20
 # Hits on an exported sheet.
 _SHEET = 50
 # Requests of each kind that run in parallel; others wait without a thread or memory for pixels. A search with
-# re-ranking takes some 20 MB, and so does a crop. The encoder works on one picture while the next is read.
-_QUESTIONS, _PICTURES, _ENCODED, _CHANGES, _SHEETS = 8, 4, 2, 1, 1
+# re-ranking takes some 20 MB, and so does a crop. The encoder works on one picture while the next is read. A
+# search is mostly Python, so more searches than cores only make each other wait for the interpreter.
+_QUESTIONS, _PICTURES, _ENCODED, _CHANGES, _SHEETS = min(8, max(2, core_count())), 4, 2, 1, 1
 _WAITING, _WAITING_SHEETS = 256, 4
 _PAGE = "index.html"
 
@@ -149,7 +151,8 @@ def build_app(
         >>> application = build_app(PageService(gallery, network, "people"))
     """
     # FastAPI's documentation pages would load scripts from other sites.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+    # Behind a proxy with TLS, a redirect to the path without its last slash would lead to plain HTTP.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     access = access or Access()
     lanes = Lanes(
         Turns(_QUESTIONS, _WAITING), Turns(_PICTURES), Turns(_ENCODED, _WAITING), Turns(_CHANGES, _WAITING)
@@ -322,12 +325,18 @@ async def _invalid(_: Request, error: Exception) -> Response:
     first = error.errors()[0] if isinstance(error, RequestValidationError) else {}
     where = ".".join(str(part) for part in first.get("loc", ())[1:])[:80]
     what = str(first.get("msg", "it is malformed")).removeprefix("Value error, ")[:200]
+    if first.get("type") == "json_invalid":
+        where, what = "its JSON", str(first.get("ctx", {}).get("error", what))[:200]
     return _told(f"The request is not valid ({where or 'as a whole'}: {what}).", 422)
 
 
 async def _unknown(_: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
-    sentence = "There is nothing at this address." if status in (404, 405) else "The request cannot be read."
+    sentence = (
+        "There is nothing at this address."
+        if status in (404, 405)
+        else "The body cannot be read; send JSON in UTF-8, with numbers of a usual length."
+    )
     return _told(sentence, status, error.headers if isinstance(error, HTTPException) else None)
 
 

@@ -35,6 +35,7 @@ from san_tf.retrieval.gallery import (
     Source,
     gallery_pictures,
     refuse_deleted,
+    similarities,
 )
 from san_tf.retrieval.image_files import NoPictureError
 from san_tf.retrieval.sqlite_store import SqliteStore, State
@@ -666,7 +667,7 @@ class EmbeddedGallery(Gallery):
         answers: list[list[Candidate]] = []
         for start in range(0, len(queries), _QUERIES):
             block = queries[start : start + _QUERIES]
-            found = [ids[_largest(scores, count)] for scores in block @ tail.T]
+            found = [ids[_largest(scores, count)] for scores in similarities(block, tail)]
             if index is not None:
                 near = index.search(block, count, mask)
                 found = [np.concatenate(pair) for pair in zip(found, near, strict=True)]

@@ -8,7 +8,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from san_tf.retrieval.entries import EVERYTHING, Entry, Filter
-from san_tf.retrieval.gallery import Candidate, Deleted, Gallery, GalleryInfo, Source, refuse_deleted
+from san_tf.retrieval.gallery import (
+    Candidate,
+    Deleted,
+    Gallery,
+    GalleryInfo,
+    Source,
+    refuse_deleted,
+    similarities,
+)
 
 # Queries compared in one step: products of 64 with a million entries take 256 MB.
 _QUERIES = 64
@@ -110,7 +118,7 @@ class ExactGallery(Gallery):
             gallery = gallery if len(chosen) == len(gallery) else gallery[chosen]
             found = []
             for start in range(0, len(queries), _QUERIES):
-                for scores in queries[start : start + _QUERIES] @ gallery.T:
+                for scores in similarities(queries[start : start + _QUERIES], gallery):
                     places = _largest(scores, count)
                     found.append([Candidate(self._kept[chosen[at]], gallery[at].copy()) for at in places])
             return found

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from pathlib import PurePosixPath
 
-from san_tf.errors import UserError
+from san_tf.errors import UserError, one_line
 from san_tf.retrieval.entries import Entry
 from san_tf.retrieval.gallery import FIRST_NAMED
 from san_tf.whole_numbers import WholeNumbers
@@ -28,6 +28,8 @@ _DATED = re.compile(
 )
 # Seconds since 1970 beyond the year 5138; such numbers are milliseconds.
 _MILLISECONDS = 1e11
+# The end of the year 9999; larger numbers are microseconds, or no times.
+_CALENDAR = 253_402_300_799
 
 
 def parse_time(text: str) -> float:
@@ -54,7 +56,7 @@ def parse_time(text: str) -> float:
                 microsecond=int((part or "0").ljust(6, "0")),
             )  # fmt: skip
         except ValueError:
-            raise UserError(f"{text!r} {_TIME}.") from None
+            raise UserError(f"{one_line(text, 60)!r} {_TIME}.") from None
         return moment.timestamp()
     try:
         if "_" in text:
@@ -65,12 +67,15 @@ def parse_time(text: str) -> float:
             # Python 3.10 does not read "Z".
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
         except ValueError:
-            raise UserError(f"{text!r} {_TIME}.") from None
+            raise UserError(f"{one_line(text, 60)!r} {_TIME}.") from None
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         return zoned.timestamp()
     if not math.isfinite(seconds):
-        raise UserError(f"{text!r} {_TIME}.")
-    return seconds / 1000 if abs(seconds) >= _MILLISECONDS else seconds
+        raise UserError(f"{one_line(text, 60)!r} {_TIME}.")
+    seconds = seconds / 1000 if abs(seconds) >= _MILLISECONDS else seconds
+    if abs(seconds) > _CALENDAR:
+        raise UserError(f"{one_line(text, 60)!r} is beyond the year 9999; give seconds since 1970.")
+    return seconds
 
 
 class NameReader:

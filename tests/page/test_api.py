@@ -53,10 +53,9 @@ def bearer(token: str) -> dict[str, str]:
     return {"authorization": f"Bearer {token}"}
 
 
-@pytest.fixture
-def people(tmp_path: Path, folder: Path) -> Path:
-    """A gallery on disk: three people by the cameras `door`, 2 and 3, with times and tags."""
-    place, network = tmp_path / "people.gallery", StandIn()
+def make_people(place: Path, folder: Path) -> Path:
+    """Write a gallery: three people by the cameras `door`, 2 and 3, with times and tags."""
+    network = StandIn()
     info = GalleryInfo(network.size, network.name, network.fingerprint, str(folder / "images"))
     with open_gallery(place, create=info) as gallery:
         door = gallery.name_camera("door")
@@ -72,6 +71,11 @@ def people(tmp_path: Path, folder: Path) -> Path:
     return place
 
 
+@pytest.fixture
+def people(tmp_path: Path, folder: Path) -> Path:
+    return make_people(tmp_path / "people.gallery", folder)
+
+
 def application(place: Path, writable: bool = True, **choices) -> guarding.Guard:
     gallery = open_gallery(place, read_only=True)
     service = PageService(gallery, StandIn(), "people", (lambda: open_gallery(place)) if writable else None)
@@ -83,6 +87,16 @@ def application(place: Path, writable: bool = True, **choices) -> guarding.Guard
 def api(people: Path) -> Iterator[TestClient]:
     with TestClient(application(people), base_url=ORIGIN) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory, folder: Path) -> Iterator[TestClient]:
+    """The same for requests that are all refused, so one gallery serves many tests."""
+    place = make_people(tmp_path_factory.mktemp("untouched") / "people.gallery", folder)
+    with TestClient(application(place), base_url=ORIGIN) as client:
+        yield client
+    with open_gallery(place, read_only=True) as gallery:
+        assert len(gallery) == 9
 
 
 def ask(client: TestClient, method: str, path: str, **values) -> dict:
@@ -193,10 +207,35 @@ def test_filters_and_thresholds(api, monkeypatch):
          "finite"),
         (422, "/search/picture?prior=1", {"content": crop(1), "headers": PNG}, "prior"),
         (404, "/nothing", {"json": {}}, "nothing at this address"),
+        (404, "/search/", {"json": {"key": "0001_c1.png"}}, "nothing at this address"),
+        # In JSON `true` is not 1, and "1" is not 1.
+        (422, "/search", {"json": {"embedding": [True] * 6}}, "embedding.0"),
+        (422, "/search", {"json": {"embedding": ["1"] * 6}}, "embedding.0"),
+        (422, "/search", {"json": {"key": "0001_c1.png", "top": True}}, "top"),
+        (422, "/search", {"json": {"key": "0001_c1.png", "cameras": [True]}}, "cameras.0"),
+        (422, "/search", {"json": {"key": "0001_c1.png", "since": True}}, "since"),
+        (422, "/search", {"json": {"key": "0001_c1.png", "pids": ["1"]}}, "pids.0"),
+        (422, "/delete", {"json": {"everything": 1}}, "everything"),
+        (422, "/delete", {"json": {"everything": "true"}}, "everything"),
+        (422, "/entries", {"json": {"entries": [{"key": "a", "embedding": [True] * 6}]}}, "embedding.0"),
+        # Of two values the first would be overlooked, and so would be one in the wrong place.
+        (422, "/search", {"content": b'{"key": "0001_c1.png", "key": "0002_c1.png"}', "headers": JSON},
+         "given twice"),
+        (422, "/delete", {"content": b'{"everything": true, "dry_run": true, "dry_run": 0}', "headers": JSON},
+         "given twice"),
+        (400, "/search?top=1", {"json": {"key": "0001_c1.png"}}, "has no parameter 'top'"),
+        (400, "/delete?dry_run=true", {"json": {"everything": True}}, "has no parameter 'dry_run'"),
+        (400, "/search/picture?top=1&top=2", {"content": crop(1), "headers": PNG}, "given twice"),
+        (400, "/search/picture?Top=1", {"content": crop(1), "headers": PNG}, "no parameter 'Top'; it has"),
+        (400, "/search", {"content": b'{"key": "\xff"}', "headers": JSON}, "send JSON in UTF-8"),
+        (400, "/search", {"content": b'{"key":' + b"[" * 100_000, "headers": JSON}, "cannot be read"),
+        (400, "/entries/picture?key=a&camera=", {"content": crop(1), "headers": PNG}, "name of a camera"),
+        (400, "/entries/picture?key=a&camera=%20door", {"content": crop(1), "headers": PNG}, "blanks"),
+        (400, "/entries/picture?key=a&time=1.7e15", {"content": crop(1), "headers": PNG}, "year 9999"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_in_a_sentence(api, status, path, values, sentence):
-    assert sentence in refused(api, status, "POST", path, **values)
+def test_mistakes_are_told_in_a_sentence(untouched, status, path, values, sentence):
+    assert sentence in refused(untouched, status, "POST", path, **values)
 
 
 def test_add_search_delete_and_stay_deleted(api, people):
@@ -268,6 +307,26 @@ def test_deletion_by_conditions_and_by_a_picture(api):
     left = 6 - alike["deleted"]
     assert ask(api, "POST", "/delete", json={"everything": True})["deleted"] == left
     assert ask(api, "GET", "/entries")["entries"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "sentence"),
+    [
+        ("dryrun=true", b"", "has no parameter 'dryrun'; it has key, dry_run"),
+        ("dry-run=true", b"", "has no parameter 'dry-run'"),
+        ("DRY_RUN=true", b"", "has no parameter 'DRY_RUN'"),
+        ("key=0002_c1.png", b"", "key is given twice"),
+        ("dry_run=true&dry_run=false", b"", "dry_run is given twice"),
+        ("", b'{"keys": ["0002_c1.png"]}', "takes no body"),
+    ],
+)
+def test_typing_mistakes_delete_nothing(untouched, query, body, sentence):
+    told = refused(untouched, 400, "DELETE", f"/entry?key=0001_c1.png&{query}", content=body, headers=JSON)
+    assert sentence in told
+    assert ask(untouched, "GET", "/gallery")["entries"] == 9
+    # A filter in the body of a list would not be looked at.
+    values = {"content": b'{"cameras": ["door"]}', "headers": JSON}
+    assert "takes no body" in refused(untouched, 400, "GET", "/entries", **values)
 
 
 def test_reading_only_unless_asked_for(people):

@@ -42,6 +42,12 @@ def test_what_is_no_time(text):
         parse_time(text)
 
 
+@pytest.mark.parametrize("text", ["1.7e15", "-1e300", "1767225600000000"])
+def test_numbers_beyond_the_calendar(text):
+    with pytest.raises(UserError, match="is beyond the year 9999; give seconds since 1970"):
+        parse_time(text)
+
+
 @pytest.mark.parametrize(
     ("key", "columns", "wanted"),
     [
