@@ -76,7 +76,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fewest", type=count, metavar="N", default=4, help="near crops that make a cluster, itself included"
     )
-    parser.add_argument("--k1", type=count, metavar="N", default=20, help="neighbours that describe a crop")
+    parser.add_argument("--k1", type=count, metavar="N", default=14, help="neighbours that describe a crop")
+    parser.add_argument(
+        "--camera_level",
+        type=whole_number(0, 2**20),
+        metavar="N",
+        default=10,
+        help="nearest crops of a camera that distances to it are measured from, so that crops of two cameras "
+        "compare with those of one; 0 takes distances as they are, for cameras that hardly share people",
+    )
     parser.add_argument(
         "--clusters_per_batch",
         type=whole_number(2, 2**12),
@@ -255,7 +263,9 @@ def _settings(options: argparse.Namespace) -> AdaptationSettings:
         rounds=options.rounds,
         epochs=options.epochs,
         patience=options.patience,
-        clustering=ClusterSettings(options.distance, options.fewest, options.k1),
+        clustering=ClusterSettings(
+            options.distance, options.fewest, options.k1, camera_level=options.camera_level
+        ),
         clusters_per_batch=options.clusters_per_batch,
         crops_per_cluster=options.crops_per_cluster,
         learning_rate=options.learning_rate,

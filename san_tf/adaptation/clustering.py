@@ -77,13 +77,17 @@ class ClusterSettings:
         k1: neighbours that describe a crop; about as many as a person has crops.
         k2: neighbours that descriptions are averaged over.
         centre_cameras: take each camera's mean and deviation out of the embeddings, where cameras are known.
+        camera_level: nearest crops of a camera that distances to it are measured from, where cameras are
+            known, see `camera_neighbours`; 0 compares distances as they are, which suits cameras that hardly
+            share people.
     """
 
     distance: float | None = None
     fewest: int = 4
-    k1: int = 20
-    k2: int = 6
+    k1: int = 14
+    k2: int = 4
     centre_cameras: bool = True
+    camera_level: int = 10
 
     def __post_init__(self) -> None:
         if self.distance is not None and not 0.0 < self.distance <= _LARGEST:
@@ -93,6 +97,8 @@ class ClusterSettings:
         for name in ("fewest", "k1", "k2"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; received {getattr(self, name)}.")
+        if self.camera_level < 0:
+            raise UserError(f"camera_level must be at least 0; received {self.camera_level}.")
 
 
 def camera_centred(features: np.ndarray, cameras: np.ndarray) -> np.ndarray:
@@ -114,8 +120,7 @@ def camera_centred(features: np.ndarray, cameras: np.ndarray) -> np.ndarray:
     """
     rows = np.asarray(l2_normalized(np.asarray(features, np.float32)), np.float64)
     cameras = np.asarray(cameras)
-    known, counts = np.unique(cameras[cameras != UNKNOWN_CAMERA], return_counts=True)
-    own = known[counts >= _FEWEST_CROPS]
+    own = _own_statistics(cameras)
     if not len(own):
         return rows.astype(np.float32)
     whole = rows.std(axis=0)
@@ -129,6 +134,13 @@ def camera_centred(features: np.ndarray, cameras: np.ndarray) -> np.ndarray:
             result[chosen] = (part - part.mean(axis=0)) * scale
     centred: np.ndarray = l2_normalized(result.astype(np.float32))
     return centred
+
+
+def _own_statistics(cameras: np.ndarray) -> np.ndarray:
+    """Return the known cameras with enough crops for statistics of their own."""
+    known, counts = np.unique(cameras[cameras != UNKNOWN_CAMERA], return_counts=True)
+    own: np.ndarray = known[counts >= _FEWEST_CROPS]
+    return own
 
 
 def cluster(
@@ -162,7 +174,18 @@ def cluster(
     if settings.centre_cameras:
         rows = camera_centred(features, cameras)
     k1 = min(settings.k1, max(len(rows) - 1, 1))
-    bounds, images, distances = jaccard_graph(rows, k1, settings.k2, _LARGEST, description)
+    own = _own_statistics(cameras)
+    # Crops of other cameras are compared as if these were one.
+    levelled = np.where(np.isin(cameras, own), cameras, UNKNOWN_CAMERA) if len(own) > 1 else None
+    bounds, images, distances = jaccard_graph(
+        rows,
+        k1,
+        settings.k2,
+        _LARGEST,
+        description,
+        levelled if settings.camera_level else None,
+        settings.camera_level,
+    )
     graph = csr_matrix((distances, images, bounds), shape=(len(rows), len(rows)))
     tried = DISTANCES if settings.distance is None else (settings.distance,)
     found = [assessed(graph, cameras, distance, settings.fewest) for distance in tried]

@@ -118,6 +118,23 @@ def test_cameras_that_shift_their_embeddings_are_centred():
     assert found.score > apart.score
 
 
+def test_cameras_that_know_themselves_better_than_people_still_share_clusters():
+    # The cameras' statistics are equal, but each adds something of its own to every person.
+    rng = np.random.default_rng(8)
+    number, crops = 60, 8
+    pids = np.repeat(np.arange(number), crops)
+    camids = np.tile(np.arange(crops) % 2, number)
+    shared, own = rng.standard_normal((number, 24)), rng.standard_normal((2, number, 24))
+    features = shared[pids] + 0.7 * own[camids, pids] + 0.6 * rng.standard_normal((len(pids), 24))
+    found, before = (
+        cluster(features, camids, ClusterSettings(k1=10, k2=4, camera_level=level)) for level in (4, 0)
+    )
+    numbers = [against_identities(one.labels, pids + 1) for one in (found, before)]
+    assert found.spanning > before.spanning + 0.15
+    assert numbers[0]["gathered"] > numbers[1]["gathered"] + 0.03
+    assert numbers[0]["purity"] > 0.9
+
+
 def test_centring_by_hand():
     rng = np.random.default_rng(6)
     unit = rng.standard_normal((60, 5))
@@ -153,6 +170,7 @@ def test_numbers_of_identities_by_hand():
         ({"distance": float("nan")}, "received nan"),
         ({"fewest": 0}, "fewest must be at least 1"),
         ({"k1": 0}, "k1 must be at least 1"),
+        ({"camera_level": -1}, "camera_level must be at least 0"),
     ],
 )
 def test_impossible_settings_are_told(settings, sentence):
