@@ -220,10 +220,15 @@ def _of_identities(pids: np.ndarray, cameras: np.ndarray, rng: np.random.Generat
     drawn = rng.permutation(drawn)[:_MOST_PAIRS]
     both = np.concatenate([np.stack([first, second], axis=1), drawn])
     same = np.arange(len(both)) < len(first)
-    caveat = "" if across else _ONE_CAMERA
+    caveat = _TWO_CAMERAS if across else _ONE_CAMERA
     return Pairs(both[:, 0], both[:, 1], same, pids[both], caveat)
 
 
+# On photographs of 150 people, two to fourteen times as many pairs of one camera passed a threshold.
+_TWO_CAMERAS = (
+    "All pairs are between two cameras: two people by one camera look more alike, so leave the query's own "
+    "camera out of a search, or expect more false accepts there."
+)
 _ONE_CAMERA = (
     "All pairs are by one camera, or the cameras are unknown: between two cameras the same score means less, "
     "and this calibration cannot vouch for it."
