@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
@@ -64,6 +65,21 @@ class Clustering(ShortRepr):
     def outliers(self) -> int:
         """Number of crops that belong to no cluster."""
         return int(np.count_nonzero(self.labels == OUTLIER))
+
+
+@dataclass(frozen=True, repr=False)
+class Answers(ShortRepr):
+    """What a person said about M pairs of crops.
+
+    Attributes:
+        first: `(M,)` int crops.
+        second: `(M,)` int crops.
+        same: `(M,)` bool, whether both show one person.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -148,6 +164,7 @@ def cluster(
     cameras: np.ndarray | None = None,
     settings: ClusterSettings = ClusterSettings(),
     description: str | None = "Comparing all pairs",
+    answers: Answers | None = None,
 ) -> Clustering:
     """Cluster crops by their embeddings.
 
@@ -156,6 +173,8 @@ def cluster(
         cameras: `(N,)` int; -1 is unknown; None if no camera is known.
         settings: how.
         description: of the progress bar; None for no bar.
+        answers: pairs that a person answered; the clusters obey them, see `obeying`. Their validity is that
+            of the clusters before, so that it says what the encoder alone can tell.
 
     Returns:
         Clusters and their validity.
@@ -189,7 +208,86 @@ def cluster(
     graph = csr_matrix((distances, images, bounds), shape=(len(rows), len(rows)))
     tried = DISTANCES if settings.distance is None else (settings.distance,)
     found = [assessed(graph, cameras, distance, settings.fewest) for distance in tried]
-    return max(found, key=lambda one: (one.score, one.clusters > 1))
+    best = max(found, key=lambda one: (one.score, one.clusters > 1))
+    if answers is None or not len(answers.same):
+        return best
+    return dataclasses.replace(best, labels=obeying(answers, best.labels, graph))
+
+
+def obeying(answers: Answers, labels: np.ndarray, graph: csr_matrix) -> np.ndarray:
+    """Change clusters so that they obey a person's answers.
+
+    Crops that answers join are one unit. A unit's clusters become one, and a unit of outliers becomes a
+    cluster of its own. Where two units that answers keep apart are then in one cluster, it is divided: each
+    of its crops goes with the nearest unit, and crops that are near neither become outliers.
+
+    Args:
+        answers: pairs that a person answered.
+        labels: `(N,)` clusters from 0; -1 is an outlier.
+        graph: `(N, N)` sparse distances; an absent one counts as 1.
+
+    Returns:
+        `(N,)` int64 clusters from 0, without gaps.
+
+    Raises:
+        UserError: the answers contradict each other.
+    """
+    crops = len(labels)
+    joined = answers.same.astype(bool)
+    links = np.stack([answers.first, answers.second], axis=1)
+    unit = _components(crops, links[joined])
+    apart = unit[links[~joined]]
+    if (apart[:, 0] == apart[:, 1]).any():
+        first, second = links[~joined][apart[:, 0] == apart[:, 1]][0]
+        raise UserError(
+            f"The answers contradict each other: crops {first} and {second} are said to be two people, but "
+            "other answers join them; look at their pairs again."
+        )
+    sizes = np.bincount(unit, minlength=unit.max() + 1)
+    # Units of one crop that no cluster holds stay outliers.
+    outlier = (labels == OUTLIER) & (sizes[unit] == 1)
+    members = np.flatnonzero(labels != OUTLIER)
+    # A node for each unit and one for each cluster; a merged cluster is a component of these.
+    edges = np.stack([unit[members], len(sizes) + labels[members]], axis=1)
+    result = _components(len(sizes) + int(labels.max(initial=OUTLIER)) + 1, edges)[unit]
+    result[outlier] = OUTLIER
+    fresh = int(result.max(initial=OUTLIER)) + 1
+    inside = np.flatnonzero(~outlier)
+    shared = {int(unit[crop]): int(result[crop]) for crop in inside}
+    divided: dict[int, set[int]] = {}
+    for one, other in apart.tolist():
+        if one in shared and shared[one] == shared.get(other):
+            divided.setdefault(shared[one], set()).update((one, other))
+    for name, units in divided.items():
+        within = np.flatnonzero(result == name)
+        seeds = sorted(units)
+        seated = [within[unit[within] == seed] for seed in seeds]
+        rows = graph[within].tocsc()
+        near = np.zeros((len(within), len(seeds)))
+        for column, crops_of in enumerate(seated):
+            part = rows[:, crops_of].tocoo()
+            # Distances of 0 are stored, so nearness is counted from the stored entries alone.
+            np.maximum.at(near[:, column], part.row, 1.0 - part.data)
+        # Crops that are joined go together.
+        groups = np.unique(unit[within], return_inverse=True)[1]
+        together = np.zeros((groups.max() + 1, len(seeds)))
+        np.maximum.at(together, groups, near)
+        near = together[groups]
+        for column, seed in enumerate(seeds):
+            near[unit[within] == seed] = np.eye(len(seeds))[column] * 2.0
+        chosen = fresh + near.argmax(axis=1)
+        alone = near.max(axis=1) == 0.0
+        result[within] = np.where(alone, OUTLIER, chosen)
+        fresh += len(seeds)
+    kept = result != OUTLIER
+    result[kept] = np.unique(result[kept], return_inverse=True)[1]
+    return result.astype(np.int64)
+
+
+def _components(nodes: int, edges: np.ndarray) -> np.ndarray:
+    """Number the connected components of a graph, `(nodes,)` int64."""
+    graph = csr_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def dbscan(graph: csr_matrix, distance: float, fewest: int) -> np.ndarray:

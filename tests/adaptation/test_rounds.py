@@ -13,7 +13,7 @@ import pytest
 import san_tf.adaptation
 from san_tf import UserError
 from san_tf.adaptation import rounds
-from san_tf.adaptation.clustering import ClusterSettings
+from san_tf.adaptation.clustering import Answers, ClusterSettings
 from san_tf.adaptation.rounds import AdaptationSettings, adapt
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.records import Records
@@ -183,3 +183,14 @@ def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_good_round(
         assert (tmp_path / "rounds" / "00" / "encoder.safetensors").is_file()
     # With space again, the same call goes on.
     assert len(adapt(small_encoder(), records, tmp_path, settings).states) == 2
+
+
+def test_rounds_obey_answers_and_are_not_resumed_with_others(records, small_encoder, tmp_path):
+    settings = dataclasses.replace(SETTINGS, rounds=1, epochs=1)
+    told = Answers(np.array([0, 0, 3]), np.array([8, 1, 11]), np.array([False, True, False]))
+    adapt(small_encoder(), records, tmp_path, settings, answers=told)
+    for number in ("00", "01"):
+        labels = np.load(tmp_path / "rounds" / number / "clusters.npz")["labels"]
+        assert labels[0] == labels[1] != -1 and labels[0] != labels[8]
+    with pytest.raises(UserError, match="holds an adaptation with other answers"):
+        adapt(small_encoder(), records, tmp_path, settings)

@@ -147,7 +147,7 @@ def test_answers_are_read_and_contradictions_told(tmp_path):
     assert len(set(pairs.people[pairs.same].ravel())) == 1 and pairs.people[2, 0] != pairs.people[2, 1]
     for rows, sentence in (
         ("a.jpg,x.jpg,yes", "line 2: the table has no crop 'x.jpg'"),
-        ("a.jpg,b.jpg,perhaps", "same is 'perhaps'; write yes or no"),
+        ("a.jpg,b.jpg,perhaps", "same is 'perhaps'; write yes, no or cannot tell"),
         ("a.jpg,a.jpg,yes", "both crops are a.jpg"),
         ("a.jpg,b.jpg,yes\nb.jpg,a.jpg,no", "line 3: the pair has both answers"),
         ("a.jpg,b.jpg,yes\nb.jpg,c.jpg,yes\na.jpg,c.jpg,no", "contradict each other"),
