@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from san_tf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
-    from san_tf.adaptation.clustering import Clustering, ClusterSettings, camera_centred, cluster
+    from san_tf.adaptation.clustering import Answers, Clustering, ClusterSettings, camera_centred, cluster
     from san_tf.adaptation.contrast import ClusterContrast, cluster_batches, cluster_loss
     from san_tf.adaptation.rounds import AdaptationResult, AdaptationSettings, adapt
     from san_tf.adaptation.start_encoder import trainable_encoder
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdaptationResult",
     "AdaptationSettings",
+    "Answers",
     "ClusterContrast",
     "ClusterSettings",
     "Clustering",
@@ -31,6 +32,7 @@ __getattr__, __dir__ = lazy_names(
     {
         "AdaptationResult": "rounds",
         "AdaptationSettings": "rounds",
+        "Answers": "clustering",
         "ClusterContrast": "contrast",
         "ClusterSettings": "clustering",
         "Clustering": "clustering",

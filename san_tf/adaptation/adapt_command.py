@@ -34,6 +34,7 @@ from san_tf.start import import_tensorflow
 if TYPE_CHECKING:
     import keras
 
+    from san_tf.adaptation.clustering import Answers
     from san_tf.adaptation.rounds import AdaptationResult, AdaptationSettings
     from san_tf.data.records import Records
     from san_tf.embedding.sources import Photograph
@@ -76,7 +77,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--fewest", type=count, metavar="N", default=4, help="near crops that make a cluster, itself included"
     )
-    parser.add_argument("--k1", type=count, metavar="N", default=20, help="neighbours that describe a crop")
+    parser.add_argument("--k1", type=count, metavar="N", default=14, help="neighbours that describe a crop")
+    parser.add_argument(
+        "--camera_level",
+        type=whole_number(0, 2**20),
+        metavar="N",
+        default=10,
+        help="nearest crops of a camera that distances to it are measured from, so that crops of two cameras "
+        "compare with those of one; 0 takes distances as they are, for cameras that hardly share people",
+    )
     parser.add_argument(
         "--clusters_per_batch",
         type=whole_number(2, 2**12),
@@ -99,6 +108,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--camera_folders",
         action="store_true",
         help="the camera is the folder of a crop below the named one, such as door or hall/2",
+    )
+    parser.add_argument(
+        "--answers",
+        metavar="FILE",
+        help="pairs that somebody answered, which clusters obey, .csv: first, second, same (yes, no, cannot "
+        "tell)",
     )
     parser.add_argument(
         "--dry_run",
@@ -231,8 +246,9 @@ def _run(options: argparse.Namespace) -> None:
         lines.append(left_out_summary(crops.left_out, crops.others, "crops"))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+    answers = _answers(options.answers, crops.names)
     if options.dry_run:
-        entry, found = first_clusters(encoder, records, settings)
+        entry, found = first_clusters(encoder, records, settings, answers)
         _table(console, [entry])
         console.print(_plan(options, settings, found.labels), markup=False, soft_wrap=True)
         return
@@ -241,10 +257,21 @@ def _run(options: argparse.Namespace) -> None:
     def report(entry: dict[str, Any]) -> None:
         console.print(_line(entry), markup=False, soft_wrap=True)
 
-    result = adapt(encoder, records, out, settings, report=report, console=console)
+    result = adapt(encoder, records, out, settings, answers=answers, report=report, console=console)
     _table(console, list(result.states))
     _write(encoder, out, result, options)
     console.print(_told(result, out), markup=False, soft_wrap=True)
+
+
+def _answers(path: str | None, names: Sequence[str]) -> Answers | None:
+    """Read answered pairs of crops; None without a file."""
+    if path is None:
+        return None
+    from san_tf.adaptation.clustering import Answers
+    from san_tf.evaluation.calibrate_command import answered_pairs
+
+    pairs = answered_pairs(path, {"path": names}, "this adaptation has")
+    return Answers(pairs.first, pairs.second, pairs.same)
 
 
 def _settings(options: argparse.Namespace) -> AdaptationSettings:
@@ -255,7 +282,9 @@ def _settings(options: argparse.Namespace) -> AdaptationSettings:
         rounds=options.rounds,
         epochs=options.epochs,
         patience=options.patience,
-        clustering=ClusterSettings(options.distance, options.fewest, options.k1),
+        clustering=ClusterSettings(
+            options.distance, options.fewest, options.k1, camera_level=options.camera_level
+        ),
         clusters_per_batch=options.clusters_per_batch,
         crops_per_cluster=options.crops_per_cluster,
         learning_rate=options.learning_rate,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from scipy.sparse import csr_matrix
+from scipy.sparse.csgraph import connected_components
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
@@ -66,6 +67,21 @@ class Clustering(ShortRepr):
         return int(np.count_nonzero(self.labels == OUTLIER))
 
 
+@dataclass(frozen=True, repr=False)
+class Answers(ShortRepr):
+    """What a person said about M pairs of crops.
+
+    Attributes:
+        first: `(M,)` int crops.
+        second: `(M,)` int crops.
+        same: `(M,)` bool, whether both show one person.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    same: np.ndarray
+
+
 @dataclass(frozen=True)
 class ClusterSettings:
     """How crops are clustered.
@@ -77,13 +93,17 @@ class ClusterSettings:
         k1: neighbours that describe a crop; about as many as a person has crops.
         k2: neighbours that descriptions are averaged over.
         centre_cameras: take each camera's mean and deviation out of the embeddings, where cameras are known.
+        camera_level: nearest crops of a camera that distances to it are measured from, where cameras are
+            known, see `camera_neighbours`; 0 compares distances as they are, which suits cameras that hardly
+            share people.
     """
 
     distance: float | None = None
     fewest: int = 4
-    k1: int = 20
-    k2: int = 6
+    k1: int = 14
+    k2: int = 4
     centre_cameras: bool = True
+    camera_level: int = 10
 
     def __post_init__(self) -> None:
         if self.distance is not None and not 0.0 < self.distance <= _LARGEST:
@@ -93,6 +113,8 @@ class ClusterSettings:
         for name in ("fewest", "k1", "k2"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1; received {getattr(self, name)}.")
+        if self.camera_level < 0:
+            raise UserError(f"camera_level must be at least 0; received {self.camera_level}.")
 
 
 def camera_centred(features: np.ndarray, cameras: np.ndarray) -> np.ndarray:
@@ -114,8 +136,7 @@ def camera_centred(features: np.ndarray, cameras: np.ndarray) -> np.ndarray:
     """
     rows = np.asarray(l2_normalized(np.asarray(features, np.float32)), np.float64)
     cameras = np.asarray(cameras)
-    known, counts = np.unique(cameras[cameras != UNKNOWN_CAMERA], return_counts=True)
-    own = known[counts >= _FEWEST_CROPS]
+    own = _own_statistics(cameras)
     if not len(own):
         return rows.astype(np.float32)
     whole = rows.std(axis=0)
@@ -131,11 +152,19 @@ def camera_centred(features: np.ndarray, cameras: np.ndarray) -> np.ndarray:
     return centred
 
 
+def _own_statistics(cameras: np.ndarray) -> np.ndarray:
+    """Return the known cameras with enough crops for statistics of their own."""
+    known, counts = np.unique(cameras[cameras != UNKNOWN_CAMERA], return_counts=True)
+    own: np.ndarray = known[counts >= _FEWEST_CROPS]
+    return own
+
+
 def cluster(
     features: np.ndarray,
     cameras: np.ndarray | None = None,
     settings: ClusterSettings = ClusterSettings(),
     description: str | None = "Comparing all pairs",
+    answers: Answers | None = None,
 ) -> Clustering:
     """Cluster crops by their embeddings.
 
@@ -144,6 +173,8 @@ def cluster(
         cameras: `(N,)` int; -1 is unknown; None if no camera is known.
         settings: how.
         description: of the progress bar; None for no bar.
+        answers: pairs that a person answered; the clusters obey them, see `obeying`. Their validity is that
+            of the clusters before, so that it says what the encoder alone can tell.
 
     Returns:
         Clusters and their validity.
@@ -162,11 +193,101 @@ def cluster(
     if settings.centre_cameras:
         rows = camera_centred(features, cameras)
     k1 = min(settings.k1, max(len(rows) - 1, 1))
-    bounds, images, distances = jaccard_graph(rows, k1, settings.k2, _LARGEST, description)
+    own = _own_statistics(cameras)
+    # Crops of other cameras are compared as if these were one.
+    levelled = np.where(np.isin(cameras, own), cameras, UNKNOWN_CAMERA) if len(own) > 1 else None
+    bounds, images, distances = jaccard_graph(
+        rows,
+        k1,
+        settings.k2,
+        _LARGEST,
+        description,
+        levelled if settings.camera_level else None,
+        settings.camera_level,
+    )
     graph = csr_matrix((distances, images, bounds), shape=(len(rows), len(rows)))
     tried = DISTANCES if settings.distance is None else (settings.distance,)
     found = [assessed(graph, cameras, distance, settings.fewest) for distance in tried]
-    return max(found, key=lambda one: (one.score, one.clusters > 1))
+    best = max(found, key=lambda one: (one.score, one.clusters > 1))
+    if answers is None or not len(answers.same):
+        return best
+    return dataclasses.replace(best, labels=obeying(answers, best.labels, graph))
+
+
+def obeying(answers: Answers, labels: np.ndarray, graph: csr_matrix) -> np.ndarray:
+    """Change clusters so that they obey a person's answers.
+
+    Crops that answers join are one unit. A unit's clusters become one, and a unit of outliers becomes a
+    cluster of its own. Where two units that answers keep apart are then in one cluster, it is divided: each
+    of its crops goes with the nearest unit, and crops that are near neither become outliers.
+
+    Args:
+        answers: pairs that a person answered.
+        labels: `(N,)` clusters from 0; -1 is an outlier.
+        graph: `(N, N)` sparse distances; an absent one counts as 1.
+
+    Returns:
+        `(N,)` int64 clusters from 0, without gaps.
+
+    Raises:
+        UserError: the answers contradict each other.
+    """
+    crops = len(labels)
+    joined = answers.same.astype(bool)
+    links = np.stack([answers.first, answers.second], axis=1)
+    unit = _components(crops, links[joined])
+    apart = unit[links[~joined]]
+    if (apart[:, 0] == apart[:, 1]).any():
+        first, second = links[~joined][apart[:, 0] == apart[:, 1]][0]
+        raise UserError(
+            f"The answers contradict each other: crops {first} and {second} are said to be two people, but "
+            "other answers join them; look at their pairs again."
+        )
+    sizes = np.bincount(unit, minlength=unit.max() + 1)
+    # Units of one crop that no cluster holds stay outliers.
+    outlier = (labels == OUTLIER) & (sizes[unit] == 1)
+    members = np.flatnonzero(labels != OUTLIER)
+    # A node for each unit and one for each cluster; a merged cluster is a component of these.
+    edges = np.stack([unit[members], len(sizes) + labels[members]], axis=1)
+    result = _components(len(sizes) + int(labels.max(initial=OUTLIER)) + 1, edges)[unit]
+    result[outlier] = OUTLIER
+    fresh = int(result.max(initial=OUTLIER)) + 1
+    inside = np.flatnonzero(~outlier)
+    shared = {int(unit[crop]): int(result[crop]) for crop in inside}
+    divided: dict[int, set[int]] = {}
+    for one, other in apart.tolist():
+        if one in shared and shared[one] == shared.get(other):
+            divided.setdefault(shared[one], set()).update((one, other))
+    for name, units in divided.items():
+        within = np.flatnonzero(result == name)
+        seeds = sorted(units)
+        seated = [within[unit[within] == seed] for seed in seeds]
+        rows = graph[within].tocsc()
+        near = np.zeros((len(within), len(seeds)))
+        for column, crops_of in enumerate(seated):
+            part = rows[:, crops_of].tocoo()
+            # Distances of 0 are stored, so nearness is counted from the stored entries alone.
+            np.maximum.at(near[:, column], part.row, 1.0 - part.data)
+        # Crops that are joined go together.
+        groups = np.unique(unit[within], return_inverse=True)[1]
+        together = np.zeros((groups.max() + 1, len(seeds)))
+        np.maximum.at(together, groups, near)
+        near = together[groups]
+        for column, seed in enumerate(seeds):
+            near[unit[within] == seed] = np.eye(len(seeds))[column] * 2.0
+        chosen = fresh + near.argmax(axis=1)
+        alone = near.max(axis=1) == 0.0
+        result[within] = np.where(alone, OUTLIER, chosen)
+        fresh += len(seeds)
+    kept = result != OUTLIER
+    result[kept] = np.unique(result[kept], return_inverse=True)[1]
+    return result.astype(np.int64)
+
+
+def _components(nodes: int, edges: np.ndarray) -> np.ndarray:
+    """Number the connected components of a graph, `(nodes,)` int64."""
+    graph = csr_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def dbscan(graph: csr_matrix, distance: float, fewest: int) -> np.ndarray:

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from san_tf import checkpoints
 from san_tf.adaptation.clustering import (
+    Answers,
     Clustering,
     ClusterSettings,
     against_identities,
@@ -121,6 +122,7 @@ def adapt(
     workdir: str | os.PathLike[str],
     settings: AdaptationSettings = AdaptationSettings(),
     *,
+    answers: Answers | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
     console: Console | None = None,
     save_every_seconds: float | None = 300.0,
@@ -139,6 +141,7 @@ def adapt(
             where they are known (above 0), the report compares the clusters with them.
         workdir: folder of checkpoints, `metrics.csv` and `adaptation.json`; each adaptation needs its own.
         settings: how.
+        answers: pairs of crops that a person answered; the clusters of every round obey them.
         report: called with the entry of each state, also of those of an earlier process.
         console: console of the progress line; standard output if None.
         save_every_seconds: also save within an epoch after this many seconds; None never.
@@ -164,13 +167,13 @@ def adapt(
         )
     run = RunDirectory(workdir)
     with run.held():
-        return _Adaptation(encoder, records, run, settings, report, console).go(
+        return _Adaptation(encoder, records, run, settings, report, console, answers).go(
             save_every_seconds, save_every_steps
         )
 
 
 def first_clusters(
-    encoder: keras.Model, records: Records, settings: AdaptationSettings
+    encoder: keras.Model, records: Records, settings: AdaptationSettings, answers: Answers | None = None
 ) -> tuple[dict[str, Any], Clustering]:
     """Return the entry and the clusters of the encoder as it is, without training or writing anything.
 
@@ -178,9 +181,10 @@ def first_clusters(
         encoder: encoder.
         records: crops.
         settings: how.
+        answers: pairs of crops that a person answered.
     """
     began = time.monotonic()
-    found = cluster(embedded(encoder, records), records.camids, settings.clustering)
+    found = cluster(embedded(encoder, records), records.camids, settings.clustering, answers=answers)
     return _entry(0, found, None, records, began), found
 
 
@@ -215,8 +219,10 @@ class _Adaptation:
         settings: AdaptationSettings,
         report: Callable[[dict[str, Any]], None] | None,
         console: Console | None,
+        answers: Answers | None,
     ) -> None:
         self.encoder, self.records, self.run, self.settings = encoder, records, run, settings
+        self.answers = answers
         self.report, self.console = report or (lambda entry: None), console
         self.states: list[dict[str, Any]] = []
         self.path = run.path / REPORT
@@ -264,6 +270,7 @@ class _Adaptation:
             "settings": _as_json(dataclasses.asdict(self.settings)),
             "crops": _digest_of(self.records),
             "start": _weights_digest(self.encoder),
+            "answers": _answers_digest(self.answers),
         }
         # More rounds continue an adaptation; everything else makes another one of it.
         for name in ("rounds", "patience"):
@@ -281,7 +288,11 @@ class _Adaptation:
             return
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{self.path} cannot be used ({error}); name another folder.") from error
-        for name, what in (("crops", "to other crops"), ("start", "of another encoder")):
+        for name, what in (
+            ("crops", "to other crops"),
+            ("start", "of another encoder"),
+            ("answers", "with other answers"),
+        ):
             if self.made_with.get(name) != made_with[name]:
                 raise UserError(f"{self.run.path} holds an adaptation {what}; name another folder.")
         theirs, ours = self.made_with["settings"], made_with["settings"]
@@ -349,7 +360,7 @@ class _Adaptation:
                 f"After round {number} the encoder gives embeddings that are not finite; lower the learning "
                 "rate."
             )
-        found = cluster(features, self.records.camids, self.settings.clustering)
+        found = cluster(features, self.records.camids, self.settings.clustering, answers=self.answers)
         memory = centroids(features, found.labels) if found.clusters else np.empty((0, features.shape[1]))
         with atomic_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, labels=found.labels, memory=memory.astype(np.float32))
@@ -408,6 +419,15 @@ def _digest_of(records: Records) -> str:
     digest = hashlib.sha256(np.asarray(records.camids, np.int64).tobytes())
     for content in records.images:
         digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _answers_digest(answers: Answers | None) -> str | None:
+    if answers is None:
+        return None
+    digest = hashlib.sha256()
+    for column in (answers.first, answers.second, answers.same):
+        digest.update(np.asarray(column, np.int64).tobytes())
     return digest.hexdigest()
 
 

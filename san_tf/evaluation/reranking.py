@@ -13,6 +13,7 @@ block.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Lock
@@ -127,6 +128,92 @@ def _whole(rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
         if rows.normalized:
             features[start:stop] = block
     return features, squares
+
+
+def camera_neighbours(
+    features: np.ndarray,
+    cameras: np.ndarray,
+    number: int,
+    level: int = 10,
+    description: str | None = "Comparing all pairs",
+) -> Neighbours:
+    """Find the `number` nearest images of each, with distances made comparable between cameras.
+
+    Two images by one camera are nearer than two by different cameras, whoever they show. So a distance is
+    measured from the level of its camera pair: from the squared distance of images i and j are taken half of
+    i's mean distance to its `level` nearest images by j's camera, and half of j's to its nearest by i's
+    camera. That is cross-domain similarity local scaling (Conneau et al., "Word Translation Without Parallel
+    Data", ICLR 2018, section 2.3), with cameras as the domains.
+
+    Args:
+        features: `(N, D)` numbers, finite.
+        cameras: `(N,)` int; images whose camera is unknown share a number.
+        number: number of neighbours, itself included, at most N.
+        level: nearest images that make a level; a camera with fewer has its level from those.
+        description: of the progress bar; None for no bar.
+
+    Returns:
+        Neighbours; `largest` is of the distances as they were.
+
+    Example:
+        >>> camera_neighbours(features, cameras, 15).nearest[7]
+        array([   7, 1204,   12, ...], dtype=int32)
+    """
+    rows = np.ascontiguousarray(features, np.float32)
+    images, number = len(rows), min(number, len(rows))
+    own, place = np.unique(cameras, return_inverse=True)
+    # Images of one camera stand together, so that a camera is a slice.
+    order = np.argsort(place, kind="stable")
+    bounds = np.searchsorted(place[order], np.arange(len(own) + 1))
+    others, squares = rows[order], np.einsum("nd,nd->n", rows, rows)
+    column = np.argsort(order)  # of each image
+    levels = np.empty((images, len(own)), np.float32)
+    largest = np.empty(images, np.float32)
+    nearest = np.empty((images, number), np.int32)
+    spans = list(ranges(images, max(16, BLOCK_BYTES // (4 * images))))
+
+    def distances(start: int, stop: int) -> np.ndarray:
+        tile: np.ndarray = rows[start:stop] @ others.T
+        tile *= -2.0
+        tile += squares[order]
+        tile += squares[start:stop, None]
+        return np.maximum(tile, 0.0, out=tile)
+
+    for step in with_bar(range(2 * len(spans)), description, 2 * len(spans)):
+        start, stop = spans[step % len(spans)]
+        tile = distances(start, stop)
+        itself = np.arange(stop - start), column[start:stop]
+        if step < len(spans):
+            largest[start:stop] = tile.max(axis=1)
+            tile[itself] = np.inf
+            for camera, (first, last) in enumerate(itertools.pairwise(bounds)):
+                levels[start:stop, camera] = _level(tile[:, first:last], level)
+        else:
+            if start == 0:
+                # The only image of a camera has no level of its own camera; others stand in for it.
+                alone = ~np.isfinite(levels)
+                levels[alone] = 0.0
+                means = levels.sum(axis=1) / np.maximum((~alone).sum(axis=1), 1)
+                levels[alone] = means[np.nonzero(alone)[0]]
+            for camera, (first, last) in enumerate(itertools.pairwise(bounds)):
+                tile[:, first:last] -= 0.5 * levels[start:stop, camera, None]
+            tile -= 0.5 * levels[order][:, place[start:stop]].T
+            tile[itself] = -np.inf
+            found = np.argpartition(tile, number - 1, axis=1)[:, :number]
+            found.sort(axis=1)  # of equal distances, the same ones come first each time
+            ranks = np.argsort(np.take_along_axis(tile, found, axis=1), axis=1, kind="stable")
+            nearest[start:stop] = order[np.take_along_axis(found, ranks, axis=1)]
+    return Neighbours(rows[:1], rows[1:], nearest, largest)
+
+
+def _level(distances: np.ndarray, number: int) -> np.ndarray:
+    """Mean of the `number` smallest distances of each row, `(N,)`; infinite where there are none."""
+    number = min(number, distances.shape[1])
+    smallest = np.partition(distances, number - 1, axis=1)[:, :number]
+    finite = np.isfinite(smallest)
+    counts = finite.sum(axis=1)
+    sums = np.where(finite, smallest, 0.0).sum(axis=1)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.inf)
 
 
 def _pairs(blocks: int) -> Iterator[tuple[int, int]]:
@@ -285,6 +372,8 @@ def jaccard_graph(
     k2: int = 6,
     largest: float = 0.8,
     description: str | None = "Comparing all pairs",
+    cameras: np.ndarray | None = None,
+    level: int = 10,
 ) -> SparseRows:
     """Return the Jaccard distances between N images that are at most `largest`, as a sparse graph.
 
@@ -297,6 +386,9 @@ def jaccard_graph(
         k2: neighbours to average over, the image itself included; 1 for no averaging.
         largest: largest distance that is kept, in [0, 1).
         description: of the progress bar; None for no bar.
+        cameras: `(N,)` int, to make neighbours comparable between cameras, see `camera_neighbours`; None for
+            the nearest of all.
+        level: see `camera_neighbours`.
 
     Returns:
         N sparse rows: near images, the image itself included, and their distances; symmetric.
@@ -315,9 +407,13 @@ def jaccard_graph(
         raise UserError(f"The largest Jaccard distance to keep lies in [0, 1); received {largest}.")
     if len(features) < 2:
         raise UserError(f"Jaccard distances need at least two images; received {len(features)}.")
-    found = nearest_neighbours(
-        features[:1], features[1:], max(k1 + 1, k2), "euclidean", description=description
-    )
+    number = max(k1 + 1, k2)
+    if cameras is None:
+        found = nearest_neighbours(features[:1], features[1:], number, "euclidean", description=description)
+    elif not np.isfinite(features).all():
+        raise UserError("The features hold values that are not finite.")
+    else:
+        found = camera_neighbours(features, cameras, number, level, description)
     rows = described(found, k1, k2)
     lists = SparseRows(*kernels.invert_rows(rows, 0))
     return _joined(len(features), lambda start, stop: kernels.jaccard_rows(rows, lists, start, stop, largest))

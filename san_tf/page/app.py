@@ -21,6 +21,7 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from san_tf.command_line import printable
+from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.page.api import (
@@ -43,6 +44,7 @@ from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import Found, GoneError, PageService
 from san_tf.resources import core_count
 from san_tf.retrieval.image_files import NoPictureError
+from san_tf.retrieval.search_command import Verdict, usual_prior
 from san_tf.visualization import style
 
 _COLUMNS = ("rank", "key", "score", "camera", "time", "pid", "tags", "right")
@@ -63,9 +65,32 @@ def is_right(query: int | None, hit: int | None) -> bool | None:
     return query == hit
 
 
-def answer_facts(found: Found) -> dict[str, Any]:
-    """Return a search result as JSON values for the page."""
+def verdict_on(
+    service: PageService, wanted: Search, found: Found, calibration: Calibration | None
+) -> Verdict:
+    """Return what the hits of a search are worth, as `san-tf search` tells it.
+
+    Args:
+        service: the gallery.
+        wanted: the search.
+        found: its hits.
+        calibration: of the encoder; None for no probabilities.
+    """
+    pixels = service.pixels(wanted)
+    quality = CropQuality(1.0, "") if pixels is None else crop_quality(pixels)
+    # Scores are cosines, which tell no other distances.
+    if calibration is None or not (calibration.metric == "cosine" or calibration.normalized):
+        return Verdict(quality, None)
+    scores = np.array([hit.score for hit in found.hits])
+    return Verdict(quality, calibration.of_scores(scores, usual_prior(len(service.gallery))))
+
+
+def answer_facts(found: Found, verdict: Verdict | None = None) -> dict[str, Any]:
+    """Return a search result as JSON values for the page; without a verdict nothing is probable."""
+    chances = None if verdict is None else verdict.probabilities
     return {
+        "nobody": None if verdict is None else verdict.nobody,
+        "problem": (verdict.quality.problem or None) if verdict else None,
         "query": None if found.query is None else entry_facts(found.query),
         "pid": found.pid,
         "seconds": round(found.seconds, 4),
@@ -74,6 +99,7 @@ def answer_facts(found: Found) -> dict[str, Any]:
                 "rank": rank,
                 **entry_facts(hit.entry),
                 "score": round(hit.score, 6),
+                "probability": None if chances is None else float(f"{chances[rank - 1]:.6g}"),
                 "right": is_right(found.pid, hit.entry.pid),
             }
             for rank, hit in enumerate(found.hits, 1)
@@ -158,8 +184,13 @@ def build_app(
         Turns(_QUESTIONS, _WAITING), Turns(_PICTURES), Turns(_ENCODED, _WAITING), Turns(_CHANGES, _WAITING)
     )
     _add_page(app)
-    _add_questions(app, service, upload_bytes, lanes)
-    _add_exports(app, service, lanes)
+
+    def answer(wanted: Search) -> dict[str, Any]:
+        found = service.search(wanted)
+        return answer_facts(found, verdict_on(service, wanted, found, calibration))
+
+    _add_questions(app, service, upload_bytes, lanes, answer)
+    _add_exports(app, service, lanes, answer)
     api = GalleryApi(service, calibration, upload_bytes)
     paths = add_api(app, api, service, lanes, access.changes)
     metrics = Metrics(api.count, [*paths, "/", *(path for path in _paths(app) if path.startswith("/api/"))])
@@ -209,7 +240,12 @@ def _add_page(app: FastAPI) -> None:
         return Response(files[name], media_type=kind)
 
 
-def _add_questions(app: FastAPI, service: PageService, upload_bytes: int, lanes: Lanes) -> None:
+Answer = Callable[[Search], dict[str, Any]]
+
+
+def _add_questions(
+    app: FastAPI, service: PageService, upload_bytes: int, lanes: Lanes, answer: Answer
+) -> None:
     questions, pictures, encoded, _ = lanes
 
     @app.get("/api/gallery")
@@ -228,7 +264,7 @@ def _add_questions(app: FastAPI, service: PageService, upload_bytes: int, lanes:
 
     @app.post("/api/search")
     async def search(request: Request, wanted: Search) -> Response:
-        return json_answer(answer_facts(await questions.take(request, service.search, wanted)))
+        return json_answer(await questions.take(request, answer, wanted))
 
     @app.get("/api/picture")
     async def picture(request: Request, key: str = Query(max_length=4096)) -> Response:
@@ -244,12 +280,12 @@ def _add_questions(app: FastAPI, service: PageService, upload_bytes: int, lanes:
         return Response(await encoded.take(request, service.upload_texture, upload), media_type="image/png")
 
 
-def _add_exports(app: FastAPI, service: PageService, lanes: Lanes) -> None:
+def _add_exports(app: FastAPI, service: PageService, lanes: Lanes, answer: Answer) -> None:
     questions, sheets = lanes.questions, Turns(_SHEETS, _WAITING_SHEETS)
 
     @app.post("/api/export/json")
     async def asjson_answer(request: Request, wanted: Search) -> Response:
-        found = answer_facts(await questions.take(request, service.search, wanted))
+        found = await questions.take(request, answer, wanted)
         facts = {**wanted.model_dump(exclude={"upload"}), **found, "model": service.model}
         return _file(as_text(facts, indent=1), "application/json", "ranked.json")
 

@@ -27,6 +27,7 @@ from san_tf.start import import_tensorflow
 from san_tf.trusted import SHIPPED_MODELS
 
 if TYPE_CHECKING:
+    from san_tf.evaluation.calibration import Calibration
     from san_tf.page.guard import Access, Tokens
     from san_tf.page.service import PageService
     from san_tf.retrieval.gallery import Gallery
@@ -50,6 +51,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--images",
         metavar="FOLDER",
         help="the folder of the gallery's photographs, if it has moved or is new here",
+    )
+    parser.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="a file of `san-tf calibrate`, which turns scores into probabilities; default: the export's",
     )
     parser.add_argument("--demo", action="store_true", help="render a demo gallery to try the page")
     parser.add_argument(
@@ -129,6 +135,7 @@ def _run(options: argparse.Namespace) -> None:
     from san_tf.page.guard import Access
     from san_tf.page.server import LOOPBACK, is_open_to_others, listen
 
+    calibration = _calibration(options)
     host = options.host or LOOPBACK
     access = Access(_tokens(options), options.writable, tuple(options.public_name), options.rate)
     # Listen first: a port in use is reported before TensorFlow starts, which takes seconds.
@@ -140,8 +147,22 @@ def _run(options: argparse.Namespace) -> None:
             )
         with _service(options, access.changes) as service:
             browser = options.demo if options.browser is None else options.browser
-            _serve(service, server, host, browser, access, options.max_upload * 2**20)
+            if calibration is None and (encoder := getattr(service.network, "encoder", None)):
+                from san_tf.serving import read_calibration
+
+                calibration = read_calibration(encoder.folder)
+            upload_bytes = options.max_upload * 2**20
+            _serve(service, server, host, browser, access, upload_bytes, calibration)
     print("\nThe page is closed.")
+
+
+def _calibration(options: argparse.Namespace) -> Calibration | None:
+    """Return the calibration of the command line, read before TensorFlow starts; None without one."""
+    if not options.calibration:
+        return None
+    from san_tf.evaluation.calibration import Calibration
+
+    return Calibration.load(options.calibration)
 
 
 def _tokens(options: argparse.Namespace) -> Tokens | None:
@@ -203,11 +224,16 @@ def _kept_open(gallery: Gallery) -> Iterator[Gallery]:
 
 
 def _serve(
-    service: PageService, server: socket.socket, host: str, browser: bool, access: Access, upload_bytes: int
+    service: PageService,
+    server: socket.socket,
+    host: str,
+    browser: bool,
+    access: Access,
+    upload_bytes: int,
+    calibration: Calibration | None,
 ) -> None:
     from san_tf.page.app import build_app
     from san_tf.page.server import address_of, is_open_to_others, own_names, serve
-    from san_tf.serving import read_calibration
 
     address, others = address_of(server, host), is_open_to_others(server)
 
@@ -227,8 +253,6 @@ def _serve(
         ):
             webbrowser.open(address)
 
-    encoder = getattr(service.network, "encoder", None)
-    calibration = None if encoder is None else read_calibration(encoder.folder)
     application = build_app(
         service, own_names(server, host), others, upload_bytes, access=access, calibration=calibration
     )

@@ -111,7 +111,7 @@ def _run(options: argparse.Namespace) -> None:
             found = [rerank(gallery, *pair) for pair in zip(queries, found, strict=True)]
         found = [hits[: options.top] for hits in found]
         calibration = calibration or _of_export(model)
-        prior = options.prior or min(1.0 / max(len(gallery), 2), 0.5)
+        prior = options.prior or usual_prior(len(gallery))
         verdicts = [_verdict(*pair, calibration, prior) for pair in zip(contents, found, strict=True)]
         _tell(options, found, gallery.info, verdicts)
         if isinstance(gallery, EmbeddedGallery) and gallery.unlogged:
@@ -185,6 +185,11 @@ class Verdict(NamedTuple):
         if self.probabilities is None:
             return None
         return bool(self.probabilities.max(initial=0.0) < 0.5)
+
+
+def usual_prior(entries: int) -> float:
+    """Probability that an entry shows the person, before looking: one in a gallery of so many entries."""
+    return min(1.0 / max(entries, 2), 0.5)
 
 
 def _of_export(model: str) -> Calibration | None:

@@ -8,12 +8,14 @@ from sklearn.metrics import silhouette_samples
 
 from san_tf import UserError
 from san_tf.adaptation.clustering import (
+    Answers,
     ClusterSettings,
     against_identities,
     camera_centred,
     change,
     cluster,
     dbscan,
+    obeying,
     silhouettes,
 )
 
@@ -118,6 +120,23 @@ def test_cameras_that_shift_their_embeddings_are_centred():
     assert found.score > apart.score
 
 
+def test_cameras_that_know_themselves_better_than_people_still_share_clusters():
+    # The cameras' statistics are equal, but each adds something of its own to every person.
+    rng = np.random.default_rng(8)
+    number, crops = 60, 8
+    pids = np.repeat(np.arange(number), crops)
+    camids = np.tile(np.arange(crops) % 2, number)
+    shared, own = rng.standard_normal((number, 24)), rng.standard_normal((2, number, 24))
+    features = shared[pids] + 0.7 * own[camids, pids] + 0.6 * rng.standard_normal((len(pids), 24))
+    found, before = (
+        cluster(features, camids, ClusterSettings(k1=10, k2=4, camera_level=level)) for level in (4, 0)
+    )
+    numbers = [against_identities(one.labels, pids + 1) for one in (found, before)]
+    assert found.spanning > before.spanning + 0.15
+    assert numbers[0]["gathered"] > numbers[1]["gathered"] + 0.03
+    assert numbers[0]["purity"] > 0.9
+
+
 def test_centring_by_hand():
     rng = np.random.default_rng(6)
     unit = rng.standard_normal((60, 5))
@@ -153,8 +172,59 @@ def test_numbers_of_identities_by_hand():
         ({"distance": float("nan")}, "received nan"),
         ({"fewest": 0}, "fewest must be at least 1"),
         ({"k1": 0}, "k1 must be at least 1"),
+        ({"camera_level": -1}, "camera_level must be at least 0"),
     ],
 )
 def test_impossible_settings_are_told(settings, sentence):
     with pytest.raises(UserError, match=sentence):
         ClusterSettings(**settings)
+
+
+def answers(*rows):
+    first, second, same = zip(*rows, strict=True)
+    return Answers(np.array(first), np.array(second), np.array(same))
+
+
+def test_answers_join_and_divide_clusters_by_hand():
+    distances = np.ones((9, 9))
+    np.fill_diagonal(distances, 0.0)
+    for i, j, d in ((0, 1, 0.1), (0, 2, 0.2), (2, 3, 0.1), (0, 3, 0.5), (4, 5, 0.1)):
+        distances[i, j] = distances[j, i] = d
+    graph = sparse(distances, 0.9)
+    labels = np.array([0, 0, 0, 0, 1, 1, -1, -1, -1])
+    # An outlier joins a cluster, two outliers make one, and the third stays.
+    found = obeying(answers((4, 6, True), (7, 8, True)), labels, graph)
+    np.testing.assert_array_equal(found, [0, 0, 0, 0, 1, 1, 1, 2, 2])
+    # Two clusters become one.
+    np.testing.assert_array_equal(
+        obeying(answers((0, 4, True)), labels, graph), [0, 0, 0, 0, 0, 0, -1, -1, -1]
+    )
+    # 0 and 3 are two people: 1 is nearest to 0, and 2 to 3.
+    found = obeying(answers((0, 3, False)), labels, graph)
+    assert found[0] == found[1] != found[2] == found[3] and found[4] == found[5] and found.max() == 2
+    # A crop that is near neither becomes an outlier; one joined to a near one goes with it.
+    labels = np.array([0, 0, 0, 0, 1, 1, 0, 0, -1])
+    found = obeying(answers((0, 3, False), (1, 7, True)), labels, graph)
+    assert found[6] == -1 and found[7] == found[1] == found[0]
+    # What is apart already stays as it is.
+    np.testing.assert_array_equal(obeying(answers((0, 4, False)), labels, graph), labels)
+
+
+def test_clusters_obey_many_answers_and_get_better():
+    features, pids, camids = people(9, 30, 8, noise=1.0)
+    rng = np.random.default_rng(9)
+    first, second = rng.integers(0, len(pids), (2, 3000))
+    chosen = first != second
+    told = Answers(first[chosen], second[chosen], (pids[first] == pids[second])[chosen])
+    before, found = cluster(features, camids, FEW), cluster(features, camids, FEW, answers=told)
+    together = found.labels[told.first] == found.labels[told.second]
+    clustered = (found.labels[told.first] >= 0) & (found.labels[told.second] >= 0)
+    assert (together & clustered)[told.same].all() and not (together & clustered)[~told.same].any()
+    one, other = (against_identities(c.labels, pids) for c in (before, found))
+    assert other["purity"] >= one["purity"] and other["gathered"] > one["gathered"]
+
+
+def test_answers_that_contradict_each_other_are_told():
+    graph = sparse(1.0 - np.eye(4), 0.9)
+    with pytest.raises(UserError, match="crops 0 and 2 are said to be two people"):
+        obeying(answers((0, 1, True), (1, 2, True), (0, 2, False)), np.zeros(4, int), graph)

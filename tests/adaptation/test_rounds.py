@@ -1,6 +1,9 @@
 """Rounds of clustering and training: they help, are seen when they do not, and resume to the same weights."""
 
+import dataclasses
+import errno
 import json
+import os
 import re
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import pytest
 import san_tf.adaptation
 from san_tf import UserError
 from san_tf.adaptation import rounds
-from san_tf.adaptation.clustering import ClusterSettings
+from san_tf.adaptation.clustering import Answers, ClusterSettings
 from san_tf.adaptation.rounds import AdaptationSettings, adapt
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.records import Records
@@ -151,3 +154,43 @@ def test_the_example_of_the_guide(records, small_encoder, tmp_path, monkeypatch,
     kept, scores = capsys.readouterr().out.splitlines()[-1].split(" ", 1)
     assert int(kept) == room["result"].kept and len(json.loads(scores)) == 3
     assert (tmp_path / "adapted" / "run" / "adaptation.json").is_file()
+
+
+def test_a_full_disk_ends_in_a_sentence_and_leaves_the_last_good_round(
+    records, small_encoder, tmp_path, monkeypatch
+):
+    settings = dataclasses.replace(SETTINGS, rounds=1, epochs=1)
+    replaced, done = os.replace, []
+
+    def fill(entry):
+        done.append(entry["round"])
+
+    # The disk is full after the start: of the round's weights, then of its clusters, then of the report.
+    for what in ("encoder.safetensors", "clusters.npz", "adaptation.json"):
+        done.clear()
+
+        def no_space(source, target, what=what, **options):
+            if Path(target).name == what and done:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            replaced(source, target, **options)
+
+        with monkeypatch.context() as patch, pytest.raises(UserError, match="The disk is full while") as told:
+            patch.setattr(os, "replace", no_space)
+            adapt(small_encoder(), records, tmp_path, settings, report=fill)
+        assert done == [0] and what in str(told.value) and "\n" not in str(told.value)
+        stored = json.loads((tmp_path / "adaptation.json").read_text())
+        assert [state["round"] for state in stored["states"]] == [0]
+        assert (tmp_path / "rounds" / "00" / "encoder.safetensors").is_file()
+    # With space again, the same call goes on.
+    assert len(adapt(small_encoder(), records, tmp_path, settings).states) == 2
+
+
+def test_rounds_obey_answers_and_are_not_resumed_with_others(records, small_encoder, tmp_path):
+    settings = dataclasses.replace(SETTINGS, rounds=1, epochs=1)
+    told = Answers(np.array([0, 0, 3]), np.array([8, 1, 11]), np.array([False, True, False]))
+    adapt(small_encoder(), records, tmp_path, settings, answers=told)
+    for number in ("00", "01"):
+        labels = np.load(tmp_path / "rounds" / number / "clusters.npz")["labels"]
+        assert labels[0] == labels[1] != -1 and labels[0] != labels[8]
+    with pytest.raises(UserError, match="holds an adaptation with other answers"):
+        adapt(small_encoder(), records, tmp_path, settings)

@@ -9,7 +9,13 @@ from san_tf.errors import UserError
 from san_tf.evaluation import reranking as neighbours
 from san_tf.evaluation import threads
 from san_tf.evaluation.ranking import evaluate_distances, top_of_distances
-from san_tf.evaluation.reranking import Reranking, jaccard_graph, nearest_neighbours, rerank
+from san_tf.evaluation.reranking import (
+    Reranking,
+    camera_neighbours,
+    jaccard_graph,
+    nearest_neighbours,
+    rerank,
+)
 
 
 def descriptions(features, k1, k2):
@@ -267,3 +273,51 @@ def test_mistakes_of_the_jaccard_graph_are_named():
         jaccard_graph(np.ones((1, 4)))
     with pytest.raises(UserError, match="NaN or infinity"):
         jaccard_graph(np.full((4, 4), np.nan))
+
+
+@pytest.mark.parametrize("block_bytes", [2**26, 4096])
+def test_neighbours_by_camera_pair_are_the_definition(monkeypatch, block_bytes):
+    monkeypatch.setattr(neighbours, "BLOCK_BYTES", block_bytes)
+    rng = np.random.default_rng(11)
+    features = rng.standard_normal((70, 6)).astype(np.float32)
+    cameras = rng.integers(0, 3, 70)
+    features[cameras == 1] += 1.5  # a camera that shifts its embeddings
+    cameras[:2] = 7, 8  # cameras with one image
+    squared = ((features[:, None].astype(float) - features[None]) ** 2).sum(axis=2)
+    level = np.full((70, 9), np.nan)
+    for image in range(70):
+        for camera in set(cameras):
+            there = (cameras == camera) & (np.arange(70) != image)
+            if there.any():
+                level[image, camera] = np.sort(squared[image, there])[:4].mean()
+    for image in (0, 1):  # its own camera holds nothing else
+        level[image, cameras[image]] = np.nanmean(level[image])
+    compared = np.empty((70, 70))
+    for i in range(70):
+        for j in range(70):
+            compared[i, j] = squared[i, j] - level[i, cameras[j]] / 2 - level[j, cameras[i]] / 2
+    np.fill_diagonal(compared, -np.inf)
+    found = camera_neighbours(features, cameras, 12, level=4, description=None)
+    np.testing.assert_array_equal(found.nearest, np.argsort(compared, axis=1)[:, :12])
+    np.testing.assert_allclose(found.largest, squared.max(axis=1), rtol=1e-5)
+
+
+def test_a_camera_that_shifts_its_embeddings_gives_neighbours_of_both_cameras():
+    rng = np.random.default_rng(12)
+    people = np.repeat(np.arange(30), 8)
+    cameras = np.tile([0, 1], 120)
+    features = rng.standard_normal((30, 16))[people] + 0.3 * rng.standard_normal((240, 16))
+    features[cameras == 1] += 2.0
+    shared = []
+    for known in (None, cameras):
+        graph = whole(jaccard_graph(features, 7, 3, 0.9, None, known, 4), 240)
+        crossing = (people[:, None] == people) & (cameras[:, None] != cameras)
+        shared.append((graph[crossing] < 0.7).mean())
+    assert shared[0] < 0.05 and shared[1] > 0.3
+
+
+def test_odd_input_of_neighbours_by_camera():
+    features = np.random.default_rng(13).standard_normal((50, 5))
+    with pytest.raises(UserError, match="not finite"):
+        jaccard_graph(np.full((4, 4), np.nan), cameras=np.zeros(4, int))
+    assert camera_neighbours(features, np.zeros(50, int), 80, description=None).nearest.shape == (50, 50)

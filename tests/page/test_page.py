@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from plain_people import HOSTILE, ORIGIN, Blind, StandIn, crop, entries, make_gallery, upload
 
+from san_tf.evaluation.calibration import Calibration
 from san_tf.evaluation.reranking import rerank
 from san_tf.page.app import build_app, is_right, page_files, written_time
 from san_tf.page.service import PageService, Recent
@@ -293,3 +294,34 @@ def test_cameras_have_their_names(folder):
         assert ",hall/2," in client.post("/api/export/csv", json=wanted).text
         of_two = client.post("/api/entries", json={"where": {"pids": [2]}}).json()["entries"]
         assert {entry["pid"] for entry in of_two} == {2}
+
+
+def test_probabilities_and_nobody_here(folder):
+    calibration = Calibration("platt", "cosine", True, intercept=8.0, slope=-40.0)
+    service = PageService(make_gallery(folder), StandIn(), "people")
+    client = TestClient(build_app(service, calibration=calibration), base_url=ORIGIN)
+    found = client.post("/api/search", json={"key": "0002_c1.png", "top": 20}).json()
+    for hit in found["hits"]:
+        # The ratio of the distance, and one of ten entries before looking.
+        odds = np.exp(8.0 - 40.0 * (1.0 - hit["score"])) / 9
+        assert hit["probability"] == pytest.approx(odds / (1 + odds), rel=1e-3)
+    best = found["hits"][0]["probability"]
+    assert best > 0.5 > found["hits"][-1]["probability"] and found["nobody"] is bool(found["problem"])
+    stranger = Calibration("platt", "cosine", True, intercept=-8.0, slope=-40.0)
+    client = TestClient(build_app(service, calibration=stranger), base_url=ORIGIN)
+    assert client.post("/api/search", json={"key": "0002_c1.png"}).json()["nobody"] is True
+    # A blank query shows nobody, whatever its score.
+    black = io.BytesIO()
+    Image.new("RGB", (64, 128)).save(black, "PNG")
+    told = client.post("/api/search", json={"upload": upload(client, black.getvalue())}).json()
+    assert told["nobody"] is True and told["problem"] == "is nearly blank"
+
+
+@pytest.mark.parametrize("metric", [None, "euclidean"])
+def test_without_a_calibration_of_scores_nothing_is_probable(folder, metric):
+    calibration = None if metric is None else Calibration("platt", metric, False, 8.0, -40.0)
+    service = PageService(make_gallery(folder), StandIn(), "people")
+    client = TestClient(build_app(service, calibration=calibration), base_url=ORIGIN)
+    found = client.post("/api/search", json={"key": "0002_c1.png"}).json()
+    assert all(hit["probability"] is None for hit in found["hits"])
+    assert found["nobody"] is None or found["problem"]

@@ -57,8 +57,16 @@ function where(item) {
   return lines;
 }
 
+// Probability of the same person in whole per cent; the ends are never told as certain.
+export function chance(probability) {
+  if (probability === null || probability === undefined) return null;
+  const percent = Math.round(100 * probability);
+  return percent < 1 ? "< 1 %" : percent > 99 ? "> 99 %" : `${percent} %`;
+}
+
 function spoken(item) {
   const parts = item.rank ? [`rank ${item.rank}`, `score ${item.score.toFixed(3)}`] : [item.key];
+  if (chance(item.probability)) parts.push(`same person: ${chance(item.probability)}`);
   if (item.right !== null && item.right !== undefined) parts.push(item.right ? "the same person" : "another person");
   return [...parts, ...where(item)].join(", ");
 }
@@ -72,6 +80,7 @@ export function card(item, textures) {
   made.setAttribute("aria-label", visible(spoken(item)));
   if (item.rank) {
     const score = element("span", "score", item.score.toFixed(3));
+    score.title = "score: cosine similarity of the embeddings";
     made.append(element("span", "head", element("span", "rank", String(item.rank)), mark(item.right), score));
     const bar = element("span", "bar");
     bar.style.setProperty("--score", Math.max(0, item.score).toFixed(4));
@@ -81,7 +90,9 @@ export function card(item, textures) {
   made.append(framed("crop", item.picture ? server.picture(item.key) : null, true));
   // Textures take the encoder's time, so they are requested only when they are visible.
   if (textures && item.picture) made.append(framed("painted", server.texture(item), true));
-  made.append(element("span", "facts", ...where(item).map((line) => element("span", "", line))));
+  const probable = chance(item.probability);
+  const lines = item.rank && probable ? [element("span", "chance", `same person: ${probable}`)] : [];
+  made.append(element("span", "facts", ...lines, ...where(item).map((line) => element("span", "", line))));
   return made;
 }
 
@@ -89,10 +100,14 @@ export function strip(hits) {
   return hits.map((hit) => element("i", hit.right === null ? "" : hit.right ? "right" : "wrong"));
 }
 
+const best = (answer) => chance(Math.max(0, ...answer.hits.map((hit) => hit.probability ?? 0)));
+
 export function summary(answer, facts, reranked) {
   const marked = answer.hits.filter((hit) => hit.right !== null);
   const first = marked.find((hit) => hit.right);
-  const parts = [reranked ? "re-ranked" : "", `${Math.max(1, Math.round(answer.seconds * 1000))} ms`];
+  const nobody = answer.nobody && answer.problem ? `the query ${answer.problem}, so its hits mean nothing`
+    : answer.nobody ? `the best hit shows the person with a probability of ${best(answer)}` : "";
+  const parts = [nobody, reranked ? "re-ranked" : "", `${Math.max(1, Math.round(answer.seconds * 1000))} ms`];
   if (marked.length) {
     const right = marked.filter((hit) => hit.right).length;
     parts.push(`${right} of ${answer.hits.length} right`);

@@ -1,6 +1,6 @@
 // Dialog that compares the query and a hit, with their textures.
 
-import { element, mark, show, visible, written } from "./cards.js";
+import { chance, element, mark, show, visible, written } from "./cards.js";
 import * as server from "./server.js";
 
 const find = (id) => document.getElementById(id);
@@ -29,7 +29,7 @@ function draw() {
     show(find("right-texture"), hit.picture ? server.texture(hit) : null);
     compare(hit.key);
   }
-  const facts = [["Score", hit.score.toFixed(4)], ["Camera", hit.camera === null ? null : visible(server.cameraName(hit.camera))], ["Name", hit.key]];
+  const facts = [["Score", hit.score.toFixed(4)], ["Same person", chance(hit.probability)], ["Camera", hit.camera === null ? null : visible(server.cameraName(hit.camera))], ["Name", hit.key]];
   facts.push(["Time", hit.time === null ? null : `${written(hit.time)} UTC`], ["Identity", hit.pid]);
   facts.push(["Tags", hit.tags.length ? hit.tags.join(", ") : null]);
   const known = facts.filter(([, value]) => value !== null);

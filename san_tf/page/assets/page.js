@@ -73,7 +73,7 @@ async function searchNow() {
   drawQuery();
   place(answer.hits);
   const many = answer.hits.length;
-  find("title").textContent = many ? `The ${many} nearest` : "No hits";
+  find("title").textContent = !many ? "No hits" : answer.nobody ? "Nobody here" : `The ${many} nearest`;
   find("subtitle").textContent = many ? summary(answer, state.facts, filters.ranking().rerank > 0) : "";
   find("strip").replaceChildren(...strip(answer.hits));
   find("strip").hidden = !answer.hits.some((hit) => hit.right !== null);
