@@ -26,6 +26,7 @@ TEXTS = {
     "measurements/pit.md": "experiments/pit/README.md",
     "measurements/synthetic.md": "experiments/synthetic/README.md",
     "measurements/real.md": "experiments/real/README.md",
+    "measurements/people.md": "experiments/people/README.md",
     "cards/synthetic.md": "saved_models/synthetic/README.md",
     "cards/people_scratch.md": "saved_models/people_scratch/README.md",
     "cards/painting.md": "saved_models/painting/README.md",

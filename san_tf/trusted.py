@@ -31,9 +31,9 @@ SHIPPED_EXPORTS = {
         SHIPPED_MODELS / "synthetic" / "1",
         "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c",
     ),
-    "7dfff2c182f09995": (
+    "26163767e5f71c69": (
         SHIPPED_MODELS / "people_scratch" / "1",
-        "4577cc6af5394634d18fab443822f654472533f9b93bcb1d430d1073662c799b",
+        "aca6cc8a8f0e7434bb3ec049549fbe768a69ecd923de7598c04a845776f946fc",
     ),
 }
 # Files of an export that TensorFlow and `ExportedEncoder` read.
