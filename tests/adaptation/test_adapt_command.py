@@ -155,3 +155,14 @@ def test_mistakes_end_in_one_sentence(arguments, sentence, tmp_path, monkeypatch
     told = capsys.readouterr().err
     assert sentence in told and told.startswith("Error: ") and told.count("\n") == 1
     assert not (tmp_path / "new").exists()
+
+
+def test_the_encoder_for_photographs_can_be_adapted():
+    rng = np.random.default_rng(0)
+    half = rng.integers(0, 256, (4, 16, 4, 3), np.uint8).repeat(8, 1).repeat(8, 2)
+    # Of equal halves, because the export averages over the mirror image.
+    images = np.concatenate([half, half[:, :, ::-1]], axis=2)
+    served = load_encoder("people_scratch").embed(images)
+    further = load_encoder(trainable_encoder("people_scratch")).embed(images)
+    np.testing.assert_allclose(further, served, atol=2e-3)  # float16 kernels, folded norms
+    assert np.abs(served[0] - served[1]).max() > 0.02
