@@ -36,6 +36,22 @@ SHIPPED_EXPORTS = {
         "aca6cc8a8f0e7434bb3ec049549fbe768a69ecd923de7598c04a845776f946fc",
     ),
 }
+
+
+def model_path(model: str | os.PathLike[str]) -> Path:
+    """Return where a model is: a path as it is, or the folder of one that comes along, by its name.
+
+    A path that exists comes first.
+
+    Example:
+        >>> model_path("people_scratch")  # unless there is such a file here
+        PosixPath('/.../saved_models/people_scratch')
+    """
+    path = Path(model)
+    shipped = SHIPPED_MODELS / path.name
+    return shipped if path.name == os.fspath(model) and not path.exists() and shipped.is_dir() else path
+
+
 # Files of an export that TensorFlow and `ExportedEncoder` read.
 _READ = ("saved_model.pb", "saved_model.pbtxt", "variables/*", "assets/*", "assets.extra/san_tf.json")
 

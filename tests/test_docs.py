@@ -154,8 +154,6 @@ def test_the_commands_of_a_gallery(tmp_path, monkeypatch, capsys):
         exported_encoder, "ExportedEncoder", functools.cache(exported_encoder.ExportedEncoder)
     )
     (tmp_path / "saved_models").mkdir()
-    shipped = ROOT / "saved_models" / "people_scratch"
-    (tmp_path / "saved_models" / "people_scratch").symlink_to(shipped)
     image = keras.Input((32, 16, 3))
     embedding = keras.layers.Flatten()(keras.layers.AveragePooling2D(8)(image))
     network = keras.Model(image, {"embedding": embedding})

@@ -17,8 +17,8 @@ from san_tf.models.presets import PRESETS
 from san_tf.models.pretrained import PAINTING, load_body
 from san_tf.models.weights_file import SUFFIX, read_record
 from san_tf.serving.encoder_export import PRESET_FOLDER
-from san_tf.serving.servable import find_versions
-from san_tf.trusted import SHIPPED_MODELS
+from san_tf.serving.servable import newest_export
+from san_tf.trusted import model_path
 
 _RECIPE = "recipe.yaml"
 # Layers after the backbone; a file of a backbone alone has none of them.
@@ -54,9 +54,7 @@ def trainable_encoder(model: str | os.PathLike[str] | keras.Model) -> keras.Mode
         return build_encoder("thin_resnet", (128, 64, 3), 1, "bnneck", weights=PAINTING, seed=0)
     if text in PRESETS or text.startswith(PREFIX):
         return build_encoder.from_preset(text, 1 if text in PRESETS else None)
-    path = Path(text)
-    if not path.exists() and path.name == text and (SHIPPED_MODELS / text).is_dir():
-        path = SHIPPED_MODELS / text
+    path = model_path(text)
     if path.is_file():
         return _of_file(path)
     if not path.is_dir():
@@ -69,17 +67,15 @@ def trainable_encoder(model: str | os.PathLike[str] | keras.Model) -> keras.Mode
 
 
 def _of_export(path: Path) -> keras.Model:
-    folder = path
-    if not (folder / "saved_model.pb").is_file():
-        try:
-            folder = path / str(find_versions(path)[-1])
-        except UserError as error:
-            raise UserError(f"{path} is not an encoder; {_GIVE}.") from error
+    try:
+        folder = newest_export(path)
+    except UserError as error:
+        raise UserError(f"{path} is not an encoder; {_GIVE}.") from error
     preset = folder / PRESET_FOLDER
     if not preset.is_dir():
         raise UserError(
             f"{folder} is an export, whose folded weights cannot be trained further; {_GIVE}, or export it "
-            "again with trainable=True."
+            "again with --export_trainable (`trainable=True`)."
         )
     return build_encoder.from_preset(str(preset))
 

@@ -128,11 +128,9 @@ def _run_beam(options: argparse.Namespace) -> None:
     if Path(options.out).suffix.lower() != ".parquet":
         raise UserError(f"{options.out} is not the name of a Parquet file; let it end in .parquet.")
     from san_tf.embedding.sources import photographs
-    from san_tf.serving.servable import find_versions
+    from san_tf.serving.servable import newest_export
 
-    model = Path(options.model)
-    if not (model / "saved_model.pb").is_file():
-        model = model / str(find_versions(model)[-1])
+    model = newest_export(options.model)
     try:
         from san_tf.embedding.beam_pipeline import embed_by_beam
     except ImportError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,7 +19,7 @@ from san_tf.models.encoder import build_encoder
 from san_tf.models.presets import PRESETS
 from san_tf.serving.inference import inference_endpoints
 from san_tf.serving.runtime_sessions import checked_images
-from san_tf.trusted import SHIPPED_MODELS
+from san_tf.trusted import model_path
 
 _MAX_BYTES = 6 * MAX_PIXELS + 2**20
 _KINDS = "a path, the bytes of a file, a PIL image or a uint8 array (H, W, 3)"
@@ -133,9 +132,7 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
     if isinstance(model, keras.Model):
         return _of_model(model.name, getattr(model, "encoder", model))
     text = os.fspath(model)
-    folder = Path(text)
-    if not folder.exists() and (SHIPPED_MODELS / text).is_dir() and folder.name == text:
-        folder = SHIPPED_MODELS / text
+    folder = model_path(text)
     if folder.is_dir() and not (folder / "config.json").is_file():
         export = ExportedEncoder(folder)
         height, width = export.metadata["image_size"]

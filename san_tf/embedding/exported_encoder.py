@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
@@ -14,7 +13,7 @@ from san_tf.embedding.sources import is_decodable
 from san_tf.errors import UserError
 from san_tf.serving.encoder_export import read_metadata
 from san_tf.serving.fingerprint import fingerprint, verify_export
-from san_tf.serving.servable import check_export, find_versions
+from san_tf.serving.servable import check_export, newest_export
 
 
 class ExportedEncoder:
@@ -41,10 +40,7 @@ class ExportedEncoder:
     """
 
     def __init__(self, model: str | os.PathLike[str]) -> None:
-        folder = Path(model)
-        if not (folder / "saved_model.pb").is_file():
-            folder = folder / str(find_versions(folder)[-1])
-        self.folder = folder
+        self.folder = folder = newest_export(model)
         self.metadata = read_metadata(folder)
         verify_export(folder)
         check_export(folder)

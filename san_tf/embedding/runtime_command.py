@@ -69,11 +69,9 @@ def _calibration(places: Sequence[str], count: int) -> list[Any]:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from san_tf.serving.servable import find_versions
+    from san_tf.serving.servable import newest_export
 
-    folder = Path(options.saved_model)
-    if not (folder / "saved_model.pb").is_file():
-        folder = folder / str(find_versions(folder)[-1])
+    folder = newest_export(options.saved_model)
     import_tensorflow()
     from san_tf.serving.runtimes import NOTES_FILE, export_runtimes
 

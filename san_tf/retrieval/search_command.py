@@ -194,12 +194,9 @@ def usual_prior(entries: int) -> float:
 
 def _of_export(model: str) -> Calibration | None:
     from san_tf.serving.encoder_export import read_calibration
-    from san_tf.serving.servable import find_versions
+    from san_tf.serving.servable import newest_export
 
-    folder = Path(model)
-    if not (folder / "saved_model.pb").is_file():
-        folder /= str(find_versions(folder)[-1])
-    found = read_calibration(folder)
+    found = read_calibration(newest_export(model))
     # Scores of a gallery are cosines, which tell no other distances.
     return found if found is None or found.metric == "cosine" or found.normalized else None
 

@@ -29,6 +29,7 @@ from san_tf.command_line import Parser, Terminal, printable, run_as_command
 from san_tf.errors import UserError, one_line
 from san_tf.retrieval.name_reader import parse_time
 from san_tf.start import import_tensorflow
+from san_tf.trusted import model_path
 
 _SUFFIXES = (".onnx", ".tflite", ".xml")
 
@@ -269,7 +270,7 @@ def _tracker(name: str) -> Any:
 
 def _encoder(model: str, encoder: Any) -> tuple[Any, dict[str, Any]]:
     """Open the encoder, and describe it for the file of tracks."""
-    path = Path(model)
+    path = model_path(model)
     if path.suffix in _SUFFIXES:
         if not path.is_file():
             raise UserError(f"{one_line(model)} does not exist; write it with san-tf export-runtime.")
@@ -281,9 +282,9 @@ def _encoder(model: str, encoder: Any) -> tuple[Any, dict[str, Any]]:
     opened = encoder(path)
     from san_tf.serving.encoder_export import read_metadata
     from san_tf.serving.fingerprint import fingerprint
-    from san_tf.serving.servable import find_versions
+    from san_tf.serving.servable import newest_export
 
-    folder = path if (path / "saved_model.pb").is_file() else path / str(find_versions(path)[-1])
+    folder = newest_export(path)
     return opened, {"model": str(folder.resolve()), "fingerprint": fingerprint(folder, read_metadata(folder))}
 
 

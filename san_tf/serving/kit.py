@@ -22,6 +22,7 @@ from san_tf.errors import UserError
 from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.servable import check_version, find_versions
 from san_tf.start import import_tensorflow
+from san_tf.trusted import model_path
 
 IMAGE = "tensorflow/serving:2.21.0"
 GRPC_PORT, REST_PORT = 8500, 8501
@@ -251,7 +252,7 @@ def write_kit(
         >>> write_kit("saved_models/market", stable=1, canary=2)
         PosixPath('serving/market')
     """
-    model = Path(model)
+    model = model_path(model)
     versions = find_versions(model)
     name = model.resolve().name if name is None else name
     _check_values(name, image, max_batch_size, batch_timeout_micros)
@@ -371,7 +372,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Write the kit as the command line says, and print the next step."""
     arguments = vars(_parse(argv))
     # Check the folder before the slow import. Only `import_tensorflow` imports TensorFlow without its notes.
-    find_versions(arguments["model"])
+    find_versions(model_path(arguments["model"]))
     import_tensorflow()
     folder = write_kit(**arguments)
     files = "docker-compose.yml, models.config, batching.config, monitoring.config, README.md"

@@ -562,9 +562,9 @@ def _saved_model(path: Path, threads: int) -> _Runtime:
     import tensorflow as tf
 
     from san_tf.serving.encoder_export import read_metadata
-    from san_tf.serving.servable import find_versions
+    from san_tf.serving.servable import newest_export
 
-    folder = path if (path / "saved_model.pb").is_file() else path / str(find_versions(path)[-1])
+    folder = newest_export(path)
     notes = read_metadata(folder)
     verify_export(folder)
     try:

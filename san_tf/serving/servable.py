@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from san_tf.errors import UserError
+from san_tf.trusted import model_path
 
 # Signatures that clients of this package use: (signature, input, dtype, rank).
 _SIGNATURES = (("serving_default", "images", "DT_UINT8", 4), ("serving_bytes", "image_bytes", "DT_STRING", 1))
@@ -42,6 +43,20 @@ def find_versions(model: str | os.PathLike[str]) -> list[int]:
             "san_tf.serving.export_encoder writes."
         )
     return versions
+
+
+def newest_export(model: str | os.PathLike[str]) -> Path:
+    """Return the folder of an export.
+
+    Args:
+        model: the folder itself, `saved_models/market/1`; that of its versions, for the newest; or the name
+            of an encoder that comes along, `people_scratch`.
+
+    Raises:
+        UserError: the folder does not exist, or holds no version.
+    """
+    folder = model_path(model)
+    return folder if (folder / "saved_model.pb").is_file() else folder / str(find_versions(folder)[-1])
 
 
 def check_version(model: str | os.PathLike[str], version: int) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from san_tf.errors import UserError
 from san_tf.serving import read_metadata
-from san_tf.serving.servable import check_version
+from san_tf.serving.servable import check_version, newest_export
 from san_tf.synthesis.generator import render_crops, synthetic_reid_index
 
 MODEL = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
@@ -61,3 +62,17 @@ def test_it_paints(signatures, crops):
     # Not one and the same for everybody.
     same = crops[0].pid == np.array([crop.pid for crop in crops[:6]])
     assert textures.std() > 20 and (same.all() or np.abs(textures[0].astype(int) - textures[5]).mean() > 1)
+
+
+def test_encoders_that_come_along_are_known_by_name_and_paths_come_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert newest_export("synthetic") == newest_export(MODEL) == newest_export(MODEL / "1") == MODEL / "1"
+    assert newest_export("people_scratch") == MODEL.with_name("people_scratch") / "1"
+    for name in ("./synthetic", "saved_models/synthetic", "Synthetic", ""):
+        with pytest.raises(UserError, match=r"is not a folder|holds no version"):
+            newest_export(name)
+    (tmp_path / "synthetic").mkdir()
+    with pytest.raises(UserError, match="synthetic holds no version"):
+        newest_export("synthetic")
+    (tmp_path / "synthetic" / "7").mkdir()
+    assert newest_export("synthetic") == Path("synthetic/7")

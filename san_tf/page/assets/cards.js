@@ -91,7 +91,7 @@ export function card(item, textures) {
   // Textures take the encoder's time, so they are requested only when they are visible.
   if (textures && item.picture) made.append(framed("painted", server.texture(item), true));
   const probable = chance(item.probability);
-  const lines = item.rank && probable ? [element("span", "chance", `same person: ${probable}`)] : [];
+  const lines = item.rank && probable ? [element("span", "chance", `${probable} same person`)] : [];
   made.append(element("span", "facts", ...lines, ...where(item).map((line) => element("span", "", line))));
   return made;
 }
