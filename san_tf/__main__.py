@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command named by the first argument, with the other arguments."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv and argv[0] in COMMANDS:
-        importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
-        return
+        command = importlib.import_module(COMMANDS[argv[0]][0]).main
+        run_as_command(lambda: command(argv[1:]))
     run_as_command(lambda: _help(argv))
 
 

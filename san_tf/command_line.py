@@ -156,7 +156,13 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
 
 
 class Parser(simple_parsing.ArgumentParser):
-    """An argument parser whose errors are one sentence with the next step, not a page of usage."""
+    """An argument parser whose errors are one sentence with the next step, not a page of usage.
+
+    Flags cannot be abbreviated: an abbreviation could mean another flag in the next release.
+    """
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def format_help(self) -> str:
         """Return the help, with plain group names: `data`, not `DataRecipe ['recipe.data']`.

@@ -12,6 +12,7 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
+from san_tf.__main__ import COMMANDS, main
 from san_tf.command_line import Terminal, printable, run_as_command
 
 PACKAGE = Path(__file__).resolve().parents[1] / "san_tf"
@@ -76,3 +77,12 @@ def test_every_command_escapes_what_it_prints():
         for line in unescaped(path)
     }
     assert found == set()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_a_mistake_in_one_sentence(name: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as left:
+        main([name, "--nonsense"])
+    told = capsys.readouterr().err
+    assert left.value.code == 2
+    assert told.startswith("Error: ") and told.count("\n") == 1 and len(told) < 200

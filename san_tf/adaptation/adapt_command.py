@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="san-tf adapt", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="san-tf adapt", description=__doc__)
     count = whole_number(1, 2**20)
     parser.add_argument("crops", nargs="+", metavar="CROPS", help="folders, .csv, .tar, .zip, image files")
     parser.add_argument(

@@ -8,26 +8,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
-from san_tf.command_line import Terminal, run_as_command
-from san_tf.errors import UserError
+from san_tf.command_line import Parser, Terminal, run_as_command
 from san_tf.start import import_tensorflow
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print findings and trials; exit with 1 if float32 fails."""
-    parser = _Parser(
+    parser = Parser(
         prog="python -m san_tf.check",
         description="Show versions, devices and processor, and train a small SAN for three steps in float32, "
         "mixed_float16, mixed_bfloat16 and with XLA. Prints what works here, how fast, how far from float32, "
         "and what to use. The exit code is 0 unless float32 fails.",
-        allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("--no_xla", action="store_true", help="skip XLA, whose compiler takes longest")
     arguments = parser.parse_args(argv)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="san-tf embed", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="san-tf embed", description=__doc__)
     required: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
     parser.add_argument("images", nargs="+", metavar="IMAGES", help="folders, .csv, .tar, .zip, image files")
     parser.add_argument(

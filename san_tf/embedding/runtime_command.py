@@ -21,7 +21,7 @@ from san_tf.start import import_tensorflow
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="san-tf export-runtime", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="san-tf export-runtime", description=__doc__)
     required: dict[str, Any] = {"required": True, "default": argparse.SUPPRESS}
     parser.add_argument("saved_model", metavar="EXPORT", help="saved_models/market, or one of its versions")
     parser.add_argument("--out", metavar="DIR", help="the folder to write", **required)

@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="san-tf calibrate", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="san-tf calibrate", description=__doc__)
     parser.add_argument("features", metavar="FEATURES", help="a table of `san-tf embed`, .parquet")
     parser.add_argument("--out", metavar="FILE", required=True, help="the calibration to write, .json")
     parser.add_argument("--pairs", metavar="FILE", help="answered pairs, .csv: first, second, same")

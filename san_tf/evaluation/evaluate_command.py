@@ -83,7 +83,6 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         description="Evaluate features of any toolkit: CMC, mAP, mINP and more.",
         usage="%(prog)s --query Q.npz --gallery G.npz [--json] [--rerank] [further flags]",
         add_option_string_dash_variants=DashVariant.UNDERSCORE,
-        allow_abbrev=False,
         epilog=_EPILOG,
     )
     for name, kind in (

@@ -126,7 +126,6 @@ def parse(
         description=description,
         usage="%(prog)s [--stage STAGE ...] [--workdir DIR] [--config NAME | FILE] [flags of the recipe]",
         add_option_string_dash_variants=DashVariant.UNDERSCORE,
-        allow_abbrev=False,
         epilog=f"Stages: {', '.join(stages)}.",
     )
     parser.add_argument(

@@ -38,7 +38,7 @@ _ENCODER = SHIPPED_MODELS / "synthetic"
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="san-tf serve-ui", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="san-tf serve-ui", description=__doc__)
     parser.add_argument(
         "--gallery", metavar="DB", help="a gallery's path or address; see san-tf gallery --help"
     )

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="san-tf search", description=__doc__, allow_abbrev=False)
+    parser = Parser(prog="san-tf search", description=__doc__)
     parser.add_argument("--gallery", metavar="DB", required=True, help="a gallery of `san-tf gallery add`")
     parser.add_argument("--query", nargs="+", metavar="FILE", required=True, help="photographs of people")
     parser.add_argument(

@@ -48,13 +48,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(
         prog="san-tf tracks",
         description=__doc__,
-        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    embed = commands.add_parser(
-        "embed", help="a video, folder of frames or stream to tracks", allow_abbrev=False
-    )
+    embed = commands.add_parser("embed", help="a video, folder of frames or stream to tracks")
     embed.set_defaults(action=_embed)
     embed.add_argument("videos", nargs="+", metavar="VIDEO", help="files, folders of frames, or one rtsp://")
     embed.add_argument("--model", required=True, help="an export, or a file of san-tf export-runtime")
@@ -89,7 +86,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="the tracks' 5th and 6th number: width, height, or x2, y2",
     )
     embed.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    identify = commands.add_parser("identify", help="give tracks of cameras identities", allow_abbrev=False)
+    identify = commands.add_parser("identify", help="give tracks of cameras identities")
     identify.set_defaults(action=_identify)
     identify.add_argument("gallery", metavar="DB", help="gallery of known people; made if it is missing")
     identify.add_argument("tracks", nargs="+", metavar="TRACKS", help="files of san-tf tracks embed, .npz")

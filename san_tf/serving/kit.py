@@ -12,12 +12,12 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 from san_tf.atomic import atomic_file
-from san_tf.command_line import printable, run_as_command
+from san_tf.command_line import Parser, printable, run_as_command
 from san_tf.errors import UserError
 from san_tf.serving.fingerprint import verify_export
 from san_tf.serving.servable import check_version, find_versions
@@ -322,17 +322,12 @@ def _is_for_gpus(image: str) -> bool:
     return "gpu" in re.split(r"[:._-]", last)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}; see --help.")
-
-
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="python -m san_tf.serving.kit",
         description="Write the files to serve an exported encoder with TensorFlow Serving: "
         "docker-compose.yml, models.config, batching.config, monitoring.config and a README.",
-        allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="folder of versions, such as saved_models/market")
     parser.add_argument("--out", metavar="DIR", help="folder to write to (default: serving/<name>)")
