@@ -100,7 +100,7 @@ def test_a_killed_adaptation_resumes_to_the_same_weights(records, small_encoder,
 def test_a_run_that_makes_things_worse_returns_the_start(records, small_encoder, tmp_path):
     encoder = small_encoder()
     start = encoder.get_weights()
-    rough = AdaptationSettings(**{**vars(SETTINGS), "learning_rate": 30.0, "rounds": 1})
+    rough = AdaptationSettings(**{**vars(SETTINGS), "learning_rate": 300.0, "rounds": 1})
     result = adapt(encoder, records, tmp_path / "run", rough)
     assert result.kept == 0 and result.states[1]["score"] < result.states[0]["score"]
     for ours, theirs in zip(encoder.get_weights(), start, strict=True):
