@@ -56,7 +56,7 @@ def parse_time(text: str) -> float:
                 microsecond=int((part or "0").ljust(6, "0")),
             )  # fmt: skip
         except ValueError:
-            raise UserError(f"{one_line(text, 60)!r} {_TIME}.") from None
+            raise UserError(f"'{one_line(text, 60)}' {_TIME}.") from None
         return moment.timestamp()
     try:
         if "_" in text:
@@ -67,14 +67,14 @@ def parse_time(text: str) -> float:
             # Python 3.10 does not read "Z".
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
         except ValueError:
-            raise UserError(f"{one_line(text, 60)!r} {_TIME}.") from None
+            raise UserError(f"'{one_line(text, 60)}' {_TIME}.") from None
         zoned = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
         return zoned.timestamp()
     if not math.isfinite(seconds):
-        raise UserError(f"{one_line(text, 60)!r} {_TIME}.")
+        raise UserError(f"'{one_line(text, 60)}' {_TIME}.")
     seconds = seconds / 1000 if abs(seconds) >= _MILLISECONDS else seconds
     if abs(seconds) > _CALENDAR:
-        raise UserError(f"{one_line(text, 60)!r} is beyond the year 9999; give seconds since 1970.")
+        raise UserError(f"'{one_line(text, 60)}' is beyond the year 9999; give seconds since 1970.")
     return seconds
 
 
