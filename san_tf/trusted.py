@@ -31,9 +31,9 @@ SHIPPED_EXPORTS = {
         SHIPPED_MODELS / "synthetic" / "1",
         "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c",
     ),
-    "26163767e5f71c69": (
+    "6d5857dbcfbdd2ce": (
         SHIPPED_MODELS / "people_scratch" / "1",
-        "aca6cc8a8f0e7434bb3ec049549fbe768a69ecd923de7598c04a845776f946fc",
+        "3b98efd88c2f758c4ccd547d64e78e478e61636e7cbc6ab8a5c99b43fc3dbb31",
     ),
 }
 
