@@ -161,10 +161,7 @@ def adapt(
         >>> adapt(encoder, crops, "adapted/run").kept
         5
     """
-    if len(records) < FEWEST_CROPS:
-        raise UserError(
-            f"An adaptation needs at least {FEWEST_CROPS} crops, and there are {len(records)}; add crops."
-        )
+    _check_number(records)
     run = RunDirectory(workdir)
     with run.held():
         return _Adaptation(encoder, records, run, settings, report, console, answers).go(
@@ -182,10 +179,21 @@ def first_clusters(
         records: crops.
         settings: how.
         answers: pairs of crops that a person answered.
+
+    Raises:
+        UserError: there are too few crops, as for `adapt`.
     """
+    _check_number(records)
     began = time.monotonic()
     found = cluster(embedded(encoder, records), records.camids, settings.clustering, answers=answers)
     return _entry(0, found, None, records, began), found
+
+
+def _check_number(records: Records) -> None:
+    if len(records) < FEWEST_CROPS:
+        raise UserError(
+            f"An adaptation needs at least {FEWEST_CROPS} crops, and there are {len(records)}; add crops."
+        )
 
 
 def embedded(encoder: keras.Model, records: Records) -> np.ndarray:

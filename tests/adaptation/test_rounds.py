@@ -110,6 +110,8 @@ def test_a_run_that_makes_things_worse_returns_the_start(records, small_encoder,
 def test_crops_that_cannot_be_learnt_from_are_told(records, small_encoder, tmp_path):
     with pytest.raises(UserError, match="at least 32 crops, and there are 5"):
         adapt(small_encoder(), records.select(np.arange(5)), tmp_path / "few")
+    with pytest.raises(UserError, match="at least 32 crops, and there are 1"):
+        rounds.first_clusters(small_encoder(), records.select(np.arange(1)), SETTINGS)
     alone = AdaptationSettings(clustering=ClusterSettings(fewest=70))
     with pytest.raises(UserError, match="None of 80 crops has enough near others"):
         adapt(small_encoder(), records, tmp_path / "alone", alone)
