@@ -5,6 +5,7 @@ Videos and streams need NumPy and OpenCV only; Pillow is imported for folders.
 
 from __future__ import annotations
 
+import atexit
 import io
 import itertools
 import math
@@ -12,6 +13,7 @@ import os
 import re
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,6 +30,10 @@ _DIGITS = re.compile(r"([0-9]+)")
 _WAITING = 32
 # Seconds until a stream that gives no answer counts as lost, and between the first and later attempts.
 _SILENCE, _FIRST_WAIT, _LONGEST_WAIT = 10.0, 1.0, 30.0
+# Longest wait for a reader whose stream is not wanted any more, while the program goes on.
+_PARTING = 0.5
+# Passwords in the query or path of an address, as in `?user=me&password=secret`.
+_SECRETS = re.compile(r"(?i)((?:pass\w*?|pwd|psw|secret|token|auth|api_?key|key)=)[^&;#?/_]+")
 _UNREADABLE = "is damaged: OpenCV cannot decode it"
 
 
@@ -54,13 +60,14 @@ def is_stream(source: str | os.PathLike[str]) -> bool:
 
 
 def shown_source(source: str | os.PathLike[str]) -> str:
-    """Return a source for messages: an address without user and password."""
+    """Return a source for messages: an address without user, password and keys."""
     text = one_line(os.fspath(source))
     if "://" not in text:
         return text
     scheme, _, rest = text.partition("://")
     host = re.split("[/?#]", rest, maxsplit=1)[0]
-    return f"{scheme}://{rest[host.rfind('@') + 1 :]}"
+    shown = _SECRETS.sub(r"\1***", rest[host.rfind("@") + 1 :])
+    return f"{scheme}://{shown}"
 
 
 def video_frames(
@@ -186,7 +193,9 @@ class _Reader:
         self._failed: BaseException | None = None
         self.ended = False
         # A daemon, because a capture that hangs must not keep the process.
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="san_tf stream", daemon=True)
+        self._thread.start()
+        _READERS.add(self)
 
     def next(self, seconds: float) -> VideoFrame | None:
         """Return the oldest frame that waits; None at the end, or if none came in so many seconds."""
@@ -198,8 +207,10 @@ class _Reader:
                 raise self._failed
             return None
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = _PARTING) -> None:
+        """Let the stream go, and wait so many seconds at most until it is closed."""
         self._stopped.set()
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         try:
@@ -215,7 +226,7 @@ class _Reader:
             capture = self._open(self._address)
             before = number
             try:
-                while capture.isOpened() and not self._stopped.is_set() and capture.grab():
+                while capture.isOpened() and not self._stopped.is_set() and self._grabbed(capture):
                     fine, pixels = capture.retrieve()
                     number += 1
                     if fine and lost:
@@ -245,6 +256,28 @@ class _Reader:
                 lost = True
             self._stopped.wait(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _grabbed(self, capture: Any) -> bool:
+        """Grab the next frame; return whether there is one."""
+        began = time.monotonic()
+        found = bool(capture.grab())
+        # After its time limit OpenCV still gives the frames in its decoder, each after the same time again.
+        silent = "://" in self._address and time.monotonic() - began > 0.95 * _SILENCE
+        return found and not silent
+
+
+_READERS: weakref.WeakSet[_Reader] = weakref.WeakSet()
+
+
+@atexit.register
+def _let_streams_go() -> None:
+    """Close all streams: a thread inside OpenCV aborts the process if the interpreter ends under it."""
+    readers = list(_READERS)
+    for reader in readers:
+        reader.stop(0.0)
+    end = time.monotonic() + _SILENCE + 1.0
+    for reader in readers:
+        reader.stop(max(0.0, end - time.monotonic()))
 
 
 def _stream(

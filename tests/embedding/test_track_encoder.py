@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from san_tf import FrameEncoder, TrackEncoder, UserError
+from san_tf.embedding import video as video_module
 from san_tf.embedding.track_encoder import Track, crop_quality, load_tracks, save_tracks, times_of_key
 from san_tf.embedding.tracks import Box
 from san_tf.embedding.video import VideoFrame, shown_source, video_frames
@@ -279,6 +280,53 @@ def test_a_stream_stays_live_if_frames_come_faster_than_they_are_taken(monkeypat
     frames.close()
 
 
+def test_a_frozen_stream_is_lost_although_its_decoder_still_gives_frames(monkeypatch):
+    """OpenCV waits until its time limit and then empties its decoder, one frame a time limit."""
+    monkeypatch.setattr("san_tf.embedding.video._SILENCE", 0.2)
+    monkeypatch.setattr("san_tf.embedding.video._FIRST_WAIT", 0.01)
+
+    class Frozen(Capture):
+        def grab(self) -> bool:
+            if len(self.frames) < 3:
+                time.sleep(0.25)
+            return super().grab()
+
+    runs, told = [Frozen([frame(number) for number in range(4)]), Capture([frame(9)])], []
+    frames = video_frames(
+        "rtsp://camera/1", patience=1.0, tell=told.append, open_capture=lambda address: runs.pop(0)
+    )
+    assert [next(frames).number for _ in range(2)] == [1, 2]
+    np.testing.assert_array_equal(next(frames).pixels, frame(9))  # of the second connection
+    assert told[0].endswith("gives no frames; it is opened again.")
+    frames.close()
+
+
+@pytest.mark.parametrize("left", ["closed", "at the end of the program"])
+def test_a_stream_that_is_left_ends_its_thread(monkeypatch, left):
+    """A thread inside OpenCV would abort the whole process when the interpreter ends."""
+    opened = []
+
+    class Slow(Capture):
+        def __init__(self, address: str) -> None:
+            super().__init__([frame(0)] * 1000)
+            opened.append(self)
+
+        def grab(self) -> bool:
+            time.sleep(0.1)
+            return super().grab()
+
+    if left != "closed":
+        monkeypatch.setattr("san_tf.embedding.video._PARTING", 0.0)
+    frames = video_frames("rtsp://camera/1", open_capture=Slow)
+    next(frames)
+    (reader,) = (one for one in threading.enumerate() if one.name == "san_tf stream" and one.is_alive())
+    if left == "closed":
+        frames.close()
+    else:
+        video_module._let_streams_go()
+    assert not reader.is_alive() and opened[0].released
+
+
 def test_a_video_at_an_address_ends_with_its_last_frame():
     frames = video_frames(
         "https://there/door.mp4", patience=9, open_capture=lambda address: Capture([frame(1)] * 5, 5.0)
@@ -303,6 +351,12 @@ def test_addresses_are_shown_without_passwords():
     assert shown_source("rtsp://me:p@ss/word@camera:554/1?x=a@b") == "rtsp://ss/word@camera:554/1?x=a@b"
     assert shown_source("rtsp://me:secret@camera:554/1?x=a@b") == "rtsp://camera:554/1?x=a@b"
     assert shown_source("door.mp4") == "door.mp4"
+    assert shown_source("http://camera/video.cgi?user=me&pwd=secret&x=1#password=secret") == (
+        "http://camera/video.cgi?user=me&pwd=***&x=1#password=***"
+    )
+    assert shown_source("rtsp://camera/user=admin_password=secret_channel=1/token=a") == (
+        "rtsp://camera/user=admin_password=***_channel=1/token=***"
+    )
 
 
 @pytest.mark.parametrize(
