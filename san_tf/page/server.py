@@ -9,7 +9,7 @@ import ipaddress
 import json
 import signal
 import socket
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from san_tf.errors import UserError
 
@@ -30,7 +30,9 @@ class Limits(NamedTuple):
         silence: seconds for the complete head of a request, from the start of the connection or the last
             answer, even if bytes arrive slowly meanwhile.
         reading: seconds for the client to read an answer.
-        connections: open connections; one more closes the one that was silent the longest.
+        connections: open connections; one more closes the one that was silent the longest, or else the
+            oldest one whose request does not end or whose answer is not read. Twice as many are open if the
+            server works on all of them.
     """
 
     silence: float = 10.0
@@ -142,9 +144,15 @@ def _connections(limits: Limits) -> type[asyncio.Protocol]:
             super().connection_made(transport)
             self._watch()
             if len(self.connections) > limits.connections:
-                # Connections that are being answered stay, and the new one was silent for the shortest time.
-                others: list[Any] = [other for other in self.connections if getattr(other, "_timer", None)]
-                min(others, key=lambda other: other._since).transport.abort()
+                # Connections that are being answered stay.
+                others = cast("set[Connection]", self.connections - {self})
+                waiting = [other for other in others if other._timer is not None]
+                waiting = waiting or [other for other in others if other._is_slow()]
+                # A client of whom the server has everything is told in a sentence if too many wait.
+                if not waiting and len(self.connections) > 2 * limits.connections:
+                    waiting = [self]
+                if waiting:
+                    min(waiting, key=lambda other: other._since).transport.abort()
 
         def connection_lost(self, exc: Exception | None) -> None:
             for timer in (self._timer, self._stuck):
@@ -171,6 +179,10 @@ def _connections(limits: Limits) -> type[asyncio.Protocol]:
             if self._stuck is not None:
                 self._stuck.cancel()
                 self._stuck = None
+
+        def _is_slow(self) -> bool:
+            """Return whether a request is still arriving, or answers wait to be read."""
+            return self._stuck is not None or (self.cycle is not None and self.cycle.more_body)
 
         def _watch(self) -> None:
             """Run the timer while the client must act; single bytes do not stop it."""

@@ -115,6 +115,29 @@ def test_idle_connections_keep_nobody_out(port):
     assert all(_is_closed(connection, 3) for connection in idle)
 
 
+@pytest.mark.parametrize("slow", ["body", "chunks", "unread"])
+def test_slow_requests_and_answers_keep_nobody_out(port, slow):
+    """They are not silent: each sends a byte now and then, or takes none of what it asked for."""
+    chunked = _upload(b"").replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    begin = {"body": _upload(b"x", UPLOAD), "chunks": chunked, "unread": GET * 40}[slow]
+    dripping = []
+    for _ in range(LIMITS.connections + 10):
+        connection = socket.socket()
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", port))
+        connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            connection.send(begin)
+        dripping.append(connection)
+    for _ in range(5):
+        for connection in dripping:
+            with contextlib.suppress(OSError):
+                connection.send({"body": b"x", "chunks": b"1\r\nx\r\n", "unread": b""}[slow])
+        assert _asked(port, GET).startswith(b"HTTP/1.1 200")
+    for connection in dripping:
+        connection.close()
+
+
 def test_a_body_that_drips_is_told_and_closed(port):
     for content in (b"", b"x" * (UPLOAD - 1)):
         with _connect(port) as connection:
