@@ -79,7 +79,11 @@ def served(gallery: Path, model: str) -> Iterator[tuple[str, int]]:
         yield host, int(port)
     finally:
         process.send_signal(signal.SIGINT)
-        process.wait(30)
+        try:
+            process.wait(120)
+        except subprocess.TimeoutExpired:  # what was measured stays
+            process.kill()
+            print("The server did not end within 120 s.", file=sys.stderr)
 
 
 def ask(connection: http.client.HTTPConnection, request: Request) -> None:
@@ -89,7 +93,7 @@ def ask(connection: http.client.HTTPConnection, request: Request) -> None:
     answer = connection.getresponse()
     content = answer.read()
     if answer.status != 200:
-        raise SystemExit(f"{path} was answered {answer.status}: {content[:200]!r}")
+        raise RuntimeError(f"{path} was answered {answer.status}: {content[:200]!r}")
 
 
 def load(
@@ -97,18 +101,25 @@ def load(
 ) -> list[float]:
     """Ask with so many clients at once, and return the seconds of each answer."""
     times: list[float] = []
+    failed: list[Exception] = []
     end, lock, left = time.perf_counter() + seconds, threading.Lock(), most
 
     def run() -> None:
         nonlocal left
         connection = http.client.HTTPConnection(*place, timeout=120)
-        while time.perf_counter() < end:
+        while time.perf_counter() < end and not failed:
             with lock:
                 if left <= 0:
                     break
                 left -= 1
             began = time.perf_counter()
-            ask(connection, request)
+            try:
+                ask(connection, request)
+            except (
+                Exception
+            ) as error:  # told by the main thread: a client less would look like a quick server
+                failed.append(error)
+                break
             times.append(time.perf_counter() - began)
         connection.close()
 
@@ -117,6 +128,8 @@ def load(
         thread.start()
     for thread in threads:
         thread.join()
+    if failed:
+        raise SystemExit(f"A client failed: {failed[0]}")
     return times
 
 

@@ -39,7 +39,7 @@ from san_tf.page.api import (
     time_of,
     written_time,
 )
-from san_tf.page.guard import ASSETS, HELD_BYTES, METRICS, PATIENCE, UPLOADS, Access, Guard, Patience
+from san_tf.page.guard import ASSETS, DOCS, HELD_BYTES, METRICS, PATIENCE, UPLOADS, Access, Guard, Patience
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.page.service import Found, GoneError, PageService
 from san_tf.resources import core_count
@@ -366,13 +366,13 @@ async def _invalid(_: Request, error: Exception) -> Response:
     return _told(f"The request is not valid ({where or 'as a whole'}: {what}).", 422)
 
 
-async def _unknown(_: Request, error: Exception) -> Response:
+async def _unknown(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 404
-    sentence = (
-        "There is nothing at this address."
-        if status in (404, 405)
-        else "The body cannot be read; send JSON in UTF-8, with numbers of a usual length."
-    )
+    sentence = "The body cannot be read; send JSON in UTF-8, with numbers of a usual length."
+    if status == 404:
+        sentence = "There is nothing at this address."
+    if status == 405:
+        sentence = f"This address does not take {request.method[:20]!a}; {DOCS} says what it takes."
     return _told(sentence, status, error.headers if isinstance(error, HTTPException) else None)
 
 

@@ -24,7 +24,7 @@ from san_tf.data.upright import PhotographError, upright
 from san_tf.page.page_encoder import Network
 from san_tf.page.questions import Listing, RefusedError, Search
 from san_tf.retrieval.embedded import STORE
-from san_tf.retrieval.entries import Entry, Hit
+from san_tf.retrieval.entries import ASKING, Entry, Hit
 from san_tf.retrieval.gallery import FIRST_NAMED, Candidate, Gallery, GalleryInfo, gallery_pictures, rerank
 from san_tf.retrieval.image_files import NoPictureError
 
@@ -149,8 +149,12 @@ class PageService:
     def warm_up(self) -> None:
         """Run everything once, because the first run compiles and loads."""
         self._network.warm_up()
-        for entry in self._gallery.entries(limit=1):
-            self.search(Search(key=entry.key, rerank=50))
+        asked = ASKING.set(None)  # the audit log has the searches of people
+        try:
+            for entry in self._gallery.entries(limit=1):
+                self.search(Search(key=entry.key, rerank=50))
+        finally:
+            ASKING.reset(asked)
 
     def facts(self) -> dict[str, Any]:
         """Return what the page needs to know of the gallery and its encoder."""

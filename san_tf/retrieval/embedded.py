@@ -551,13 +551,16 @@ class EmbeddedGallery(Gallery):
             self._store.set_sources(sources)
 
     def _note(self, action: str, keys: Sequence[str], facts: Mapping[str, object]) -> None:
+        asking = ASKING.get()
+        if asking is None:
+            return
         with self._lock:
             recorded = self._store.is_recorded
             names = [self._store.name_of(key).hex() for key in keys[:_NAMED]] if recorded else []
         line = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "user": _user(),
-            **({"token": asking} if (asking := ASKING.get()) else {}),
+            **({"token": asking} if asking else {}),
             "action": action,
             "entries": len(keys),
             "keys": names,

@@ -11,8 +11,9 @@ import numpy as np
 
 from san_tf.errors import UserError
 
-# Name of the one for whom a server asks, for the audit log; "" for the user of this process.
-ASKING: ContextVar[str] = ContextVar("ASKING", default="")
+# Name of the one for whom a server asks, for the audit log; "" for the user of this process, None where
+# nobody asks, which is not logged.
+ASKING: ContextVar[str | None] = ContextVar("ASKING", default="")
 
 
 @dataclass(frozen=True)

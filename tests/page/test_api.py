@@ -27,6 +27,7 @@ from san_tf.page import guard as guarding
 from san_tf.page.app import build_app
 from san_tf.page.guard import API, Access, Tokens, scope_of
 from san_tf.page.page_command import PORT, _parse, main
+from san_tf.page.questions import Search
 from san_tf.page.server import build_server, listen
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
@@ -414,6 +415,25 @@ def test_tokens_are_compared_in_constant_time_and_not_kept(monkeypatch):
     assert len(compared) == 3 and all(len(each) == 32 for pair in compared for each in pair)
     assert READER not in repr(vars(tokens)) and WRITER not in repr(vars(tokens))
     assert tokens.holder_of("Basic !!!") is None and tokens.holder_of("Bearer \xff\u20ac") is None
+
+
+def test_another_method_is_told(untouched):
+    for method, path in (("PUT", "/entries"), ("POST", "/gallery"), ("GET", "/search")):
+        told = refused(untouched, 405, method, path, headers={"Content-Type": "application/json"})
+        assert told == f"This address does not take {method!r}; /api/v1/docs says what it takes."
+
+
+def test_the_start_of_the_server_is_no_search_of_anybody(people):
+    class Warm(StandIn):
+        def warm_up(self) -> None:
+            pass
+
+    with open_gallery(people, read_only=True) as gallery:
+        service = PageService(gallery, Warm(), "people")
+        service.warm_up()
+        assert not (people / "audit.jsonl").exists()
+        service.search(Search(key="0001_c1.png"))
+        assert len((people / "audit.jsonl").read_text().splitlines()) == 1
 
 
 def test_the_audit_log_names_the_token(people):
