@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import socket
 import struct
 import sys
@@ -80,6 +81,26 @@ def test_same_embeddings_as_the_export(
     np.testing.assert_allclose(found, models.expected(photographs, 1), atol=1e-5)
     assert sorted(models.sizes) == [8] * 5
     assert set(models.answered.values()) == {1}
+
+
+def test_the_guides_example(
+    models: Models, photographs: list[bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text()
+    (example,) = re.findall(
+        r"^```python\n(from san_tf\.serving\.client .*?)^```$", guide, re.DOTALL | re.MULTILINE
+    )
+    names = re.findall(r"\w+\.jpg", example)
+    assert len(names) == 2
+    for name, content in zip(names, photographs, strict=False):
+        (tmp_path / name).write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    models.labels = {"stable": 2}
+    where, stop = serve_rest(models)
+    room: dict[str, Any] = {}
+    exec(example.replace("http://localhost:8501", where), room)
+    stop()
+    np.testing.assert_allclose(room["embeddings"], models.expected(photographs[:2], 2), atol=1e-5)
 
 
 def test_parts_of_a_batch_and_nothing(client: Client, models: Models, photographs: list[bytes]) -> None:

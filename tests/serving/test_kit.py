@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -324,6 +325,21 @@ def test_command_line(
     assert "docker compose --project-directory serving/market up -d" in capsys.readouterr().out
     with pytest.raises(UserError, match="Argument --stable: invalid int value"):
         main([str(served_models), "--stable", "first"])
+
+
+def test_the_guides_commands(served_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text()
+    lines = re.findall(r"^(?:san-tf kit|python -m san_tf\.serving\.kit) (.*)$", guide, re.MULTILINE)
+    assert len(lines) == 3
+    monkeypatch.chdir(tmp_path)
+    for name in ("synthetic", "market"):
+        shutil.copytree(served_models, tmp_path / "saved_models" / name)
+    for line in lines:
+        main(shlex.split(line, comments=True))
+    for name, gpus in (("synthetic", 1), ("market", 0)):
+        folder = tmp_path / "serving" / name
+        assert {entry.name for entry in folder.iterdir()} == FILES
+        assert (folder / "docker-compose.yml").read_text().count("driver: nvidia") == gpus
 
 
 def test_wrong_folder_and_help_do_not_wait_for_tensorflow(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,21 @@ def served(saved_model: Path):
     return lambda images: loaded.signatures["serving_default"](images=tf.constant(images))[
         "embedding"
     ].numpy()
+
+
+@pytest.mark.skipif("onnx" not in HERE, reason="onnxruntime is not installed")
+def test_the_guides_example(written: Path, served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "deploy.md").read_text()
+    (example,) = re.findall(
+        r"^```python\n(from san_tf\.serving\.runtime_sessions .*?)^```$", guide, re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "runtimes").mkdir()
+    (tmp_path / "runtimes" / "market").symlink_to(written)
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(5).integers(0, 256, (2, *SERVED_SIZE, 3), np.uint8)
+    room = {"images": images}
+    exec(example, room)
+    np.testing.assert_allclose(room["embeddings"], served(images), atol=1e-4)
 
 
 @pytest.mark.parametrize("runtime", ALL)
