@@ -44,6 +44,8 @@ _RANDOM = 1 / 3
 _TRIED = 1
 # Answers of each kind from which the score of even chances is estimated.
 _FEWEST_ANSWERS = 5
+# Cosine similarity of copies.
+_COPIES = 1.0 - 1e-6
 _BLOCK = 512
 
 
@@ -264,14 +266,13 @@ class PairChooser:
         wanted = np.linspace(scores.max(initial=-1.0), scores.min(initial=1.0), max(spread, 1))
         evenly = [best[place] for score in wanted for place in np.argsort(np.abs(scores - score))[:_TRIED]]
         by_border = best[np.argsort(np.abs(scores - border), kind="stable")]
-        # Of pairs near one wished score the first free one is taken, so a part may end early.
+        # A part may end early, where pairs share crops; the next one then goes on.
         parts = (
             (evenly, spread, "A crop and its best hit."),
-            (list(by_border), count - surely - spread, "As likely one person as two."),
-            (list(random), surely, "Two crops at random."),
+            (list(by_border), count - surely, "As likely one person as two."),
+            (list(random), count, "Two crops at random."),
         )
-        for pairs, most, why in parts:
-            end = len(chosen) + most
+        for pairs, end, why in parts:
             for pair in pairs:
                 first, second = sorted(map(int, pair))
                 # One pair for each crop: pairs that share a person are not independent.
@@ -299,7 +300,9 @@ class PairChooser:
             if several:
                 scores[cameras[part][:, None] == cameras[None]] = -np.inf
             hits = scores.argmax(axis=1)
-            found = np.isfinite(scores[np.arange(len(part)), hits])
+            highest = scores[np.arange(len(part)), hits]
+            # Copies of one picture say nothing of people.
+            found = np.isfinite(highest) & (highest < _COPIES)
             pairs.append(np.stack([drawn[part[found]], drawn[hits[found]]], axis=1))
         return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 

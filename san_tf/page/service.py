@@ -125,6 +125,9 @@ class PageService:
         name: name of the gallery to show.
         open_to_change: opens the gallery for changes; None if entries are neither added nor deleted.
 
+    Attributes:
+        after_deletion: is called when entries were deleted; None for nothing.
+
     Raises:
         UserError: the gallery was made with another encoder.
     """
@@ -142,6 +145,7 @@ class PageService:
         self._images = gallery_pictures(gallery.info)
         self._place = _file_of(gallery.name)
         self._open_to_change = open_to_change
+        self.after_deletion: Callable[[], object] | None = None
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
@@ -207,6 +211,11 @@ class PageService:
         if self._open_to_change is None:
             raise RefusedError("The gallery is open for reading only; start the server with --writable.")
         return self._open_to_change()
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the photographs of the entries may be read."""
+        return bool(self._images)
 
     def camera_name(self, camera: int) -> str:
         """Return the name of a camera, or its number; "" where it is unknown."""
