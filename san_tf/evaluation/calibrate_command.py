@@ -205,8 +205,8 @@ def answered_pairs(
         elif found.setdefault((one, other), same) != same:
             raise UserError(f"{where}: the pair has both answers; keep one of them.")
     pairs = np.array(list(found), np.int64).reshape(-1, 2)
-    same = np.array(list(found.values()), bool)
-    return Pairs(pairs[:, 0], pairs[:, 1], same, _people_of(pairs, same, columns["path"]))
+    yes = np.array(list(found.values()), bool)
+    return Pairs(pairs[:, 0], pairs[:, 1], yes, _people_of(pairs, yes, columns["path"]))
 
 
 def _located(path: str, told: Sequence[Told], paths: Sequence[str], holder: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ import csv
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from san_tf.adaptation.proposals import PairChooser, Proposal
 from san_tf.atomic import atomic_file
 from san_tf.errors import UserError
 from san_tf.evaluation.calibrate_command import read_answers
+from san_tf.evaluation.calibration_fit import FEWEST_PAIRS
 from san_tf.file_lock import file_lock
 from san_tf.page.api import TakenError, entry_facts, written_time
 from san_tf.page.questions import AnswerUndone, NewAnswer, RefusedError
@@ -56,6 +57,10 @@ class Kept(NamedTuple):
         return frozenset((self.first, self.second))
 
 
+# Refuses answers that an answer would contradict.
+Check = Callable[[list[Kept]], None]
+
+
 class AnswerFile:
     """A file of answers, which several pages and processes may change.
 
@@ -63,10 +68,10 @@ class AnswerFile:
     had not yet confirmed, and no reader sees half a file. Other columns of the file are kept.
 
     Args:
-        path: the file; a missing one is made. A link is followed.
+        path: the file; `prepare` makes a missing one. A link is followed.
 
     Raises:
-        UserError: the file cannot be read, written or used.
+        UserError: the file cannot be read or used.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -76,10 +81,13 @@ class AnswerFile:
         if not self.path.parent.is_dir():
             raise UserError(f"The folder {self.path.parent} of the answers does not exist; make it first.")
         self._lock = self.path.parent / f".{self.path.name}.lock"
+        if self.path.exists():
+            self.read()
+
+    def prepare(self) -> None:
+        """Write the file once as it is, so that a place that cannot be written to is told at once."""
         with self._alone():
-            columns, rows = self._read() if self.path.exists() else ([*_COLUMNS, "answered"], [])
-            # Written once now, so that a place that cannot be written to is told at once.
-            self._write(columns, rows)
+            self._write(*self._read() if self.path.exists() else ([*_COLUMNS, "answered"], []))
 
     def read(self) -> list[Kept]:
         """Return the answers, the oldest first.
@@ -89,7 +97,7 @@ class AnswerFile:
         """
         return [Kept(told.first, told.second, told.same) for told in read_answers(self.path)]
 
-    def set(self, answer: Kept, check: Any = None) -> bool | str | None:
+    def keep(self, answer: Kept, check: Check | None = None) -> str | None:
         """Keep an answer instead of an earlier one to the same pair.
 
         Args:
@@ -102,7 +110,7 @@ class AnswerFile:
         return self._replace(answer.first, answer.second, _WORDS[answer.same], check, None)
 
     def _replace(
-        self, first: str, second: str, same: str | None, check: Any, given: str | None
+        self, first: str, second: str, same: str | None, check: Check | None, given: str | None
     ) -> str | None:
         pair = frozenset((first, second))
         with self._alone():
@@ -125,7 +133,9 @@ class AnswerFile:
             self._write(columns, rows)
         return before
 
-    def undo(self, first: str, second: str, given: str, before: str | None, check: Any = None) -> None:
+    def undo(
+        self, first: str, second: str, given: str, before: str | None, check: Check | None = None
+    ) -> None:
         """Restore what was known of a pair before an answer.
 
         Args:
@@ -133,7 +143,7 @@ class AnswerFile:
             second: another key.
             given: the answer to undo.
             before: the answer to restore; None for none.
-            check: see `set`.
+            check: see `keep`.
 
         Raises:
             TakenError: the file holds another answer by now.
@@ -202,7 +212,7 @@ class SamePerson:
         self._file = AnswerFile(path)
         self._compared: _Compared | None = None
         self._lock = threading.Lock()
-        kept = self._file.read()
+        kept = self._file.read() if self._file.path.exists() else []
         here = self._here(service.gallery, self.forget(kept))
         if kept and not here:
             raise UserError(
@@ -210,6 +220,7 @@ class SamePerson:
                 f"{service.name}; name the file of this gallery, or a new one."
             )
         _check(here)
+        self._file.prepare()
 
     @property
     def useful(self) -> bool:
@@ -220,8 +231,16 @@ class SamePerson:
         return any(entry.image for entry in gallery.entries(limit=FEWEST_ENTRIES))
 
     def facts(self) -> dict[str, Any]:
-        """Return the name of the file, and how many answers of each kind it has about the gallery."""
-        return {"file": self._file.path.name, **self._numbers(self._current())}
+        """Return the name of the file, its answers by kind, and how many of a kind a calibration needs."""
+        told = [one.same for one in self._current()]
+        return {
+            "file": self._file.path.name,
+            "answered": len(told),
+            "same": told.count(True),
+            "different": told.count(False),
+            "untold": told.count(None),
+            "needed": FEWEST_PAIRS,
+        }
 
     def pairs(self, count: int) -> dict[str, Any]:
         """Return the pairs that are most worth an answer, as JSON values.
@@ -257,7 +276,9 @@ class SamePerson:
         """
         answer = Kept(given.first, given.second, {"yes": True, "no": False}.get(given.same))
         gallery = self._held(answer.first, answer.second)
-        before = self._file.set(answer, lambda others: _check([*self._here(gallery, others), answer], answer))
+        before = self._file.keep(
+            answer, lambda others: _check([*self._here(gallery, others), answer], answer)
+        )
         return {"before": before, **self.facts()}
 
     def undo(self, given: AnswerUndone) -> dict[str, Any]:
@@ -303,11 +324,6 @@ class SamePerson:
         if len(gallery.known([first, second])) < 2:
             raise GoneError("The gallery does not hold one of these entries, or no longer.")
         return gallery
-
-    def _numbers(self, kept: Sequence[Kept]) -> dict[str, Any]:
-        told = [one.same for one in kept]
-        same, different = told.count(True), told.count(False)
-        return {"answered": len(told), "same": same, "different": different, "untold": told.count(None)}
 
     def _crops(self, kept: Sequence[Kept]) -> _Compared:
         """Return crops to choose among, compared again only where the gallery has changed."""

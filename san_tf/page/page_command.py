@@ -77,8 +77,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--answers",
         metavar="FILE",
-        help="ask 'same person?' about pairs of entries, and keep the answers in this .csv, which san-tf adapt "
-        "--answers and san-tf calibrate --pairs read; with tokens, the scope write may answer",
+        help="ask 'same person?' about pairs of entries, and keep the answers in this .csv, which `san-tf "
+        "adapt --answers` and `san-tf calibrate --pairs` read; with tokens, the scope write may answer",
     )
     parser.add_argument(
         "--public_name",
@@ -145,6 +145,10 @@ def _run(options: argparse.Namespace) -> None:
     from san_tf.page.server import LOOPBACK, is_open_to_others, listen
 
     calibration = _calibration(options)
+    if options.answers is not None:
+        from san_tf.page.answers import AnswerFile
+
+        AnswerFile(options.answers)  # tells a file that cannot be used
     host = options.host or LOOPBACK
     access = Access(
         _tokens(options), options.writable, tuple(options.public_name), options.rate, bool(options.answers)
