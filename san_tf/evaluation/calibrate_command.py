@@ -211,8 +211,10 @@ def answered_pairs(
 
 def _located(path: str, told: Sequence[Told], paths: Sequence[str], holder: str) -> dict[str, str]:
     """Find the path that each name of a file of answers means."""
-    # Of names that several lines have, the first line is told.
-    lines = {name: line for line, *names, _ in reversed(told) for name in reversed(names)}
+    lines: dict[str, int] = {}
+    for line, *names, _ in told:
+        for name in names:
+            lines.setdefault(name, line)
     ends: dict[str, list[str]] = {}
     for one in paths:
         ends.setdefault(one.rpartition("/")[2], []).append(one)

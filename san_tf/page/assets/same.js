@@ -20,12 +20,14 @@ export function build(facts, enter, leave) {
   find("same-back").addEventListener("click", leave);
   find("same-undo").addEventListener("click", undo);
   for (const button of find("same-answers").children) button.addEventListener("click", () => answer(button.dataset.answer));
+  find("same-what").open = !facts.answered;
   count(facts);
 }
 
 export function open() {
   toggle(true);
-  find("same").focus();
+  find("same").focus({ preventScroll: true });
+  scrollTo({ top: 0 });
   if (!state.shown) next();
 }
 
@@ -127,7 +129,7 @@ function undo() {
 }
 
 function count(facts) {
-  const parts = [["same person", facts.same], ["different people", facts.different], ["cannot tell", facts.untold]];
+  const parts = [["same", facts.same], ["different", facts.different], ["cannot tell", facts.untold]];
   const kinds = parts.filter(([, number]) => number).map(([name, number]) => `${number.toLocaleString("en")} ${name}`);
   find("same-count").textContent = [`${facts.answered.toLocaleString("en")} answered`, ...kinds].join(" · ");
   const left = [["of the same person", facts.needed - facts.same], ["of different people", facts.needed - facts.different]];
@@ -144,9 +146,9 @@ function place(id, entry, which) {
   image.alt = visible([`${which} picture`, where, ...when].join(", "));
   image.removeAttribute("src"); // the last pair's picture must not stand beside this one's
   show(image, server.picture(entry.key));
-  const name = element("span", "key", entry.key);
-  name.title = visible(entry.key);
-  find(`${id}-facts`).replaceChildren(element("span", "", [where, ...when].join(" · ")), name);
+  // A name often holds who somebody takes this person for, so it is shown only to a mouse that waits for it.
+  image.title = visible(entry.key);
+  find(`${id}-facts`).replaceChildren(...[where, ...when].map((line) => element("span", "", line)));
 }
 
 function draw(note = "") {
@@ -160,7 +162,7 @@ function draw(note = "") {
   }
   place("same-first", pair.first, "First");
   place("same-second", pair.second, "Second");
-  find("same-why").textContent = note || pair.why;
+  find("same-why").textContent = note || `Why this pair? ${pair.why}`;
   // The next pair's pictures are asked for now, so that nobody waits for them.
   for (const { first, second } of state.waiting.slice(0, 1)) for (const { key } of [first, second]) new Image().src = server.picture(key);
 }
