@@ -21,7 +21,6 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from san_tf.command_line import printable
-from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.page.api import (
@@ -92,8 +91,7 @@ def verdict_on(
         found: its hits.
         calibration: of the encoder; None for no probabilities.
     """
-    pixels = service.pixels(wanted)
-    quality = CropQuality(1.0, "") if pixels is None else crop_quality(pixels)
+    quality = service.quality(wanted)
     # Scores are cosines, which tell no other distances.
     if calibration is None or not (calibration.metric == "cosine" or calibration.normalized):
         return Verdict(quality, None)

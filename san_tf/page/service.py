@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from san_tf.data.headers import read_header
+from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.data.upright import PhotographError, upright
 from san_tf.page.page_encoder import Network
 from san_tf.page.questions import Listing, RefusedError, Search
@@ -149,6 +150,7 @@ class PageService:
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
+        self._qualities: Recent[CropQuality] = Recent(10_000)
 
     def warm_up(self) -> None:
         """Run everything once, because the first run compiles and loads."""
@@ -289,6 +291,20 @@ class PageService:
         if wanted.upload is not None:
             return pixels_for_page(self._upload(wanted.upload).content)
         return self.entry_pixels(wanted.key or "")
+
+    def quality(self, wanted: Search) -> CropQuality:
+        """Return whether the query's picture shows something, judged once for each content."""
+        # Decoding would take more than half as long as the search itself.
+        try:
+            content = (
+                self._upload(wanted.upload).content if wanted.upload else self._content(wanted.key or "")
+            )
+            judged: CropQuality = _made_once(
+                self._qualities, _digest(content), lambda: crop_quality(pixels_for_page(content))
+            )
+        except ValueError:  # no picture
+            return CropQuality(1.0, "")
+        return judged
 
     def entry_pixels(self, key: str) -> np.ndarray | None:
         """Return an entry's picture, `(H, W, 3)` uint8; None if it has none."""
