@@ -323,6 +323,23 @@ PRIVATE = {
 }  # fmt: skip
 
 
+def test_a_querys_picture_is_judged_once_for_each_content(gallery, images, monkeypatch):
+    from san_tf.page import service as module
+    from san_tf.page.questions import Search
+
+    decoded = []
+    true_pixels = module.pixels_for_page
+    monkeypatch.setattr(module, "pixels_for_page", lambda content: decoded.append(1) or true_pixels(content))
+    service = PageService(gallery, StandIn(), "people")
+    first = service.quality(Search(key=KEYS[0]))
+    assert [service.quality(Search(key=KEYS[0])) for _ in range(3)] == [first] * 3 and len(decoded) == 1
+    (images / KEYS[0]).write_bytes((images / KEYS[1]).read_bytes())  # another picture
+    service.quality(Search(key=KEYS[0]))
+    assert len(decoded) == 2
+    (images / KEYS[0]).unlink()
+    assert service.quality(Search(key=KEYS[0])).problem == ""
+
+
 def test_private_paths_refuse_parameters_that_they_would_overlook(asked):
     for path, needed in PRIVATE.items():
         assert asked.get(path, params=needed).status_code in (200, 404)
@@ -337,7 +354,7 @@ def test_private_paths_refuse_parameters_that_they_would_overlook(asked):
         "/api/answers": {"first": KEYS[0], "second": KEYS[1], "same": "yes"},
         "/api/answers/undo": {"first": KEYS[0], "second": KEYS[1], "given": "yes"},
         "/api/export/json": {"key": KEYS[0]}, "/api/export/csv": {"key": KEYS[0]},
-        "/api/export/png": {"key": KEYS[0]},
+        "/api/export/png": {"key": KEYS[0], "top": 1},
     }  # fmt: skip
     for path, body in bodies.items():
         for given in ("kye=1", "textures=1&textures=0"):
@@ -347,7 +364,7 @@ def test_private_paths_refuse_parameters_that_they_would_overlook(asked):
         text = json.dumps(body)[:-1] + (", " if body else "") + '"x": 1, "x": 2}'
         answer = asked.post(path, content=text, headers={"content-type": "application/json"})
         assert answer.status_code == 422 and "given twice" in answer.json()["error"], path
-    assert asked.post("/api/export/png?textures=true", json={"key": KEYS[0]}).status_code == 200
+    assert asked.post("/api/export/png?textures=true", json={"key": KEYS[0], "top": 1}).status_code == 200
     headers = {"content-type": "application/octet-stream"}
     assert asked.post("/api/uploads?name=x", content=b"x", headers=headers).status_code == 400
     answer = asked.request("GET", "/api/gallery", content=b"{}")
