@@ -212,8 +212,8 @@ class SamePerson:
         self._file = AnswerFile(path)
         self._compared: _Compared | None = None
         self._lock = threading.Lock()
-        kept = self._file.read() if self._file.path.exists() else []
-        here = self._here(service.gallery, self.forget(kept))
+        kept = self.forget() if self._file.path.exists() else []
+        here = self._here(service.gallery, kept)
         if kept and not here:
             raise UserError(
                 f"{path} has {len(kept):,} answers, and none is about two entries of the gallery "
@@ -297,12 +297,13 @@ class SamePerson:
         self._file.undo(given.first, given.second, given.given, given.before, check if given.before else None)
         return self.facts()
 
-    def forget(self, kept: Sequence[Kept] | None = None) -> list[Kept]:
+    def forget(self) -> list[Kept]:
         """Remove the answers about entries that were deleted for good, and return the others."""
-        kept = self._file.read() if kept is None else list(kept)
+        kept = self._file.read()
         keys = list(dict.fromkeys(key for one in kept for key in (one.first, one.second)))
         gallery = self._service.gallery
-        missing = [key for key in keys if key not in gallery.known(keys)] if keys else []
+        known = gallery.known(keys) if keys else set()
+        missing = [key for key in keys if key not in known]
         gone = gallery.deleted(missing).keys if missing else set()
         if gone:
             self._file.remove(gone)

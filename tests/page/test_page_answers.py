@@ -143,6 +143,13 @@ def test_deleted_people_are_neither_shown_nor_kept_in_the_file(gallery, file, ho
     assert "or no longer" in told
 
 
+def test_a_file_whose_people_are_all_deleted_is_empty_and_goes_on(gallery, file, asked):
+    give(asked, KEYS[0], KEYS[1])
+    gallery.delete(KEYS[:8])
+    again = asked_client(gallery, file)
+    assert lines(file) == [] and give(again, KEYS[10], KEYS[11])["answered"] == 1
+
+
 def test_entries_that_may_return_stay_in_the_file_and_are_not_shown(gallery, file, asked):
     give(asked, KEYS[0], KEYS[1])
     give(asked, KEYS[10], KEYS[11])
