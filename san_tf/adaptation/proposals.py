@@ -92,8 +92,8 @@ def propose_pairs(
 
     For a calibration two thirds of the pairs are crops and their best hits, by another camera where cameras
     are known: half of them spread over all scores, half near the score of even chances. A third are random
-    pairs, nearly all of two people. These pairs are harder than usual ones, so thresholds by them are strict, and
-    probabilities by them are too high for low scores.
+    pairs, nearly all of two people. These pairs are harder than usual ones, so thresholds by them are strict,
+    and probabilities by them are too high for low scores.
 
     A pair whose answer follows from earlier ones is never chosen. A crop is in at most two pairs.
 
