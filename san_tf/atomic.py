@@ -59,7 +59,7 @@ def _temporary_beside(path: Path, suffix: str) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_file(path: str | os.PathLike[str], keep_mode: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
     If the block raises, or the process dies, `path` keeps its old content. A killed process leaves the
@@ -67,6 +67,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Args:
         path: the file to write; parent folders are created.
+        keep_mode: give the new file the permissions of the one it replaces.
 
     Raises:
         UserError: the disk is full or the file cannot be written.
@@ -81,7 +82,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary = _temporary_beside(path, ".tmp" + "".join(path.suffixes))
         # Not mkstemp: its files are private, and reading the umask to fix that changes it for all threads.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = temporary.stat().st_mode
+        mode = (path if keep_mode and path.exists() else temporary).stat().st_mode
         try:
             yield temporary
             # A library may have replaced the file by a private one.

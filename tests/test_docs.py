@@ -289,3 +289,55 @@ def test_the_version_is_the_same_in_code_citation_and_changelog():
     assert f"\nversion: {version}\ndate-released: {date}\n" in citation
     dates = [date for _, date in released]
     assert dates == sorted(dates, reverse=True)
+
+
+def test_the_commands_of_a_persons_answers(tmp_path, monkeypatch, capsys):
+    """From a gallery through answers on the page to clusters and a calibration, as the guide says."""
+    pytest.importorskip("faiss", reason="san-tf[gallery] is not installed")
+    pytest.importorskip("pyarrow", reason="san-tf[parquet] is not installed")
+    testclient = pytest.importorskip("fastapi.testclient", reason="san-tf[page] is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    rng = np.random.default_rng(0)
+    for person in range(12):
+        colors = rng.integers(0, 256, (8, 4, 3), np.uint8).repeat(16, 0).repeat(16, 1)
+        for number in range(6):
+            noisy = np.clip(colors + rng.normal(0, 40, colors.shape), 0, 255).astype(np.uint8)
+            path = tmp_path / "crops" / f"{person + 1:04}_c{number % 2 + 1}s1_{number:06}_00.jpg"
+            path.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(path), noisy)
+
+    def answer_all(application, server, ready):
+        """Somebody who knows the people, in place of the server and its browser."""
+        with testclient.TestClient(application, base_url="http://127.0.0.1:8642") as client:
+            for _ in range(9):
+                for pair in client.post("/api/pairs", json={}).json()["pairs"]:
+                    first, second = (pair[side]["key"] for side in ("first", "second"))
+                    same = "yes" if first[:4] == second[:4] else "no"
+                    given = {"first": first, "second": second, "same": same}
+                    assert client.post("/api/answers", json=given).status_code == 200
+
+    monkeypatch.setattr("san_tf.page.server.serve", answer_all)
+    text = (ROOT / "docs" / "deploy.md").read_text()
+    part = text[
+        text.index("\n## A few minutes of a person's time\n") : text.index("\n## Know what to trust\n")
+    ]
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
+    said = {}
+    for line in block.splitlines():
+        command = shlex.split(line, comments=True)[1:]
+        if not command:
+            continue
+        # Training is tested elsewhere, and takes longer; any free port will do.
+        command += {"adapt": ["--dry_run"], "serve-ui": ["--port", "0"]}.get(command[0], [])
+        with pytest.raises(SystemExit) as left:
+            main(command)
+        told = capsys.readouterr()
+        assert not left.value.code, (command, told.err)
+        said[command[0]] = told.out
+    answers = Path("answers.csv").read_text().splitlines()
+    assert answers[0] == "first,second,same,answered" and len(answers) > 40
+    assert "would be trained" in said["adapt"]
+    assert "pairs of one person" in said["calibrate"] and Path("calibration.json").is_file()
+    exec(named("deploy.md", "from pathlib import Path", "propose_pairs"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 5

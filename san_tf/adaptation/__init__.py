@@ -9,6 +9,7 @@ from san_tf.lazy_names import lazy_names
 if TYPE_CHECKING:
     from san_tf.adaptation.clustering import Answers, Clustering, ClusterSettings, camera_centred, cluster
     from san_tf.adaptation.contrast import ClusterContrast, cluster_batches, cluster_loss
+    from san_tf.adaptation.proposals import PairChooser, Proposal, propose_pairs
     from san_tf.adaptation.rounds import AdaptationResult, AdaptationSettings, adapt
     from san_tf.adaptation.start_encoder import trainable_encoder
 
@@ -19,11 +20,14 @@ __all__ = [
     "ClusterContrast",
     "ClusterSettings",
     "Clustering",
+    "PairChooser",
+    "Proposal",
     "adapt",
     "camera_centred",
     "cluster",
     "cluster_batches",
     "cluster_loss",
+    "propose_pairs",
     "trainable_encoder",
 ]
 
@@ -36,11 +40,14 @@ __getattr__, __dir__ = lazy_names(
         "ClusterContrast": "contrast",
         "ClusterSettings": "clustering",
         "Clustering": "clustering",
+        "PairChooser": "proposals",
+        "Proposal": "proposals",
         "adapt": "rounds",
         "camera_centred": "clustering",
         "cluster": "clustering",
         "cluster_batches": "contrast",
         "cluster_loss": "contrast",
+        "propose_pairs": "proposals",
         "trainable_encoder": "start_encoder",
     },
 )

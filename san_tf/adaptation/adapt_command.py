@@ -138,6 +138,7 @@ class Crops:
         pids: identities where a table or a name tells them, only for the report; -1 is unknown.
         left_out: problems of others, by name.
         duplicates: number of files that are byte for byte one of the others, and were left out.
+        copies: their names, with that of the one that was kept.
         others: numbers of ignored files by kind.
     """
 
@@ -147,6 +148,7 @@ class Crops:
     pids: list[int] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     duplicates: int = 0
+    copies: dict[str, str] = field(default_factory=dict)
     others: Counter[str] = field(default_factory=Counter)
 
 
@@ -169,7 +171,7 @@ def read_crops(
     from san_tf.embedding.sources import photographs
 
     crops = Crops()
-    seen: set[bytes] = set()
+    seen: dict[bytes, str] = {}
     named: dict[str, int] = {}
     for place in places:
         found = list(photographs([place], crops.others))
@@ -182,8 +184,10 @@ def read_crops(
                 digest = hashlib.sha256(item.content).digest()
                 if digest in seen:
                     crops.duplicates += 1
+                    if shown(name) != seen[digest]:  # or else the file was named twice
+                        crops.copies[shown(name)] = seen[digest]
                     continue
-                seen.add(digest)
+                seen[digest] = shown(name)
                 pid, camera = _identity_and_camera(item.photograph, place, reader, named)
                 crops.contents.append(item.content)
                 crops.names.append(name)
@@ -246,7 +250,7 @@ def _run(options: argparse.Namespace) -> None:
         lines.append(left_out_summary(crops.left_out, crops.others, "crops"))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
-    answers = _answers(options.answers, crops.names)
+    answers = _answers(options.answers, crops)
     if options.dry_run:
         entry, found = first_clusters(encoder, records, settings, answers)
         _table(console, [entry])
@@ -263,14 +267,20 @@ def _run(options: argparse.Namespace) -> None:
     console.print(_told(result, out), markup=False, soft_wrap=True)
 
 
-def _answers(path: str | None, names: Sequence[str]) -> Answers | None:
+def _answers(path: str | None, crops: Crops) -> Answers | None:
     """Read answered pairs of crops; None without a file."""
     if path is None:
         return None
     from san_tf.adaptation.clustering import Answers
+    from san_tf.embedding.bulk import shown
     from san_tf.evaluation.calibrate_command import answered_pairs
 
-    pairs = answered_pairs(path, {"path": names}, "this adaptation has")
+    names = [shown(name) for name in crops.names]
+    kept = set(names)
+    # A copy is answered for by the one that was kept, and a damaged crop by none.
+    stand_ins = {name: one if one in kept else None for name, one in crops.copies.items()}
+    stand_ins |= dict.fromkeys(map(shown, crops.left_out))
+    pairs = answered_pairs(path, {"path": names}, "this adaptation has", stand_ins)
     return Answers(pairs.first, pairs.second, pairs.same)
 
 

@@ -192,6 +192,24 @@ def cluster(
     rows: np.ndarray = l2_normalized(np.asarray(features, np.float32))
     if settings.centre_cameras:
         rows = camera_centred(features, cameras)
+    graph = crop_graph(rows, cameras, settings, description)
+    best = assessed_best(graph, cameras, settings)
+    if answers is None or not len(answers.same):
+        return best
+    return dataclasses.replace(best, labels=obeying(answers, best.labels, graph))
+
+
+def crop_graph(
+    rows: np.ndarray, cameras: np.ndarray, settings: ClusterSettings, description: str | None
+) -> csr_matrix:
+    """Return the sparse Jaccard distances of crops that clusters are made of; an absent one counts as 1.
+
+    Args:
+        rows: `(N, D)` float32 of length 1, from `camera_centred` where the settings say so.
+        cameras: `(N,)` int; -1 is unknown.
+        settings: how.
+        description: of the progress bar; None for no bar.
+    """
     k1 = min(settings.k1, max(len(rows) - 1, 1))
     own = _own_statistics(cameras)
     # Crops of other cameras are compared as if these were one.
@@ -205,13 +223,24 @@ def cluster(
         levelled if settings.camera_level else None,
         settings.camera_level,
     )
-    graph = csr_matrix((distances, images, bounds), shape=(len(rows), len(rows)))
+    return csr_matrix((distances, images, bounds), shape=(len(rows), len(rows)))
+
+
+def assessed_best(graph: csr_matrix, cameras: np.ndarray, settings: ClusterSettings) -> Clustering:
+    """Cluster at the distance of the settings, or at the one with the best score; see `assessed`."""
     tried = DISTANCES if settings.distance is None else (settings.distance,)
     found = [assessed(graph, cameras, distance, settings.fewest) for distance in tried]
-    best = max(found, key=lambda one: (one.score, one.clusters > 1))
-    if answers is None or not len(answers.same):
-        return best
-    return dataclasses.replace(best, labels=obeying(answers, best.labels, graph))
+    return max(found, key=lambda one: (one.score, one.clusters > 1))
+
+
+def joined_crops(crops: int, links: np.ndarray) -> np.ndarray:
+    """Number the units of crops that answers join, `(crops,)` int64.
+
+    Args:
+        crops: number of crops.
+        links: `(M, 2)` int pairs that show one person.
+    """
+    return _components(crops, links)
 
 
 def obeying(answers: Answers, labels: np.ndarray, graph: csr_matrix) -> np.ndarray:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,20 +115,27 @@ def _read_table(path: str) -> dict[str, Any]:
     return columns
 
 
-def answered_pairs(path: str, columns: Mapping[str, Any], holder: str = "the table has") -> Pairs:
-    """Read the pairs that somebody answered.
+class Told(NamedTuple):
+    """A line of a file of answers: two names, and whether both show one person; None if nobody can tell."""
+
+    line: int
+    first: str
+    second: str
+    same: bool | None
+
+
+def read_answers(path: str | os.PathLike[str]) -> list[Told]:
+    """Read a file of answers, .csv with the columns `first`, `second` and `same`; others are ignored.
 
     Args:
-        path: CSV file with the columns `first`, `second` (paths as in the table, or their ends) and `same`.
-        columns: the table's columns.
-        holder: what lacks a crop that is named, for messages.
+        path: the file.
 
     Raises:
-        UserError: the file cannot be read, names a crop that the table lacks, or has another answer than yes
-            or no; or the same pair has both answers.
+        UserError: the file cannot be read, lacks a column, has another answer than yes, no or cannot tell, or
+            has both for a pair.
     """
-    rows = {name: number for number, name in enumerate(columns["path"])}
-    found: dict[tuple[int, int], bool] = {}
+    told: list[Told] = []
+    found: dict[frozenset[str], bool] = {}
     try:
         with Path(path).open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -135,41 +143,118 @@ def answered_pairs(path: str, columns: Mapping[str, Any], holder: str = "the tab
                 raise UserError(f"{path} must have the columns first, second and same in its first line.")
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
-                ends = []
-                for name in (row["first"] or "", row["second"] or ""):
-                    if name not in rows:
-                        raise UserError(f"{where}: {holder} no crop {name!r}; add it, or correct the name.")
-                    ends.append(rows[name])
+                first, second = row["first"] or "", row["second"] or ""
+                if not first or not second:
+                    raise UserError(f"{where}: a pair has two crops; name both, or leave the line out.")
+                if first == second:
+                    raise UserError(f"{where}: both crops are {first}; a pair has two.")
                 answer = (row["same"] or "").strip().lower()
-                if answer in _UNTOLD:
-                    continue
-                if answer not in _YES and answer not in _NO:
+                if answer not in _YES and answer not in _NO and answer not in _UNTOLD:
                     raise UserError(f"{where}: same is {answer!r}; write yes, no or cannot tell.")
-                yes = answer in _YES
-                if ends[0] == ends[1]:
-                    raise UserError(f"{where}: both crops are {row['first']}; a pair has two.")
-                if found.setdefault((min(ends), max(ends)), yes) != yes:
+                same = None if answer in _UNTOLD else answer in _YES
+                if same is not None and found.setdefault(frozenset((first, second)), same) != same:
                     raise UserError(f"{where}: the pair has both answers; keep one of them.")
+                told.append(Told(reader.line_num, first, second, same))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    return told
+
+
+def answered_pairs(
+    path: str,
+    columns: Mapping[str, Any],
+    holder: str = "the table has",
+    stand_ins: Mapping[str, str | None] | None = None,
+) -> Pairs:
+    """Read the pairs that somebody answered.
+
+    A name in the file is a path of the table, or the end of one: `door/1.jpg` means `crops/door/1.jpg`. The
+    page writes the keys of a gallery, which begin at its folder of images. Where several paths end so, those
+    below the one folder that has all the names are meant.
+
+    Args:
+        path: CSV file with the columns `first`, `second` and `same`.
+        columns: the table's columns; only `path` is used.
+        holder: what lacks a crop that is named, for messages.
+        stand_ins: paths of crops that the table does not have, and of those that stand for them, such as the
+            kept one of two copies; None for none, and then their answers are passed over.
+
+    Raises:
+        UserError: the file cannot be read, names a crop that the table lacks or several may be, or has
+            another answer than yes, no or cannot tell; or the same pair has both answers.
+    """
+    told = read_answers(path)
+    stand_ins = stand_ins or {}
+    rows: dict[str, int] = {name: number for number, name in enumerate(columns["path"])}
+    paths = _located(path, told, [*rows, *(name for name in stand_ins if name not in rows)], holder)
+    found: dict[tuple[int, int], bool] = {}
+    for line, *names, same in told:
+        meant = [paths[name] for name in names]
+        kept = [name if name in rows else stand_ins[name] for name in meant]
+        if same is None or None in kept:
+            continue
+        one, other = sorted(rows[name] for name in kept if name is not None)
+        where = f"{path}, line {line}"
+        if one == other:
+            if meant[0] == meant[1]:
+                raise UserError(f"{where}: both crops are {meant[0]}; a pair has two.")
+            if not same:
+                raise UserError(
+                    f"{where}: {names[0]} and {names[1]} are copies, not two people; remove the line."
+                )
+        elif found.setdefault((one, other), same) != same:
+            raise UserError(f"{where}: the pair has both answers; keep one of them.")
     pairs = np.array(list(found), np.int64).reshape(-1, 2)
-    same = np.array(list(found.values()), bool)
-    return Pairs(pairs[:, 0], pairs[:, 1], same, _people_of(pairs, same, len(rows)))
+    yes = np.array(list(found.values()), bool)
+    return Pairs(pairs[:, 0], pairs[:, 1], yes, _people_of(pairs, yes, columns["path"]))
 
 
-def _people_of(pairs: np.ndarray, same: np.ndarray, crops: int) -> np.ndarray:
+def _located(path: str, told: Sequence[Told], paths: Sequence[str], holder: str) -> dict[str, str]:
+    """Find the path that each name of a file of answers means."""
+    lines: dict[str, int] = {}
+    for line, *names, _ in told:
+        for name in names:
+            lines.setdefault(name, line)
+    ends: dict[str, list[str]] = {}
+    for one in paths:
+        ends.setdefault(one.rpartition("/")[2], []).append(one)
+    below: dict[str, dict[str, str]] = {}
+    for name, line in lines.items():
+        ending = ends.get(name.rpartition("/")[2], [])
+        below[name] = {one[: -len(name)]: one for one in ending if one == name or one.endswith(f"/{name}")}
+        if not below[name]:
+            raise UserError(f"{path}, line {line}: {holder} no crop {name!r}; add it, or correct the name.")
+    shared = set.intersection(*map(set, below.values())) if below else set()
+    folder = "" if "" in shared else shared.pop() if len(shared) == 1 else None
+    found = {}
+    for name, places in below.items():
+        if folder in places:
+            found[name] = places[folder]
+        elif "" in places:
+            found[name] = places[""]
+        elif len(places) == 1:
+            (found[name],) = places.values()
+        else:
+            some = sorted(places.values())
+            raise UserError(
+                f"{path}, line {lines[name]}: {name!r} may be {some[0]} or {some[1]}; write the whole path."
+            )
+    return found
+
+
+def _people_of(pairs: np.ndarray, same: np.ndarray, names: Sequence[str]) -> np.ndarray:
     """Who is on each side: crops that answers join are one person."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
 
-    joined = pairs[same]
+    joined, crops = pairs[same], len(names)
     graph = coo_matrix((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(crops, crops))
     _, person = connected_components(graph, directed=False)
     if (person[pairs[~same, 0]] == person[pairs[~same, 1]]).any():
         first, second = pairs[~same][person[pairs[~same, 0]] == person[pairs[~same, 1]]][0]
         raise UserError(
-            f"The answers contradict each other: the crops {first} and {second} of the table are two people, "
-            "but other answers join them; look at their pairs again."
+            f"The answers contradict each other: {names[first]} and {names[second]} are two people, but "
+            "other answers join them; look at their pairs again."
         )
     return person[pairs]
 

@@ -479,6 +479,7 @@ class GalleryApi:
                 return self._delete(gallery, keys, True)
             # Not by the keys: entries that others add meanwhile count, too.
             number = gallery.delete(where=where)
+            self._forget()
             return {"deleted": number, "keys": keys[:_NAMED], "dry_run": False}
 
     def delete_picture(self, content: bytes, wanted: PictureDeletion) -> dict[str, Any]:
@@ -611,7 +612,13 @@ class GalleryApi:
 
     def _delete(self, gallery: Gallery, keys: Sequence[str], dry_run: bool) -> dict[str, Any]:
         number = len(keys) if dry_run else gallery.delete(keys)
+        if not dry_run:
+            self._forget()
         return {"deleted": number, "keys": list(keys[:_NAMED]), "dry_run": dry_run}
+
+    def _forget(self) -> None:
+        if self._service.after_deletion is not None:
+            self._service.after_deletion()
 
 
 def _camera_of(camera: int | str | None) -> int | str:
@@ -716,14 +723,39 @@ class _JsonRequest(Request):
         return json.loads(body, object_pairs_hook=once)
 
 
-class _Route(APIRoute):
+class StrictRoute(APIRoute):
+    """A route that takes no JSON with a name given twice."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return FastAPI's handler, which gets a stricter request."""
         handler = super().get_route_handler()
 
         async def answer(request: Request) -> Response:
             return await handler(_JsonRequest(request.scope, request.receive))
 
         return answer
+
+
+async def refuse_overlooked(
+    request: Request, names: Sequence[str], lists: frozenset[str] = frozenset()
+) -> None:
+    """Refuse query parameters that a path does not have, repeated ones, and a body that nobody reads.
+
+    Args:
+        request: the request.
+        names: the path's query parameters.
+        lists: those that may be repeated.
+    """
+    method, path = request.method, request.url.path
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in dict.fromkeys(given):
+        if name not in names:
+            has = f"it has {', '.join(names)}" if names else "it has none"
+            raise RefusedError(f"{method} {path} has no parameter {name[:80]!a}; {has}.")
+        if given.count(name) > 1 and name not in lists:
+            raise RefusedError(f"The parameter {name} is given twice; give it once.")
+    if method != "POST" and await request.body():
+        raise RefusedError(f"{method} {path} takes no body; give its values in the address.")
 
 
 class Lanes(NamedTuple):
@@ -749,20 +781,11 @@ def add_api(app: FastAPI, api: GalleryApi, service: PageService, lanes: Lanes, w
 
     async def nothing_is_overlooked(request: Request) -> None:
         # A mistyped `dry_run` must not delete, and of two keys the first must not be left out.
-        method, path = request.method, request.url.path
-        operation = described.get(path, {}).get(method.lower(), {})
+        operation = described.get(request.url.path, {}).get(request.method.lower(), {})
         names = [each["name"] for each in operation.get("parameters", ())]
-        given = [name for name, _ in request.query_params.multi_items()]
-        for name in dict.fromkeys(given):
-            if name not in names:
-                has = f"it has {', '.join(names)}" if names else "it has none"
-                raise RefusedError(f"{method} {path} has no parameter {name[:80]!a}; {has}.")
-            if given.count(name) > 1 and name not in _LISTS:
-                raise RefusedError(f"The parameter {name} is given twice; give it once.")
-        if method != "POST" and await request.body():
-            raise RefusedError(f"{method} {path} takes no body; give its values in the address.")
+        await refuse_overlooked(request, names, _LISTS)
 
-    router = APIRouter(prefix=API, route_class=_Route, dependencies=[Depends(nothing_is_overlooked)])
+    router = APIRouter(prefix=API, route_class=StrictRoute, dependencies=[Depends(nothing_is_overlooked)])
     questions, pictures, encoded, changes = lanes
 
     @router.get("/gallery", responses=_answers(About), tags=["gallery"])

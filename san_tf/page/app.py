@@ -9,10 +9,10 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
@@ -21,7 +21,6 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 
 from san_tf.command_line import printable
-from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.errors import UserError
 from san_tf.evaluation.calibration import Calibration
 from san_tf.page.api import (
@@ -29,6 +28,7 @@ from san_tf.page.api import (
     GalleryApi,
     Lanes,
     Metrics,
+    StrictRoute,
     TakenError,
     Turns,
     add_api,
@@ -36,16 +36,32 @@ from san_tf.page.api import (
     as_text,
     entry_facts,
     json_answer,
+    refuse_overlooked,
     time_of,
     written_time,
 )
-from san_tf.page.guard import ASSETS, DOCS, HELD_BYTES, METRICS, PATIENCE, UPLOADS, Access, Guard, Patience
-from san_tf.page.questions import Listing, RefusedError, Search
+from san_tf.page.guard import (
+    ANSWERS,
+    ASSETS,
+    DOCS,
+    HELD_BYTES,
+    METRICS,
+    PATIENCE,
+    SCOPE,
+    UPLOADS,
+    Access,
+    Guard,
+    Patience,
+)  # fmt: skip
+from san_tf.page.questions import AnswerUndone, Listing, NewAnswer, Pairs, RefusedError, Search
 from san_tf.page.service import Found, GoneError, PageService
 from san_tf.resources import core_count
 from san_tf.retrieval.image_files import NoPictureError
 from san_tf.retrieval.search_command import Verdict, usual_prior
 from san_tf.visualization import style
+
+if TYPE_CHECKING:
+    from san_tf.page.answers import SamePerson
 
 _COLUMNS = ("rank", "key", "score", "camera", "time", "pid", "tags", "right")
 _FORMULAS = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
@@ -76,8 +92,7 @@ def verdict_on(
         found: its hits.
         calibration: of the encoder; None for no probabilities.
     """
-    pixels = service.pixels(wanted)
-    quality = CropQuality(1.0, "") if pixels is None else crop_quality(pixels)
+    quality = service.quality(wanted)
     # Scores are cosines, which tell no other distances.
     if calibration is None or not (calibration.metric == "cosine" or calibration.normalized):
         return Verdict(quality, None)
@@ -160,6 +175,7 @@ def build_app(
     held_bytes: int = HELD_BYTES,
     access: Access | None = None,
     calibration: Calibration | None = None,
+    asking: SamePerson | None = None,
 ) -> Guard:
     """Make the ASGI application.
 
@@ -172,6 +188,7 @@ def build_app(
         held_bytes: see `Guard`.
         access: who may ask for what; None needs no token, and allows no changes.
         calibration: of the encoder; None for no probabilities.
+        asking: the mode "Same person?"; None for a page without it.
 
     Example:
         >>> application = build_app(PageService(gallery, network, "people"))
@@ -189,8 +206,14 @@ def build_app(
         found = service.search(wanted)
         return answer_facts(found, verdict_on(service, wanted, found, calibration))
 
-    _add_questions(app, service, upload_bytes, lanes, answer)
-    _add_exports(app, service, lanes, answer)
+    # Its paths refuse what they would overlook.
+    private = APIRouter(route_class=StrictRoute, dependencies=[Depends(_nothing_is_overlooked)])
+    _add_questions(private, service, upload_bytes, lanes, answer, asking)
+    _add_exports(private, service, lanes, answer)
+    if asking is not None:
+        _add_asking(private, asking, lanes)
+        service.after_deletion = asking.forget
+    app.include_router(private)
     api = GalleryApi(service, calibration, upload_bytes)
     paths = add_api(app, api, service, lanes, access.changes)
     metrics = Metrics(api.count, [*paths, "/", *(path for path in _paths(app) if path.startswith("/api/"))])
@@ -243,14 +266,34 @@ def _add_page(app: FastAPI) -> None:
 Answer = Callable[[Search], dict[str, Any]]
 
 
+async def _nothing_is_overlooked(request: Request) -> None:
+    await refuse_overlooked(request, [field.alias for field in request.scope["route"].dependant.query_params])
+
+
 def _add_questions(
-    app: FastAPI, service: PageService, upload_bytes: int, lanes: Lanes, answer: Answer
+    app: APIRouter,
+    service: PageService,
+    upload_bytes: int,
+    lanes: Lanes,
+    answer: Answer,
+    asking: SamePerson | None,
 ) -> None:
     questions, pictures, encoded, _ = lanes
 
     @app.get("/api/gallery")
     async def gallery(request: Request) -> Response:
-        return json_answer({**await questions.take(request, service.facts), "upload_bytes": upload_bytes})
+        facts = {
+            **await questions.take(request, service.facts),
+            "upload_bytes": upload_bytes,
+            "answers": None,
+        }
+        if (
+            asking is not None
+            and "write" in SCOPE.get()
+            and await questions.take(request, lambda: asking.useful)
+        ):
+            facts["answers"] = await questions.take(request, asking.facts)
+        return json_answer(facts)
 
     @app.post("/api/entries")
     async def entries(request: Request, wanted: Listing) -> Response:
@@ -280,7 +323,24 @@ def _add_questions(
         return Response(await encoded.take(request, service.upload_texture, upload), media_type="image/png")
 
 
-def _add_exports(app: FastAPI, service: PageService, lanes: Lanes, answer: Answer) -> None:
+def _add_asking(app: APIRouter, asking: SamePerson, lanes: Lanes) -> None:
+    # Comparing all crops takes a core for seconds, once.
+    chosen = Turns(1, _WAITING_SHEETS)
+
+    @app.post("/api/pairs")
+    async def pairs(request: Request, wanted: Pairs) -> Response:
+        return json_answer(await chosen.take(request, asking.pairs, wanted.count))
+
+    @app.post(ANSWERS)
+    async def answer(request: Request, given: NewAnswer) -> Response:
+        return json_answer(await lanes.changes.take(request, asking.answer, given))
+
+    @app.post(f"{ANSWERS}/undo")
+    async def undo(request: Request, given: AnswerUndone) -> Response:
+        return json_answer(await lanes.changes.take(request, asking.undo, given))
+
+
+def _add_exports(app: APIRouter, service: PageService, lanes: Lanes, answer: Answer) -> None:
     questions, sheets = lanes.questions, Turns(_SHEETS, _WAITING_SHEETS)
 
     @app.post("/api/export/json")

@@ -25,6 +25,7 @@ import os
 import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
-UPLOADS = "/api/uploads"
+UPLOADS, ANSWERS = "/api/uploads", "/api/answers"
 API, HEALTH, METRICS, ASSETS = "/api/v1", "/healthz", "/metrics", "/assets/"
 DOCS, OPENAPI = f"{API}/docs", f"{API}/openapi.json"
 # Paths whose body is a picture, and those whose body may be a table of embeddings.
@@ -72,6 +73,8 @@ class Refusal(NamedTuple):
 
 
 SCOPES = ("read", "write", "delete", "metrics")
+# What the one who asks may do, for the application behind the guard.
+SCOPE: ContextVar[frozenset[str]] = ContextVar("SCOPE", default=frozenset())
 _NAME, _TOKEN = re.compile(r"[\w.@-]{1,60}"), re.compile(r"[!-~]{20,200}")
 _HASHED = "sha256:"
 
@@ -84,6 +87,8 @@ def scope_of(method: str, path: str) -> str | None:
         return "metrics"
     if method == "DELETE" or path.startswith(f"{API}/delete"):
         return "delete"
+    if path.startswith(ANSWERS):
+        return "write"
     if path.startswith(f"{API}/entries") and method not in ("GET", "HEAD"):
         return "write"
     return "read"
@@ -218,12 +223,14 @@ class Access(NamedTuple):
         writable: whether entries may be added and deleted without tokens.
         public_names: names under which a proxy with TLS is reached.
         rate: requests to the API a second, for each token; 0 for no limit.
+        answers: whether answers may be given without tokens: whoever starts the page named a file for them.
     """
 
     tokens: Tokens | None = None
     writable: bool = False
     public_names: tuple[str, ...] = ()
     rate: float = RATE
+    answers: bool = False
 
     @property
     def changes(self) -> bool:
@@ -245,7 +252,12 @@ class Patience(NamedTuple):
 
 PATIENCE = Patience()
 _LATER = ("retry-after", "1")
-_MEANS = {"read": "read", "write": "add entries", "delete": "delete entries", "metrics": "read metrics"}
+_MEANS = {
+    "read": "read",
+    "write": "add entries or answer",
+    "delete": "delete entries",
+    "metrics": "read metrics",
+}
 
 
 class _Body:
@@ -430,7 +442,11 @@ class Guard:
             return None
         if tokens is None:
             ASKING.set("")
-            if wanted in ("write", "delete") and not self._access.writable:
+            SCOPE.set(frozenset(SCOPES))
+            if path.startswith(ANSWERS):
+                if not self._access.answers:
+                    return Refusal(403, "The page keeps no answers; start it with --answers FILE.")
+            elif wanted in ("write", "delete") and not self._access.writable:
                 return Refusal(403, "The server was started for reading only; start it with --writable.")
             holder = Holder("", frozenset(SCOPES))
         else:
@@ -446,6 +462,7 @@ class Guard:
                 )  # fmt: skip
             holder = found
             ASKING.set(holder.name)
+            SCOPE.set(holder.scopes)
             if wanted not in holder.scopes and not (wanted == "metrics" and "read" in holder.scopes):
                 return Refusal(403, f"This token does not allow to {_MEANS[wanted]}; ask for another one.")
         if path.startswith(f"{API}/") and not self._rate.passes(holder.name):

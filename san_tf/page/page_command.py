@@ -28,6 +28,7 @@ from san_tf.trusted import SHIPPED_MODELS
 
 if TYPE_CHECKING:
     from san_tf.evaluation.calibration import Calibration
+    from san_tf.page.answers import SamePerson
     from san_tf.page.guard import Access, Tokens
     from san_tf.page.service import PageService
     from san_tf.retrieval.gallery import Gallery
@@ -74,6 +75,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="let programs on this machine add and delete entries; with tokens, their scopes say who may",
     )
     parser.add_argument(
+        "--answers",
+        metavar="FILE",
+        help="ask 'same person?' about pairs of entries, and keep the answers in this .csv, which `san-tf "
+        "adapt --answers` and `san-tf calibrate --pairs` read; with tokens, the scope write may answer",
+    )
+    parser.add_argument(
         "--public_name",
         nargs="+",
         default=[],
@@ -109,6 +116,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise UserError(f"--rate is {options.rate:g}; give requests a second, or 0 for no limit.")
     if not 1 <= options.max_upload <= 64:
         raise UserError(f"--max_upload is {options.max_upload}; give 1 to 64 MB.")
+    if options.answers is not None and not options.answers.lower().endswith(".csv"):
+        raise UserError(f"--answers is {options.answers[:200]!a}; name a .csv file for the answers.")
     for name in options.public_name:
         if not re.fullmatch(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,250}[A-Za-z0-9])?", name):
             raise UserError(
@@ -136,8 +145,14 @@ def _run(options: argparse.Namespace) -> None:
     from san_tf.page.server import LOOPBACK, is_open_to_others, listen
 
     calibration = _calibration(options)
+    if options.answers is not None:
+        from san_tf.page.answers import AnswerFile
+
+        AnswerFile(options.answers)  # tells a file that cannot be used
     host = options.host or LOOPBACK
-    access = Access(_tokens(options), options.writable, tuple(options.public_name), options.rate)
+    access = Access(
+        _tokens(options), options.writable, tuple(options.public_name), options.rate, bool(options.answers)
+    )
     # Listen first: a port in use is reported before TensorFlow starts, which takes seconds.
     with contextlib.closing(listen(host, options.port)) as server:
         if access.tokens is None and is_open_to_others(server):
@@ -152,7 +167,8 @@ def _run(options: argparse.Namespace) -> None:
 
                 calibration = read_calibration(encoder.folder)
             upload_bytes = options.max_upload * 2**20
-            _serve(service, server, host, browser, access, upload_bytes, calibration)
+            asking = _asking(options, service)
+            _serve(service, server, host, browser, access, upload_bytes, calibration, asking)
     print("\nThe page is closed.")
 
 
@@ -163,6 +179,19 @@ def _calibration(options: argparse.Namespace) -> Calibration | None:
     from san_tf.evaluation.calibration import Calibration
 
     return Calibration.load(options.calibration)
+
+
+def _asking(options: argparse.Namespace, service: PageService) -> SamePerson | None:
+    """Return the mode "Same person?"; None without a file for its answers."""
+    if options.answers is None:
+        return None
+    from san_tf.page.answers import FEWEST_ENTRIES, SamePerson
+
+    asking = SamePerson(service, options.answers)
+    if not asking.useful:
+        told = f"The page asks about people from {FEWEST_ENTRIES} entries with pictures on; add some first."
+        print(f"Note: {told}", file=sys.stderr, flush=True)
+    return asking
 
 
 def _tokens(options: argparse.Namespace) -> Tokens | None:
@@ -231,6 +260,7 @@ def _serve(
     access: Access,
     upload_bytes: int,
     calibration: Calibration | None,
+    asking: SamePerson | None,
 ) -> None:
     from san_tf.page.app import build_app
     from san_tf.page.server import address_of, is_open_to_others, own_names, serve
@@ -254,6 +284,7 @@ def _serve(
             webbrowser.open(address)
 
     application = build_app(
-        service, own_names(server, host), others, upload_bytes, access=access, calibration=calibration
-    )
+        service, own_names(server, host), others, upload_bytes, access=access, calibration=calibration,
+        asking=asking,
+    )  # fmt: skip
     serve(application, server, ready)

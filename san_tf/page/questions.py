@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
@@ -80,3 +80,41 @@ class Search(Question):
         if (self.key is None) == (self.upload is None):
             raise ValueError("name either a key or an upload")
         return self
+
+
+_Told = Literal["yes", "no", "cannot tell"]
+
+
+class Pairs(Question):
+    """How many pairs to ask a person about."""
+
+    count: Annotated[int, Field(ge=1, le=50)] = 10
+
+
+class _TwoEntries(Question):
+    first: _Text
+    second: _Text
+
+    @model_validator(mode="after")
+    def _two(self) -> _TwoEntries:
+        if self.first == self.second:
+            raise ValueError("name two entries")
+        return self
+
+
+class NewAnswer(_TwoEntries):
+    """A person's answer: do two entries show the same person?"""
+
+    same: _Told
+
+
+class AnswerUndone(_TwoEntries):
+    """An answer that a person takes back.
+
+    Attributes:
+        given: the answer.
+        before: what the same pair had before; None for no answer.
+    """
+
+    given: _Told
+    before: _Told | None = None

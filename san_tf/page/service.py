@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image
 
 from san_tf.data.headers import read_header
+from san_tf.data.quality import CropQuality, crop_quality
 from san_tf.data.upright import PhotographError, upright
 from san_tf.page.page_encoder import Network
 from san_tf.page.questions import Listing, RefusedError, Search
@@ -125,6 +126,9 @@ class PageService:
         name: name of the gallery to show.
         open_to_change: opens the gallery for changes; None if entries are neither added nor deleted.
 
+    Attributes:
+        after_deletion: is called when entries were deleted; None for nothing.
+
     Raises:
         UserError: the gallery was made with another encoder.
     """
@@ -142,9 +146,11 @@ class PageService:
         self._images = gallery_pictures(gallery.info)
         self._place = _file_of(gallery.name)
         self._open_to_change = open_to_change
+        self.after_deletion: Callable[[], object] | None = None
         self._uploads: Recent[Upload] = Recent(128 * _MB, lambda upload: len(upload.content))
         self._pictures: Recent[tuple[bytes, str]] = Recent(64 * _MB, lambda picture: len(picture[0]))
         self._textures: Recent[bytes] = Recent(64 * _MB, len)
+        self._qualities: Recent[CropQuality] = Recent(10_000)
 
     def warm_up(self) -> None:
         """Run everything once, because the first run compiles and loads."""
@@ -211,6 +217,11 @@ class PageService:
         if self._open_to_change is None:
             raise RefusedError("The gallery is open for reading only; start the server with --writable.")
         return self._open_to_change()
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether the photographs of the entries may be read."""
+        return bool(self._images)
 
     def camera_name(self, camera: int) -> str:
         """Return the name of a camera, or its number; "" where it is unknown."""
@@ -284,6 +295,20 @@ class PageService:
         if wanted.upload is not None:
             return pixels_for_page(self._upload(wanted.upload).content)
         return self.entry_pixels(wanted.key or "")
+
+    def quality(self, wanted: Search) -> CropQuality:
+        """Return whether the query's picture shows something, judged once for each content."""
+        # Decoding would take more than half as long as the search itself.
+        try:
+            content = (
+                self._upload(wanted.upload).content if wanted.upload else self._content(wanted.key or "")
+            )
+            judged: CropQuality = _made_once(
+                self._qualities, _digest(content), lambda: crop_quality(pixels_for_page(content))
+            )
+        except ValueError:  # no picture
+            return CropQuality(1.0, "")
+        return judged
 
     def entry_pixels(self, key: str) -> np.ndarray | None:
         """Return an entry's picture, `(H, W, 3)` uint8; None if it has none."""

@@ -8,7 +8,7 @@ import pytest
 
 from san_tf import build_encoder, load_encoder
 from san_tf.__main__ import main
-from san_tf.adaptation.adapt_command import read_crops
+from san_tf.adaptation.adapt_command import _answers, read_crops, records_of
 from san_tf.adaptation.start_encoder import trainable_encoder
 from san_tf.data.records import Records
 from san_tf.errors import UserError
@@ -166,3 +166,22 @@ def test_the_encoder_for_photographs_can_be_adapted():
     further = load_encoder(trainable_encoder("people_scratch")).embed(images)
     np.testing.assert_allclose(further, served, atol=2e-3)  # float16 kernels, folded norms
     assert np.abs(served[0] - served[1]).max() > 0.02
+
+
+def test_answers_about_copies_and_damaged_crops_are_understood(records, tmp_path):
+    images = list(records.images[:4])
+    for number, content in enumerate([*images, images[0], b"damaged"]):
+        (tmp_path / f"{number}.png").write_bytes(content)
+    crops = read_crops([str(tmp_path)], NameReader(), None)
+    records_of(crops)
+    assert crops.duplicates == 1 and crops.copies == {str(tmp_path / "4.png"): str(tmp_path / "0.png")}
+    answers = tmp_path / "answers.csv"
+    answers.write_text(
+        "first,second,same\n4.png,1.png,yes\n2.png,0.png,no\n5.png,0.png,no\n0.png,4.png,yes\n"
+    )
+    found = _answers(str(answers), crops)
+    assert (found.first.tolist(), found.second.tolist(), found.same.tolist()) == (
+        [0, 0],
+        [1, 2],
+        [True, False],
+    )

@@ -160,6 +160,45 @@ def test_answers_are_read_and_contradictions_told(tmp_path):
         answered_pairs(str(path), columns)
 
 
+def test_names_in_a_file_of_answers_are_the_ends_of_paths_and_never_guessed(tmp_path):
+    path = tmp_path / "pairs.csv"
+
+    def meant(paths, *pairs, **more):
+        path.write_text("first,second,same\n" + "".join(f"{one},{other},yes\n" for one, other in pairs))
+        found = answered_pairs(str(path), {"path": paths}, **more)
+        return list(zip(found.first.tolist(), found.second.tolist(), strict=True))
+
+    crops = ["in/a.jpg", "in/door/a.jpg", "in/door/b.jpg", "in/xa.jpg"]
+    assert meant(crops, ("in/a.jpg", "in/door/b.jpg")) == [(0, 2)]
+    # Only below in/ are both of them.
+    assert meant(crops, ("a.jpg", "door/b.jpg")) == [(0, 2)]
+    assert meant(crops, ("a.jpg", "b.jpg")) == [(1, 2)]
+    # From two folders, each name by itself.
+    assert meant(["in/a.jpg", "more/b.jpg"], ("a.jpg", "more/b.jpg")) == [(0, 1)]
+    # A whole path is meant before the end of another.
+    assert meant(["a.jpg", "in/a.jpg", "b.jpg", "in/b.jpg"], ("a.jpg", "b.jpg")) == [(0, 2)]
+    with pytest.raises(
+        UserError, match=r"line 2: 'a.jpg' may be in/a.jpg or out/a.jpg; write the whole path"
+    ):
+        meant(["in/a.jpg", "in/b.jpg", "out/a.jpg", "out/b.jpg"], ("a.jpg", "b.jpg"))
+    with pytest.raises(UserError, match="line 2: the table has no crop 'jpg'"):
+        meant(crops, ("jpg", "a.jpg"))
+    with pytest.raises(UserError, match=r"both crops are in/a\.jpg"):
+        meant(["in/a.jpg", "in/b.jpg"], ("a.jpg", "in/a.jpg"))
+    # A copy is answered for by the one that was kept, and a damaged crop by none.
+    copies = {"in/c.jpg": "in/a.jpg", "in/bad.jpg": None}
+    more = ["in/a.jpg", "in/b.jpg"]
+    assert meant(more, ("c.jpg", "b.jpg"), ("bad.jpg", "b.jpg"), ("a.jpg", "c.jpg"), stand_ins=copies) == [
+        (0, 1)
+    ]
+    path.write_text("first,second,same\na.jpg,c.jpg,no\n")
+    with pytest.raises(UserError, match=r"a\.jpg and c\.jpg are copies, not two people"):
+        answered_pairs(str(path), {"path": more}, stand_ins=copies)
+    path.write_text("first,second,same\na.jpg,b.jpg,no\nb.jpg,c.jpg,yes\n")
+    with pytest.raises(UserError, match="line 3: the pair has both answers"):
+        answered_pairs(str(path), {"path": more}, stand_ins=copies)
+
+
 def test_the_command_writes_what_it_tells(tmp_path, capsys):
     features, pids, camids = crops(5, 150)
     source = table(tmp_path / "f.parquet", features, pids=pids, camids=camids)

@@ -579,7 +579,7 @@ def _examples(language: str) -> list[str]:
 def test_the_guides_commands_and_its_file_of_tokens(tmp_path):
     text = (ROOT / "docs" / "deploy.md").read_text()
     commands = re.findall(r"^san-tf serve-ui (.*)$", text, re.M)
-    assert len(commands) == 6
+    assert len(commands) == 7
     assert {_parse(shlex.split(command, comments=True)).port for command in commands} == {PORT}
     (block,) = (block for block in _examples("sh") if "umask" in block)
     made = "".join(line for line in block.splitlines(True) if not line.startswith("san-tf"))

@@ -116,7 +116,7 @@ def test_what_the_page_knows_of_the_gallery(client):
         "name": "people", "entries": 10, "cameras": [1, 2, 3, 7], "camera_names": {},
         "tags": sorted(["day", "night", f"={HOSTILE}"]),
         "model": "stand-in/1", "paints": True, "times": True, "identities": True, "pictures": True,
-        "upload_bytes": 100_000,
+        "upload_bytes": 100_000, "answers": None,
     }  # fmt: skip
 
 

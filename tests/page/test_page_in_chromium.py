@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 
 import pytest
+from asked_people import asked_gallery
 from PIL import Image
 from plain_people import HOSTILE, Blind, StandIn, crop, make_gallery
 
+from san_tf.page.answers import SamePerson
 from san_tf.page.app import build_app
+from san_tf.page.guard import Access
 from san_tf.page.server import address_of, build_server, listen
 from san_tf.page.service import PageService
 from san_tf.retrieval.entries import Entry
@@ -61,9 +64,11 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-def _serving(service: PageService):
+def _serving(service: PageService, access: Access | None = None, asking: SamePerson | None = None):
     server = listen("127.0.0.1", 0)
-    running = build_server(build_app(service, upload_bytes=50_000), lambda: None)
+    running = build_server(
+        build_app(service, upload_bytes=50_000, access=access, asking=asking), lambda: None
+    )
     thread = threading.Thread(target=running.run, kwargs={"sockets": [server]}, daemon=True)
     thread.start()
     yield address_of(server, "127.0.0.1")
@@ -339,3 +344,127 @@ def test_an_encoder_without_decoder(browser, folder):
     next(serving, None)
     _press(browser, Keys.ESCAPE, "g")
     _until(browser, "document.getElementById('error').textContent.includes('does not answer')")
+
+
+@pytest.fixture
+def asked(browser, tmp_path):
+    """The page of a gallery that asks, and its file of answers."""
+    images = tmp_path / "images"
+    images.mkdir()
+    service = PageService(asked_gallery(images), StandIn(), "people")
+    asking = SamePerson(service, tmp_path / "answers.csv")
+    asking.pairs(1)  # the first time compiles
+    serving = _serving(service, Access(answers=True), asking)
+    address = next(serving)
+    browser.get("about:blank")
+    for kind in ("browser", "performance"):
+        browser.get_log(kind)
+    browser.get(address)
+    _until(browser, "!document.getElementById('ask').hidden")
+    _until(browser, "document.querySelectorAll('.card').length == 48")
+    yield browser, tmp_path / "answers.csv"
+    _nothing_happened(browser, address)
+    next(serving, None)
+
+
+def _lines(path: Path) -> list[list[str]]:
+    with path.open(newline="") as file:
+        return [row[:3] for row in csv.reader(file)][1:]
+
+
+def _shown(browser) -> list[str]:
+    _until(browser, "document.getElementById('same-first').naturalWidth == 32")
+    return [
+        browser.find_element(By.ID, f"same-{side}").get_attribute("title") for side in ("first", "second")
+    ]
+
+
+def test_a_person_answers_by_keyboard_and_mouse_and_takes_back(asked):
+    page, path = asked
+    _press(page, "p")
+    _until(page, "!document.getElementById('same-ask').hidden && document.getElementById('same-first').alt")
+    assert page.execute_script("return document.activeElement.id") == "same"
+    assert not page.find_element(By.ID, "main").is_displayed()
+    assert page.find_element(By.ID, "same-what").get_attribute("open")
+    assert "answers.csv" in _text(page, "same-what") and "20 more of the same person" in _text(
+        page, "same-needed"
+    )
+    assert not page.find_element(By.ID, "same-undo").is_enabled()
+    first = _shown(page)
+    assert page.find_element(By.ID, "same-first").get_attribute("alt").startswith("First picture, camera ")
+    # The name, which says who it is, is not written beside the picture.
+    assert first[0] not in page.find_element(By.TAG_NAME, "body").text
+    _press(page, "y")
+    _until(page, "document.getElementById('same-count').textContent == '1 answered · 1 same'")
+    second = _shown(page)
+    assert second != first and _lines(path) == [[*first, "yes"]]
+    page.find_element(By.CSS_SELECTOR, "[data-answer=no]").click()
+    _until(page, "document.getElementById('same-count').textContent == '2 answered · 1 same · 1 different'")
+    third = _shown(page)
+    _press(page, "c")
+    _until(page, "document.getElementById('same-count').textContent.endsWith('1 cannot tell')")
+    assert _lines(path) == [[*first, "yes"], [*second, "no"], [*third, "cannot tell"]]
+    _press(page, "u")
+    _until(page, "document.getElementById('same-why').textContent == 'You had said: Cannot tell.'")
+    assert _shown(page) == third and len(_lines(path)) == 2
+    page.find_element(By.ID, "same-undo").click()
+    _until(page, "document.getElementById('same-why').textContent == 'You had said: Different people.'")
+    assert _shown(page) == second and _lines(path) == [[*first, "yes"]]
+    # A key that is held down answers once.
+    page.execute_script(
+        "for (const repeat of [false, true, true]) document.body.dispatchEvent("
+        "new KeyboardEvent('keydown', {key: 'n', bubbles: true, repeat}))"
+    )
+    _until(page, "document.getElementById('same-count').textContent == '2 answered · 1 same · 1 different'")
+    _press(page, "g")
+    _until(page, "!document.getElementById('columns').hidden && document.getElementById('same').hidden")
+    _press(page, "y", "n")
+    assert len(_lines(path)) == 2
+    page.back()
+    _until(page, "!document.getElementById('same').hidden")
+    assert _shown(page) == third
+    # What the server refuses is told, and the pair stays; what it no longer holds is passed over.
+    path.write_text("first,second,same\n")
+    _press(page, "u")
+    _until(page, "document.getElementById('same-error').textContent.includes('that answer stays')")
+    assert _shown(page) == third
+
+
+def test_all_pairs_of_a_turn_lead_to_new_ones(asked):
+    page, path = asked
+    page.get(page.current_url + "#same")
+    page.refresh()
+    _until(page, "!document.getElementById('same').hidden && document.getElementById('same-first').alt")
+    for number in range(12):
+        keys = _shown(page)
+        _press(page, "y" if keys[0][:4] == keys[1][:4] else "n")
+        _until(page, f"document.getElementById('same-count').textContent.startsWith('{number + 1} answered')")
+        both = "document.getElementById('same-first').title + document.getElementById('same-second').title"
+        _until(page, f"{both} != {json.dumps(''.join(keys))}")
+    assert len({frozenset(line[:2]) for line in _lines(path)}) == 12
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_question_fits_the_window(asked, width):
+    page, _ = asked
+    size = {"width": width, "height": 760, "deviceScaleFactor": 1, "mobile": False}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        _press(page, "p")
+        _until(page, "!document.getElementById('same').hidden && document.getElementById('same-first').alt")
+        _shown(page)
+        assert page.execute_script("return document.documentElement.scrollWidth <= innerWidth")
+        # Both pictures and all answers are seen without scrolling.
+        assert page.execute_script(
+            "return [...document.querySelectorAll('.same .crop, .answers button')].every((each) => "
+            "{ const box = each.getBoundingClientRect(); return box.width > 60 && box.top >= 0 && "
+            "box.bottom <= innerHeight && box.right <= innerWidth; })"
+        )
+    finally:
+        page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+
+
+def test_a_page_without_a_file_for_answers_does_not_ask(page):
+    assert not page.find_element(By.ID, "ask").is_displayed()
+    _press(page, "p")
+    assert not page.find_element(By.ID, "same").is_displayed()

@@ -26,6 +26,10 @@ export function listen(actions) {
     if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
     const at = event.target;
     if (at.matches("select, textarea, input:not([type=checkbox]):not([type=file])")) return;
+    if (actions.asking()) {
+      if (actions.answer(event) || (["d", "?"].includes(event.key) && (actions[event.key](), true))) event.preventDefault();
+      return;
+    }
     if (event.key.startsWith("Arrow")) {
       if (move(event.key)) event.preventDefault();
       return;

@@ -5,6 +5,7 @@ import * as detail from "./detail.js";
 import * as filters from "./filters.js";
 import * as keys from "./keys.js";
 import * as server from "./server.js";
+import * as same from "./same.js";
 import { toggle as toggleTheme } from "./theme.js";
 
 const find = (id) => document.getElementById(id);
@@ -124,7 +125,20 @@ function drawQuery() {
   find("query-facts").textContent = facts.join(" · ");
 }
 
+function ask(remember = true) {
+  if (!state.facts.answers) return;
+  if (remember) history.pushState({ same: true }, "", `${location.pathname}#same`);
+  same.open();
+}
+
+// To the query that was chosen, or what the address names.
+function arrive(was) {
+  if ((was?.same || location.hash === "#same") && state.facts.answers) ask(false);
+  else choose(was?.query?.key || was?.query?.upload ? was.query : hashed(), false);
+}
+
 function choose(query, remember = true) {
+  same.close();
   state.query = query;
   if (remember) {
     const hash = !query ? "" : query.upload ? "#upload" : `#${new URLSearchParams({ key: query.key })}`;
@@ -200,7 +214,7 @@ function listen() {
     else follow(chosen.dataset.key);
   });
   for (const button of find("export").children) button.addEventListener("click", () => carryAway(button.dataset.export));
-  addEventListener("popstate", (event) => choose(event.state ? event.state.query : hashed(), false));
+  addEventListener("popstate", (event) => arrive(event.state));
   addEventListener("paste", (event) => take([...event.clipboardData.files][0]));
   let depth = 0;
   const over = (by) => (event) => {
@@ -217,7 +231,7 @@ function listen() {
   });
   const click = (id) => () => find(id).click();
   keys.listen({
-    follow, compare, o: pick, g: () => choose(null), t: click("textures"), r: click("rerank"), d: toggleTheme, "?": click("keys"),
+    follow, compare, asking: same.active, answer: same.key, p: () => ask(), o: pick, g: () => choose(null), t: click("textures"), r: click("rerank"), d: toggleTheme, "?": click("keys"),
     f: () => { find("filters").open = true; find("filters").querySelector("input, summary").focus(); },
     e: () => find("export").querySelector("button").focus(),
   });
@@ -236,8 +250,10 @@ try {
   document.title = `${visible(facts.name)} · san_tf`;
   find("no-textures").hidden = facts.paints;
   filters.build(facts, refresh);
+  if (facts.answers) same.build(facts.answers, ask, () => choose(state.query));
   listen();
-  choose(history.state?.query?.key ? history.state.query : hashed(), false);
+  if (history.state?.query?.upload) history.replaceState(null, "");
+  arrive(history.state);
 } catch (error) {
   tell(error);
 }

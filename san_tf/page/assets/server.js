@@ -5,7 +5,12 @@ const cameraNames = {};
 export const nameCameras = (names) => Object.assign(cameraNames, names);
 export const cameraName = (number) => cameraNames[number] ?? String(number);
 
-export class Refusal extends Error {}
+export class Refusal extends Error {
+  constructor(sentence, status) {
+    super(sentence);
+    this.status = status;
+  }
+}
 
 async function ask(path, options = {}) {
   let response;
@@ -20,7 +25,7 @@ async function ask(path, options = {}) {
   try {
     sentence = (await response.json()).error ?? sentence;
   } catch { /* not JSON */ }
-  throw new Refusal(sentence);
+  throw new Refusal(sentence, response.status);
 }
 
 function post(path, question, signal) {
@@ -36,6 +41,10 @@ export async function upload(file, signal) {
   const headers = { "content-type": "application/octet-stream" };
   return (await (await ask("/api/uploads", { method: "POST", headers, body: file, signal })).json()).upload;
 }
+
+export const pairs = async (count) => (await post("/api/pairs", { count })).json();
+export const answer = async (given) => (await post("/api/answers", given)).json();
+export const undo = async (given) => (await post("/api/answers/undo", given)).json();
 
 export async function exported(kind, question, textures) {
   const response = await post(`/api/export/${kind}${kind === "png" ? `?textures=${textures}` : ""}`, question);
