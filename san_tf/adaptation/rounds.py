@@ -69,7 +69,7 @@ class AdaptationSettings:
         seed: of batches and augmentation; on a CPU the same seed gives the same weights.
     """
 
-    rounds: int = 8
+    rounds: int = 12
     epochs: int = 2
     patience: int = 3
     clustering: ClusterSettings = field(default_factory=ClusterSettings)
