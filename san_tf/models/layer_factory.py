@@ -80,6 +80,46 @@ class CornerAlignedResizing(keras.layers.Layer):
         return super().get_config() | {"size": self.size}
 
 
+@tf.custom_gradient
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> Any:
+    """Convolve by a 1x1 kernel; the gradients are matrix products."""
+
+    def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        channels, filters = kernel.shape[-2:]
+        rows = tf.reshape(upstream, (-1, filters))
+        of_x = tf.matmul(rows, tf.reshape(kernel, (channels, filters)), transpose_b=True)
+        of_kernel = tf.matmul(tf.reshape(x, (-1, channels)), rows, transpose_a=True)
+        return tf.reshape(of_x, tf.shape(x)), tf.reshape(of_kernel, kernel.shape)
+
+    return tf.nn.conv2d(x, kernel, 1, "VALID"), gradients
+
+
+@keras.saving.register_keras_serializable("san_tf")
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, whose 1x1 kernels train faster on processors.
+
+    TensorFlow computes the gradients of every convolution alike. Those of a 1x1 kernel at stride 1 are matrix
+    products, which are two to three times faster for small maps of many channels. Arguments, weights and
+    outputs are those of Keras's layer; gradients are equal up to rounding. The class has its name, too,
+    because weights files name layers by their class.
+
+    Example:
+        >>> Conv2D(16, 1)(keras.Input((8, 4, 32))).shape
+        (None, 8, 4, 16)
+    """
+
+    def call(self, x: tf.Tensor, training: bool | None = None) -> tf.Tensor:
+        """Map `(batch, h, w, channels)` to `(batch, h', w', filters)`."""
+        pointwise = (*self.kernel_size, *self.strides, self.groups) == (1, 1, 1, 1, 1)
+        # Exports keep the plain operation, and graphics cards have fast gradients of their own.
+        if not (pointwise and training) or tf.config.list_logical_devices("GPU"):
+            return super().call(x)
+        x = _pointwise(x, tf.cast(tf.convert_to_tensor(self.kernel), x.dtype))
+        if self.use_bias:
+            x = tf.nn.bias_add(x, tf.cast(tf.convert_to_tensor(self.bias), x.dtype))
+        return x if self.activation is None else self.activation(x)
+
+
 # Row t, column a: 1 if tap a of the 3x3 kernel carries a doubled input pixel to the output row that lies
 # t - 1 rows below the first of the pixel's two rows.
 SPREAD = np.array([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], np.float32)
@@ -496,7 +536,7 @@ class LayerFactory:
             x = keras.layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
             padding = "valid"
         initializer = self.he_normal(name)
-        return keras.layers.Conv2D(
+        return Conv2D(
             filters, size, stride, padding, use_bias=bias, kernel_initializer=initializer, name=name
         )(x)
 

@@ -14,7 +14,7 @@ from typing import Literal
 
 import keras
 
-from san_tf.models.layer_factory import LayerFactory, Tensor
+from san_tf.models.layer_factory import Conv2D, LayerFactory, Tensor
 
 # Places of instance norms: none; after the sum in the first stage's blocks; `AIN_BLOCKS`.
 Norms = Literal["batch", "ibn", "ain"]
@@ -146,9 +146,7 @@ class _Gate:
             initializer = keras.initializers.VarianceScaling(
                 2.0, "fan_out", "untruncated_normal", seed=factory.seed_of(full)
             )
-            return keras.layers.Conv2D(
-                filters, 1, activation=activation, kernel_initializer=initializer, name=full
-            )
+            return Conv2D(filters, 1, activation=activation, kernel_initializer=initializer, name=full)
 
         self.squeeze = conv(channels // 16, "squeeze", "relu")
         self.excite = conv(channels, "excite", "sigmoid")
