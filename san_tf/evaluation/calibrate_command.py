@@ -206,7 +206,7 @@ def answered_pairs(
             raise UserError(f"{where}: the pair has both answers; keep one of them.")
     pairs = np.array(list(found), np.int64).reshape(-1, 2)
     yes = np.array(list(found.values()), bool)
-    return Pairs(pairs[:, 0], pairs[:, 1], yes, _people_of(pairs, yes, columns["path"]))
+    return Pairs(pairs[:, 0], pairs[:, 1], yes, _people_of(pairs, yes, columns["path"]), _CHOSEN)
 
 
 def _located(path: str, told: Sequence[Told], paths: Sequence[str], holder: str) -> dict[str, str]:
@@ -315,6 +315,12 @@ def _of_identities(pids: np.ndarray, cameras: np.ndarray, rng: np.random.Generat
 _TWO_CAMERAS = (
     "All pairs are between two cameras: two people by one camera look more alike, so leave the query's own "
     "camera out of a search, or expect more false accepts there."
+)
+# On generated people, thresholds from pairs that the page chose let in less than they promised, while low
+# scores got far too high probabilities: hard pairs are more frequent among them than in a search.
+_CHOSEN = (
+    "The pairs were chosen and not drawn at random: trust the thresholds more than the probabilities, which "
+    "identities or tracks give better."
 )
 _ONE_CAMERA = (
     "All pairs are by one camera, or the cameras are unknown: between two cameras the same score means less, "

@@ -143,7 +143,7 @@ def test_answers_are_read_and_contradictions_told(tmp_path):
     path = tmp_path / "pairs.csv"
     path.write_text("first,second,same\na.jpg,b.jpg,yes\nb.jpg,c.jpg,1\nd.jpg,a.jpg,No\na.jpg,b.jpg,yes\n")
     pairs = answered_pairs(str(path), columns)
-    assert pairs.same.tolist() == [True, True, False]
+    assert pairs.same.tolist() == [True, True, False] and "not drawn at random" in pairs.caveat
     assert len(set(pairs.people[pairs.same].ravel())) == 1 and pairs.people[2, 0] != pairs.people[2, 1]
     for rows, sentence in (
         ("a.jpg,x.jpg,yes", "line 2: the table has no crop 'x.jpg'"),
