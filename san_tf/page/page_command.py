@@ -190,7 +190,7 @@ def _asking(options: argparse.Namespace, service: PageService) -> SamePerson | N
     asking = SamePerson(service, options.answers)
     if not asking.useful:
         told = f"The page asks about people from {FEWEST_ENTRIES} entries with pictures on; add some first."
-        print(f"Note: {told}", file=sys.stderr, flush=True)
+        print(printable(f"Note: {told}"), file=sys.stderr, flush=True)
     return asking
 
 

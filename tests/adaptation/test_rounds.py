@@ -142,7 +142,7 @@ def test_the_example_of_the_guide(records, small_encoder, tmp_path, monkeypatch,
     (example,) = (
         block
         for block in re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-        if "san_tf.adaptation" in block
+        if "AdaptationSettings" in block
     )
     monkeypatch.chdir(tmp_path)
     (tmp_path / "crops").mkdir()
