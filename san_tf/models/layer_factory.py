@@ -99,9 +99,9 @@ class Conv2D(keras.layers.Conv2D):
     """`keras.layers.Conv2D`, whose 1x1 kernels train faster on processors.
 
     TensorFlow computes the gradients of every convolution alike. Those of a 1x1 kernel at stride 1 are matrix
-    products, which are two to three times faster for small maps of many channels. Arguments, weights and
-    outputs are those of Keras's layer; gradients are equal up to rounding. The class has its name, too,
-    because weights files name layers by their class.
+    products, which give the gradient of a small map of many channels two to three times faster. Arguments,
+    weights and outputs are those of Keras's layer; gradients are equal up to rounding. The class has its
+    name, too, because weights files name layers by their class.
 
     Example:
         >>> Conv2D(16, 1)(keras.Input((8, 4, 32))).shape
