@@ -25,6 +25,8 @@ _PACKAGE = Path(__file__).resolve().parent
 _PACKAGED = _PACKAGE / "saved_models"
 # Folder of the exports that come along: inside the package in a wheel, beside it in a checkout.
 SHIPPED_MODELS = _PACKAGED if _PACKAGED.is_dir() else _PACKAGE.parent / "saved_models"
+# In an export that can be trained further, the encoder as a preset.
+PRESET_FOLDER = Path("assets.extra") / "preset"
 # The encoders that come along: fingerprint (`serving.fingerprint`), then folder and digest.
 SHIPPED_EXPORTS = {
     "d76c1f6e3bba7972": (
@@ -50,6 +52,21 @@ def model_path(model: str | os.PathLike[str]) -> Path:
     path = Path(model)
     shipped = SHIPPED_MODELS / path.name
     return shipped if path.name == os.fspath(model) and not path.exists() and shipped.is_dir() else path
+
+
+def shipped_preset(name: str | os.PathLike[str]) -> Path | None:
+    """Return the folder of a trainable encoder that comes along, by its name; None if there is none.
+
+    Example:
+        >>> shipped_preset("people_scratch")
+        PosixPath('/.../saved_models/people_scratch/1/assets.extra/preset')
+    """
+    text = os.fspath(name)
+    if not text or Path(text).name != text:
+        return None
+    return next(
+        iter(sorted((SHIPPED_MODELS / text).glob(f"*/{PRESET_FOLDER.as_posix()}"), reverse=True)), None
+    )
 
 
 # Files of an export that TensorFlow and `ExportedEncoder` read.

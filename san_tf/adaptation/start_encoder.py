@@ -16,9 +16,8 @@ from san_tf.models.preset_folder import CONFIG, PREFIX
 from san_tf.models.presets import PRESETS
 from san_tf.models.pretrained import PAINTING, load_body
 from san_tf.models.weights_file import SUFFIX, read_record
-from san_tf.serving.encoder_export import PRESET_FOLDER
 from san_tf.serving.servable import newest_export
-from san_tf.trusted import model_path
+from san_tf.trusted import PRESET_FOLDER, model_path
 
 _RECIPE = "recipe.yaml"
 # Layers after the backbone; a file of a backbone alone has none of them.

@@ -21,9 +21,16 @@ from san_tf.models.keras_backbone import (
 )
 from san_tf.models.layer_factory import GeneralizedMeanPooling2D, LayerFactory, Tensor
 from san_tf.models.preset_folder import encoder_from_preset
-from san_tf.models.pretrained import PAINTING, is_of_applications, load_weights, painting_file
+from san_tf.models.pretrained import (
+    PAINTING,
+    check_shipped,
+    is_of_applications,
+    load_weights,
+    painting_file,
+)
 from san_tf.models.resnet import PoolPadding, ResNetForm, StridePosition
 from san_tf.models.weights_file import Network
+from san_tf.trusted import shipped_preset
 
 Head = Literal["plain", "fc512", "bnneck"]
 HEADS = ("plain", "fc512", "bnneck")
@@ -87,9 +94,11 @@ def build_encoder(
             pooled stage 4 before the BN, an additional output named `feature`.
         last_stride: stride of stage 4, 1 or 2. 1 keeps its map at 1/16 of the image.
         weights: "painting", for thin_resnet the backbone of a texture generator trained on rendered people,
-            which comes along; "imagenet" (downloaded by Keras once; efficientnet_lite0 has them in the extra
-            `san-tf[efficientnet]`, thin_resnet has none), a local file (one saved by
-            `encoder.save_weights("x.weights.h5")`, or an ImageNet file of keras.applications), or None. A
+            which comes along; "people_scratch", the trained encoder that comes along, without its classifier
+            (thin_resnet with head "bnneck" or "plain"); "imagenet" (downloaded by Keras once;
+            efficientnet_lite0 has them in the extra `san-tf[efficientnet]`, thin_resnet has none), a local
+            file (one saved by `encoder.save_weights("x.weights.h5")`, or an ImageNet file of
+            keras.applications), or None. A
             model given as an object keeps its own weights, unless a file replaces them.
         seed: seed of the initial weights; None draws new ones each time.
         stride_on: ResNets only. "1x1" as in keras.applications, "3x3" as in torchvision and the public SAN
@@ -238,7 +247,10 @@ def _check(
             f"input_shape must be (height, width, 3), both sides multiples of {multiple}, not {input_shape}."
         )
     given = isinstance(backbone, keras.Model) or is_application(backbone)
+    name = backbone.name if isinstance(backbone, keras.Model) else str(backbone)
     if weights == PAINTING:
-        painting_file(backbone.name if isinstance(backbone, keras.Model) else str(backbone))
+        painting_file(name)
+    if shipped := shipped_preset(weights or ""):
+        check_shipped(shipped, name)
     if weights == "imagenet" and not given and not _named(str(backbone)).imagenet:
         raise UserError(f"There are no ImageNet weights for {backbone}; use weights=None or a local file.")

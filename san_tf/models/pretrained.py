@@ -14,10 +14,11 @@ import numpy as np
 from san_tf.errors import UserError
 from san_tf.forms import check_form
 from san_tf.models.efficientnet_lite import load_efficientnet_lite0
+from san_tf.models.preset_folder import encoder_from_preset, read_config
 from san_tf.models.resnet import ResNetForm
 from san_tf.models.weights_file import LOADING_ERRORS, SUFFIX, read_record, reason_of
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
-from san_tf.trusted import SHIPPED_MODELS
+from san_tf.trusted import SHIPPED_MODELS, shipped_preset
 
 # The "caffe" preprocessing of keras.applications subtracts this mean from BGR images of 0-255.
 CAFFE_MEAN_BGR = np.array([103.939, 116.779, 123.68], np.float32)
@@ -35,8 +36,8 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
     Args:
         encoder: from `build_encoder`.
         backbone: name of its backbone.
-        weights: "imagenet", "painting", or a path: a `.weights.h5` file of this encoder, or a `.h5` file of
-            the same ResNet by keras.applications ("..._notop.h5"), recognised by its content.
+        weights: "imagenet", "painting", "people_scratch", or a path: a `.weights.h5` file of this encoder, or
+            a `.h5` file of the same ResNet by keras.applications ("..._notop.h5"), recognised by its content.
 
     Raises:
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.
@@ -46,6 +47,10 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
             _copy_from_applications(encoder, _download(backbone))
         else:
             load_efficientnet_lite0(encoder)
+        return
+    if shipped := shipped_preset(weights):
+        check_shipped(shipped, backbone)
+        _copy_from_shipped(encoder, shipped)
         return
     path = painting_file(backbone) if weights == PAINTING else Path(weights)
     if is_of_applications(path):
@@ -86,6 +91,38 @@ def painting_file(backbone: str) -> Path:
             " backbone, or train a texture generator of your own and add --start texture-generator."
         )
     return files[backbone]
+
+
+def check_shipped(folder: Path, backbone: str) -> None:
+    """Raise `UserError` unless a trained encoder that comes along has this backbone.
+
+    Args:
+        folder: see `san_tf.trusted.shipped_preset`.
+        backbone: name of the backbone that is to have its weights.
+    """
+    trained = read_config(folder).encoder["backbone"]
+    if trained != backbone:
+        raise UserError(
+            f"The weights of {folder} are of {trained}, not of {backbone}; take that backbone, or other "
+            "weights."
+        )
+
+
+def _copy_from_shipped(encoder: keras.Model, folder: Path) -> None:
+    """Copy a trained encoder that comes along, all but its classifier, since identities differ."""
+    trained = encoder_from_preset(str(folder))
+    layers = {layer.name: layer.get_weights() for layer in trained.layers}
+    for layer in encoder.layers:
+        if layer.name == "classifier" or not layer.weights:
+            continue
+        arrays = layers.get(layer.name, [])
+        if [array.shape for array in arrays] != [tuple(weight.shape) for weight in layer.weights]:
+            form = read_config(folder).encoder
+            raise UserError(
+                f"{folder} has no weights for the layer {layer.name}: its encoder is a {form['backbone']} "
+                f"with head {form['head']!r} and pooling {form['pooling']!r}; take these, or other weights."
+            )
+        layer.set_weights(arrays)
 
 
 def load_body(encoder: keras.Model, path: str | os.PathLike[str]) -> None:

@@ -29,6 +29,7 @@ from san_tf.keras_compat import write_out_silently
 from san_tf.normalization import IMAGENET_MEAN, IMAGENET_STD
 from san_tf.serving.fingerprint import DIGESTS, digests_of
 from san_tf.serving.inference import embedding_of, inference_endpoints
+from san_tf.trusted import PRESET_FOLDER
 from san_tf.version import __version__
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -193,8 +194,6 @@ def _git(folder: Path, *arguments: str) -> str | None:
 # TensorFlow Serving reserves `assets.extra` for files of the exporter.
 METADATA_FILE = Path("assets.extra") / "san_tf.json"
 CALIBRATION_FILE = Path("assets.extra") / "calibration.json"
-# The encoder as a preset, in an export that can be trained further.
-PRESET_FOLDER = Path("assets.extra") / "preset"
 
 
 def export_encoder(

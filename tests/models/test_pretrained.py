@@ -7,8 +7,9 @@ import pytest
 import tensorflow as tf
 from legacy_h5 import save_weights_to_hdf5_group
 
+from san_tf.adaptation import trainable_encoder
 from san_tf.errors import UserError
-from san_tf.models import build_encoder, pretrained
+from san_tf.models import SAN, build_encoder, pretrained
 from san_tf.normalization import normalize
 
 SHAPE = (96, 96, 3)
@@ -170,3 +171,49 @@ def test_the_weights_that_come_along_are_not_a_file_of_that_name(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "painting").write_text("not weights")
     build_encoder("thin_resnet", (64, 32, 3), 2, weights="painting")
+
+
+def test_the_encoder_that_comes_along_continues_with_other_identities():
+    arguments = {"num_classes": 3, "head": "bnneck", "seed": 0}
+    trained = trainable_encoder("people_scratch")
+    started = build_encoder("thin_resnet", (128, 64, 3), weights="people_scratch", **arguments)
+    random = build_encoder("thin_resnet", (128, 64, 3), weights=None, **arguments)
+    images = np.random.default_rng(0).normal(size=(2, 128, 64, 3)).astype(np.float32)
+    wanted, found = (network(images, training=False) for network in (trained, started))
+    np.testing.assert_array_equal(found["embedding"], wanted["embedding"])
+    # Its own identities: the classifier is the one of a new network.
+    assert found["logits"].shape == (2, 3)
+    for one, other in zip(
+        started.get_layer("classifier").get_weights(),
+        random.get_layer("classifier").get_weights(),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_encoder_that_comes_along_fits_other_sizes_and_the_plain_head():
+    trained = trainable_encoder("people_scratch")
+    small = build_encoder("thin_resnet", (64, 32, 3), 5, head="plain", weights="people_scratch")
+    np.testing.assert_array_equal(
+        small.get_layer("stem_conv").get_weights()[0], trained.get_layer("stem_conv").get_weights()[0]
+    )
+
+
+def test_the_encoder_that_comes_along_refuses_other_networks():
+    with pytest.raises(UserError, match="are of thin_resnet, not of resnet50"):
+        build_encoder("resnet50", (64, 32, 3), 2, weights="people_scratch")
+    with pytest.raises(UserError, match=r"no weights for the layer fc: .* head 'bnneck'"):
+        build_encoder("thin_resnet", (64, 32, 3), 2, head="fc512", weights="people_scratch")
+    with pytest.raises(UserError, match="pooling 'avg'"):
+        build_encoder("thin_resnet", (64, 32, 3), 2, head="bnneck", pooling="gem", weights="people_scratch")
+
+
+def test_the_encoder_that_comes_along_is_a_preset():
+    trained = trainable_encoder("people_scratch")
+    images = np.random.default_rng(0).normal(size=(2, 128, 64, 3)).astype(np.float32)
+    wanted = trained(images, training=False)["embedding"]
+    encoder = build_encoder.from_preset("people_scratch")
+    np.testing.assert_array_equal(encoder(images, training=False)["embedding"], wanted)
+    san = SAN.from_preset("people_scratch", num_classes=7)
+    np.testing.assert_array_equal(san.encoder(images, training=False)["embedding"], wanted)
+    assert san.encoder(images, training=False)["logits"].shape == (2, 7) and san.decoder is None
