@@ -59,7 +59,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", metavar="FOLDER", required=True, help="folder of the result")
     parser.add_argument("--rounds", type=count, metavar="N", default=12, help="most rounds")
     parser.add_argument(
-        "--epochs", type=count, metavar="N", default=2, help="passes over the crops in a round"
+        "--epochs", type=count, metavar="N", default=6, help="passes over the crops in a round"
     )
     parser.add_argument(
         "--patience",

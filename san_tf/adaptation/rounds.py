@@ -70,7 +70,7 @@ class AdaptationSettings:
     """
 
     rounds: int = 12
-    epochs: int = 2
+    epochs: int = 6
     patience: int = 3
     clustering: ClusterSettings = field(default_factory=ClusterSettings)
     clusters_per_batch: int = 16
