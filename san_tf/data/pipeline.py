@@ -22,7 +22,7 @@ import tensorflow as tf
 from san_tf.data import transforms
 from san_tf.data.augmentation import Augmentation, AugmentationPlan, composed, draw_epoch, plan_augmentation
 from san_tf.data.headers import read_header
-from san_tf.data.images import decode_image, normalize_images, orientations, resize_image
+from san_tf.data.images import decode_image, normalize_images, orientations, resize_image, untuned
 from san_tf.data.records import CAST, Records
 from san_tf.data.sampling import pk_batches, pk_steps, shuffled_stream
 from san_tf.data.textures import stored_textures
@@ -165,7 +165,8 @@ class TextureLoader:
 
     def _all_decoded(self, number: int) -> Iterator[np.ndarray]:
         indices = tf.data.Dataset.range(number)
-        return iter(indices.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE).as_numpy_iterator())
+        textures = untuned(indices.map(self._decode, num_parallel_calls=tf.data.AUTOTUNE))
+        return iter(textures.as_numpy_iterator())
 
     def _decode(self, index: tf.Tensor) -> tf.Tensor:
         texture = decode_image(tf.gather(self._contents, index))
@@ -466,7 +467,7 @@ def inference_dataset(
     dataset = dataset.batch(batch_size)
     if normalized:
         dataset = dataset.map(normalize_images, num_parallel_calls=2)
-    return dataset.prefetch(2)
+    return untuned(dataset.prefetch(2))
 
 
 def planned_dataset(
@@ -552,4 +553,4 @@ def planned_dataset(
     if places is not None:
         turns = tf.data.Dataset.from_tensor_slices(places).repeat()
         dataset = tf.data.Dataset.zip((dataset, turns)).map(lambda batch, row: {**batch, "row": row})
-    return dataset.prefetch(2)
+    return untuned(dataset.prefetch(2))

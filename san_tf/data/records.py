@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from san_tf.data.headers import read_header
-from san_tf.data.images import decode_image
+from san_tf.data.images import decode_image, untuned
 from san_tf.errors import UserError
 from san_tf.image_formats import image_suffixes, is_image_name, jpeg_or_png, read_regular
 from san_tf.short_repr import ShortRepr
@@ -67,7 +67,7 @@ def undecodable(encoded: np.ndarray) -> list[int]:
 
     # Errors in a tf.data map do not name their element: drop failing elements, then see which are missing.
     dataset = tf.data.Dataset.range(len(encoded)).map(decoded_index, num_parallel_calls=tf.data.AUTOTUNE)
-    good = list(dataset.ignore_errors().batch(1024).as_numpy_iterator())
+    good = list(untuned(dataset).ignore_errors().batch(1024).as_numpy_iterator())
     return np.setdiff1d(np.arange(len(encoded)), np.concatenate([*good, np.empty(0, np.int64)])).tolist()
 
 

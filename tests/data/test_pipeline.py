@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from san_tf.adaptation.contrast import cluster_dataset
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import TextureLoader, inference_dataset, pit_dataset, train_dataset
 from san_tf.data.records import Records
@@ -128,6 +129,15 @@ def test_resumed_run_sees_what_the_first_run_would_have_seen(records, pit, augme
         assert_equal(first, second)
     assert not np.array_equal(batches(dataset(0, seed=4), 1)[0]["image"], whole[0]["image"])
     assert not np.array_equal(whole[0]["image"], whole[2]["image"])
+
+
+def test_iterators_have_no_tuner_whose_sleep_their_end_waits_for(records):
+    for dataset in (
+        train_dataset(records, 3, 4, SIZE),
+        inference_dataset(records, SIZE),
+        cluster_dataset(records, np.arange(30) // 5, 3, 4, SIZE),
+    ):
+        assert dataset.options().autotune.enabled is False
 
 
 def test_epochs_end_the_data(records):
