@@ -56,6 +56,8 @@ TOLERANCE = 1e-4
 PACKAGES = ("tensorflow", "keras", "torch", "ai-edge-litert", "onnxruntime", "openvino", "tf2onnx", "nncf")
 # Seconds before each run: thread pools spin for a moment after work, which would slow the next contestant.
 PAUSE = 0.02
+# Seconds of calls before each run, and about as long is measured.
+WARM_UP = 0.2
 
 
 def begin(name: str, network: str, folder: Path, threads: int) -> Callable[[int], dict[str, Any]]:
@@ -75,8 +77,14 @@ def begin(name: str, network: str, folder: Path, threads: int) -> Callable[[int]
     def answer(batch: int) -> dict[str, Any]:
         given = images[:batch] if batch <= len(images) else make_images(network, batch)
         time.sleep(PAUSE)
-        taken, embedding = timed(lambda: embed(given))
-        return {**taken, "peak_GB": memory() / 1000, "embedding": embedding}
+        # Other contestants have used the processor's caches since the last turn, which a call of a
+        # millisecond would pay for: it took two to six times as long.
+        calls, began = 0, time.perf_counter()
+        while time.perf_counter() - began < WARM_UP:
+            embedding, calls = embed(given), calls + 1
+        taken, _ = timed(lambda: [embed(given) for _ in range(calls)])
+        each = {key: seconds / calls for key, seconds in taken.items()}
+        return {**each, "peak_GB": memory() / 1000, "embedding": embedding}
 
     answer(1)
     return answer

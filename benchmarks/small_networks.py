@@ -46,8 +46,9 @@ PARTS = ("encoder", "decoder")
 BATCH, IDENTITIES = 64, 443
 OURS, PYTORCH = "san_tf", "PyTorch"
 CONTESTANTS = (OURS, PYTORCH, "PyTorch channels last", "PyTorch compiled")
-# Largest difference of embeddings and textures, relative to their largest value.
-TOLERANCE = 1e-3
+# Mean difference of embeddings and textures, relative to their mean absolute value. A new decoder paints
+# with a tanh that is saturated nearly everywhere, so a single value between -1 and 1 may differ by more.
+TOLERANCE = 1e-4
 
 
 def prepare(name: str, backbone: str, size: str, part: str, threads: int) -> Callable[[Any], Any]:
@@ -126,7 +127,7 @@ def compare(there: dict[str, Contestant]) -> None:
     weights.pop("input_adapter", None)
     wanted, found = ours.ask("outputs"), theirs.ask(weights)
     for name, value in wanted.items():
-        difference = float(np.abs(value - found[name]).max() / np.abs(value).max())
+        difference = float(np.abs(value - found[name]).mean() / np.abs(value).mean())
         if not difference <= TOLERANCE:
             raise SystemExit(f"With the same weights the {name} differs by {difference:.1e}.")
 

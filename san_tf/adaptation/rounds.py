@@ -7,6 +7,7 @@ best ones is kept. So a run that makes things worse returns the encoder that it 
 from __future__ import annotations
 
 import dataclasses
+import gc
 import hashlib
 import json
 import os
@@ -185,7 +186,8 @@ def first_clusters(
     """
     _check_number(records)
     began = time.monotonic()
-    found = cluster(embedded(encoder, records), records.camids, settings.clustering, answers=answers)
+    features = _embedded(encoder, Embedder(encoder, flip=True), records)
+    found = cluster(features, records.camids, settings.clustering, answers=answers)
     return _entry(0, found, None, records, began), found
 
 
@@ -196,10 +198,10 @@ def _check_number(records: Records) -> None:
         )
 
 
-def embedded(encoder: keras.Model, records: Records) -> np.ndarray:
-    """Return the embeddings of all crops and their mirror images, averaged, `(N, D)` float32 of length 1."""
+def _embedded(encoder: keras.Model, embedder: Embedder, records: Records) -> np.ndarray:
+    """The embeddings of all crops and their mirror images, averaged, `(N, D)` float32 of length 1."""
     _, height, width, _ = encoder.input.shape
-    return Embedder(encoder, flip=True)(inference_dataset(records, (int(height), int(width))), normalize=True)
+    return embedder(inference_dataset(records, (int(height), int(width))), normalize=True)
 
 
 def _entry(
@@ -230,6 +232,7 @@ class _Adaptation:
         answers: Answers | None,
     ) -> None:
         self.encoder, self.records, self.run, self.settings = encoder, records, run, settings
+        self.embedder = Embedder(encoder, flip=True)
         self.answers = answers
         self.report, self.console = report or (lambda entry: None), console
         self.states: list[dict[str, Any]] = []
@@ -244,6 +247,8 @@ class _Adaptation:
             began = time.monotonic()
             if number >= max(len(self.states), 1):
                 self._train(number, save_every_seconds, save_every_steps)
+                # A round's optimiser and graphs refer to each other in circles, which may wait for rounds.
+                gc.collect()
             found = self._look(number, labels, began)
             clusters = int(found.max()) + 1
             if clusters < 2 and number == 0:
@@ -362,7 +367,7 @@ class _Adaptation:
             labels, _ = _read_clusters(path, len(self.records))
             self.report(self.states[number])
             return labels
-        features = embedded(self.encoder, self.records)
+        features = _embedded(self.encoder, self.embedder, self.records)
         if not np.isfinite(features).all():
             raise UserError(
                 f"After round {number} the encoder gives embeddings that are not finite; lower the learning "

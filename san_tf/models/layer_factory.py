@@ -80,18 +80,11 @@ class CornerAlignedResizing(keras.layers.Layer):
         return super().get_config() | {"size": self.size}
 
 
-@tf.custom_gradient
-def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> Any:
-    """Convolve by a 1x1 kernel; the gradients are matrix products."""
-
-    def gradients(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        channels, filters = kernel.shape[-2:]
-        rows = tf.reshape(upstream, (-1, filters))
-        of_x = tf.matmul(rows, tf.reshape(kernel, (channels, filters)), transpose_b=True)
-        of_kernel = tf.matmul(tf.reshape(x, (-1, channels)), rows, transpose_a=True)
-        return tf.reshape(of_x, tf.shape(x)), tf.reshape(of_kernel, kernel.shape)
-
-    return tf.nn.conv2d(x, kernel, 1, "VALID"), gradients
+def _pointwise(x: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+    """Convolve by a 1x1 kernel as a matrix product, whose gradients are matrix products, too."""
+    channels, filters = kernel.shape[-2:]
+    rows = tf.matmul(tf.reshape(x, (-1, channels)), tf.reshape(kernel, (channels, filters)))
+    return tf.reshape(rows, tf.concat([tf.shape(x)[:-1], [filters]], 0))
 
 
 @keras.saving.register_keras_serializable("san_tf")
