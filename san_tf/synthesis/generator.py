@@ -40,7 +40,7 @@ SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     # Made for encoders that are to work at places they have never seen: many people, each in few pictures by
     # each of a few cameras of many. Cameras 401 to 424 see test identities alone.
     "world": ReidConfig(
-        "world", 2_000, 100, 20_000, 400, 1_000, 100, 40, cameras=400, seed=8848, test_cameras=24,
+        "world", 4_000, 100, 40_000, 400, 1_000, 100, 40, cameras=400, seed=8848, test_cameras=24,
         appearances=6.0, lookalikes=3, variety=ANYWHERE,
     ),
     "world_smoke": ReidConfig(
