@@ -65,7 +65,7 @@ def test_a_killed_adaptation_resumes_to_the_same_weights(records, small_encoder,
         def die_looking(*arguments):
             raise Killed
 
-        patch.setattr(rounds, "embedded", die_looking)  # the start was looked at already
+        patch.setattr(rounds, "_embedded", die_looking)  # the start was looked at already
         adapt(small_encoder(), records, tmp_path / "cut", SETTINGS)
 
     def die(entry):
