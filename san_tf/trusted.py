@@ -33,9 +33,9 @@ SHIPPED_EXPORTS = {
         SHIPPED_MODELS / "synthetic" / "1",
         "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c",
     ),
-    "6d5857dbcfbdd2ce": (
+    "f1d94dc06cb035e0": (
         SHIPPED_MODELS / "people_scratch" / "1",
-        "3b98efd88c2f758c4ccd547d64e78e478e61636e7cbc6ab8a5c99b43fc3dbb31",
+        "80d73760c8d288aa3bee953cc379643f0176f7a98e1f387ae3361373b58fca75",
     ),
 }
 
