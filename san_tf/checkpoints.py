@@ -85,6 +85,8 @@ def save(
     optimizer: keras.optimizers.Optimizer | None,
     step: int,
     extra: Mapping[str, Any] | None = None,
+    *,
+    half: bool = False,
 ) -> Path:
     """Write all variables of `model` and `optimizer` (slots, iterations, loss scale) to one file.
 
@@ -94,12 +96,15 @@ def save(
         optimizer: optimizer of the model, or None to save only the model.
         step: training steps done, >= 0.
         extra: additional facts, such as epoch, seed and recipe; anything JSON can hold.
+        half: keep kernels (float32, two or more axes) as float16, half the size. `restore` gives them to a
+            float32 model, rounded.
 
     Returns:
         The path written.
 
     Raises:
-        NonFiniteError: a variable holds NaN or infinity; nothing is written.
+        NonFiniteError: a variable holds NaN or infinity, or with `half` is beyond float16 (65,504); nothing
+            is written.
         UserError: the disk is full or the file cannot be written; an earlier file at `path` stays.
 
     Example:
@@ -110,6 +115,12 @@ def save(
         name: np.asarray(local_value(variable), order="C")
         for name, variable in _named_variables(model, optimizer).items()
     }
+    if half:
+        with np.errstate(over="ignore"):
+            tensors = {
+                name: tensor.astype(np.float16) if tensor.ndim > 1 and tensor.dtype == np.float32 else tensor
+                for name, tensor in tensors.items()
+            }
     for name, tensor in tensors.items():
         if not _is_finite(tensor):
             raise NonFiniteError(name)

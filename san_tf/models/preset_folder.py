@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
@@ -225,7 +225,11 @@ CARD = "README.md"
 
 
 def save_to_preset(
-    model: keras.Model, folder: str | os.PathLike[str], card: ModelCard | Mapping[str, Any] | None = None
+    model: keras.Model,
+    folder: str | os.PathLike[str],
+    card: ModelCard | Mapping[str, Any] | None = None,
+    *,
+    weights: Literal["float32", "float16"] = "float32",
 ) -> Path:
     """Write a network as a preset folder, whole or not at all; replaces an existing preset.
 
@@ -233,6 +237,7 @@ def save_to_preset(
         model: a `SAN`, or an encoder from `build_encoder`.
         folder: folder to write; its name is the card's title.
         card: statements about the weights; without it the card says that nothing is known about them.
+        weights: "float16" halves the size of kernels. They are float32 again, rounded, once loaded.
 
     Returns:
         The folder.
@@ -245,6 +250,8 @@ def save_to_preset(
     Example:
         >>> save_to_preset(san, "presets/mine", {"description": "...", "weights": "Trained on ...", ...})
     """
+    if weights not in ("float32", "float16"):
+        raise UserError(f"A preset's weights are float32 or float16, not {weights!r}; choose one of them.")
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
         raise UserError(f"{folder} holds files that are not a preset; choose another folder.")
@@ -266,7 +273,7 @@ def save_to_preset(
     with atomic_folder(folder) as temporary:
         for part, network in (("encoder", encoder), ("decoder", decoder)):
             if network is not None:
-                _save_weights(network, temporary / f"{part}.safetensors")
+                _save_weights(network, temporary / f"{part}.safetensors", weights == "float16")
         (temporary / CONFIG).write_text(json.dumps(config.as_dict(), indent=2) + "\n")
         (temporary / CARD).write_text(
             render(folder.resolve().name, card, config.encoder, config.decoder is not None)
@@ -274,11 +281,14 @@ def save_to_preset(
     return folder
 
 
-def _save_weights(network: keras.Model, path: Path) -> None:
+def _save_weights(network: keras.Model, path: Path, half: bool) -> None:
     try:
-        save(path, network, None, step=0)
+        save(path, network, None, step=0, half=half)
     except NonFiniteError as error:
-        raise UserError(f"The weight {error} is not finite; a preset with it would be useless.") from error
+        raise UserError(
+            f"The weight {error} is not finite{', or too large for float16' if half else ''}; a preset with it "
+            "would be useless."
+        ) from error
 
 
 def _arguments(network: keras.Model, builder: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import keras
 import tensorflow as tf
@@ -629,9 +629,15 @@ class SAN(_TextureModel):
         san: SAN = san_from_preset(preset, num_classes, load_weights=load_weights, seed=seed, **overrides)
         return san
 
-    def save_to_preset(self, folder: str | os.PathLike[str], card: Mapping[str, Any] | None = None) -> Path:
+    def save_to_preset(
+        self,
+        folder: str | os.PathLike[str],
+        card: Mapping[str, Any] | None = None,
+        *,
+        weights: Literal["float32", "float16"] = "float32",
+    ) -> Path:
         """Write the network as a preset folder; see `san_tf.models.preset_folder.save_to_preset`."""
-        return save_to_preset(self, folder, card)
+        return save_to_preset(self, folder, card, weights=weights)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""

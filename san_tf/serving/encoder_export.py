@@ -320,7 +320,8 @@ def export_encoder(
             from san_tf.models.san import SAN  # noqa: F401  # what a preset may hold
 
             # The preset's weights have digests of their own.
-            save_to_preset(encoder, temporary / PRESET_FOLDER, {"description": "The encoder of this export."})
+            card = {"description": "The encoder of this export."}
+            save_to_preset(encoder, temporary / PRESET_FOLDER, card, weights=weights)
     return folder
 
 

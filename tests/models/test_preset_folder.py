@@ -73,6 +73,31 @@ def test_a_san_comes_back_to_the_bit(san, folder):
     )
 
 
+def test_float16_halves_the_kernels_and_rounds_them(san, folder, tmp_path):
+    half = san.save_to_preset(tmp_path / "half", CARD, weights="float16")
+    for part in ("encoder", "decoder"):
+        network = getattr(san, part)
+        # Two bytes less for each number of a kernel; the headers differ by less than a hundredth.
+        saved = 2 * sum(weight.size for weight in network.get_weights() if weight.ndim > 1)
+        sizes = [(where / f"{part}.safetensors").stat().st_size for where in (folder, half)]
+        assert abs(sizes[0] - sizes[1] - saved) < sizes[0] / 100
+    again = SAN.from_preset(str(half))
+    for part in ("encoder", "decoder"):
+        for x, y in zip(getattr(san, part).get_weights(), getattr(again, part).get_weights(), strict=True):
+            assert y.dtype == x.dtype
+            np.testing.assert_array_equal(y, x.astype(np.float16).astype(x.dtype) if x.ndim > 1 else x)
+
+
+def test_float16_refuses_weights_beyond_it(tmp_path):
+    large = network()
+    large.encoder.get_layer("stem_conv").kernel.assign(np.full((3, 3, 3, 32), 65_520.0))
+    with pytest.raises(UserError, match="stem_conv/kernel is not finite, or too large for float16"):
+        save_to_preset(large, tmp_path / "x", weights="float16")
+    with pytest.raises(UserError, match="float32 or float16, not 'int8'"):
+        save_to_preset(large, tmp_path / "x", weights="int8")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_encoder_alone_and_the_baseline_made_of_it(san, tmp_path):
     folder = save_to_preset(san.encoder, tmp_path / "encoder", ModelCard(**CARD))
     assert not (folder / "decoder.safetensors").exists()
