@@ -37,14 +37,15 @@ SYNTHETIC_REID: Mapping[str, ReidConfig] = {
     "ablation": ReidConfig("ablation", 280, 150, 3_360, 600, 1_500, 300, 150, seed=2020),
     # A test of the whole pipeline in seconds; too small to learn from.
     "smoke": ReidConfig("smoke", 8, 6, 48, 12, 30, 4, 2, cameras=3),
-    # Made for encoders that are to work at places they have never seen: many people, each in few pictures by
-    # each of a few cameras of many. Cameras 401 to 424 see test identities alone.
+    # Made for encoders that are to work at places they have never seen. All training pictures of
+    # a person are by different cameras, of which there are more than pictures: a camera that often sees the
+    # same few people would betray who they are. The last cameras see test identities alone.
     "world": ReidConfig(
-        "world", 4_000, 100, 40_000, 400, 1_000, 100, 40, cameras=400, seed=8848, test_cameras=24,
-        appearances=6.0, lookalikes=3, variety=ANYWHERE,
+        "world", 6_000, 100, 60_000, 400, 1_000, 100, 40, cameras=100_000, seed=8848, test_cameras=24,
+        appearances=10.0, lookalikes=3, variety=ANYWHERE,
     ),
     "world_smoke": ReidConfig(
-        "world_smoke", 8, 6, 48, 12, 30, 4, 2, cameras=12, seed=8848, test_cameras=4, appearances=4.0,
+        "world_smoke", 8, 6, 48, 12, 30, 4, 2, cameras=1_000, seed=8848, test_cameras=4, appearances=6.0,
         lookalikes=2, variety=ANYWHERE,
     ),
 }  # fmt: skip

@@ -190,12 +190,12 @@ WORLD = [spec for split in generator.REID_SPLITS for spec in generator.synthetic
 def test_the_world_has_many_cameras_and_tests_on_others() -> None:
     train = [spec for spec in WORLD if spec.split == "train"]
     test = [spec for spec in WORLD if spec.split != "train"]
-    assert len(train) == 40_000 and len({spec.pid for spec in train}) == 4_000
-    assert {spec.camid for spec in train} == set(range(400))
-    assert {spec.camid for spec in test} == set(range(400, 424))
-    pairs = Counter((spec.pid, spec.camid) for spec in train)
-    # About six cameras a person, so fewer than two pictures by each.
-    assert len(pairs) == 24_000 and len(train) / len(pairs) < 2
+    assert len(train) == 60_000 and len({spec.pid for spec in train}) == 6_000
+    assert {spec.camid for spec in train} <= set(range(100_000))
+    assert {spec.camid for spec in test} == set(range(100_000, 100_024))
+    # No camera sees a person twice, and few see more than one person.
+    assert len({(spec.pid, spec.camid) for spec in train}) == 60_000
+    assert max(Counter(spec.camid for spec in train).values()) < 10
     assert max(Counter(spec.filename for spec in WORLD).values()) == 1
     seen: dict[int, set[int]] = {}
     for spec in test:
@@ -211,7 +211,7 @@ def test_groups_of_three_share_an_outfit_and_all_pictures_of_a_person_agree() ->
     assert all(len(model) == 1 for model in models.values())
     assert models[1] == {None} and models[2] == models[3] == {1} and models[4] == {None}
     # Test people copy test people, and junk wears what its person wears.
-    assert models[4001] == {None} and models[4002] == models[4003] == {4001}
+    assert models[6001] == {None} and models[6002] == models[6003] == {6001}
     assert any(spec.pid == -1 and spec.model is not None for spec in WORLD)
     assert all(spec.model is None for spec in WORLD if spec.pid == 0)
     texture = generator.identity_texture("world_smoke", 2)
