@@ -69,6 +69,12 @@ def shipped_preset(name: str | os.PathLike[str]) -> Path | None:
     )
 
 
+def shipped_presets() -> list[str]:
+    """Return the names of the trainable encoders that come along."""
+    folders = SHIPPED_MODELS.iterdir() if SHIPPED_MODELS.is_dir() else ()
+    return sorted(folder.name for folder in folders if shipped_preset(folder.name))
+
+
 # Files of an export that TensorFlow and `ExportedEncoder` read.
 _READ = ("saved_model.pb", "saved_model.pbtxt", "variables/*", "assets/*", "assets.extra/san_tf.json")
 

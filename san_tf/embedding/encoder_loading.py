@@ -116,8 +116,8 @@ def load_encoder(model: str | os.PathLike[str] | keras.Model) -> LoadedEncoder:
 
     Args:
         model: one of: the folder of an export, `saved_models/market/1`, or of its versions, for the newest;
-            the name of one that comes along, `people_scratch` or `synthetic`; a preset, by its name, folder
-            (from `save_to_preset`) or `hf://user/name`; an encoder from `build_encoder`.
+            the name of one that comes along, `people`, `people_scratch` or `synthetic`; a preset, by its
+            name, folder (from `save_to_preset`) or `hf://user/name`; an encoder from `build_encoder`.
 
     Returns:
         The encoder.

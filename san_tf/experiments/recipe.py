@@ -12,7 +12,7 @@ from typing import Literal
 from san_tf.evaluation.options import Preparation, Ranking
 
 # Values of `weights` that name weights, not a file.
-NAMED_WEIGHTS = ("imagenet", "painting", "people_scratch")
+NAMED_WEIGHTS = ("imagenet", "painting", "people", "people_scratch")
 
 
 @dataclass(frozen=True)
@@ -117,9 +117,10 @@ class ModelRecipe:
     """Size of the decoder, see `san_tf.models.presets`; none takes the one that fits the backbone."""
     weights: str | None = None
     """`imagenet`; `painting` for thin_resnet, whose backbone learnt to paint rendered people and comes along;
-    `people_scratch`, the trained encoder that comes along, for thin_resnet with head bnneck; a Keras
-    `.weights.h5` file of the backbone; another run's `weights/*_encoder.weights.h5` to continue from with
-    other identities (without its classifier); or none for random weights."""
+    `people` for efficientnet_lite0 and `people_scratch` for thin_resnet, both with head bnneck, the trained
+    encoders that come along; a Keras `.weights.h5` file of the backbone; another run's
+    `weights/*_encoder.weights.h5` to continue from with other identities (without its classifier); or none
+    for random weights."""
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16", "auto"] = "float32"
     """Precision of the layers; weights and losses stay float32. `auto`: 16 bits on a GPU that supports them,
     float32 on a CPU."""

@@ -94,12 +94,12 @@ def build_encoder(
             pooled stage 4 before the BN, an additional output named `feature`.
         last_stride: stride of stage 4, 1 or 2. 1 keeps its map at 1/16 of the image.
         weights: "painting", for thin_resnet the backbone of a texture generator trained on rendered people,
-            which comes along; "people_scratch", the trained encoder that comes along, without its classifier
-            (thin_resnet with head "bnneck" or "plain"); "imagenet" (downloaded by Keras once;
-            efficientnet_lite0 has them in the extra `san-tf[efficientnet]`, thin_resnet has none), a local
-            file (one saved by `encoder.save_weights("x.weights.h5")`, or an ImageNet file of
-            keras.applications), or None. A
-            model given as an object keeps its own weights, unless a file replaces them.
+            which comes along; "people" (efficientnet_lite0) and "people_scratch" (thin_resnet), the trained
+            encoders that come along, without their classifiers, with head "bnneck" or "plain"; "imagenet"
+            (downloaded by Keras once; efficientnet_lite0 has them in the extra `san-tf[efficientnet]`,
+            thin_resnet has none), a local file (one saved by `encoder.save_weights("x.weights.h5")`, or an
+            ImageNet file of keras.applications), or None. A model given as an object keeps its own weights,
+            unless a file replaces them.
         seed: seed of the initial weights; None draws new ones each time.
         stride_on: ResNets only. "1x1" as in keras.applications, "3x3" as in torchvision and the public SAN
             code.

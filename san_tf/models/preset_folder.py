@@ -24,7 +24,7 @@ from san_tf.models import preset_folder as hub
 from san_tf.models.builder import arguments_of, arguments_taken, registered
 from san_tf.models.model_card import ModelCard, normalization_config, render
 from san_tf.models.presets import PRESETS
-from san_tf.trusted import shipped_preset
+from san_tf.trusted import shipped_preset, shipped_presets
 from san_tf.version import __version__
 
 # Version 1 had no digest.
@@ -286,8 +286,8 @@ def _save_weights(network: keras.Model, path: Path, half: bool) -> None:
         save(path, network, None, step=0, half=half)
     except NonFiniteError as error:
         raise UserError(
-            f"The weight {error} is not finite{', or too large for float16' if half else ''}; a preset with it "
-            "would be useless."
+            f"The weight {error} is not finite{', or too large for float16' if half else ''}; a preset with "
+            "it would be useless."
         ) from error
 
 
@@ -400,8 +400,9 @@ def encoder_from_preset(
     """Build a preset's encoder; also available as `build_encoder.from_preset`.
 
     Args:
-        preset: a name in `san_tf.models.presets.PRESETS`; "people_scratch", the trained encoder that comes
-            along; a folder written by `save_to_preset`; or `hf://user/name` (needs the extra `san-tf[hub]`).
+        preset: a name in `san_tf.models.presets.PRESETS`; "people" or "people_scratch", the trained encoders
+            that come along; a folder written by `save_to_preset`; or `hf://user/name` (needs the extra
+            `san-tf[hub]`).
         num_classes: number of training identities. None takes the folder's, or with a name 751 (Market-1501)
             and a warning. If it differs from the folder's, the classifier is new, drawn from `seed`; the
             other weights are loaded.
@@ -467,7 +468,7 @@ def _folder_of(preset: str) -> Path:
     if shipped is None:
         raise UserError(
             f"There is no preset {str(preset)!r}: no folder of that name, and the named ones are "
-            f"{', '.join(PRESETS)} and people_scratch; one on the hub is written hf://user/name."
+            f"{', '.join([*PRESETS, *shipped_presets()])}; one on the hub is written hf://user/name."
         )
     return shipped
 

@@ -36,8 +36,9 @@ def load_weights(encoder: keras.Model, backbone: str, weights: str | os.PathLike
     Args:
         encoder: from `build_encoder`.
         backbone: name of its backbone.
-        weights: "imagenet", "painting", "people_scratch", or a path: a `.weights.h5` file of this encoder, or
-            a `.h5` file of the same ResNet by keras.applications ("..._notop.h5"), recognised by its content.
+        weights: "imagenet", "painting", "people", "people_scratch", or a path: a `.weights.h5` file of this
+            encoder, or a `.h5` file of the same ResNet by keras.applications ("..._notop.h5"), recognised by
+            its content.
 
     Raises:
         UserError: the file is missing, damaged, of another architecture, or cannot be downloaded.

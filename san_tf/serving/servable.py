@@ -50,7 +50,7 @@ def newest_export(model: str | os.PathLike[str]) -> Path:
 
     Args:
         model: the folder itself, `saved_models/market/1`; that of its versions, for the newest; or the name
-            of an encoder that comes along, `people_scratch`.
+            of an encoder that comes along, `people` or `people_scratch`.
 
     Raises:
         UserError: the folder does not exist, or holds no version.

@@ -300,7 +300,7 @@ def test_the_shipped_recipes_are_taken_by_name(capsys, tmp_path: Path, monkeypat
     [
         ("bott", "did you mean bot"),
         ("bot.yaml", "did you mean bot"),
-        ("xyzzy", "are baseline, bot, people, phot"),
+        ("xyzzy", "are baseline, bot, people, people_scratch, phot"),
     ],
 )
 def test_an_unknown_recipe_name_is_told_the_nearest(name: str, told: str):
