@@ -9,6 +9,7 @@ from san_tf.lazy_names import lazy_names
 if TYPE_CHECKING:
     from san_tf.adaptation.clustering import Answers, Clustering, ClusterSettings, camera_centred, cluster
     from san_tf.adaptation.contrast import ClusterContrast, cluster_batches, cluster_loss
+    from san_tf.adaptation.norms import fit_norms
     from san_tf.adaptation.proposals import PairChooser, Proposal, propose_pairs
     from san_tf.adaptation.rounds import AdaptationResult, AdaptationSettings, adapt
     from san_tf.adaptation.start_encoder import trainable_encoder
@@ -27,6 +28,7 @@ __all__ = [
     "cluster",
     "cluster_batches",
     "cluster_loss",
+    "fit_norms",
     "propose_pairs",
     "trainable_encoder",
 ]
@@ -47,6 +49,7 @@ __getattr__, __dir__ = lazy_names(
         "cluster": "clustering",
         "cluster_batches": "contrast",
         "cluster_loss": "contrast",
+        "fit_norms": "norms",
         "propose_pairs": "proposals",
         "trainable_encoder": "start_encoder",
     },

@@ -62,6 +62,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--epochs", type=count, metavar="N", default=6, help="passes over the crops in a round"
     )
     parser.add_argument(
+        "--norms",
+        action="store_true",
+        help="the first round only fits the batch norms to the crops, which takes seconds; with --rounds 1, "
+        "that is all",
+    )
+    parser.add_argument(
         "--patience",
         type=whole_number(0, 2**20),
         metavar="N",
@@ -259,7 +265,7 @@ def _run(options: argparse.Namespace) -> None:
     out = Path(options.out)
 
     def report(entry: dict[str, Any]) -> None:
-        console.print(_line(entry), markup=False, soft_wrap=True)
+        console.print(_line(entry, options.norms), markup=False, soft_wrap=True)
 
     result = adapt(encoder, records, out, settings, answers=answers, report=report, console=console)
     _table(console, list(result.states))
@@ -299,6 +305,7 @@ def _settings(options: argparse.Namespace) -> AdaptationSettings:
         crops_per_cluster=options.crops_per_cluster,
         learning_rate=options.learning_rate,
         seed=options.seed,
+        norms=options.norms,
     )
 
 
@@ -315,6 +322,8 @@ def _counted(records: Records, crops: Crops) -> str:
 def _plan(options: argparse.Namespace, settings: AdaptationSettings, labels: np.ndarray) -> str:
     from san_tf.adaptation.contrast import cluster_steps
 
+    if options.norms and settings.rounds == 1:
+        return f"The batch norms would be fitted to the crops for {options.out}; nothing was written."
     clusters = int(labels.max()) + 1
     if clusters < 2:
         return "Nothing could be trained: at least two clusters are needed; change --distance or add crops."
@@ -323,7 +332,9 @@ def _plan(options: argparse.Namespace, settings: AdaptationSettings, labels: np.
     images = steps * per_batch * settings.crops_per_cluster
     return (
         f"Up to {settings.rounds} rounds of {settings.epochs} epochs of {steps} steps, {images:,} crops an "
-        f"epoch, would be trained for {options.out}; nothing was written."
+        f"epoch, would be trained for {options.out}"
+        + ("; the first only fits the batch norms" if options.norms else "")
+        + "; nothing was written."
     )
 
 
@@ -345,8 +356,10 @@ def _shown(value: Any) -> str:
     return "-" if value is None else f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
 
 
-def _line(entry: dict[str, Any]) -> str:
+def _line(entry: dict[str, Any], norms: bool) -> str:
     what = "start" if entry["round"] == 0 else f"round {entry['round']}"
+    if norms and entry["round"] == 1:
+        what += ", norms alone"
     changed = "" if entry["change"] is None else f", change {entry['change']:.2f}"
     return (
         f"{what}: {entry['clusters']:,} clusters, {entry['outliers']:,} outliers{changed}, score "

@@ -33,6 +33,7 @@ from san_tf.adaptation.clustering import (
     cluster,
 )
 from san_tf.adaptation.contrast import ClusterContrast, centroids, cluster_dataset, cluster_steps
+from san_tf.adaptation.norms import fit_norms
 from san_tf.atomic import atomic_file
 from san_tf.data.augmentation import Augmentation
 from san_tf.data.pipeline import inference_dataset
@@ -56,6 +57,8 @@ class AdaptationSettings:
 
     Args:
         rounds: most rounds of clustering and training.
+        norms: the first round fits the batch norms to the crops instead (`fit_norms`), which takes seconds
+            and no clusters; with one round, that is all.
         epochs: passes over the clustered crops in a round.
         patience: end after this many rounds without a better score; 0 never.
         clustering: how crops are clustered.
@@ -83,6 +86,7 @@ class AdaptationSettings:
     weight_decay: float = 5e-4
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(jitter=0.5))
     seed: int = 0
+    norms: bool = False
 
     def __post_init__(self) -> None:
         for name in ("rounds", "epochs", "clusters_per_batch", "crops_per_cluster"):
@@ -251,7 +255,9 @@ class _Adaptation:
                 gc.collect()
             found = self._look(number, labels, began)
             clusters = int(found.max()) + 1
-            if clusters < 2 and number == 0:
+            if clusters < 2 and number == 0 and self.settings.norms:
+                continue  # fitting the norms needs no clusters
+            if all(state["clusters"] < 2 for state in self.states):
                 self._refuse(clusters)
             if clusters < 2:
                 note = "no clusters were left"
@@ -323,6 +329,10 @@ class _Adaptation:
             self._restore(number)
             return
         self._restore(number - 1)
+        if number == 1 and self.settings.norms:
+            fit_norms(self.encoder, self.records, self.settings.seed)
+            checkpoints.save(path, self.encoder, None, number)
+            return
         labels, memory = _read_clusters(self._folder(number - 1) / "clusters.npz", len(self.records))
         settings = self.settings
         per_batch = min(settings.clusters_per_batch, len(memory))
