@@ -94,6 +94,8 @@ def render(title: str, card: ModelCard, encoder: Mapping[str, Any], decoder: boo
     scores = "\n".join(f"| {name} | {score:g} |" for name, score in card.scores.items())
     table = f"| | % |\n|---|---|\n{scores}\n\n" if scores else ""
     call = "SAN" if decoder else "build_encoder"
+    identities = encoder["num_classes"]
+    classifier = f"{identities} training identities." if identities > 1 else "without its classifier."
     return f"""---
 license: {card.licence}
 library_name: san_tf
@@ -126,7 +128,7 @@ divides pixels of 0-255 by 255, subtracts the mean {normalization["mean"]} and d
 by the deviation {normalization["std"]}.
 
 Backbone `{encoder["backbone"]}`, head `{encoder["head"]}`, last stride {encoder["last_stride"]},
-{encoder["num_classes"]} training identities.
+{classifier}
 
 ## Training data
 

@@ -230,6 +230,7 @@ def save_to_preset(
     card: ModelCard | Mapping[str, Any] | None = None,
     *,
     weights: Literal["float32", "float16"] = "float32",
+    classifier: bool = True,
 ) -> Path:
     """Write a network as a preset folder, whole or not at all; replaces an existing preset.
 
@@ -238,6 +239,8 @@ def save_to_preset(
         folder: folder to write; its name is the card's title.
         card: statements about the weights; without it the card says that nothing is known about them.
         weights: "float16" halves the size of kernels. They are float32 again, rounded, once loaded.
+        classifier: False leaves out the classifier of the training identities, which training with other
+            identities does not need; `num_classes` is then 1.
 
     Returns:
         The folder.
@@ -264,6 +267,8 @@ def save_to_preset(
         san = plain_arguments(model.get_config(), "SAN")
         # It describes the batches of its training; those of others may differ.
         san.pop("pairs", None)
+    if not classifier:
+        encoder = _without_classifier(encoder)
     config = PresetConfig(
         _arguments(encoder, "build_encoder"),
         None if decoder is None else _arguments(decoder, "build_decoder"),
@@ -279,6 +284,16 @@ def save_to_preset(
             render(folder.resolve().name, card, config.encoder, config.decoder is not None)
         )
     return folder
+
+
+def _without_classifier(encoder: keras.Model) -> keras.Model:
+    """A copy of an encoder whose classifier has one class and was not trained."""
+    arguments = _arguments(encoder, "build_encoder") | {"num_classes": 1, "weights": None, "seed": 0}
+    body: keras.Model = registered("build_encoder")(**arguments)
+    for source, target in zip(encoder.layers, body.layers, strict=True):
+        if target.name != "classifier":
+            target.set_weights(source.get_weights())
+    return body
 
 
 def _save_weights(network: keras.Model, path: Path, half: bool) -> None:

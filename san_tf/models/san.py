@@ -635,9 +635,10 @@ class SAN(_TextureModel):
         card: Mapping[str, Any] | None = None,
         *,
         weights: Literal["float32", "float16"] = "float32",
+        classifier: bool = True,
     ) -> Path:
         """Write the network as a preset folder; see `san_tf.models.preset_folder.save_to_preset`."""
-        return save_to_preset(self, folder, card, weights=weights)
+        return save_to_preset(self, folder, card, weights=weights, classifier=classifier)
 
     def get_config(self) -> dict[str, Any]:
         """Constructor arguments, with both parts serialised."""

@@ -245,8 +245,9 @@ def export_encoder(
             that users do not wait for the first ones; empty for none. See `serving.warmup`.
         fold_norms: fold batch norms into the convolutions before them. This gives fewer and larger
             operations; the export checks that embeddings stay equal to 1e-4.
-        trainable: also store the encoder as a preset in `assets.extra/preset`, so that `san-tf adapt` can
-            train it further; the export is then twice as large. Model servers do not read it.
+        trainable: also store the encoder, without its classifier, as a preset in `assets.extra/preset`, so
+            that `san-tf adapt` can train it further; the export is then twice as large. Model servers do
+            not read it.
         version: > 0; servers take the highest.
         overwrite: replace this version if it exists.
 
@@ -320,8 +321,13 @@ def export_encoder(
             from san_tf.models.san import SAN  # noqa: F401  # what a preset may hold
 
             # The preset's weights have digests of their own.
-            card = {"description": "The encoder of this export."}
-            save_to_preset(encoder, temporary / PRESET_FOLDER, card, weights=weights)
+            card = {
+                "description": "The encoder of this export as it was trained, to train it further.",
+                "weights": f"Trained as `{METADATA_FILE.as_posix()}` of the export says.",
+                "training_data": ", ".join(f"`{name}`" for name in training_data or ()) or "Not described.",
+            }
+            folder_of_preset = temporary / PRESET_FOLDER
+            save_to_preset(encoder, folder_of_preset, card, weights=weights, classifier=False)
     return folder
 
 

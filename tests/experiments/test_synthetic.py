@@ -114,7 +114,7 @@ def test_evaluation_flags_and_a_calibration_reach_results_and_export(
     newest = max((run / "saved_model").iterdir(), key=lambda path: int(path.name))
     stored = read_calibration(newest)
     assert stored is not None and stored.metric == "cosine"
-    # The export holds the run's own encoder, unfolded, for `san-tf adapt`.
+    # The export holds the run's own encoder, unfolded and without its classifier, for `san-tf adapt`.
     exported, trained = (trainable_encoder(path).get_weights() for path in (newest, run))
     body = [index for index, kernel in enumerate(trained) if kernel.shape == exported[index].shape]
     assert len(body) >= len(trained) - 2 and all(np.array_equal(exported[i], trained[i]) for i in body)

@@ -98,6 +98,20 @@ def test_float16_refuses_weights_beyond_it(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_classifier_of_the_training_identities_can_stay_behind(san, folder, tmp_path):
+    body = san.save_to_preset(tmp_path / "body", CARD, classifier=False)
+    assert "without its classifier" in (body / "README.md").read_text()
+    assert json.loads((body / "config.json").read_text())["encoder"]["num_classes"] == 1
+    sizes = [(where / "encoder.safetensors").stat().st_size for where in (folder, body)]
+    classes, features = san.encoder.output["logits"].shape[1], san.encoder.output["embedding"].shape[1]
+    assert classes > 1 and abs(sizes[0] - sizes[1] - 4 * (classes - 1) * features) < 200
+    encoder = build_encoder.from_preset(str(body), num_classes=classes)
+    np.testing.assert_array_equal(encoder(IMAGES)["embedding"], san.encoder(IMAGES)["embedding"])
+    np.testing.assert_array_equal(SAN.from_preset(str(body))(IMAGES)["texture"], san(IMAGES)["texture"])
+    # The network itself keeps its classifier.
+    assert san.encoder(IMAGES)["logits"].shape == (len(IMAGES), classes)
+
+
 def test_an_encoder_alone_and_the_baseline_made_of_it(san, tmp_path):
     folder = save_to_preset(san.encoder, tmp_path / "encoder", ModelCard(**CARD))
     assert not (folder / "decoder.safetensors").exists()
