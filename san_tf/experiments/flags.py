@@ -57,8 +57,8 @@ class Options:
     export_weights: Literal["float32", "float16"] = "float32"
     """Precision of the exported kernels: `float16` halves the file; the arithmetic stays float32."""
     export_trainable: bool = False
-    """Also store the encoder unfolded, without its classifier, so that `san-tf adapt` can train it further. The
-    export is then two to three times as large."""
+    """Also store the encoder unfolded, without its classifier, so that `san-tf adapt` can train it further.
+    The export is then two to three times as large."""
     images: str | None = None
     """With `--stage pseudo-textures`: paint textures for this folder of crops instead."""
     imports: list[str] = field(default_factory=list)
