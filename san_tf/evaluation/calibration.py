@@ -41,6 +41,8 @@ class Calibration:
         num_same: same-person pairs it was fitted on.
         num_different: different-person pairs it was fitted on.
         operating_points: thresholds for given false accept rates.
+        strict: how many times more often pairs of different people were assumed to come as near, where the
+            calibration is used, as on the pairs it was fitted on. Ratio and thresholds include it.
     """
 
     method: str
@@ -53,6 +55,7 @@ class Calibration:
     num_same: int = 0
     num_different: int = 0
     operating_points: tuple[OperatingPoint, ...] = ()
+    strict: float = 1.0
 
     def log_ratio(self, distances: np.ndarray) -> np.ndarray:
         """Log likelihood ratio of distances, of any shape."""
@@ -158,6 +161,7 @@ class Calibration:
                 and result.metric in METRICS
                 and isinstance(result.normalized, bool)
                 and 0 < result.prior < 1
+                and 1 <= result.strict < np.inf
                 and np.isfinite(numbers).all()
                 and (result.method == "platt" or len(result.knots) >= 2)
                 and bool((np.diff([place for place, _ in result.knots]) > 0).all())

@@ -13,7 +13,7 @@ from san_tf.evaluation.calibration import METHODS, Calibration, check_prior
 from san_tf.evaluation.counted_pairs import labelled_blocks
 from san_tf.evaluation.feature_set import Distances, FeatureSet
 from san_tf.evaluation.operating_points import WISHED, OperatingPoint, far_upper_bound, operating_point
-from san_tf.evaluation.roc import roc_curve
+from san_tf.evaluation.roc import RocCurve, roc_curve
 from san_tf.short_repr import ShortRepr
 
 # Pairs converted in one step: float64 probabilities of a whole block would take twice its memory.
@@ -120,6 +120,7 @@ def fit_calibration(
     protocol: str = "market",
     wished: Sequence[float] = WISHED,
     seed: int = 0,
+    strict: float = 1.0,
 ) -> Calibration:
     """Fit a calibration on a validation split of people not seen in training.
 
@@ -141,10 +142,14 @@ def fit_calibration(
         protocol: which pairs count, see `san_tf.evaluation.counted_pairs`.
         wished: false accept rates to find thresholds for.
         seed: of the sample.
+        strict: assume that where the calibration is used, so many times more pairs of different people come
+            as near as here; at least 1. For validation people that are easier to tell apart than those, such
+            as rendered ones: each threshold is that of a rate so many times lower, and `log(strict)` is
+            taken from the log ratio.
 
     Raises:
-        UserError: unknown method, impossible prior, pairs of one kind only, or same-person pairs that are
-            not nearer than the others.
+        UserError: unknown method, impossible prior, `strict` below 1, pairs of one kind only, or same-person
+            pairs that are not nearer than the others.
 
     Example:
         >>> blocks = features_distances(query, gallery, "cosine")
@@ -153,16 +158,18 @@ def fit_calibration(
     if method not in METHODS:
         raise UserError(f"There is no calibration {method!r}; choose one of: {', '.join(METHODS)}.")
     check_prior(prior)
+    if not 1 <= strict < np.inf:
+        raise UserError(f"strict is {strict}, but it must be 1 or more, such as 10.")
     curve = roc_curve(distances, query, gallery, protocol)
     same = np.repeat(curve.thresholds, np.diff(curve.true_accepts, prepend=0)).astype(np.float64)
     different = _sample(distances, query, gallery, protocol, _SAMPLE / curve.num_different, seed)
     if method == "platt":
         intercept, slope = platt(same, different, prior)
-        fitted = Calibration(method, metric, normalized, intercept - _logit(prior), slope)
+        fitted = Calibration(method, metric, normalized, intercept - _logit(prior) - np.log(strict), slope)
         helps = slope < 0
     else:
         knots = isotonic(same, different, prior)
-        ratios = tuple((place, odds - _logit(prior)) for place, odds in knots)
+        ratios = tuple((place, odds - _logit(prior) - np.log(strict)) for place, odds in knots)
         fitted = Calibration(method, metric, normalized, knots=ratios)
         helps = knots[0][1] > knots[-1][1]
     if not helps:
@@ -175,8 +182,18 @@ def fit_calibration(
         prior=prior,
         num_same=curve.num_same,
         num_different=curve.num_different,
-        operating_points=tuple(operating_point(curve, far) for far in wished),
+        operating_points=tuple(_strict_point(curve, far, strict) for far in wished),
+        strict=strict,
     )
+
+
+def _strict_point(curve: RocCurve, far: float, strict: float) -> OperatingPoint:
+    """The operating point for a rate `strict` times lower on these pairs, `far` where it is used."""
+    if strict == 1:
+        return operating_point(curve, far)
+    point = operating_point(curve, far / strict)
+    note = f"For {far:g} where {strict:g} times more others come as near: {point.note}"
+    return replace(point, far=far, note=note)
 
 
 # With fewer pairs of a kind not even a curve can be fitted.

@@ -218,6 +218,7 @@ def _calibrate(options: Options, query: FeatureSet, gallery: FeatureSet) -> dict
             asked.prior,
             measures.protocol,
             seed=measures.seed,
+            strict=asked.strict,
         )
         fitted.save(asked.calibrate)
         return {"file": asked.calibrate, **fitted.to_dict()}

@@ -108,11 +108,16 @@ class CalibrationOptions:
     """With --calibrate: logistic in the distance, or any falling function of it."""
     prior: float = 0.5
     """With --calibrate: how often a pair shows the same person where the probabilities are used."""
+    strict: float = 1.0
+    """With --calibrate: how many times more different people come as near where it is used as in these
+    features. Above 1 for validation people that are easier to tell apart, such as rendered ones."""
 
     def check(self) -> None:
         """Raise `UserError` for the first impossible value."""
         if not 0 < self.prior < 1:
             raise UserError(f"prior is {self.prior}, but it must lie between 0 and 1, such as 0.001.")
+        if not 1 <= self.strict < float("inf"):
+            raise UserError(f"strict is {self.strict}, but it must be 1 or more, such as 10.")
         if self.calibrate and self.calibration:
             raise UserError(
                 "--calibrate and --calibration exclude each other; fit on validation people, test on others."

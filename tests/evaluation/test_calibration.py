@@ -55,6 +55,35 @@ def test_probabilities_keep_their_word_on_other_people():
     assert json.loads(json.dumps(kept.as_dict(), allow_nan=False))["ece"] == kept.ece
 
 
+@pytest.mark.parametrize("method", ["platt", "isotonic"])
+def test_a_strict_calibration_keeps_its_word_where_more_others_come_near(method):
+    """Nine of ten different people of the validation split are easy: twenty times as far as all others."""
+    rng = np.random.default_rng(0)
+    blocks, query, gallery = gaussian_pairs(0, 150)
+    ((_, matrix),) = blocks()
+    different = query.pids[:, None] != gallery.pids
+    easier = np.where(different & (rng.random(matrix.shape) < 0.9), 20.0, matrix)
+    arguments = (lambda: [(0, easier)], query, gallery, "euclidean", False, method)
+    plain, strict = fit_calibration(*arguments), fit_calibration(*arguments, strict=10.0)
+    assert (plain.strict, strict.strict) == (1.0, 10.0)
+    where = np.linspace(0, 3, 7)
+    np.testing.assert_allclose(strict.log_ratio(where), plain.log_ratio(where) - np.log(10))
+    thresholds = {point.far: point.threshold for point in plain.operating_points}
+    for point in strict.operating_points:
+        if point.far > 1e-4:
+            assert point.threshold == thresholds[point.far / 10] and point.supported
+            assert point.note.startswith(f"For {point.far:g} where 10 times more others")
+    # Where the easy ones are missing, other people of the same kind.
+    hard = gaussian_pairs(1, 150)
+    accepted = {
+        name: np.mean(hard[0]()[0][1][different] <= fitted.operating_points[1].threshold)
+        for name, fitted in (("plain", plain), ("strict", strict))
+    }
+    assert accepted["strict"] <= 0.011 < 0.08 < accepted["plain"]
+    if method == "isotonic":  # the logistic curve cannot follow such distances
+        assert reliability(strict, *hard).ece < 0.03 < 0.1 < reliability(plain, *hard).ece
+
+
 def test_reliability_by_hand():
     # log ratio = -d: probabilities at 1/2: d 0 -> 0.5, d ln 3 -> 1/4, d -ln 3 -> 3/4.
     query = FeatureSet(np.zeros((1, 1)), np.array([1]), np.array([0]))
@@ -216,7 +245,7 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path, text, named):
     [
         {"method": "guess"}, {"metric": "manhattan"}, {"normalized": 1}, {"prior": 0.0}, {"slope": "steep"},
         {"intercept": float("nan")}, {"knots": [[1, 2], [1, 1]]}, {"method": "isotonic"}, {"extra": 1},
-        {"operating_points": [{"far": 1}]}, {"knots": None},
+        {"operating_points": [{"far": 1}]}, {"knots": None}, {"strict": 0.5}, {"strict": float("inf")},
     ],
 )  # fmt: skip
 def test_values_that_cannot_be_are_refused(change):
@@ -229,6 +258,9 @@ def test_mistakes_are_named():
     blocks, query, gallery = gaussian_pairs(0, 20)
     with pytest.raises(UserError, match="no calibration 'beta'"):
         fit_calibration(blocks, query, gallery, "euclidean", False, "beta")
+    for strict in (0.5, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"strict is .* 1 or more"):
+            fit_calibration(blocks, query, gallery, "euclidean", False, strict=strict)
     with pytest.raises(UserError, match=r"prior is 1\.0"):
         fit_calibration(blocks, query, gallery, "euclidean", False, prior=1.0)
     with pytest.raises(UserError, match="prior is 0"):
