@@ -33,6 +33,10 @@ SHIPPED_EXPORTS = {
         SHIPPED_MODELS / "synthetic" / "1",
         "e44c8d86f12d0093b9a6ca7ca2ff576169acf174a84ba029cb786862d157c34c",
     ),
+    "b837bae2b06cb82e": (
+        SHIPPED_MODELS / "people" / "1",
+        "da02b13805163b894005980d362c3070526a580ae2a03748e701ac7e8480a0b2",
+    ),
     "f1d94dc06cb035e0": (
         SHIPPED_MODELS / "people_scratch" / "1",
         "80d73760c8d288aa3bee953cc379643f0176f7a98e1f387ae3361373b58fca75",

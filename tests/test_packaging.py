@@ -128,8 +128,10 @@ def test_a_wheel_brings_builders_recipes_and_the_sample_encoder(tmp_path):
     built = [sys.executable, "-c", code, "-q", "build", f"--build-base={tmp_path}"]
     subprocess.run(built, cwd=copied, check=True, capture_output=True)
     lib = tmp_path / "lib"
-    for path in (ROOT / "saved_models" / "synthetic" / "1").rglob("*"):
-        if path.is_file():
+    for name in ("synthetic", "people", "people_scratch"):
+        shipped = [path for path in (ROOT / "saved_models" / name / "1").rglob("*") if path.is_file()]
+        assert shipped
+        for path in shipped:
             there = lib / "san_tf" / "saved_models" / path.relative_to(ROOT / "saved_models")
             assert there.read_bytes() == path.read_bytes()
     assert (lib / "san_tf/saved_models/painting/thin_resnet.weights.h5").is_file()

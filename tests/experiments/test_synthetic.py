@@ -118,6 +118,9 @@ def test_evaluation_flags_and_a_calibration_reach_results_and_export(
     exported, trained = (trainable_encoder(path).get_weights() for path in (newest, run))
     body = [index for index, kernel in enumerate(trained) if kernel.shape == exported[index].shape]
     assert len(body) >= len(trained) - 2 and all(np.array_equal(exported[i], trained[i]) for i in body)
+    preset = json.loads((newest / "assets.extra" / "preset" / "config.json").read_text())
+    assert preset["encoder"]["num_classes"] == 1
+    assert preset["card"]["training_data"] == "`synthetic_reid/smoke`"
     calibration.write_text("[]")
     assert run_synthetic(run, "--stage=export", *flags) == 2
 

@@ -9,8 +9,10 @@ from legacy_h5 import save_weights_to_hdf5_group
 
 from san_tf.adaptation import trainable_encoder
 from san_tf.errors import UserError
+from san_tf.experiments.recipe import NAMED_WEIGHTS
 from san_tf.models import SAN, build_encoder, pretrained
 from san_tf.normalization import normalize
+from san_tf.trusted import shipped_presets
 
 SHAPE = (96, 96, 3)
 
@@ -173,11 +175,20 @@ def test_the_weights_that_come_along_are_not_a_file_of_that_name(tmp_path, monke
     build_encoder("thin_resnet", (64, 32, 3), 2, weights="painting")
 
 
-def test_the_encoder_that_comes_along_continues_with_other_identities():
+COMES_ALONG = {"people": "efficientnet_lite0", "people_scratch": "thin_resnet"}
+
+
+def test_the_trained_encoders_that_come_along_are_named_where_they_can_be_chosen():
+    assert shipped_presets() == sorted(COMES_ALONG)
+    assert {"imagenet", "painting", *COMES_ALONG} == set(NAMED_WEIGHTS)
+
+
+@pytest.mark.parametrize(("name", "backbone"), COMES_ALONG.items())
+def test_an_encoder_that_comes_along_continues_with_other_identities(name, backbone):
     arguments = {"num_classes": 3, "head": "bnneck", "seed": 0}
-    trained = trainable_encoder("people_scratch")
-    started = build_encoder("thin_resnet", (128, 64, 3), weights="people_scratch", **arguments)
-    random = build_encoder("thin_resnet", (128, 64, 3), weights=None, **arguments)
+    trained = trainable_encoder(name)
+    started = build_encoder(backbone, (128, 64, 3), weights=name, **arguments)
+    random = build_encoder(backbone, (128, 64, 3), weights=None, **arguments)
     images = np.random.default_rng(0).normal(size=(2, 128, 64, 3)).astype(np.float32)
     wanted, found = (network(images, training=False) for network in (trained, started))
     np.testing.assert_array_equal(found["embedding"], wanted["embedding"])
@@ -202,18 +213,21 @@ def test_the_encoder_that_comes_along_fits_other_sizes_and_the_plain_head():
 def test_the_encoder_that_comes_along_refuses_other_networks():
     with pytest.raises(UserError, match="are of thin_resnet, not of resnet50"):
         build_encoder("resnet50", (64, 32, 3), 2, weights="people_scratch")
+    with pytest.raises(UserError, match="are of efficientnet_lite0, not of thin_resnet"):
+        build_encoder("thin_resnet", (64, 32, 3), 2, weights="people")
     with pytest.raises(UserError, match=r"no weights for the layer fc: .* head 'bnneck'"):
         build_encoder("thin_resnet", (64, 32, 3), 2, head="fc512", weights="people_scratch")
     with pytest.raises(UserError, match="pooling 'avg'"):
         build_encoder("thin_resnet", (64, 32, 3), 2, head="bnneck", pooling="gem", weights="people_scratch")
 
 
-def test_the_encoder_that_comes_along_is_a_preset():
-    trained = trainable_encoder("people_scratch")
+@pytest.mark.parametrize("name", COMES_ALONG)
+def test_an_encoder_that_comes_along_is_a_preset(name):
+    trained = trainable_encoder(name)
     images = np.random.default_rng(0).normal(size=(2, 128, 64, 3)).astype(np.float32)
     wanted = trained(images, training=False)["embedding"]
-    encoder = build_encoder.from_preset("people_scratch")
+    encoder = build_encoder.from_preset(name)
     np.testing.assert_array_equal(encoder(images, training=False)["embedding"], wanted)
-    san = SAN.from_preset("people_scratch", num_classes=7)
+    san = SAN.from_preset(name, num_classes=7)
     np.testing.assert_array_equal(san.encoder(images, training=False)["embedding"], wanted)
     assert san.encoder(images, training=False)["logits"].shape == (2, 7) and san.decoder is None

@@ -1,4 +1,4 @@
-"""The small encoder in the repository: it loads, tells people apart, paints, and is as small as promised."""
+"""The encoders in the repository: they load, tell people apart and are as small as promised."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from san_tf import load_encoder
 from san_tf.errors import UserError
 from san_tf.serving import read_metadata
 from san_tf.serving.servable import check_version, newest_export
 from san_tf.synthesis.generator import render_crops, synthetic_reid_index
+from san_tf.trusted import PRESET_FOLDER
 
 MODEL = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
 
@@ -64,10 +66,38 @@ def test_it_paints(signatures, crops):
     assert textures.std() > 20 and (same.all() or np.abs(textures[0].astype(int) - textures[5]).mean() > 1)
 
 
+@pytest.fixture(scope="module")
+def strangers():
+    """Pictures of five people by cameras, at places, that no encoder was trained on; several of each."""
+    index = [spec for spec in synthetic_reid_index("world", "gallery") if spec.pid > 0]
+    people = sorted({spec.pid for spec in index})[:5]
+    chosen = [spec for pid in people for spec in [spec for spec in index if spec.pid == pid][:6]]
+    return list(render_crops(chosen, processes=0))
+
+
+@pytest.mark.parametrize(("name", "size"), [("people", 1280), ("people_scratch", 192)])
+def test_the_encoders_for_photographs_know_strangers_and_fit(name, size, strangers):
+    folder = newest_export(name)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    preset = sum(path.stat().st_size for path in files if PRESET_FOLDER.name in path.parts)
+    # The export, and the encoder as it was trained.
+    assert sum(path.stat().st_size for path in files) - preset <= 8_000_000 and preset <= 8_000_000
+    metadata = read_metadata(folder)
+    assert metadata["training_data"] == ["synthetic_reid/world"] and metadata["weights"] == "float16"
+    assert metadata["embedding_size"] == size and metadata["image_size"] == [128, 64]
+    embeddings = load_encoder(name).embed([tf.io.decode_jpeg(crop.image).numpy() for crop in strangers])
+    pids = np.array([crop.pid for crop in strangers])
+    similarity = embeddings @ embeddings.T
+    np.fill_diagonal(similarity, -1)
+    assert len(set(pids)) == 5
+    assert (pids[similarity.argmax(axis=1)] == pids).mean() > 0.6  # a guess is right in one case of five
+
+
 def test_encoders_that_come_along_are_known_by_name_and_paths_come_first(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert newest_export("synthetic") == newest_export(MODEL) == newest_export(MODEL / "1") == MODEL / "1"
-    assert newest_export("people_scratch") == MODEL.with_name("people_scratch") / "1"
+    for name in ("people", "people_scratch"):
+        assert newest_export(name) == MODEL.with_name(name) / "1"
     for name in ("./synthetic", "saved_models/synthetic", "Synthetic", ""):
         with pytest.raises(UserError, match=r"is not a folder|holds no version"):
             newest_export(name)
