@@ -28,6 +28,7 @@ TEXTS = {
     "measurements/real.md": "experiments/real/README.md",
     "measurements/people.md": "experiments/people/README.md",
     "cards/synthetic.md": "saved_models/synthetic/README.md",
+    "cards/people.md": "saved_models/people/README.md",
     "cards/people_scratch.md": "saved_models/people_scratch/README.md",
     "cards/painting.md": "saved_models/painting/README.md",
 }

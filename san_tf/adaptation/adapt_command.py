@@ -64,8 +64,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--norms",
         action="store_true",
-        help="the first round only fits the batch norms to the crops, which takes seconds; with --rounds 1, "
-        "that is all",
+        help="the first round only fits the batch norms to the crops, which takes seconds and is kept "
+        "whatever its score; with --rounds 1, that is all",
     )
     parser.add_argument(
         "--patience",

@@ -106,12 +106,12 @@ def test_as_the_first_round_of_an_adaptation(street, tmp_path):
     _, records = street
     settings = AdaptationSettings(rounds=1, norms=True, clustering=ClusterSettings(k1=6, fewest=3))
     encoder, alone = trainable_encoder("people_scratch"), trainable_encoder("people_scratch")
-    start = statistics(encoder)
     result = adapt(encoder, records, tmp_path / "run", settings)
     assert [state["round"] for state in result.states] == [0, 1]
     fit_norms(alone, records)
-    wanted = statistics(alone) if result.kept == 1 else start
-    for one, two in zip(statistics(encoder), wanted, strict=True):
+    # Whatever the score says.
+    assert result.kept == 1
+    for one, two in zip(statistics(encoder), statistics(alone), strict=True):
         np.testing.assert_array_equal(one, two)
     # Clusters are made after it, so a second round goes on from there; other settings are another run.
     longer = dataclasses.replace(settings, rounds=2, epochs=1)
@@ -127,6 +127,7 @@ def test_as_the_first_round_of_an_adaptation(street, tmp_path):
     more = adapt(trainable_encoder("people_scratch"), records, tmp_path / "two", longer)
     assert [state["round"] for state in more.states] == [0, 1, 2]
     np.testing.assert_allclose(more.states[1]["score"], result.states[1]["score"])
+    assert more.kept in (1, 2)
 
 
 def test_an_encoder_without_batch_norms_stays(records):
