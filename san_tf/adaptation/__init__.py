@@ -8,7 +8,7 @@ from san_tf.lazy_names import lazy_names
 
 if TYPE_CHECKING:
     from san_tf.adaptation.clustering import Answers, Clustering, ClusterSettings, camera_centred, cluster
-    from san_tf.adaptation.contrast import ClusterContrast, cluster_batches, cluster_loss
+    from san_tf.adaptation.contrast import ClusterContrast, cluster_loss
     from san_tf.adaptation.norms import fit_norms
     from san_tf.adaptation.proposals import PairChooser, Proposal, propose_pairs
     from san_tf.adaptation.rounds import AdaptationResult, AdaptationSettings, adapt
@@ -26,7 +26,6 @@ __all__ = [
     "adapt",
     "camera_centred",
     "cluster",
-    "cluster_batches",
     "cluster_loss",
     "fit_norms",
     "propose_pairs",
@@ -47,7 +46,6 @@ __getattr__, __dir__ = lazy_names(
         "adapt": "rounds",
         "camera_centred": "clustering",
         "cluster": "clustering",
-        "cluster_batches": "contrast",
         "cluster_loss": "contrast",
         "fit_norms": "norms",
         "propose_pairs": "proposals",

@@ -143,6 +143,8 @@ def rendered_back(
 ) -> RenderedBack:
     """Measure how well textures fit photographs of the same person from another camera.
 
+    They are compared with those of other people by that camera, or by any if it saw nobody else.
+
     Args:
         images: N functions that return a uint8 crop `(H, W, 3)`.
         textures: `(N, 32, 32, 3)` CIELAB colours of what was painted of each photograph.
@@ -165,7 +167,10 @@ def rendered_back(
         if pids[number] < 1 or not len(partners):
             continue
         partner = rng.choice(partners)
-        others = np.flatnonzero(elsewhere & (pids != pids[number]) & (camids == camids[partner]))
+        others = np.flatnonzero(elsewhere & (pids != pids[number]))
+        # Seen by the partner's camera where it saw others, so that the camera's colours tell nothing.
+        if (alike := camids[others] == camids[partner]).any():
+            others = others[alike]
         if not len(others):
             continue
         four = np.stack([textures[number], textures[partner], textures[rng.choice(others)], mean])
@@ -173,6 +178,9 @@ def rendered_back(
         found.append(errors)
         wins.append(float(errors[1] < errors[2]) + 0.5 * float(errors[1] == errors[2]))
     if not found:
-        raise UserError("Textures are drawn onto photographs by another camera, but nobody was seen by two.")
+        raise UserError(
+            "Textures are drawn onto photographs by another camera, but nobody was seen by two, or only one "
+            "person was seen; give photographs of two people by two cameras."
+        )
     own, partner, other, average = (float(value) for value in np.mean(found, axis=0))
     return RenderedBack(own, partner, other, average, float(np.mean(wins)), len(found))

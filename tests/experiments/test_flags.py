@@ -273,7 +273,7 @@ def test_the_papers_recipe_file_holds_the_papers_values():
 
 
 def test_the_shipped_recipes_are_taken_by_name(capsys, tmp_path: Path, monkeypatch):
-    assert set(shipped_recipes()) == {"baseline", "bot", "people", "photographs", "san"}
+    assert set(shipped_recipes()) == {"baseline", "bot", "people", "people_scratch", "photographs", "san"}
     bot = parsed("--config", "bot", "--epochs", "60")
     assert (bot.model.head, bot.training.schedule, bot.training.milestones) == (
         "bnneck",

@@ -70,7 +70,7 @@ def test_images_without_identity_do_not_count():
 
 
 def test_true_textures_of_rendered_people_fit_their_pictures_best():
-    specs = synthetic_reid_index("world_smoke", "train")[:24]  # four people
+    specs = synthetic_reid_index("world_smoke", "train")[:24]  # five people, own cameras
     crops = list(render_crops(specs, processes=0))
     small = [
         cv2.resize(clothes_texture(spec.wearer), (32, 32), interpolation=cv2.INTER_AREA) for spec in specs

@@ -59,7 +59,7 @@ def ask(started: tuple[Service, str], tensor: Any, images: int = 1) -> np.ndarra
         response.outputs["embedding"].CopyFrom(tensor)
         service.answer = response.SerializeToString()
     service.requests = 0
-    with Client(address, "market", deadline=20) as client:
+    with Client(address, "market", deadline=60) as client:
         return client.embed([PICTURE] * images)
 
 
