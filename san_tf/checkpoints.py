@@ -53,8 +53,11 @@ class NonFiniteError(ArithmeticError):
 
 
 def _canonical(path: str) -> str:
-    """A variable's path without the numbers that Keras appends to names (`dense_3/kernel`)."""
-    return re.sub(r"_\d+(?=[_/]|$)", "", path)
+    """A variable's path without the numbers that Keras appends to names (`dense_3/kernel`).
+
+    The kernel of a depthwise convolution is `depthwise_kernel` in Keras 2 and `kernel` in Keras 3.
+    """
+    return re.sub(r"/depthwise_kernel$", "/kernel", re.sub(r"_\d+(?=[_/]|$)", "", path))
 
 
 def _numbered(names: Iterable[str]) -> list[str]:

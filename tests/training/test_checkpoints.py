@@ -86,6 +86,29 @@ def test_running_numbers_of_names_are_forgiven(tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.array(one), np.array(other))
 
 
+@pytest.mark.parametrize(("saved", "asked"), [("depthwise_kernel", "kernel"), ("kernel", "depthwise_kernel")])
+def test_depthwise_kernels_go_from_one_keras_to_the_other(tmp_path: Path, saved: str, asked: str) -> None:
+    """Keras 2 calls them `depthwise_kernel`, Keras 3 `kernel`."""
+
+    def network(name: str, value: float) -> keras.Model:
+        class Depthwise(keras.layers.Layer):
+            def build(self, shape: tuple[int, ...]) -> None:
+                self.weight = self.add_weight(name=name, shape=(3,))
+
+            def call(self, inputs: keras.KerasTensor) -> keras.KerasTensor:
+                return inputs * self.weight
+
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, Depthwise(name="block1_depthwise")(inputs))
+        model.set_weights([np.full(3, value, np.float32)])
+        return model
+
+    save(tmp_path / "a.safetensors", network(saved, 2.5), None, 7)
+    model = network(asked, 0.0)
+    assert restore(tmp_path / "a.safetensors", model, None).step == 7
+    np.testing.assert_array_equal(model.get_weights()[0], np.full(3, 2.5))
+
+
 def test_other_architecture_names_what_differs_and_changes_nothing(tmp_path: Path) -> None:
     model = trained()
     path = save(tmp_path / "a.safetensors", model, model.optimizer, 4)
