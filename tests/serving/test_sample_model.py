@@ -18,6 +18,14 @@ from san_tf.trusted import PRESET_FOLDER
 MODEL = Path(__file__).resolve().parents[2] / "saved_models" / "synthetic"
 
 
+def five_people(config):
+    """Up to six pictures of each of the first five people in a gallery."""
+    index = [spec for spec in synthetic_reid_index(config, "gallery") if spec.pid > 0]
+    people = sorted({spec.pid for spec in index})[:5]
+    chosen = [spec for pid in people for spec in [spec for spec in index if spec.pid == pid][:6]]
+    return list(render_crops(chosen, processes=0))
+
+
 @pytest.fixture(scope="module")
 def signatures():
     return tf.saved_model.load(str(MODEL / "1")).signatures
@@ -26,10 +34,7 @@ def signatures():
 @pytest.fixture(scope="module")
 def crops():
     """Crops of five people that it has not been trained on, several of each."""
-    index = [spec for spec in synthetic_reid_index("tiny", "gallery") if spec.pid > 0]
-    people = sorted({spec.pid for spec in index})[:5]
-    chosen = [spec for pid in people for spec in [spec for spec in index if spec.pid == pid][:6]]
-    return list(render_crops(chosen, processes=0))
+    return five_people("tiny")
 
 
 def test_it_fits_the_repository_and_a_server():
@@ -69,10 +74,7 @@ def test_it_paints(signatures, crops):
 @pytest.fixture(scope="module")
 def strangers():
     """Pictures of five people by cameras, at places, that no encoder was trained on; several of each."""
-    index = [spec for spec in synthetic_reid_index("world", "gallery") if spec.pid > 0]
-    people = sorted({spec.pid for spec in index})[:5]
-    chosen = [spec for pid in people for spec in [spec for spec in index if spec.pid == pid][:6]]
-    return list(render_crops(chosen, processes=0))
+    return five_people("world")
 
 
 @pytest.mark.parametrize(("name", "size"), [("people", 1280), ("people_scratch", 192)])
